@@ -1,0 +1,399 @@
+//! From "cuda:0", "wgpu", "cpu" or "auto" to a backend that was seen to work. The only place that
+//! knows which backends this binary was built with; everything is probed before a backend is touched,
+//! because the drivers' loaders panic where a library is missing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A device that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceSpec {
+    /// The first that works: cuda, then a wgpu card (not a software one), then cpu.
+    #[default]
+    Auto,
+    Cpu,
+    Wgpu(Option<usize>),
+    Cuda(usize),
+}
+
+/// A device that works.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Device {
+    Cpu,
+    #[cfg(feature = "wgpu")]
+    Wgpu(burn_wgpu::WgpuDevice),
+    #[cfg(feature = "cuda")]
+    Cuda(burn_cuda::CudaDevice),
+}
+
+/// The floating-point type of activations and unpacked weights. Losses and scales are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeType {
+    #[default]
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Runs `$body` with `$B` as the backend type and `$device` as its device: once per backend built in.
+macro_rules! with_backend {
+    ($spec:expr, |$B:ident, $device:ident| $body:expr) => {
+        match $spec {
+            $crate::device::Device::Cpu => {
+                type $B = burn_flex::Flex;
+                let $device = burn_flex::FlexDevice;
+                $body
+            }
+            #[cfg(feature = "wgpu")]
+            $crate::device::Device::Wgpu(device) => {
+                type $B = burn_wgpu::Wgpu;
+                let $device = device.clone();
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            $crate::device::Device::Cuda(device) => {
+                type $B = burn_cuda::Cuda;
+                let $device = device.clone();
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_backend;
+
+impl DeviceSpec {
+    /// Finds the device, or says why it cannot be used.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what to install or which device to ask for instead.
+    pub fn resolve(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(index) => cuda::open(index),
+            Self::Wgpu(index) => wgpu_adapter::open(index),
+            Self::Auto => Ok(cuda::open(0).or_else(|_| wgpu_adapter::first_card()).unwrap_or(Device::Cpu)),
+        }
+    }
+}
+
+impl Device {
+    /// # Errors
+    /// [`Error::Unsupported`] where this backend has no such arithmetic.
+    pub fn check_compute_type(&self, dtype: ComputeType) -> Result<()> {
+        if dtype == ComputeType::F32 {
+            return Ok(());
+        }
+        let supported = match self {
+            Self::Cpu => false,
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(device) => supports::<burn_wgpu::Wgpu>(device, dtype),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => supports::<burn_cuda::Cuda>(device, dtype),
+        };
+        if supported {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!("{self} cannot compute in {dtype}"), "use --dtype f32"))
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn supports<B: burn::tensor::backend::Backend>(device: &B::Device, dtype: ComputeType) -> bool {
+    B::supports_dtype(device, dtype.into())
+}
+
+impl From<ComputeType> for burn::tensor::DType {
+    fn from(dtype: ComputeType) -> Self {
+        match dtype {
+            ComputeType::F32 => Self::F32,
+            ComputeType::F16 => Self::F16,
+            ComputeType::Bf16 => Self::BF16,
+        }
+    }
+}
+
+impl From<ComputeType> for burn::tensor::FloatDType {
+    fn from(dtype: ComputeType) -> Self {
+        match dtype {
+            ComputeType::F32 => Self::F32,
+            ComputeType::F16 => Self::F16,
+            ComputeType::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// One line per backend for `qzo doctor`: its name, and what was found or what is missing.
+pub fn survey() -> Vec<(&'static str, String)> {
+    let describe = |found: Result<String>| {
+        found.unwrap_or_else(|error| match error.help() {
+            Some(help) => format!("not usable: {error} ({help})"),
+            None => format!("not usable: {error}"),
+        })
+    };
+    vec![
+        ("cuda", describe(cuda::describe())),
+        ("wgpu", describe(wgpu_adapter::describe())),
+        ("cpu", format!("{} threads", std::thread::available_parallelism().map_or(1, usize::from))),
+    ]
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::*;
+
+    pub fn open(index: usize) -> Result<Device> {
+        let count = probe()?;
+        if index >= count {
+            let help = format!("use cuda:0 to cuda:{}, or --device cpu", count.saturating_sub(1));
+            return Err(Error::device(format!("there is no CUDA device {index}: {count} found"), help));
+        }
+        Ok(Device::Cuda(burn_cuda::CudaDevice::new(index)))
+    }
+
+    pub fn describe() -> Result<String> {
+        let count = probe()?;
+        let names: Vec<String> = (0..count)
+            .filter_map(|i| cudarc::driver::result::device::get(i as i32).ok())
+            .filter_map(|device| cudarc::driver::result::device::get_name(device).ok())
+            .collect();
+        Ok(names.join(", "))
+    }
+
+    /// The number of CUDA devices, once driver, compiler and headers are known to be there.
+    fn probe() -> Result<usize> {
+        let missing = |what: &str, help: &str| Err(Error::device(what, help));
+        // SAFETY: both only try to open a shared library of the driver or toolkit by name.
+        let (driver, compiler) =
+            unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
+        if !driver {
+            return missing("CUDA is not usable: libcuda was not found", "install the NVIDIA driver, or use --device cpu");
+        }
+        if !compiler {
+            let help = "install the CUDA toolkit (or the pip package nvidia-cuda-nvrtc) and put its lib folder on LD_LIBRARY_PATH";
+            return missing("CUDA is not usable: libnvrtc was not found", help);
+        }
+        if !headers_present() {
+            let help = "set CUDA_PATH to the CUDA toolkit, the folder that holds include/cuda_runtime.h";
+            return missing("CUDA is not usable: its headers were not found", help);
+        }
+        let count = cudarc::driver::result::init().and_then(|()| cudarc::driver::result::device::get_count());
+        match count {
+            Ok(count) if count > 0 => Ok(count as usize),
+            Ok(_) => missing("CUDA is not usable: the driver reports no device", "use --device cpu"),
+            Err(error) => {
+                missing(&format!("CUDA is not usable: the driver answers {error:?}"), "check that nvidia-smi works")
+            }
+        }
+    }
+
+    /// Where cubecl will look for the headers that NVRTC needs.
+    fn headers_present() -> bool {
+        let roots = match std::env::var_os("CUDA_PATH") {
+            Some(path) => vec![path.into()],
+            None => ["/usr/local/cuda", "/opt/cuda", "/usr"].map(std::path::PathBuf::from).to_vec(),
+        };
+        let header = |root: &std::path::PathBuf| root.join("include/cuda_runtime.h").exists();
+        cfg!(windows) || roots.iter().any(header)
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    use super::*;
+
+    pub fn open(_: usize) -> Result<Device> {
+        Err(Error::device("this qzo was built without CUDA", "build it with --features cuda"))
+    }
+
+    pub fn describe() -> Result<String> {
+        open(0).map(|_| String::new())
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu_adapter {
+    use super::*;
+    use burn_wgpu::WgpuDevice;
+    use wgpu::{AdapterInfo, DeviceType};
+
+    pub fn open(index: Option<usize>) -> Result<Device> {
+        let adapters = adapters();
+        if adapters.is_empty() {
+            return Err(Error::device(
+                "WGPU is not usable: no Vulkan, Metal or DirectX 12 device was found",
+                "install a graphics driver (on Debian, mesa-vulkan-drivers brings a software one), or use --device cpu",
+            ));
+        }
+        let Some(index) = index else { return Ok(Device::Wgpu(WgpuDevice::DefaultDevice)) };
+        match addresses(&adapters).into_iter().nth(index) {
+            Some(device) => Ok(Device::Wgpu(device)),
+            None => Err(Error::device(
+                format!("there is no WGPU device {index}: {} found", adapters.len()),
+                "run `qzo doctor` to list them",
+            )),
+        }
+    }
+
+    /// The first adapter that is a card, not a software rasterizer: that one is slower than `cpu`.
+    pub fn first_card() -> Result<Device> {
+        let adapters = adapters();
+        let card = adapters.iter().position(|a| a.device_type != DeviceType::Cpu);
+        match card {
+            Some(index) => open(Some(index)),
+            None => Err(Error::device("no graphics card was found", "use --device cpu")),
+        }
+    }
+
+    pub fn describe() -> Result<String> {
+        open(None)?;
+        let names: Vec<String> =
+            adapters().iter().enumerate().map(|(i, a)| format!("wgpu:{i} {} ({:?})", a.name, a.backend)).collect();
+        Ok(names.join(", "))
+    }
+
+    fn adapters() -> Vec<AdapterInfo> {
+        // The API that cubecl will ask for.
+        let backends = if cfg!(target_os = "macos") {
+            wgpu::Backends::METAL
+        } else if cfg!(windows) {
+            wgpu::Backends::DX12 | wgpu::Backends::VULKAN
+        } else {
+            wgpu::Backends::VULKAN
+        };
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        cubecl::future::block_on(instance.enumerate_adapters(backends)).iter().map(|a| a.get_info()).collect()
+    }
+
+    /// cubecl addresses an adapter by its type and its number within the type.
+    fn addresses(adapters: &[AdapterInfo]) -> Vec<WgpuDevice> {
+        let nth_of_type = |i: usize| adapters[..i].iter().filter(|a| a.device_type == adapters[i].device_type).count();
+        (0..adapters.len())
+            .map(|i| match adapters[i].device_type {
+                DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(nth_of_type(i)),
+                DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(nth_of_type(i)),
+                DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(nth_of_type(i)),
+                DeviceType::Cpu => WgpuDevice::Cpu,
+                DeviceType::Other => WgpuDevice::DefaultDevice,
+            })
+            .collect()
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+mod wgpu_adapter {
+    use super::*;
+
+    pub fn open(_: Option<usize>) -> Result<Device> {
+        Err(Error::device("this qzo was built without WGPU", "build it with --features wgpu"))
+    }
+
+    pub fn first_card() -> Result<Device> {
+        open(None)
+    }
+
+    pub fn describe() -> Result<String> {
+        open(None).map(|_| String::new())
+    }
+}
+
+impl FromStr for DeviceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => match index.parse::<usize>() {
+                Ok(index) => (name, Some(index)),
+                Err(_) => return Err(format!("`{index}` is not a device number, as in {name}:0")),
+            },
+            None => (text, None),
+        };
+        match (name, index) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", index) => Ok(Self::Cuda(index.unwrap_or(0))),
+            ("wgpu", index) => Ok(Self::Wgpu(index)),
+            _ => Err(format!("no such device: `{text}` (expected auto, cpu, wgpu[:n] or cuda[:n])")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Wgpu(None) => f.write_str("wgpu"),
+            Self::Wgpu(Some(index)) => write!(f, "wgpu:{index}"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(_) => f.write_str("wgpu"),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => write!(f, "cuda:{}", device.index),
+        }
+    }
+}
+
+impl fmt::Display for ComputeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl FromStr for ComputeType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" | "float32" => Ok(Self::F32),
+            "f16" | "float16" => Ok(Self::F16),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            _ => Err(format!("no such dtype: `{text}` (expected f32, f16 or bf16)")),
+        }
+    }
+}
+
+impl serde::Serialize for DeviceSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for DeviceSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The device for a test, or `None` with a loud line where this machine has none. `QZO_TEST_DEVICES`
+/// (as "wgpu,cuda") names those whose absence is a failure.
+#[cfg(test)]
+pub fn for_tests(name: &str) -> Option<Device> {
+    let spec: DeviceSpec = name.parse().expect("a device name");
+    match spec.resolve() {
+        Ok(device) => Some(device),
+        Err(error) => {
+            let required = std::env::var("QZO_TEST_DEVICES").unwrap_or_default();
+            assert!(!required.split(',').any(|d| d == name), "{name} is required here: {error}");
+            eprintln!("SKIPPED on {name}: {error}");
+            None
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The one error type. A message says what is wrong and where; `help` says what to do about it.
+//! Nothing here prints: `main` does, once.
+
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused: missing file, no permission, full disk.
+    #[error("{}: {action}: {source}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: std::io::Error },
+
+    /// A file's bytes contradict its format: cut short, overlapping, hostile.
+    #[error("{}: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+
+    /// A tensor that is missing or is not what the model needs.
+    #[error("{}: tensor `{tensor}`: {what}", path.display())]
+    Tensor { path: PathBuf, tensor: String, what: String },
+
+    /// A line of a dataset or a configuration file.
+    #[error("{}:{line}: {what}", path.display())]
+    Line { path: PathBuf, line: usize, what: String },
+
+    /// Well formed, but not something qzo can do.
+    #[error("{what}")]
+    Unsupported { what: String, help: String },
+
+    /// A device, driver or backend that is missing or failed.
+    #[error("{what}")]
+    Device { what: String, help: String },
+
+    /// What was asked for contradicts itself or the input: a bad flag, key or value.
+    #[error("{what}")]
+    Invalid { what: String, help: String },
+
+    /// The command line itself is wrong: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+
+    /// Ctrl-C or SIGTERM, after everything was saved: exit code 130.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl Error {
+    /// For `map_err(Error::io(path, "reading"))`.
+    pub fn io(path: impl AsRef<Path>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, action, source }
+    }
+
+    pub fn damaged(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.as_ref().to_path_buf(), what: what.into() }
+    }
+
+    pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Tensor { path: path.as_ref().to_path_buf(), tensor: tensor.into(), what: what.into() }
+    }
+
+    pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Self {
+        Self::Line { path: path.as_ref().to_path_buf(), line, what: what.into() }
+    }
+
+    pub fn unsupported(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Unsupported { what: what.into(), help: help.into() }
+    }
+
+    pub fn device(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Device { what: what.into(), help: help.into() }
+    }
+
+    pub fn invalid(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), help: help.into() }
+    }
+
+    /// What the user can do next, where the message alone does not say it.
+    pub fn help(&self) -> Option<&str> {
+        let help = match self {
+            Self::Unsupported { help, .. } | Self::Device { help, .. } | Self::Invalid { help, .. } => help,
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => "check the path",
+                std::io::ErrorKind::StorageFull => "free some disk space and run the same command again",
+                std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder",
+                _ => "",
+            },
+            Self::Damaged { .. } | Self::Tensor { .. } => {
+                "the file may be incomplete: fetch or copy it again and compare its size"
+            }
+            _ => "",
+        };
+        (!help.is_empty()).then_some(help)
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Interrupted(_) => 130,
+            _ => 1,
+        }
+    }
+}
+
+/// The candidate nearest to `given`, for "did you mean".
+pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(given, c), c))
+        .min()
+        .filter(|(distance, c)| *distance <= given.len().max(c.len()) / 2)
+        .map(|(_, c)| c)
+}

@@ -1,0 +1,93 @@
+//! Attention of each query row over its range of keys, a row of scores at a time.
+
+use rayon::prelude::*;
+
+use super::multiversion;
+
+#[derive(Clone, Copy)]
+pub(super) struct Dims {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+/// # Shapes
+/// `q`, `y`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `begin`, `end`: `[T]`.
+pub(super) fn attention(
+    [q, k, v]: [&[f32]; 3],
+    [begin, end]: [&[i32]; 2],
+    dims: Dims,
+    scale: f32,
+    y: &mut [f32],
+) {
+    let row = dims.heads * dims.head_dim;
+    // A few rows per task: the last rows of a long sequence cost the most.
+    y.par_chunks_mut(row).with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, y)| {
+        let range = [begin[t] as usize, end[t] as usize];
+        attend_row(&q[t * row..][..row], k, v, range, dims, scale, scores, y);
+    });
+}
+
+multiversion! {
+    fn attend_row(
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        range: [usize; 2],
+        dims: Dims,
+        scale: f32,
+        scores: &mut Vec<f32>,
+        y: &mut [f32],
+    ) => attend_row_body;
+}
+
+#[allow(clippy::too_many_arguments, reason = "a kernel takes plain tensors and numbers")]
+#[inline(always)]
+fn attend_row_body(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    [begin, end]: [usize; 2],
+    Dims { heads, kv_heads, head_dim }: Dims,
+    scale: f32,
+    scores: &mut Vec<f32>,
+    y: &mut [f32],
+) {
+    let (kv_row, share) = (kv_heads * head_dim, heads / kv_heads);
+    scores.resize(end - begin, 0.0);
+    for head in 0..heads {
+        let q = &q[head * head_dim..][..head_dim];
+        let y = &mut y[head * head_dim..][..head_dim];
+        let column = head / share * head_dim;
+        let mut max = f32::NEG_INFINITY;
+        for (score, key) in scores.iter_mut().zip(begin..end) {
+            *score = scale * dot(q, &k[key * kv_row + column..][..head_dim]);
+            max = max.max(*score);
+        }
+        let mut sum = 0.0;
+        y.fill(0.0);
+        for (score, key) in scores.iter().zip(begin..end) {
+            let p = (score - max).exp();
+            sum += p;
+            for (y, v) in y.iter_mut().zip(&v[key * kv_row + column..][..head_dim]) {
+                *y += p * v;
+            }
+        }
+        y.iter_mut().for_each(|y| *y /= sum);
+    }
+}
+
+/// Sixteen partial sums, so that the additions need no order among themselves.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for i in 0..LANES {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
+}

@@ -1,0 +1,147 @@
+//! The kernels of the CPU: plain Rust, compiled once for each instruction set below and chosen at run
+//! time, with the `gemm` crate for the dense products.
+
+mod attention;
+mod linear;
+mod noise;
+mod unpack;
+
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
+use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
+
+use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
+use crate::zo::perturbation::Noise;
+
+/// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
+/// the widest one this machine has. Other architectures get the baseline (on aarch64 that is NEON).
+macro_rules! multiversion {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) => $body:path;) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments, reason = "a kernel takes plain tensors and numbers")]
+        $vis fn $name($($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,fma,bmi2")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn avx512($($arg: $ty),*) { $body($($arg),*) }
+                #[target_feature(enable = "avx2,fma,bmi2,popcnt")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn avx2($($arg: $ty),*) { $body($($arg),*) }
+                use std::arch::is_x86_feature_detected as has;
+                if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
+                    && has!("avx512vpopcntdq") && has!("avx2") && has!("fma") && has!("bmi2")
+                {
+                    // SAFETY: the line above saw every feature that `avx512` is compiled for.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if has!("avx2") && has!("fma") && has!("bmi2") && has!("popcnt") {
+                    // SAFETY: the line above saw every feature that `avx2` is compiled for.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            $body($($arg),*)
+        }
+    };
+}
+use multiversion;
+
+/// [`DeviceWeight`] as slices.
+pub(super) struct WeightView<'a> {
+    out_features: usize,
+    in_features: usize,
+    bits: u32,
+    group_size: usize,
+    codes: &'a [u32],
+    scales: &'a [f32],
+    levels: LevelsView<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum LevelsView<'a> {
+    Zero(f32),
+    Zeros(&'a [u8]),
+    Minimum(&'a [f32]),
+    Codebook(&'a [f32]),
+}
+
+impl Kernels for Flex {
+    fn packed_linear(x: FlexTensor, weight: &DeviceWeight<Self>, noise: Option<Noise>) -> FlexTensor {
+        let x = x.to_contiguous();
+        let rows = x.shape()[0];
+        let (codes, scales) = (int_primitive(&weight.codes), float_primitive(&weight.scales));
+        let levels = match &weight.levels {
+            DeviceLevels::Zero(_) | DeviceLevels::Codebook(_) | DeviceLevels::Minimum(_) => None,
+            DeviceLevels::Zeros(words) => Some(int_primitive(words)),
+        };
+        let table = match &weight.levels {
+            DeviceLevels::Minimum(values) | DeviceLevels::Codebook(values) => Some(float_primitive(values)),
+            DeviceLevels::Zero(_) | DeviceLevels::Zeros(_) => None,
+        };
+        let floats = table.as_ref().map(|t| t.storage::<f32>()).unwrap_or_default();
+        let view = WeightView {
+            out_features: weight.out_features,
+            in_features: weight.in_features,
+            bits: weight.bits,
+            group_size: weight.group_size,
+            codes: bytemuck::cast_slice(codes.storage::<i32>()),
+            scales: scales.storage::<f32>(),
+            levels: match &weight.levels {
+                DeviceLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
+                DeviceLevels::Zeros(_) => {
+                    let words = levels.as_ref().map(|t| t.storage::<i32>()).unwrap_or_default();
+                    LevelsView::Zeros(bytemuck::cast_slice(words))
+                }
+                DeviceLevels::Minimum(_) => LevelsView::Minimum(floats),
+                DeviceLevels::Codebook(_) => LevelsView::Codebook(floats),
+            },
+        };
+        let mut y = FlexTensor::empty(Shape::new([rows, weight.out_features]), DType::F32);
+        linear::packed_linear(x.storage::<f32>(), &view, weight.perturbation(noise), y.storage_mut::<f32>());
+        y
+    }
+
+    fn packed_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        keys: &KeyRanges<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
+        let (begin, end) = (int_primitive(&keys.begin), int_primitive(&keys.end));
+        let dims = attention::Dims { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
+        let mut y = FlexTensor::empty(q.shape(), DType::F32);
+        attention::attention(
+            [q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>()],
+            [begin.storage::<i32>(), end.storage::<i32>()],
+            dims,
+            scale,
+            y.storage_mut::<f32>(),
+        );
+        y
+    }
+
+    fn step_scales(scales: FlexTensor, parameter: u32, noise: Noise) -> FlexTensor {
+        const CHUNK: usize = 4096;
+        let mut scales = scales.to_contiguous();
+        scales.storage_mut::<f32>().par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, scales)| {
+            let mut k = [0i32; CHUNK];
+            let k = &mut k[..scales.len()];
+            noise::fill(noise, parameter, (chunk * CHUNK) as u32, k);
+            for (s, k) in scales.iter_mut().zip(k) {
+                *s = noise.apply(*s, *k);
+            }
+        });
+        scales
+    }
+}
+
+fn float_primitive(tensor: &Tensor<Flex, 1>) -> FlexTensor {
+    tensor.clone().into_primitive().tensor().to_contiguous()
+}
+
+fn int_primitive(tensor: &Tensor<Flex, 1, Int>) -> FlexTensor {
+    tensor.clone().into_primitive().to_contiguous()
+}

@@ -1,0 +1,82 @@
+//! The perturbation's integers for a run of consecutive scales, sixteen Philox counters side by side so
+//! that the compiler can keep them in vector registers. Equal to [`crate::zo::perturbation::integer_noise`].
+
+use super::multiversion;
+use crate::zo::perturbation::{Noise, Perturbation};
+
+const LANES: usize = 16;
+
+multiversion! {
+    /// `k[i]` for scale index `first + i`.
+    pub(super) fn fill(noise: Noise, parameter: u32, first: u32, k: &mut [i32]) => fill_body;
+}
+
+#[inline(always)]
+pub(super) fn fill_body(noise: Noise, parameter: u32, first: u32, k: &mut [i32]) {
+    match noise.kind {
+        Perturbation::Gaussian => {
+            for (chunk, k) in k.chunks_mut(LANES).enumerate() {
+                let mut counters = [0u32; LANES];
+                for (lane, c) in counters.iter_mut().enumerate() {
+                    *c = first.wrapping_add((chunk * LANES + lane) as u32);
+                }
+                let bits = philox(counters, parameter, noise.probe, 0, noise.seed);
+                for (lane, k) in k.iter_mut().enumerate() {
+                    let ones: u32 = bits.iter().map(|word| word[lane].count_ones()).sum();
+                    *k = ones as i32 - 64;
+                }
+            }
+        }
+        Perturbation::Rademacher => {
+            for (i, k) in k.iter_mut().enumerate() {
+                *k = crate::zo::perturbation::integer_noise(
+                    Perturbation::Rademacher,
+                    noise.seed,
+                    parameter,
+                    noise.probe,
+                    first.wrapping_add(i as u32),
+                );
+            }
+        }
+    }
+}
+
+/// Philox4x32-10 on `LANES` counters that differ in their first word.
+#[inline(always)]
+fn philox(c0: [u32; LANES], c1: u32, c2: u32, c3: u32, seed: u64) -> [[u32; LANES]; 4] {
+    let mut c = [c0, [c1; LANES], [c2; LANES], [c3; LANES]];
+    let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
+    for _ in 0..10 {
+        let mut next = [[0u32; LANES]; 4];
+        for lane in 0..LANES {
+            let p0 = 0xD251_1F53u64 * u64::from(c[0][lane]);
+            let p1 = 0xCD9E_8D57u64 * u64::from(c[2][lane]);
+            next[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ k0;
+            next[1][lane] = p1 as u32;
+            next[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ k1;
+            next[3][lane] = p0 as u32;
+        }
+        c = next;
+        k0 = k0.wrapping_add(0x9E37_79B9);
+        k1 = k1.wrapping_add(0xBB67_AE85);
+    }
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zo::perturbation::{ScaleMode, integer_noise};
+
+    #[test]
+    fn lanes_agree_with_the_scalar_definition_on_ragged_lengths() {
+        for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
+            let noise = Noise { kind, mode: ScaleMode::Relative, seed: 0x1234_5678_9abc_def0, probe: 3, coefficient: 0.5 };
+            let mut k = [0; 77];
+            fill(noise, 7, 1000, &mut k);
+            for (i, k) in k.iter().enumerate() {
+                assert_eq!(*k, integer_noise(kind, noise.seed, 7, 3, 1000 + i as u32));
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The kernels of CUDA and WGPU, written once in cubecl.
+
+mod attention;
+mod noise;
+mod step;
+mod unpack;
+
+use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn::tensor::{Int, Shape, Tensor, TensorMetadata};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use cubecl::prelude::*;
+
+use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
+use crate::zo::perturbation::Noise;
+
+/// Units in a cube of the one-dimensional kernels here.
+const CUBE: u32 = 64;
+
+impl<R, F, I, BT> Kernels for CubeBackend<R, F, I, BT>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    /// Unpacks the weight into a scratch of the input's dtype, then Burn's dense product.
+    fn packed_linear(
+        x: FloatTensor<Self>,
+        weight: &DeviceWeight<Self>,
+        noise: Option<Noise>,
+    ) -> FloatTensor<Self> {
+        let codes = into_contiguous(weight.codes.clone().into_primitive());
+        let scales = into_contiguous(weight.scales.clone().into_primitive().tensor());
+        let levels = match &weight.levels {
+            DeviceLevels::Zero(zero) => unpack::Levels::Zero(*zero),
+            DeviceLevels::Zeros(zeros) => unpack::Levels::Zeros(int_primitive(zeros)),
+            DeviceLevels::Minimum(minimum) => unpack::Levels::Minimum(float_primitive(minimum)),
+            DeviceLevels::Codebook(codebook) => unpack::Levels::Codebook(float_primitive(codebook)),
+        };
+        let shape = Shape::new([weight.out_features, weight.in_features]);
+        let dense = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype);
+        let layout = unpack::Layout {
+            out_features: weight.out_features,
+            in_features: weight.in_features,
+            bits: weight.bits,
+            group_size: weight.group_size,
+        };
+        unpack::launch(layout, codes, scales, levels, weight.perturbation(noise), dense.clone());
+        Self::float_matmul(x, Self::float_transpose(dense))
+    }
+
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        keys: &KeyRanges<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let [q, k, v] = [q, k, v].map(into_contiguous);
+        let (begin, end) = (int_primitive(&keys.begin), int_primitive(&keys.end));
+        let out = empty_device_contiguous_dtype(q.client.clone(), q.device.clone(), q.shape(), q.dtype);
+        attention::launch(q, k, v, begin, end, scale, out.clone());
+        out
+    }
+
+    fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self> {
+        let scales = into_contiguous(scales);
+        let out = empty_device_contiguous_dtype(
+            scales.client.clone(),
+            scales.device.clone(),
+            scales.shape(),
+            scales.dtype,
+        );
+        step::launch(scales, parameter, noise, out.clone());
+        out
+    }
+}
+
+fn float_primitive<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    tensor: &Tensor<CubeBackend<R, F, I, BT>, 1>,
+) -> CubeTensor<R> {
+    into_contiguous(tensor.clone().into_primitive().tensor())
+}
+
+fn int_primitive<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    tensor: &Tensor<CubeBackend<R, F, I, BT>, 1, Int>,
+) -> CubeTensor<R> {
+    into_contiguous(tensor.clone().into_primitive())
+}
+
+/// Cubes for `units` independent units, spread over two axes because one axis holds 65,535 at most.
+fn cubes(units: usize) -> CubeCount {
+    let cubes = units.div_ceil(CUBE as usize) as u32;
+    let x = cubes.clamp(1, 32_768);
+    CubeCount::Static(x, cubes.div_ceil(x).max(1), 1)
+}

@@ -1,0 +1,97 @@
+//! Perturbation version 1 on the device: integer operations only, so that the bits agree everywhere.
+
+use cubecl::prelude::*;
+
+use crate::zo::perturbation::{Noise, Perturbation, ScaleMode};
+
+/// What a kernel is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct NoiseKind {
+    pub rademacher: bool,
+    pub absolute: bool,
+}
+
+impl From<Noise> for NoiseKind {
+    fn from(noise: Noise) -> Self {
+        Self {
+            rademacher: noise.kind == Perturbation::Rademacher,
+            absolute: noise.mode == ScaleMode::Absolute,
+        }
+    }
+}
+
+/// The rest of a [`Noise`], as scalars of a launch.
+#[derive(CubeLaunch, CubeType)]
+pub(super) struct NoiseArgs {
+    pub parameter: u32,
+    pub probe: u32,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    pub coefficient: f32,
+}
+
+pub(super) fn args<R: Runtime>(parameter: u32, noise: Noise) -> NoiseArgsLaunch<R> {
+    NoiseArgsLaunch::new(
+        parameter,
+        noise.probe,
+        noise.seed as u32,
+        (noise.seed >> 32) as u32,
+        noise.coefficient,
+    )
+}
+
+/// The scale under the perturbation; twin of `zo::Noise::apply` after `zo::integer_noise`.
+#[cube]
+pub(super) fn perturbed(scale: f32, index: u32, args: &NoiseArgs, #[comptime] kind: NoiseKind) -> f32 {
+    let k = f32::cast_from(integer_noise(index, args, kind));
+    let moved = if comptime!(kind.absolute) {
+        scale + args.coefficient * k
+    } else {
+        scale * (1.0f32 + args.coefficient * k)
+    };
+    select(scale == 0.0f32, scale, moved)
+}
+
+#[cube]
+fn integer_noise(index: u32, args: &NoiseArgs, #[comptime] kind: NoiseKind) -> i32 {
+    if comptime!(kind.rademacher) {
+        let bits = philox(index >> 7u32, 1u32, args);
+        let word = (index >> 5u32) & 3u32;
+        let low = select(word == 0u32, bits.0, bits.1);
+        let high = select(word == 2u32, bits.2, bits.3);
+        let chosen = select(word < 2u32, low, high);
+        i32::cast_from((chosen >> (index & 31u32)) & 1u32) * 2i32 - 1i32
+    } else {
+        let bits = philox(index, 0u32, args);
+        let ones = u32::count_ones(bits.0)
+            + u32::count_ones(bits.1)
+            + u32::count_ones(bits.2)
+            + u32::count_ones(bits.3);
+        i32::cast_from(ones) - 64i32
+    }
+}
+
+/// Philox4x32-10 (Salmon et al. 2011), counter = (c0, parameter, probe, stream).
+#[cube]
+fn philox(c0: u32, stream: u32, args: &NoiseArgs) -> (u32, u32, u32, u32) {
+    let mut c0 = c0;
+    let mut c1 = args.parameter;
+    let mut c2 = args.probe;
+    let mut c3 = stream;
+    let mut k0 = args.seed_low;
+    let mut k1 = args.seed_high;
+    #[unroll]
+    for _ in 0..10u32 {
+        let high0 = u32::mul_hi(0xD2511F53u32, c0);
+        let low0 = 0xD2511F53u32 * c0;
+        let high1 = u32::mul_hi(0xCD9E8D57u32, c2);
+        let low1 = 0xCD9E8D57u32 * c2;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9E3779B9u32;
+        k1 += 0xBB67AE85u32;
+    }
+    (c0, c1, c2, c3)
+}

@@ -1,0 +1,85 @@
+//! The arithmetic that Burn does not have: packed weights under perturbation, attention over
+//! sequences of different lengths laid end to end, and the step on the scales.
+//!
+//! The only room that may use SIMD intrinsics (`cpu`) or cubecl (`cube`: CUDA and WGPU). Both are
+//! checked against the plain loops in `reference`. A launch takes tensors and numbers, never a model;
+//! the device functions stand above it in the same file.
+
+mod cpu;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+#[cfg(test)]
+mod reference;
+mod weight;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Int, Tensor, TensorPrimitive};
+
+pub use weight::{DeviceLevels, DeviceWeight};
+
+use crate::zo::perturbation::Noise;
+
+/// What a backend must bring beside Burn's own operations.
+pub trait Kernels: Backend {
+    /// See [`linear`].
+    fn packed_linear(
+        x: FloatTensor<Self>,
+        weight: &DeviceWeight<Self>,
+        noise: Option<Noise>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`attention`].
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        keys: &KeyRanges<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self>;
+
+    /// See [`step`].
+    fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self>;
+}
+
+/// Which keys each query row may see: rows `begin[t] .. end[t]` of the key tensor. Causality, sliding
+/// windows, the borders between packed sequences and a cache of earlier keys are all said by this.
+#[derive(Debug, Clone)]
+pub struct KeyRanges<B: Backend> {
+    /// `[T]`
+    pub begin: Tensor<B, 1, Int>,
+    /// `[T]`, always > `begin`
+    pub end: Tensor<B, 1, Int>,
+}
+
+/// `y = x · W(s ± e·k)ᵀ`, the perturbation rebuilt from its seed while the codes are unpacked.
+///
+/// # Shapes
+/// `x`: `[T, in_features]` float, row-major; result: `[T, out_features]`.
+pub fn linear<B: Kernels>(x: Tensor<B, 2>, weight: &DeviceWeight<B>, noise: Option<Noise>) -> Tensor<B, 2> {
+    let x = x.into_primitive().tensor();
+    Tensor::from_primitive(TensorPrimitive::Float(B::packed_linear(x, weight, noise)))
+}
+
+/// Softmax attention of each query row over its own range of keys; query head `h` reads key head
+/// `h / (heads / kv_heads)`.
+///
+/// # Shapes
+/// `q`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; result like `q`.
+pub fn attention<B: Kernels>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    keys: &KeyRanges<B>,
+    scale: f32,
+) -> Tensor<B, 3> {
+    let [q, k, v] = [q, k, v].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::packed_attention(q, k, v, keys, scale)))
+}
+
+/// Moves the scales of one weight by a step whose direction is the noise and whose length is
+/// `noise.coefficient`; the bits are the same on every backend.
+pub fn step<B: Kernels>(weight: &mut DeviceWeight<B>, parameter: u32, noise: Noise) {
+    let scales = weight.scales.clone().into_primitive().tensor();
+    weight.scales = Tensor::from_primitive(TensorPrimitive::Float(B::step_scales(scales, parameter, noise)));
+}

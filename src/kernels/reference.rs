@@ -1,0 +1,196 @@
+//! Plain loops in f64: what every kernel must compute, and the grid of awkward shapes on which each
+//! backend is held against them.
+
+use burn::tensor::{DType, Tensor, TensorData};
+
+use super::{DeviceWeight, KeyRanges, Kernels, attention, linear, step};
+use crate::quant::packed::{put_code, words_per_row};
+use crate::quant::{Levels, PackedWeight};
+use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
+use crate::zo::philox::philox4x32_10;
+
+/// f32 products of up to a few hundred terms, relative to the root mean square of the result.
+const TOLERANCE: f64 = 2e-6;
+
+/// Reproducible numbers without a generator crate: Philox words as uniform values in [−1, 1).
+struct Uniform(u32);
+
+impl Uniform {
+    fn word(&mut self) -> u32 {
+        self.0 += 1;
+        philox4x32_10([self.0, 0, 0, 99], [7, 7])[0]
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.word() >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, length: usize) -> Vec<f32> {
+        (0..length).map(|_| self.float()).collect()
+    }
+}
+
+fn random_weight(out: usize, input: usize, bits: u32, group_size: usize, kind: usize, rng: &mut Uniform) -> PackedWeight {
+    let groups = input.div_ceil(group_size);
+    let mut codes = vec![];
+    for _ in 0..out {
+        let mut row = vec![0; words_per_row(input, bits)];
+        (0..input).for_each(|i| put_code(&mut row, i, bits, rng.word() >> (32 - bits)));
+        codes.extend(row);
+    }
+    let mut scales: Vec<f32> = (0..out * groups).map(|_| 0.02 * rng.float()).collect();
+    scales[groups / 2] = 0.0;
+    let levels = match kind {
+        0 => Levels::Zero(1 << (bits - 1)),
+        1 => Levels::Zeros((0..out * groups).map(|_| (rng.word() >> (32 - bits)) as u8).collect()),
+        2 => Levels::Minimum((0..out * groups).map(|_| 8.0 * rng.float()).collect()),
+        _ => Levels::Codebook(rng.floats(1 << bits)),
+    };
+    PackedWeight { out_features: out, in_features: input, bits, group_size, codes, scales, levels }
+}
+
+fn perturbed(weight: &PackedWeight, parameter: u32, noise: Noise) -> PackedWeight {
+    let mut weight = weight.clone();
+    for (i, s) in weight.scales.iter_mut().enumerate() {
+        *s = noise.apply(*s, noise.k(parameter, i as u32));
+    }
+    weight
+}
+
+fn linear_reference(x: &[f32], weight: &PackedWeight) -> Vec<f64> {
+    let mut y = vec![];
+    for x in x.chunks(weight.in_features) {
+        for o in 0..weight.out_features {
+            y.push(x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(weight.value(o, i))).sum());
+        }
+    }
+    y
+}
+
+fn relative_error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
+    let magnitude: f64 = want.iter().map(|w| w.powi(2)).sum();
+    (error / magnitude).sqrt()
+}
+
+fn float<B: Kernels, const D: usize>(values: &[f32], shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, DType::F32))
+}
+
+fn read<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().into_vec().unwrap()
+}
+
+fn noises() -> Vec<Option<Noise>> {
+    let mut noises = vec![None];
+    for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
+        for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
+            let e = if mode == ScaleMode::Absolute { 1e-3 } else { 5e-2 };
+            noises.push(Some(Noise { kind, mode, seed: 0x1234_5678_9abc_def0, probe: 2, coefficient: coefficient(kind, e) }));
+        }
+    }
+    noises
+}
+
+/// Every width, level kind and noise, at shapes that are multiples of nothing.
+fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(0);
+    // rows, out, in, group: a short last group, a group wider than the row, groups across words.
+    for (rows, out, input, group_size) in [(1, 3, 72, 32), (5, 37, 100, 24), (18, 72, 576, 128), (2, 9, 40, 64)] {
+        for bits in [2, 3, 4, 8] {
+            for kind in 0..4 {
+                let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+                let x = rng.floats(rows * input);
+                for noise in noises() {
+                    let on_device = DeviceWeight::<B>::upload(weight.clone(), Some(7), device);
+                    let got = read(linear(float(&x, [rows, input], device), &on_device, noise));
+                    let want = match noise {
+                        Some(noise) => linear_reference(&x, &perturbed(&weight, 7, noise)),
+                        None => linear_reference(&x, &weight),
+                    };
+                    let error = relative_error(&got, &want);
+                    assert!(error < TOLERANCE, "{rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {noise:?}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+fn an_untrained_weight_ignores_the_noise<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(5);
+    let weight = random_weight(8, 64, 4, 32, 0, &mut rng);
+    let x = rng.floats(64);
+    let on_device = DeviceWeight::<B>::upload(weight.clone(), None, device);
+    let got = read(linear(float(&x, [1, 64], device), &on_device, noises()[1]));
+    assert!(relative_error(&got, &linear_reference(&x, &weight)) < TOLERANCE);
+}
+
+/// Bit for bit: a journal must mean the same on every device.
+fn steps_give_the_bits_of_the_definition<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(9);
+    let weight = random_weight(33, 4128, 2, 24, 0, &mut rng);
+    for noise in noises().into_iter().flatten() {
+        let mut on_device = DeviceWeight::<B>::upload(weight.clone(), Some(11), device);
+        step(&mut on_device, 11, noise);
+        let got: Vec<u32> = read(on_device.scales).iter().map(|s| s.to_bits()).collect();
+        let want: Vec<u32> = perturbed(&weight, 11, noise).scales.iter().map(|s| s.to_bits()).collect();
+        assert_eq!(got, want, "{noise:?}");
+    }
+}
+
+fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(3);
+    // Two packed sequences, one with a window, and rows that see keys of an earlier part only.
+    let ranges = [(0, 1), (0, 2), (1, 3), (3, 4), (3, 5), (3, 6), (4, 7), (0, 9)];
+    for (heads, kv_heads, dim) in [(4, 2, 16), (3, 3, 20), (9, 3, 64)] {
+        let (t, s, scale) = (ranges.len(), 9, 0.3f32);
+        let (q, k, v) = (rng.floats(t * heads * dim), rng.floats(s * kv_heads * dim), rng.floats(s * kv_heads * dim));
+        let int = |f: fn(&(i32, i32)) -> i32| {
+            let values: Vec<i32> = ranges.iter().map(f).collect();
+            Tensor::from_data(TensorData::new(values, [t]), (device, DType::I32))
+        };
+        let keys = KeyRanges::<B> { begin: int(|r| r.0), end: int(|r| r.1) };
+        let kv = |x: &[f32]| float::<B, 3>(x, [s, kv_heads, dim], device);
+        let got = read(attention(float(&q, [t, heads, dim], device), kv(&k), kv(&v), &keys, scale));
+        let mut want = vec![];
+        for (row, range) in ranges.iter().enumerate() {
+            for head in 0..heads {
+                let at = |key: usize, i: usize| (key * kv_heads + head / (heads / kv_heads)) * dim + i;
+                let q = &q[(row * heads + head) * dim..][..dim];
+                let keys = range.0 as usize..range.1 as usize;
+                let score = |key: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[at(key, i)])).sum::<f64>();
+                let p: Vec<f64> = keys.clone().map(|key| (f64::from(scale) * score(key)).exp()).collect();
+                let sum: f64 = p.iter().sum();
+                want.extend((0..dim).map(|i| keys.clone().zip(&p).map(|(key, p)| p * f64::from(v[at(key, i)])).sum::<f64>() / sum));
+            }
+        }
+        let error = relative_error(&got, &want);
+        assert!(error < TOLERANCE, "{heads}/{kv_heads} heads of {dim}: {error:e}");
+    }
+}
+
+macro_rules! on {
+    ($name:ident, $spec:expr, $pattern:pat => $backend:ty, $device:expr) => {
+        mod $name {
+            fn run(test: fn(&<$backend as burn::tensor::backend::BackendTypes>::Device)) {
+                let $pattern = ($spec) else { return };
+                test(&$device)
+            }
+            #[test]
+            fn linear_matches_the_loops() { run(super::linear_matches_the_loops::<$backend>) }
+            #[test]
+            fn an_untrained_weight_ignores_the_noise() { run(super::an_untrained_weight_ignores_the_noise::<$backend>) }
+            #[test]
+            fn steps_give_the_bits_of_the_definition() { run(super::steps_give_the_bits_of_the_definition::<$backend>) }
+            #[test]
+            fn attention_matches_the_loops() { run(super::attention_matches_the_loops::<$backend>) }
+        }
+    };
+}
+
+on!(cpu, Some(()), Some(()) => burn_flex::Flex, burn_flex::FlexDevice);
+#[cfg(feature = "wgpu")]
+on!(wgpu, crate::device::for_tests("wgpu"), Some(crate::device::Device::Wgpu(device)) => burn_wgpu::Wgpu, device);
+#[cfg(feature = "cuda")]
+on!(cuda, crate::device::for_tests("cuda"), Some(crate::device::Device::Cuda(device)) => burn_cuda::Cuda, device);

@@ -1,0 +1,81 @@
+//! A packed weight on its device. Everything is rank 1: cubecl may give tensors of higher rank a pitch.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::quant::{Levels, PackedWeight};
+use crate::zo::perturbation::Noise;
+
+/// [`Levels`] on the device.
+#[derive(Debug, Clone)]
+pub enum DeviceLevels<B: Backend> {
+    Zero(u8),
+    /// Four zero points per i32 word, low byte first.
+    Zeros(Tensor<B, 1, Int>),
+    /// f32 `[out_features × groups]`
+    Minimum(Tensor<B, 1>),
+    /// f32 `[2^bits]`
+    Codebook(Tensor<B, 1>),
+}
+
+/// [`PackedWeight`] on the device; layouts as drawn there.
+#[derive(Debug, Clone)]
+pub struct DeviceWeight<B: Backend> {
+    pub out_features: usize,
+    pub in_features: usize,
+    pub bits: u32,
+    pub group_size: usize,
+    /// i32 `[out_features × words_per_row]`, the bits of the u32 words.
+    pub codes: Tensor<B, 1, Int>,
+    /// f32 `[out_features × groups]`
+    pub scales: Tensor<B, 1>,
+    pub levels: DeviceLevels<B>,
+    /// The weight's number in the byte-sorted list of trained weights; `None` where it is not trained.
+    pub parameter: Option<u32>,
+}
+
+impl<B: Backend> DeviceWeight<B> {
+    pub fn upload(weight: PackedWeight, parameter: Option<u32>, device: &B::Device) -> Self {
+        let PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels } = weight;
+        let levels = match levels {
+            Levels::Zero(zero) => DeviceLevels::Zero(zero),
+            Levels::Zeros(mut zeros) => {
+                zeros.resize(zeros.len().next_multiple_of(4), 0);
+                let words = zeros.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                DeviceLevels::Zeros(upload_words(words, device))
+            }
+            Levels::Minimum(minimum) => DeviceLevels::Minimum(upload_floats(minimum, device)),
+            Levels::Codebook(codebook) => DeviceLevels::Codebook(upload_floats(codebook, device)),
+        };
+        Self {
+            out_features,
+            in_features,
+            bits,
+            group_size,
+            codes: upload_words(codes, device),
+            scales: upload_floats(scales, device),
+            levels,
+            parameter,
+        }
+    }
+
+    pub fn groups(&self) -> usize {
+        self.in_features.div_ceil(self.group_size)
+    }
+
+    /// The noise of a forward pass, where this weight takes part in it.
+    pub(super) fn perturbation(&self, noise: Option<Noise>) -> Option<(u32, Noise)> {
+        self.parameter.zip(noise)
+    }
+}
+
+fn upload_words<B: Backend>(words: Vec<u32>, device: &B::Device) -> Tensor<B, 1, Int> {
+    let length = words.len();
+    let words: Vec<i32> = bytemuck::cast_vec(words);
+    Tensor::from_data(TensorData::new(words, [length]), device)
+}
+
+pub(super) fn upload_floats<B: Backend>(values: Vec<f32>, device: &B::Device) -> Tensor<B, 1> {
+    let length = values.len();
+    Tensor::from_data(TensorData::new(values, [length]), (device, burn::tensor::DType::F32))
+}

@@ -1,0 +1,5 @@
+pub mod error;
+pub mod zo;
+pub mod device;
+pub mod kernels;
+pub mod quant;
