@@ -115,16 +115,6 @@ impl From<ComputeType> for burn::tensor::DType {
     }
 }
 
-impl From<ComputeType> for burn::tensor::FloatDType {
-    fn from(dtype: ComputeType) -> Self {
-        match dtype {
-            ComputeType::F32 => Self::F32,
-            ComputeType::F16 => Self::F16,
-            ComputeType::Bf16 => Self::BF16,
-        }
-    }
-}
-
 /// One line per backend for `qzo doctor`: its name, and what was found or what is missing.
 pub fn survey() -> Vec<(&'static str, String)> {
     let describe = |found: Result<String>| {

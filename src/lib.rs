@@ -1,5 +1,13 @@
 pub mod error;
 pub mod zo;
+pub mod data;
 pub mod device;
 pub mod kernels;
 pub mod quant;
+pub mod checkpoint;
+pub mod model;
+pub mod generate;
+pub mod eval;
+pub mod train;
+pub mod config;
+pub mod cli;

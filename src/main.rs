@@ -1,1 +1,30 @@
-fn main(){}
+//! Parse, run, print the error, exit code.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser;
+use qzo::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Drivers and their bindings panic on what they cannot do; the message is shown below, once.
+    std::panic::set_hook(Box::new(|_| ()));
+    match catch_unwind(AssertUnwindSafe(|| run(cli))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            if let Some(help) = error.help() {
+                eprintln!("  help: {help}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown cause");
+            eprintln!("error: the program stopped where it should not have: {text}");
+            eprintln!("  help: a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! checked against the plain loops in `reference`. A launch takes tensors and numbers, never a model;
 //! the device functions stand above it in the same file.
 
+pub mod bench;
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
@@ -18,6 +19,7 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 pub use weight::{DeviceLevels, DeviceWeight};
 
+use crate::error::{Error, Result};
 use crate::zo::perturbation::Noise;
 
 /// What a backend must bring beside Burn's own operations.
@@ -82,4 +84,26 @@ pub fn attention<B: Kernels>(
 pub fn step<B: Kernels>(weight: &mut DeviceWeight<B>, parameter: u32, noise: Noise) {
     let scales = weight.scales.clone().into_primitive().tensor();
     weight.scales = Tensor::from_primitive(TensorPrimitive::Float(B::step_scales(scales, parameter, noise)));
+}
+
+/// Moves the scales of one weight by many steps and brings them back to the host.
+///
+/// # Errors
+/// What the device reports.
+pub fn replay<B: Kernels>(scales: Vec<f32>, parameter: u32, steps: &[Noise], device: &B::Device) -> Result<Vec<f32>> {
+    let mut scales = weight::upload_floats::<B>(scales, device).into_primitive().tensor();
+    for noise in steps {
+        scales = B::step_scales(scales, parameter, *noise);
+    }
+    read(Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(scales)))
+}
+
+/// A tensor's values as f32; the device is waited for.
+///
+/// # Errors
+/// What the device reports: most often that its memory is full.
+pub fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
+    let failed = |what: String| Error::device(format!("the device failed: {what}"), "try a smaller batch, or --device cpu");
+    let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
+    data.convert::<f32>().into_vec().map_err(|error| failed(format!("{error:?}")))
 }

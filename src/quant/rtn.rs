@@ -89,7 +89,12 @@ pub fn quantize(weight: &[f32], shape: [usize; 2], options: RtnOptions) -> Resul
                     .map_err(|what| Error::invalid(format!("row {row}, group {g}: {what}"), BAD_WEIGHT))?;
                 (scales[g], zeros[g]) = (scale, zero as u8);
                 for (i, &w) in group.iter().enumerate() {
-                    put_code(codes, g * group_size + i, options.bits, nearest_code(w, scale, zero, options.bits));
+                    put_code(
+                        codes,
+                        g * group_size + i,
+                        options.bits,
+                        nearest_code(w, scale, zero, options.bits),
+                    );
                 }
             }
             Ok(())
@@ -107,10 +112,7 @@ const BAD_WEIGHT: &str = "the checkpoint holds a weight that cannot be quantized
 
 fn check(weight: &[f32], [out_features, in_features]: [usize; 2], options: RtnOptions) -> Result<()> {
     if !matches!(options.bits, 2 | 3 | 4 | 8) {
-        return Err(Error::unsupported(
-            format!("{} bits per weight", options.bits),
-            "use 2, 3, 4 or 8 bits",
-        ));
+        return Err(Error::unsupported(format!("{} bits per weight", options.bits), "use 2, 3, 4 or 8 bits"));
     }
     if options.group_size == Some(0) {
         return Err(Error::invalid("a group size of 0", "use 32, 64, 128, or one group per row"));
@@ -230,7 +232,9 @@ mod tests {
             assert!(error.to_string().contains("row 0, group 0"), "{error}");
         }
         assert!(quantize(&[0.0; 4], [2, 2], RtnOptions { bits: 5, ..RtnOptions::default() }).is_err());
-        assert!(quantize(&[0.0; 4], [2, 2], RtnOptions { group_size: Some(0), ..RtnOptions::default() }).is_err());
+        assert!(
+            quantize(&[0.0; 4], [2, 2], RtnOptions { group_size: Some(0), ..RtnOptions::default() }).is_err()
+        );
         assert!(quantize(&[0.0; 4], [usize::MAX, 2], RtnOptions::default()).is_err());
     }
 }

@@ -1,0 +1,218 @@
+"""Makes the tiny random Llama checkpoints under tests/fixtures/llama, with reference numbers.
+
+Each directory is a Hugging Face checkpoint (config.json, safetensors, tokenizer.json) plus
+expected.json, a list of cases computed by transformers in f32 with eager attention from the stored
+(rounded) weights:
+
+    name        what the case is
+    input_ids   the sequence; no padding in it
+    first_row   position of the first row of `logits`
+    logits      [rows, vocab], 7 significant digits
+    token_nll   [tokens - 1], token_nll[i] = -log p(token i+1 | tokens <= i)
+    padding     "left" or "right" where transformers ran the sequence inside a padded batch (then also
+                `padded_ids` and `attention_mask`); only real positions are stored, and they were
+                checked to equal the unpadded run's within 1e-5
+
+config.json is written by hand, because transformers writes only its own newest spelling: `old` keys are
+rope_theta/rope_scaling/torch_dtype, `new` ones rope_parameters/dtype as transformers 5 writes them.
+
+Needs: numpy 2.4.6, safetensors 0.8.0, tokenizers 0.22.2, torch 2.9.1, transformers 4.57.6.
+
+    python scripts/fixtures_llama.py tests/fixtures/llama
+"""
+
+import argparse
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCAB = 128
+BOS, EOS, PAD = 1, 2, 3
+LENGTHS = [1, 7, 40]
+# Longer sequences store the logits of their last rows only; token_nll covers all of them.
+FULL_ROWS, LAST_ROWS = 7, 3
+PADDING_TOLERANCE = 1e-5
+
+# Wavelengths are 6.3, 18, 52 ... tokens here: one is kept, one blended, the others stretched.
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 0.5, "high_freq_factor": 2.0,
+          "original_max_position_embeddings": 16}
+SMALL = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1)
+WIDE = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2)
+
+# name -> (settings of LlamaConfig, stored dtype, spelling of config.json, shards)
+VARIANTS = {
+    "base": (WIDE, "float16", "old", 1),
+    "tied-bf16": (dict(WIDE, tie_word_embeddings=True), "bfloat16", "new", 1),
+    "rope-llama3-old-keys": (dict(SMALL, rope_theta=5000.0, rope_scaling=LLAMA3), "float32", "old", 1),
+    "rope-llama3-new-keys": (dict(SMALL, rope_theta=5000.0, rope_scaling=LLAMA3), "float32", "new", 1),
+    "rope-linear": (dict(SMALL, rope_scaling={"type": "linear", "factor": 4.0}), "float32", "old", 1),
+    "head-dim-attention-bias": (
+        dict(hidden_size=48, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+             rope_theta=500000.0, attention_bias=True), "float32", "old", 1),
+    "sharded-f16": (dict(WIDE, intermediate_size=88), "float16", "old", 3),
+    "mlp-bias": (dict(SMALL, mlp_bias=True, num_key_value_heads=2), "float32", "new", 1),
+}
+# Variants that must hold the very same weights, so that only the spelling differs.
+WEIGHTS_OF = {"rope-llama3-new-keys": "rope-llama3-old-keys"}
+
+
+def random_model(name: str, settings: dict, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Weights large enough that attention is far from uniform; norms and biases away from 1 and 0."""
+    config = LlamaConfig(vocab_size=VOCAB, num_hidden_layers=2, max_position_embeddings=128, bos_token_id=BOS,
+                         eos_token_id=EOS, pad_token_id=PAD, rms_norm_eps=1e-5, attn_implementation="eager",
+                         **json.loads(json.dumps(settings)))
+    model = LlamaForCausalLM(config).float().eval()
+    rng = np.random.Generator(np.random.Philox(zlib.crc32(WEIGHTS_OF.get(name, name).encode())))
+    for key, weight in sorted(model.named_parameters()):
+        noise = torch.from_numpy(rng.standard_normal(tuple(weight.shape)).astype(np.float32))
+        if "norm" in key:
+            noise = 1 + 0.2 * noise
+        elif key.endswith("bias"):
+            noise = 0.3 * noise
+        elif "embed_tokens" not in key or config.tie_word_embeddings:
+            noise = noise * (1.5 / weight.shape[1] ** 0.5)
+        weight.data = noise.to(dtype).float()
+    return model
+
+
+def config_json(settings: dict, dtype: str, spelling: str) -> dict:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "hidden_act": "silu",
+        "max_position_embeddings": 128,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "pad_token_id": PAD,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "vocab_size": VOCAB,
+        **settings,
+    }
+    if spelling == "old":
+        config["torch_dtype"] = dtype
+    else:
+        config["dtype"] = dtype
+        rope = config.pop("rope_scaling") or {"rope_type": "default"}
+        config["rope_parameters"] = {**rope, "rope_theta": config.pop("rope_theta")}
+    return dict(sorted(config.items()))
+
+
+def byte_level_bpe() -> Tokenizer:
+    """VOCAB entries: four special tokens, printable ASCII with newline, and a few merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = [chr(c) for c in range(0x21, 0x7F)] + ["Ġ", "Ċ"]
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=["<unk>", "<s>", "</s>", "<pad>"],
+                                  initial_alphabet=alphabet, show_progress=False)
+    text = "It was the best of times, it was the worst of times, it was the age of wisdom, the age of foolishness"
+    tokenizer.train_from_iterator([text], trainer)
+    assert tokenizer.get_vocab_size() == VOCAB
+    return tokenizer
+
+
+def save_weights(model: LlamaForCausalLM, dtype: torch.dtype, shards: int, out: Path) -> None:
+    tensors = {key: value.to(dtype).contiguous() for key, value in sorted(model.state_dict().items())}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    if shards == 1:
+        save_file(tensors, str(out / "model.safetensors"), metadata={"format": "pt"})
+        return
+    weight_map = {}
+    keys = list(tensors)
+    for shard in range(shards):
+        name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        part = keys[shard * len(keys) // shards : (shard + 1) * len(keys) // shards]
+        save_file({key: tensors[key] for key in part}, str(out / name), metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(part, name))
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def case(name: str, ids: list[int], logits: torch.Tensor, **extra) -> dict:
+    """logits: [tokens, vocab], f32."""
+    logp = logits.double().log_softmax(-1)
+    nll = [-logp[i, token].item() for i, token in enumerate(ids[1:])]
+    first = 0 if len(ids) <= FULL_ROWS else len(ids) - LAST_ROWS
+    return {"name": name, **extra, "input_ids": ids, "first_row": first,
+            "logits": [[seven(x) for x in row] for row in logits[first:].tolist()],
+            "token_nll": [seven(x) for x in nll]}
+
+
+def seven(x: float) -> float:
+    return float(f"{x:.7g}")
+
+
+@torch.no_grad()
+def cases(model: LlamaForCausalLM) -> list[dict]:
+    rng = np.random.Generator(np.random.Philox(7))
+    sequences = [[BOS] + rng.integers(4, VOCAB, n - 1).tolist() for n in LENGTHS]
+    alone = [model(torch.tensor([ids])).logits[0] for ids in sequences]
+    found = [case(f"{len(ids)} tokens", ids, logits) for ids, logits in zip(sequences, alone)]
+    longest = max(LENGTHS)
+    for side in ["left", "right"]:
+        pad = [[PAD] * (longest - len(ids)) for ids in sequences]
+        mask = [[0] * len(p) + [1] * len(ids) for p, ids in zip(pad, sequences)]
+        padded = [p + ids for p, ids in zip(pad, sequences)]
+        if side == "right":
+            mask = [[1] * len(ids) + [0] * len(p) for p, ids in zip(pad, sequences)]
+            padded = [ids + p for p, ids in zip(pad, sequences)]
+        batch = model(torch.tensor(padded), attention_mask=torch.tensor(mask)).logits
+        for i, ids in enumerate(sequences):
+            logits = batch[i][torch.tensor(mask[i], dtype=torch.bool)]
+            difference = (logits - alone[i]).abs().max().item()
+            assert difference < PADDING_TOLERANCE, f"{side} padding changes the logits by {difference}"
+            if len(ids) < longest:
+                found.append(case(f"{len(ids)} tokens, {side} padded", ids, logits, padding=side,
+                                  padded_ids=padded[i], attention_mask=mask[i]))
+    return found
+
+
+def write_cases(found: list[dict], path: Path) -> None:
+    """One line per field, so that a diff of two versions can be read."""
+    blocks = []
+    for entry in found:
+        fields = [f'    "{key}": {json.dumps(value, separators=(",", ":"))}' for key, value in entry.items()]
+        blocks.append("  {\n" + ",\n".join(fields) + "\n  }")
+    path.write_text("[\n" + ",\n".join(blocks) + "\n]\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = byte_level_bpe()
+    for name, (settings, dtype, spelling, shards) in VARIANTS.items():
+        out = args.out / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        model = random_model(name, settings, getattr(torch, dtype))
+        save_weights(model, getattr(torch, dtype), shards, out)
+        (out / "config.json").write_text(json.dumps(config_json(settings, dtype, spelling), indent=2) + "\n")
+        tokenizer.save(str(out / "tokenizer.json"))
+        (out / "tokenizer_config.json").write_text(json.dumps(
+            {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+             "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 128}, indent=2) + "\n")
+        write_cases(cases(model), out / "expected.json")
+        bytes_of = {f.name: f.stat().st_size for f in out.iterdir()}
+        print(f"{name}: weights {sum(v for k, v in bytes_of.items() if k.endswith('.safetensors'))} B, "
+              f"expected.json {bytes_of['expected.json']} B")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+//! Little-endian float bytes ↔ f32. Never assumes alignment: a file may put a tensor anywhere.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::quant::rtn::FloatType;
+
+pub fn bytes_per_value(dtype: FloatType) -> usize {
+    match dtype {
+        FloatType::F32 => 4,
+        FloatType::F16 | FloatType::BF16 => 2,
+    }
+}
+
+/// All values of `bytes`; a trailing partial value is ignored, callers have checked the length.
+pub fn decode(dtype: FloatType, bytes: &[u8]) -> Vec<f32> {
+    /// Values per task: large enough that splitting costs nothing.
+    const CHUNK: usize = 1 << 16;
+    let width = bytes_per_value(dtype);
+    let mut values = vec![0f32; bytes.len() / width];
+    values
+        .par_chunks_mut(CHUNK)
+        .zip(bytes.par_chunks(CHUNK * width))
+        .for_each(|(values, bytes)| decode_into(dtype, bytes, values));
+    values
+}
+
+pub fn decode_into(dtype: FloatType, bytes: &[u8], values: &mut [f32]) {
+    match dtype {
+        FloatType::F32 => {
+            for (v, &b) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *v = f32::from_le_bytes(b);
+            }
+        }
+        FloatType::F16 => {
+            for (v, &b) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *v = f16::from_le_bytes(b).to_f32();
+            }
+        }
+        FloatType::BF16 => {
+            for (v, &b) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *v = bf16::from_le_bytes(b).to_f32();
+            }
+        }
+    }
+}
+
+/// Appends the value, rounded to `dtype`, to `bytes`.
+pub fn encode_into(dtype: FloatType, value: f32, bytes: &mut Vec<u8>) {
+    match dtype {
+        FloatType::F32 => bytes.extend(value.to_le_bytes()),
+        FloatType::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
+        FloatType::BF16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+    }
+}

@@ -1,0 +1,248 @@
+//! GGUF key-values → `ModelConfig` and the tokenizer's vocabulary.
+//! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-key-value-pairs>.
+
+use std::path::Path;
+
+use super::super::config::{ModelConfig, RopeScaling};
+use super::header::{Array, Header, Value};
+use crate::data::tokenizer::GgufVocab;
+use crate::error::{Error, Result};
+
+/// Texts of tokens that end a turn, which llama.cpp stops at where the file does not name them.
+const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
+
+/// # Errors
+/// Another architecture or a variant of it that is not supported; a missing, mistyped or impossible value.
+pub fn config(
+    path: &Path,
+    bytes: &[u8],
+    header: &Header,
+    rope_factors: Option<Vec<f32>>,
+) -> Result<ModelConfig> {
+    let keys = Keys { path, bytes, header };
+    let architecture = keys.need(keys.string("general.architecture")?, "general.architecture")?;
+    if architecture != "llama" {
+        return Err(keys.unsupported(format!("architecture \"{architecture}\""), "architecture \"llama\""));
+    }
+    if keys.count("llama.expert_count")?.is_some_and(|experts| experts > 0) {
+        return Err(keys.unsupported("a mixture of experts".into(), "dense Llama models"));
+    }
+    let hidden_size = keys.dimension("llama.embedding_length")?;
+    let num_attention_heads = keys.dimension("llama.attention.head_count")?;
+    let head_dim = match keys.count("llama.attention.key_length")? {
+        Some(length) => length,
+        None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+        None => {
+            let what =
+                format!("embedding_length {hidden_size} is not a multiple of {num_attention_heads} heads");
+            return Err(Error::damaged(path, what));
+        }
+    };
+    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
+        if let Some(other) = keys.count(key)?.filter(|&n| n != head_dim) {
+            return Err(
+                keys.unsupported(format!("{key} {other}"), &format!("the head dimension, {head_dim}"))
+            );
+        }
+    }
+    let has = |name: &str| header.tensors.iter().any(|t| t.name == name);
+    let config = ModelConfig {
+        architecture: "LlamaForCausalLM".into(),
+        vocab_size: keys.vocab_size()?,
+        hidden_size,
+        intermediate_size: keys.dimension("llama.feed_forward_length")?,
+        num_hidden_layers: keys.dimension("llama.block_count")?,
+        num_attention_heads,
+        num_key_value_heads: keys.count("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
+        head_dim,
+        max_position_embeddings: keys.dimension("llama.context_length")?,
+        rms_norm_eps: keys.need(
+            keys.float("llama.attention.layer_norm_rms_epsilon")?,
+            "llama.attention.layer_norm_rms_epsilon",
+        )?,
+        rope_theta: keys.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: keys.rope_scaling(rope_factors)?,
+        tie_word_embeddings: !has("output.weight"),
+        attention_bias: has("blk.0.attn_q.bias"),
+        mlp_bias: has("blk.0.ffn_gate.bias"),
+        bos_token_id: keys.token("bos_token_id")?,
+        eos_token_ids: keys.end_tokens()?,
+    };
+    config.check().map_err(|what| Error::damaged(path, what))?;
+    Ok(config)
+}
+
+/// # Errors
+/// No vocabulary; a list of another type or length than its tokens.
+pub fn vocabulary(path: &Path, bytes: &[u8], header: &Header) -> Result<GgufVocab> {
+    let keys = Keys { path, bytes, header };
+    let model = keys.need(keys.string("tokenizer.ggml.model")?, "tokenizer.ggml.model")?;
+    let tokens = keys.need(keys.array("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
+    let per_token = |key: &str| -> Result<Option<Array>> {
+        let array = keys.array(key)?;
+        match array.filter(|a| a.count != tokens.count) {
+            Some(other) => Err(Error::damaged(
+                path,
+                format!("{key}: {} entries for {} tokens", other.count, tokens.count),
+            )),
+            None => Ok(array),
+        }
+    };
+    let scores = per_token("tokenizer.ggml.scores")?.map(|a| a.floats(path, bytes)).transpose()?;
+    let token_types = per_token("tokenizer.ggml.token_type")?.map(|a| a.integers(path, bytes)).transpose()?;
+    let merges = keys.array("tokenizer.ggml.merges")?.map(|a| a.strings(path, bytes)).transpose()?;
+    Ok(GgufVocab {
+        model: model.to_owned(),
+        pre: keys.string("tokenizer.ggml.pre")?.map(str::to_owned),
+        tokens: tokens.strings(path, bytes)?,
+        scores,
+        token_types,
+        merges: merges.unwrap_or_default(),
+        bos: keys.token("bos_token_id")?,
+        eos: keys.token("eos_token_id")?,
+        unk: keys.token("unknown_token_id")?,
+        pad: keys.token("padding_token_id")?,
+        add_bos: keys.bool("tokenizer.ggml.add_bos_token")?,
+        add_eos: keys.bool("tokenizer.ggml.add_eos_token")?,
+        add_space_prefix: keys.bool("tokenizer.ggml.add_space_prefix")?,
+        chat_template: keys.string("tokenizer.chat_template")?.map(str::to_owned),
+    })
+}
+
+struct Keys<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    header: &'a Header,
+}
+
+impl<'a> Keys<'a> {
+    fn count(&self, key: &str) -> Result<Option<usize>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(&Value::Unsigned(n)) if usize::try_from(n).is_ok() => Ok(Some(n as usize)),
+            Some(&Value::Signed(n)) if usize::try_from(n).is_ok() => Ok(Some(n as usize)),
+            Some(Value::Array(_)) => {
+                Err(self.unsupported(format!("{key} per layer"), "one value for all layers"))
+            }
+            Some(other) => Err(self.mistyped(key, "a count", other)),
+        }
+    }
+
+    /// A count that must be there and must not be 0: it divides.
+    fn dimension(&self, key: &str) -> Result<usize> {
+        match self.need(self.count(key)?, key)? {
+            0 => Err(Error::damaged(self.path, format!("{key} is 0"))),
+            n => Ok(n),
+        }
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(&Value::Float(x)) => Ok(Some(x)),
+            Some(other) => Err(self.mistyped(key, "a float", other)),
+        }
+    }
+
+    fn bool(&self, key: &str) -> Result<Option<bool>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(&Value::Bool(b)) => Ok(Some(b)),
+            Some(other) => Err(self.mistyped(key, "a bool", other)),
+        }
+    }
+
+    fn string(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.mistyped(key, "a string", other)),
+        }
+    }
+
+    fn array(&self, key: &str) -> Result<Option<Array>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(&Value::Array(array)) => Ok(Some(array)),
+            Some(other) => Err(self.mistyped(key, "an array", other)),
+        }
+    }
+
+    /// Token ids are bounded by the vocabulary, wherever they are used as indices.
+    fn token(&self, name: &str) -> Result<Option<u32>> {
+        let key = format!("tokenizer.ggml.{name}");
+        let id = self.count(&key)?;
+        let vocabulary = self.vocab_size()?;
+        match id {
+            Some(id) if id >= vocabulary => {
+                Err(Error::damaged(self.path, format!("{key} is {id}, beyond a vocabulary of {vocabulary}")))
+            }
+            id => Ok(id.map(|id| id as u32)),
+        }
+    }
+
+    fn end_tokens(&self) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+            ids.extend(self.token(name)?);
+        }
+        if let Some(tokens) = self.array("tokenizer.ggml.tokens")? {
+            let tokens = tokens.strings(self.path, self.bytes)?;
+            let named = tokens.iter().enumerate().filter(|(_, text)| END_OF_TURN.contains(&text.as_str()));
+            ids.extend(named.map(|(id, _)| id as u32));
+        }
+        let mut seen = std::collections::HashSet::new();
+        ids.retain(|id| seen.insert(*id));
+        Ok(ids)
+    }
+
+    /// The embedding's rows: a file's list of tokens may be shorter, never longer.
+    fn vocab_size(&self) -> Result<usize> {
+        let embedding = self.header.tensors.iter().find(|t| t.name == "token_embd.weight");
+        let rows = self.need(embedding, "token_embd.weight")?.rows();
+        match self.array("tokenizer.ggml.tokens")?.filter(|tokens| tokens.count > rows) {
+            Some(tokens) => {
+                Err(Error::damaged(self.path, format!("{} tokens, but {rows} embeddings", tokens.count)))
+            }
+            None => Ok(rows),
+        }
+    }
+
+    fn rope_scaling(&self, factors: Option<Vec<f32>>) -> Result<Option<RopeScaling>> {
+        let kind = self.string("llama.rope.scaling.type")?;
+        let factor = match self.float("llama.rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.float("llama.rope.scale_linear")?,
+        };
+        let linear = match (kind, factor) {
+            (Some("none"), _) | (None | Some("linear"), None) => None,
+            (None | Some("linear"), Some(factor)) => Some(RopeScaling::Linear { factor: factor as f32 }),
+            (Some(other), _) => {
+                return Err(
+                    self.unsupported(format!("rope.scaling.type \"{other}\""), "none, linear, rope_freqs")
+                );
+            }
+        };
+        match (linear, factors) {
+            (Some(_), Some(_)) => {
+                Err(self.unsupported("linear rope scaling together with rope_freqs".into(), "one of them"))
+            }
+            (linear, factors) => Ok(linear.or(factors.map(RopeScaling::Factors))),
+        }
+    }
+
+    fn need<T>(&self, value: Option<T>, key: &str) -> Result<T> {
+        value.ok_or_else(|| Error::damaged(self.path, format!("has no {key}")))
+    }
+
+    fn mistyped(&self, key: &str, expected: &str, got: &Value) -> Error {
+        Error::damaged(self.path, format!("{key}: expected {expected}, got {got:?}"))
+    }
+
+    fn unsupported(&self, what: String, works: &str) -> Error {
+        Error::unsupported(
+            format!("{}: {what} is not supported", self.path.display()),
+            format!("works: {works}"),
+        )
+    }
+}

@@ -1,0 +1,265 @@
+//! A .gguf file of the Llama architecture, its tensors under their Hugging Face names and rows.
+//!
+//! ```text
+//! header    the file's structure: metadata and tensor table, every number bounded
+//! blocks    the block types: layouts, expansion, repacking, new scales
+//! names     llama.cpp's tensor names and its order of q/k rows
+//! metadata  key-values → ModelConfig and vocabulary
+//! ```
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+mod blocks;
+mod header;
+mod metadata;
+mod names;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+use super::config::ModelConfig;
+use super::publish::{self, Staging};
+use super::safetensors::missing;
+use super::{ScaleSource, TensorSummary, Weight};
+use crate::data::tokenizer::GgufVocab;
+use crate::error::{Error, Result};
+use crate::quant::packed::words_per_row;
+use crate::quant::{Levels, PackedWeight};
+use blocks::BLOCK;
+use header::{Header, TensorInfo};
+use names::RowOrder;
+
+pub struct Gguf {
+    path: PathBuf,
+    bytes: Mmap,
+    header: Header,
+    /// Hugging Face name → tensor and the order of its rows.
+    tensors: BTreeMap<String, (TensorInfo, RowOrder)>,
+}
+
+/// One tensor: its description, rows in the file's order and their bytes.
+struct Stored<'a> {
+    info: &'a TensorInfo,
+    order: RowOrder,
+    bytes: &'a [u8],
+    path: &'a Path,
+    name: &'a str,
+}
+
+impl Gguf {
+    /// # Errors
+    /// Damage; another architecture; a tensor type, RoPE variant or tensor that is not supported; a
+    /// tensor of the model that is missing or of another shape.
+    pub fn open(path: &Path) -> Result<(Self, ModelConfig)> {
+        let bytes = publish::map(path)?;
+        let header = Header::parse(path, &bytes)?;
+        let rope_factors = header.tensors.iter().find(|t| t.name == names::ROPE_FACTORS);
+        let rope_factors = rope_factors.map(|t| t.kind.expand(&bytes[t.range.clone()], t.elements()));
+        let config = metadata::config(path, &bytes, &header, rope_factors)?;
+
+        let mut tensors = BTreeMap::new();
+        for info in header.tensors.iter().filter(|t| t.name != names::ROPE_FACTORS) {
+            let Some(name) = names::to_hugging_face(&info.name) else {
+                return Err(Error::unsupported(
+                    format!("{}: tensor `{}` is not one of a Llama model", path.display(), info.name),
+                    "works: dense Llama models; no experts, adapters or vision parts",
+                ));
+            };
+            let order = RowOrder::of(&info.name, config.head_dim);
+            tensors.insert(name, (info.clone(), order));
+        }
+        let gguf = Self { path: path.to_path_buf(), bytes, header, tensors };
+        gguf.check(&config)?;
+        Ok((gguf, config))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub fn is_quantized(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|(info, _)| info.kind.quantized_bits().is_some())
+    }
+
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.stored(name)?.info.shape.clone())
+    }
+
+    pub fn tensors(&self) -> Vec<TensorSummary> {
+        let summary = |(name, (info, _)): (&String, &(TensorInfo, RowOrder))| {
+            TensorSummary::new(name, &info.name, info.kind.to_string(), &info.shape, info.range.len())
+        };
+        self.tensors.iter().map(summary).collect()
+    }
+
+    pub fn vocabulary(&self) -> Result<GgufVocab> {
+        metadata::vocabulary(&self.path, &self.bytes, &self.header)
+    }
+
+    pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
+        let stored = self.stored(name)?;
+        let width = stored.info.row_elements();
+        let mut values = vec![0f32; stored.info.elements()];
+        values
+            .par_chunks_mut(width)
+            .enumerate()
+            .for_each(|(row, values)| stored.info.kind.expand_into(stored.row(row), values));
+        Ok(values)
+    }
+
+    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+        let stored = self.stored(name)?;
+        let (width, height) = (stored.info.row_elements(), stored.info.rows());
+        let mut values = vec![0f32; rows.len() * width];
+        for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width)) {
+            if row as usize >= height {
+                return Err(stored.wrong(format!("row {row} of a table of {height}")));
+            }
+            stored.info.kind.expand_into(stored.row(row as usize), values);
+        }
+        Ok(values)
+    }
+
+    pub fn weight(&self, name: &str) -> Result<Weight> {
+        let stored = self.stored(name)?;
+        let [out_features, in_features] = stored.matrix()?;
+        let Some(bits) = stored.info.kind.quantized_bits() else {
+            return Ok(Weight::Dense { shape: [out_features, in_features], data: self.dense(name)? });
+        };
+        let words = words_per_row(in_features, bits);
+        let mut codes = vec![0u32; out_features * words];
+        codes
+            .par_chunks_mut(words)
+            .enumerate()
+            .for_each(|(row, codes)| stored.info.kind.repack_into(stored.row(row), codes));
+        let (scales, levels) = stored.scales()?;
+        let group_size = BLOCK;
+        Ok(Weight::Packed(PackedWeight {
+            out_features,
+            in_features,
+            bits,
+            group_size,
+            codes,
+            scales,
+            levels,
+        }))
+    }
+
+    pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
+        let stored = self.stored(name)?;
+        let tuned = stored.rescaled(scales)?;
+        Stored { bytes: &tuned, ..stored }.scales()
+    }
+
+    /// A copy of the file, `out/<its name>`, in which only the block scales and minima of `names` differ.
+    pub fn save_tuned(&self, out: &Path, names: &[String], scales: &mut ScaleSource) -> Result<()> {
+        let mut ranges = Vec::with_capacity(names.len());
+        for name in names {
+            ranges.push((self.stored(name)?.info.range.clone(), name));
+        }
+        ranges.sort_by_key(|(range, _)| range.start);
+        let staging = Staging::new(out)?;
+        let to = staging.path().join(self.path.file_name().unwrap_or_default());
+        publish::copy_with_replacements(&self.bytes, &to, &ranges, |name| {
+            self.stored(name)?.rescaled(&scales(name)?)
+        })?;
+        staging.publish()
+    }
+
+    /// The model's tensors have its shapes, and there are no others: an unknown part would silently
+    /// change nothing where its author meant it to.
+    fn check(&self, config: &ModelConfig) -> Result<()> {
+        let mut expected = HashSet::new();
+        for (name, shape) in config.tensors() {
+            let stored = self.stored(&name)?;
+            if stored.info.shape != shape {
+                return Err(stored.wrong(format!("expected shape {shape:?}, got {:?}", stored.info.shape)));
+            }
+            expected.insert(name);
+        }
+        match self.tensors.keys().find(|name| !expected.contains(*name)) {
+            Some(name) => {
+                Err(Error::tensor(&self.path, name, "has no place in the model its metadata describes"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        let known = self.tensors.keys().map(String::as_str);
+        let (name, (info, order)) =
+            self.tensors.get_key_value(name).ok_or_else(|| missing(&self.path, name, known))?;
+        // In range: the header was checked against the file's length.
+        let bytes = &self.bytes[info.range.clone()];
+        Ok(Stored { info, order: *order, bytes, path: &self.path, name })
+    }
+}
+
+impl<'a> Stored<'a> {
+    /// The bytes of a row given in Hugging Face order.
+    fn row(&self, row: usize) -> &'a [u8] {
+        let stride = self.bytes.len() / self.info.rows();
+        let row = self.order.in_file(row);
+        &self.bytes[row * stride..(row + 1) * stride]
+    }
+
+    fn matrix(&self) -> Result<[usize; 2]> {
+        <[usize; 2]>::try_from(&self.info.shape[..])
+            .map_err(|_| self.wrong(format!("expected a matrix, got shape {:?}", self.info.shape)))
+    }
+
+    /// `[out, blocks per row]` in Hugging Face order.
+    fn scales(&self) -> Result<(Vec<f32>, Levels)> {
+        let (mut scales, mut minima) = (Vec::new(), Vec::new());
+        for row in 0..self.info.rows() {
+            self.info.kind.scales_into(self.row(row), &mut scales, &mut minima);
+        }
+        if !scales.iter().chain(&minima).all(|value| value.is_finite()) {
+            return Err(self.wrong("holds a block scale or minimum that is not finite"));
+        }
+        let levels = match self.info.kind.zero() {
+            Some(zero) => Levels::Zero(zero),
+            None => Levels::Minimum(minima),
+        };
+        Ok((scales, levels))
+    }
+
+    /// The tensor's bytes with new scales, `[out, blocks per row]` in Hugging Face order.
+    fn rescaled(&self, scales: &[f32]) -> Result<Vec<u8>> {
+        let [out_features, in_features] = self.matrix()?;
+        let groups = in_features.div_ceil(BLOCK);
+        if self.info.kind.quantized_bits().is_none() {
+            return Err(self.wrong(format!("is {}, not quantized", self.info.kind)));
+        }
+        if scales.len() != out_features * groups {
+            return Err(self.wrong(format!(
+                "expected {} scales, got {}",
+                out_features * groups,
+                scales.len()
+            )));
+        }
+        let mut bytes = self.bytes.to_vec();
+        let stride = bytes.len() / out_features;
+        for (row, scales) in scales.chunks_exact(groups).enumerate() {
+            let at = self.order.in_file(row) * stride;
+            self.info
+                .kind
+                .rescale(&mut bytes[at..at + stride], scales)
+                .map_err(|what| self.wrong(format!("row {row}: {what}")))?;
+        }
+        Ok(bytes)
+    }
+
+    fn wrong(&self, what: impl Into<String>) -> Error {
+        Error::tensor(self.path, self.name, what)
+    }
+}
+
+#[cfg(test)]
+mod tests;

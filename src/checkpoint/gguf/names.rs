@@ -1,0 +1,68 @@
+//! llama.cpp's tensor names, and its order of q and k rows.
+//!
+//! Its RoPE rotates neighbouring pairs where Hugging Face rotates halves, so `convert_hf_to_gguf.py`
+//! (`LlamaModel.permute`) interleaves the rows of each head: row j of half h lies at 2j + h.
+
+/// RoPE divisors of Llama 3.1, a part of the config rather than a weight.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// llama.cpp's part names inside a block, and Hugging Face's.
+const BLOCK_PARTS: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// `None`: not a tensor of a Llama model.
+pub fn to_hugging_face(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
+        "output_norm.weight" => return Some("model.norm.weight".into()),
+        "output.weight" => return Some("lm_head.weight".into()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let number: usize = layer.parse().ok()?;
+    let (part, kind) = part.rsplit_once('.')?;
+    let (_, part) = BLOCK_PARTS.iter().find(|(ours, _)| *ours == part)?;
+    // "+1" and "01" would parse too, and two tensors would share a name.
+    let fine = number.to_string() == layer && matches!(kind, "weight" | "bias");
+    fine.then(|| format!("model.layers.{layer}.{part}.{kind}"))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOrder {
+    HuggingFace,
+    /// Rows of heads of this many rows (even), interleaved as above.
+    Interleaved {
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// `name` is llama.cpp's.
+    pub fn of(name: &str, head_dim: usize) -> Self {
+        match name.contains(".attn_q.") || name.contains(".attn_k.") {
+            true => Self::Interleaved { head_dim },
+            false => Self::HuggingFace,
+        }
+    }
+
+    /// Where a row, given in Hugging Face order, lies in the file.
+    pub fn in_file(self, row: usize) -> usize {
+        match self {
+            Self::HuggingFace => row,
+            Self::Interleaved { head_dim } => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let (half, j) = (within / (head_dim / 2), within % (head_dim / 2));
+                head * head_dim + 2 * j + half
+            }
+        }
+    }
+}

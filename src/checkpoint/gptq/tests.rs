@@ -1,0 +1,84 @@
+use serde_json::json;
+
+use super::*;
+use crate::checkpoint::safetensors::Writer;
+
+const SCHEME: Scheme = Scheme { bits: 4, group_size: None, zeros_minus_one: true };
+
+fn bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|w| w.to_le_bytes()).collect()
+}
+
+/// A layer of 8 outputs and 8 inputs in one group, in a directory of its own.
+fn with_layer<T>(zeros: u32, codes: [u32; 8], test: impl FnOnce(&Shards) -> T) -> T {
+    let directory = tempfile::tempdir().unwrap();
+    let header = [
+        ("m.qweight".to_owned(), Dtype::I32, vec![1, 8]),
+        ("m.qzeros".to_owned(), Dtype::I32, vec![1, 1]),
+        ("m.scales".to_owned(), Dtype::BF16, vec![1, 8]),
+    ];
+    let mut writer = Writer::create(&directory.path().join("model.safetensors"), &header).unwrap();
+    writer.write("m.qweight", &bytes(&codes)).unwrap();
+    writer.write("m.qzeros", &bytes(&[zeros])).unwrap();
+    let scales = (1..=8).flat_map(|s| half::bf16::from_f32(s as f32).to_le_bytes());
+    writer.write("m.scales", &scales.collect::<Vec<_>>()).unwrap();
+    writer.finish().unwrap();
+    test(&Shards::open(directory.path()).unwrap())
+}
+
+#[test]
+fn the_first_input_is_in_the_lowest_bits_and_symmetric_zeros_are_7_in_the_file() {
+    with_layer(0x7777_7777, [0x7654_3210; 8], |shards| {
+        let packed = Layer::open(shards, "m", [8, 8], &SCHEME).unwrap().packed().unwrap();
+        assert_eq!(packed.levels, Levels::Zero(8));
+        let row: Vec<f32> = (0..8).map(|i| packed.value(2, i)).collect();
+        assert_eq!(row, [-24.0, -21.0, -18.0, -15.0, -12.0, -9.0, -6.0, -3.0]);
+    });
+}
+
+#[test]
+fn zeros_that_wrapped_in_whole_words_come_back() {
+    // Zero points 0, 8, 8, …: 0x8888_8880 − 0x1111_1111 borrows.
+    with_layer(0x8888_8880u32.wrapping_sub(0x1111_1111), [0; 8], |shards| {
+        let packed = Layer::open(shards, "m", [8, 8], &SCHEME).unwrap().packed().unwrap();
+        assert_eq!(packed.levels, Levels::Zeros(vec![0, 8, 8, 8, 8, 8, 8, 8]));
+    });
+}
+
+#[test]
+fn tensors_of_another_shape_are_refused_by_name() {
+    with_layer(0, [0; 8], |shards| {
+        for (shape, expected) in [([16, 8], "m.qweight"), ([8, 9], "m.qweight"), ([8, 0], "m.qweight")] {
+            let Err(error) = Layer::open(shards, "m", shape, &Scheme { group_size: Some(8), ..SCHEME })
+            else {
+                panic!("{shape:?}")
+            };
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let Err(error) = Layer::open(shards, "m", [8, 8], &Scheme { group_size: Some(4), ..SCHEME }) else {
+            panic!()
+        };
+        assert!(error.to_string().contains("m.qzeros"), "{error}");
+    });
+}
+
+#[test]
+fn scales_keep_the_type_of_the_file() {
+    with_layer(0x7777_7777, [0; 8], |shards| {
+        let layer = Layer::open(shards, "m", [8, 8], &SCHEME).unwrap();
+        let (rounded, _) = layer.rounded(&[1.001; 8]).unwrap();
+        assert_eq!(rounded, [1.0; 8]);
+        // bf16 reaches further than f16.
+        assert!(layer.encode(&[1e30; 8]).is_ok());
+        assert!(layer.encode(&[f32::MAX; 8]).is_err());
+    });
+}
+
+#[test]
+fn settings_are_read_with_their_defaults() {
+    let parse = |json| Scheme::parse(Path::new("config.json"), &json);
+    assert_eq!(parse(json!({"bits": 4, "group_size": -1})).unwrap(), SCHEME);
+    let v2 = parse(json!({"bits": 3, "group_size": 64, "checkpoint_format": "gptq_v2", "dynamic": {}}));
+    assert_eq!(v2.unwrap(), Scheme { bits: 3, group_size: Some(64), zeros_minus_one: false });
+    assert!(parse(json!({"bits": 4})).is_err());
+}

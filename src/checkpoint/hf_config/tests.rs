@@ -1,0 +1,97 @@
+use serde_json::json;
+
+use super::*;
+
+fn base() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 4
+    })
+}
+
+fn with(changes: Value) -> Result<ModelConfig> {
+    let mut json = base();
+    let object = json.as_object_mut().unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        object.insert(key.clone(), value.clone());
+    }
+    parse(Path::new("config.json"), &json)
+}
+
+#[test]
+fn absent_keys_take_the_values_transformers_gives_them() {
+    let config = with(json!({"head_dim": null, "rope_scaling": null, "eos_token_id": null})).unwrap();
+    assert_eq!((config.head_dim, config.num_key_value_heads), (16, 4));
+    assert_eq!((config.rope_theta, config.rms_norm_eps), (10_000.0, 1e-6));
+    assert_eq!((config.max_position_embeddings, config.rope_scaling), (2048, None));
+    assert!(!config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
+    assert!(config.eos_token_ids.is_empty());
+}
+
+#[test]
+fn old_and_new_words_for_rope_mean_the_same() {
+    let llama3 = json!({"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192, "rope_type": "llama3"});
+    let old = with(json!({"rope_theta": 5e5, "rope_scaling": llama3})).unwrap();
+    let mut parameters = llama3;
+    parameters["rope_theta"] = json!(5e5);
+    let new = with(json!({"rope_parameters": parameters, "dtype": "bfloat16"})).unwrap();
+    assert_eq!(old, new);
+    assert_eq!(old.rope_theta, 5e5);
+    assert!(matches!(old.rope_scaling, Some(RopeScaling::Llama3 { factor: 8.0, .. })));
+
+    let linear = with(json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap();
+    assert_eq!(linear.rope_scaling, Some(RopeScaling::Linear { factor: 2.0 }));
+    let default = with(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}})).unwrap();
+    assert_eq!((default.rope_scaling, default.rope_theta), (None, 1e5));
+}
+
+#[test]
+fn end_tokens_may_be_one_or_many() {
+    assert_eq!(with(json!({"eos_token_id": 2, "bos_token_id": 1})).unwrap().eos_token_ids, [2]);
+    let many = with(json!({"eos_token_id": [5, 7], "num_key_value_heads": 2, "head_dim": 32})).unwrap();
+    assert_eq!((many.eos_token_ids, many.num_key_value_heads, many.head_dim), (vec![5, 7], 2, 32));
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    for (changes, expected) in [
+        (json!({"architectures": ["MistralForCausalLM"]}), "MistralForCausalLM"),
+        (json!({"architectures": null, "model_type": "qwen2"}), "qwen2"),
+        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "yarn"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}), "dynamic"),
+        (json!({"hidden_act": "gelu"}), "gelu"),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+    ] {
+        let error = with(changes).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn impossible_numbers_are_refused() {
+    for changes in [
+        json!({"hidden_size": 0}),
+        json!({"hidden_size": -64}),
+        json!({"hidden_size": "64"}),
+        json!({"hidden_size": 1.5}),
+        json!({"hidden_size": 66}),
+        json!({"num_attention_heads": 0}),
+        json!({"num_key_value_heads": 3}),
+        json!({"num_key_value_heads": 0}),
+        json!({"num_hidden_layers": 1e18 as u64}),
+        json!({"vocab_size": u64::MAX, "hidden_size": 1u64 << 62}),
+        json!({"head_dim": 1u64 << 30, "num_attention_heads": 1u64 << 30}),
+        json!({"head_dim": 15}),
+        json!({"rms_norm_eps": 0.0}),
+        json!({"rope_theta": -1.0}),
+        json!({"architectures": null}),
+        json!({"rope_scaling": {"rope_type": "linear"}}),
+        json!({"rope_scaling": {"rope_type": "linear", "factor": 0.0}}),
+        json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}}),
+    ] {
+        let error = with(changes.clone()).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{changes}: {error}");
+    }
+}

@@ -1,0 +1,188 @@
+//! MODEL as people name it: a path, or `org/name`, `org/name@revision`, `org/name/file.gguf` on the
+//! Hugging Face hub. Downloads lie in the hub's standard cache, which HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+//! HF_TOKEN and HF_HUB_OFFLINE govern as they do everywhere else.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+
+use crate::error::{Error, Result};
+
+/// A file name and the bytes of it that have come, of how many.
+pub type OnDownload<'a> = &'a mut dyn FnMut(&str, u64, u64);
+
+/// The local path of a model; files that are not there yet are fetched.
+///
+/// # Errors
+/// Neither a path nor a hub id; not in the cache while offline; what the hub answers.
+pub fn locate(model: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    let id = HubId::parse(model).ok_or_else(|| {
+        Error::invalid(
+            format!("{model}: no such file or directory"),
+            "give a directory, a .gguf file, or a Hugging Face id such as org/name",
+        )
+    })?;
+    let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
+    if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0", "false", "no", "off"].contains(&value.to_lowercase().as_str())) {
+        let wanted = id.file.as_deref().unwrap_or("config.json");
+        let cached = cache().repo(repo).get(wanted).ok_or_else(|| {
+            Error::invalid(format!("{model} is not in the cache, and HF_HUB_OFFLINE is set"), "unset it, or give a local path")
+        })?;
+        return Ok(if id.file.is_some() { cached } else { parent(&cached) });
+    }
+    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
+    let mut builder = ApiBuilder::from_cache(cache()).with_progress(false).with_retries(3);
+    if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if token.is_some() {
+        builder = builder.with_token(token);
+    }
+    let api = builder.build().map_err(|error| failed(model, &error))?.repo(repo);
+    match &id.file {
+        Some(file) => fetch(&api, model, file, on_download),
+        None => fetch_directory(&api, model, on_download),
+    }
+}
+
+fn fetch_directory(api: &ApiRepo, model: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
+    let files = api.info().map_err(|error| failed(model, &error))?.siblings;
+    let files: Vec<String> = files.into_iter().map(|f| f.rfilename).filter(|name| is_wanted(name)).collect();
+    if !files.iter().any(|name| name == "config.json") {
+        return Err(Error::unsupported(
+            format!("{model} has no config.json"),
+            "name one of its files, as in org/name/file.gguf, where it holds GGUF files",
+        ));
+    }
+    let mut directory = None;
+    for file in &files {
+        directory = Some(parent(&fetch(api, model, file, on_download)?));
+    }
+    directory.ok_or_else(|| Error::unsupported(format!("{model} is empty"), ""))
+}
+
+/// Weights and everything that a server of the result needs beside them, at the top level.
+fn is_wanted(name: &str) -> bool {
+    let kinds = [".safetensors", ".json", ".jinja", ".txt", ".model", ".py"];
+    !name.contains('/') && (kinds.iter().any(|kind| name.ends_with(kind)) || name.starts_with("LICENSE"))
+}
+
+fn fetch(api: &ApiRepo, model: &str, file: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
+    // `get` would print a bar of its own; the cache is asked first all the same.
+    if let Some(path) = cached(api, file) {
+        return Ok(path);
+    }
+    api.download_with_progress(file, Downloads { file: String::new(), done: 0, of: 0, on_download })
+        .map_err(|error| failed(&format!("{model}/{file}"), &error))
+}
+
+fn cached(api: &ApiRepo, file: &str) -> Option<PathBuf> {
+    // The address ends in /{repo}/resolve/{revision}/{file}.
+    let url = api.url(file);
+    let (head, _) = url.rsplit_once(&format!("/{file}"))?;
+    let (head, revision) = head.rsplit_once("/resolve/")?;
+    let mut parts = head.rsplit('/');
+    let (name, org) = (parts.next()?, parts.next()?);
+    let revision = revision.replace("%2F", "/");
+    cache().repo(Repo::with_revision(format!("{org}/{name}"), RepoType::Model, revision)).get(file)
+}
+
+struct Downloads<'a> {
+    file: String,
+    done: u64,
+    of: u64,
+    on_download: OnDownload<'a>,
+}
+
+impl Progress for Downloads<'_> {
+    fn init(&mut self, size: usize, filename: &str) {
+        (self.file, self.of) = (filename.to_string(), size as u64);
+        (self.on_download)(&self.file, 0, self.of);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size as u64;
+        (self.on_download)(&self.file, self.done, self.of);
+    }
+
+    fn finish(&mut self) {
+        (self.on_download)(&self.file, self.of, self.of);
+    }
+}
+
+/// HF_HUB_CACHE, or the `hub` folder of HF_HOME, or that of ~/.cache/huggingface.
+fn cache() -> Cache {
+    match std::env::var_os("HF_HUB_CACHE") {
+        Some(path) => Cache::new(path.into()),
+        None => Cache::from_env(),
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new(".")).to_path_buf()
+}
+
+fn failed(what: &str, error: &ApiError) -> Error {
+    let text = error.to_string();
+    let help = if text.contains("401") || text.contains("403") {
+        "the model may be gated or private: accept its terms on the hub and set HF_TOKEN"
+    } else if text.contains("404") {
+        "check the id; it is case-sensitive"
+    } else {
+        "check the network, or give a local directory or .gguf file; an unfinished download is continued"
+    };
+    Error::invalid(format!("{what}: fetching from the Hugging Face hub: {text}"), help)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct HubId {
+    repo: String,
+    revision: String,
+    file: Option<String>,
+}
+
+impl HubId {
+    fn parse(text: &str) -> Option<Self> {
+        let (org, rest) = text.split_once('/')?;
+        let (name, file) = match rest.split_once('/') {
+            Some((name, file)) => (name, Some(file)),
+            None => (rest, None),
+        };
+        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let plain = |part: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
+        };
+        let file_ok = file.is_none_or(|f| f.ends_with(".gguf") && f.split('/').all(plain));
+        (plain(org) && plain(name) && plain(revision) && file_ok).then(|| Self {
+            repo: format!("{org}/{name}"),
+            revision: revision.to_string(),
+            file: file.map(str::to_string),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(repo: &str, revision: &str, file: Option<&str>) -> Option<HubId> {
+        Some(HubId { repo: repo.into(), revision: revision.into(), file: file.map(Into::into) })
+    }
+
+    #[test]
+    fn hub_ids_name_a_repository_a_revision_or_a_file() {
+        assert_eq!(HubId::parse("org/name"), id("org/name", "main", None));
+        assert_eq!(HubId::parse("org/name@v1.0"), id("org/name", "v1.0", None));
+        assert_eq!(HubId::parse("org/name/x.Q4_0.gguf"), id("org/name", "main", Some("x.Q4_0.gguf")));
+        for not in ["name", "./name", "/abs/path", "org/", "../x", "org/name/config.json", "a/../b.gguf", "a b/c"] {
+            assert_eq!(HubId::parse(not), None, "{not}");
+        }
+    }
+}

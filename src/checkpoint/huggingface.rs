@@ -1,0 +1,273 @@
+//! A Hugging Face directory: config.json and safetensors files, the linears dense or quantized.
+//! Where it is quantized, the scheme's own file knows the tensors (`gptq`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::config::ModelConfig;
+use super::hf_config::{self, CONFIG_FILE, read_json};
+use super::publish::{self, Staging};
+use super::safetensors::{Shards, Tensor, missing};
+use super::{ScaleSource, TensorSummary, Weight, float, gptq};
+use crate::error::{Error, Result};
+use crate::quant::Levels;
+
+/// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
+pub const QUANTIZE_CONFIG_FILE: &str = "quantize_config.json";
+
+pub struct HuggingFace {
+    directory: PathBuf,
+    shards: Shards,
+    scheme: Option<Scheme>,
+    /// The quantized linears: name (`….weight`) → `[out, in]`.
+    packed: BTreeMap<String, [usize; 2]>,
+}
+
+/// How the linears of a directory are quantized.
+enum Scheme {
+    Gptq(gptq::Scheme),
+}
+
+impl HuggingFace {
+    /// # Errors
+    /// A damaged or unsupported config, quantization scheme or weight file; a tensor of the model
+    /// that is missing or of another shape.
+    pub fn open(directory: &Path) -> Result<(Self, ModelConfig)> {
+        let path = directory.join(CONFIG_FILE);
+        let json = read_json(&path)?;
+        let mut config = hf_config::parse(&path, &json)?;
+        for id in hf_config::generation_eos(&directory.join("generation_config.json"))? {
+            if !config.eos_token_ids.contains(&id) {
+                config.eos_token_ids.push(id);
+            }
+        }
+        let scheme = read_scheme(directory, &path, &json)?;
+        let shards = Shards::open(directory)?;
+        let mut opened = Self { directory: directory.to_path_buf(), shards, scheme, packed: BTreeMap::new() };
+        opened.check(&config)?;
+        Ok((opened, config))
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    pub fn is_quantized(&self) -> bool {
+        self.scheme.is_some()
+    }
+
+    /// Names of the quantized linears, byte-sorted.
+    pub fn packed_names(&self) -> impl Iterator<Item = &str> {
+        self.packed.keys().map(String::as_str)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.packed.contains_key(name) || self.shards.contains(name)
+    }
+
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        match self.packed.get(name) {
+            Some(shape) => Ok(shape.to_vec()),
+            None => Ok(self.tensor(name)?.shape.to_vec()),
+        }
+    }
+
+    pub fn tensors(&self) -> Vec<TensorSummary> {
+        let dense = |name: &str| -> Option<TensorSummary> {
+            let is_part = ["qweight", "qzeros", "scales", "g_idx"].iter().any(|part| {
+                let module = name.strip_suffix(part).and_then(|m| m.strip_suffix('.'));
+                module.is_some_and(|m| self.packed.contains_key(&format!("{m}.weight")))
+            });
+            let tensor = self.shards.get(name).filter(|_| !is_part)?;
+            Some(TensorSummary::new(
+                name,
+                name,
+                format!("{:?}", tensor.dtype),
+                tensor.shape,
+                tensor.bytes.len(),
+            ))
+        };
+        let packed = |(name, shape): (&String, &[usize; 2])| -> Option<TensorSummary> {
+            let Scheme::Gptq(scheme) = self.scheme.as_ref()?;
+            let layer = self.gptq_layer(name, *shape, scheme).ok()?;
+            let stored = format!("{}.qweight", module(name));
+            Some(TensorSummary::new(name, &stored, format!("GPTQ {}-bit", scheme.bits), shape, layer.bytes()))
+        };
+        let mut all: Vec<_> =
+            self.shards.names().filter_map(dense).chain(self.packed.iter().filter_map(packed)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
+        match self.packed.contains_key(name) {
+            true => match self.weight(name)? {
+                Weight::Packed(packed) => Ok(packed.to_dense()),
+                Weight::Dense { data, .. } => Ok(data),
+            },
+            false => self.tensor(name)?.floats(),
+        }
+    }
+
+    pub fn weight(&self, name: &str) -> Result<Weight> {
+        if let Some((scheme, shape)) = self.scheme.as_ref().zip(self.packed.get(name)) {
+            return match scheme {
+                Scheme::Gptq(scheme) => Ok(Weight::Packed(self.gptq_layer(name, *shape, scheme)?.packed()?)),
+            };
+        }
+        let tensor = self.tensor(name)?;
+        match *tensor.shape {
+            [out, input] => Ok(Weight::Dense { shape: [out, input], data: tensor.floats()? }),
+            _ => Err(tensor.wrong(format!("expected a matrix, got shape {:?}", tensor.shape))),
+        }
+    }
+
+    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name)?;
+        let (dtype, &[height, width]) = (tensor.float_type()?, tensor.shape) else {
+            return Err(tensor.wrong(format!("expected a matrix, got shape {:?}", tensor.shape)));
+        };
+        let stride = width * float::bytes_per_value(dtype);
+        let mut values = vec![0f32; rows.len() * width];
+        for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width.max(1))) {
+            let start = row as usize * stride;
+            let bytes = tensor.bytes.get(start..start + stride);
+            let bytes = bytes.ok_or_else(|| tensor.wrong(format!("row {row} of a table of {height}")))?;
+            float::decode_into(dtype, bytes, values);
+        }
+        Ok(values)
+    }
+
+    pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
+        match (self.scheme.as_ref(), self.packed.get(name)) {
+            (Some(Scheme::Gptq(scheme)), Some(shape)) => {
+                self.gptq_layer(name, *shape, scheme)?.rounded(scales)
+            }
+            _ => Err(Error::tensor(&self.directory, name, "is not quantized")),
+        }
+    }
+
+    /// A copy of the directory in which only the scales differ.
+    pub fn save_tuned(&self, out: &Path, scales: &mut ScaleSource) -> Result<()> {
+        let staging = Staging::new(out)?;
+        self.copy_other_files(staging.path(), &[])?;
+        for (index, file) in self.shards.files().iter().enumerate() {
+            let mut ranges: Vec<_> = (self.packed.keys())
+                .filter_map(|name| {
+                    let (file, range) = self.shards.position(&format!("{}.scales", module(name)))?;
+                    (file == index).then_some((range, name))
+                })
+                .collect();
+            ranges.sort_by_key(|(range, _)| range.start);
+            let to = staging.path().join(file.path.file_name().unwrap_or_default());
+            publish::copy_with_replacements(&file.bytes, &to, &ranges, |name| {
+                self.encode(name, &scales(name)?)
+            })?;
+        }
+        staging.publish()
+    }
+
+    /// Copies the directory's files, except its weights and `except`. Subdirectories are not part of
+    /// a checkpoint; symlinks are followed.
+    pub fn copy_other_files(&self, to: &Path, except: &[&str]) -> Result<()> {
+        let weights: Vec<_> = self.shards.files().iter().filter_map(|f| f.path.file_name()).collect();
+        let directory = &self.directory;
+        for entry in fs::read_dir(directory).map_err(Error::io(directory, "listing"))? {
+            let entry = entry.map_err(Error::io(directory, "listing"))?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let text = name.to_string_lossy();
+            let skipped = weights.contains(&name.as_os_str())
+                || except.contains(&text.as_ref())
+                || is_other_weight_file(&text);
+            let metadata = fs::metadata(&path).map_err(Error::io(&path, "reading"))?;
+            if metadata.is_file() && !skipped {
+                publish::copy_file(&path, &to.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, name: &str, scales: &[f32]) -> Result<Vec<u8>> {
+        match (self.scheme.as_ref(), self.packed.get(name)) {
+            (Some(Scheme::Gptq(scheme)), Some(shape)) => {
+                self.gptq_layer(name, *shape, scheme)?.encode(scales)
+            }
+            _ => Err(Error::tensor(&self.directory, name, "is not quantized")),
+        }
+    }
+
+    fn gptq_layer(&self, name: &str, shape: [usize; 2], scheme: &gptq::Scheme) -> Result<gptq::Layer<'_>> {
+        gptq::Layer::open(&self.shards, module(name), shape, scheme)
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+        let known = self.shards.names().chain(self.packed_names());
+        self.shards.get(name).ok_or_else(|| missing(&self.directory, name, known))
+    }
+
+    /// Finds the quantized linears and holds every tensor the model needs against its shape.
+    fn check(&mut self, config: &ModelConfig) -> Result<()> {
+        for (name, shape) in config.tensors() {
+            match (&self.scheme, &shape[..]) {
+                (Some(Scheme::Gptq(scheme)), &[out, input])
+                    if self.shards.contains(&format!("{}.qweight", module(&name))) =>
+                {
+                    self.gptq_layer(&name, [out, input], scheme)?;
+                    if !name.starts_with("model.layers.") {
+                        return Err(Error::unsupported(
+                            format!("{}: `{name}` is quantized", self.directory.display()),
+                            "works: checkpoints whose embeddings and lm_head are F32, F16 or BF16",
+                        ));
+                    }
+                    self.packed.insert(name, [out, input]);
+                }
+                _ => {
+                    let tensor = self.tensor(&name)?;
+                    tensor.expect_shape(&shape)?;
+                    tensor.float_type()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn module(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
+}
+
+/// The same model's weights in another format, unquantized or untuned: a copy of them beside the new
+/// ones would only mislead.
+fn is_other_weight_file(name: &str) -> bool {
+    let of_pytorch =
+        name.starts_with("pytorch_model") && (name.ends_with(".bin") || name.ends_with(".bin.index.json"));
+    let of_llama = name.starts_with("consolidated.") && name.ends_with(".pth");
+    let others = [".safetensors", ".gguf", ".h5", ".msgpack", ".onnx"];
+    of_pytorch || of_llama || others.iter().any(|ending| name.ends_with(ending))
+}
+
+/// `quantization_config` of config.json, or the file old GPTQ tools write.
+fn read_scheme(directory: &Path, path: &Path, json: &Value) -> Result<Option<Scheme>> {
+    if let Some(settings) = json.get("quantization_config").filter(|s| !s.is_null()) {
+        return match settings.get("quant_method").and_then(Value::as_str) {
+            Some("gptq") => Ok(Some(Scheme::Gptq(gptq::Scheme::parse(path, settings)?))),
+            Some(other) => Err(Error::unsupported(
+                format!("{}: quantization method \"{other}\" is not supported", path.display()),
+                "works: gptq, GGUF files, and f32, f16 or bf16 checkpoints (`qzo quantize` them)",
+            )),
+            None => Err(Error::damaged(path, "quantization_config names no quant_method")),
+        };
+    }
+    let path = directory.join(QUANTIZE_CONFIG_FILE);
+    match path.exists() {
+        true => Ok(Some(Scheme::Gptq(gptq::Scheme::parse(&path, &read_json(&path)?)?))),
+        false => Ok(None),
+    }
+}

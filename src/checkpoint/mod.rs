@@ -1,0 +1,325 @@
+//! Files ↔ weights. A checkpoint is opened by path, its tensors go by their Hugging Face names
+//! (`model.layers.0.self_attn.q_proj.weight`) and in Hugging Face row order whatever the file's, and it
+//! is saved in the format it came in. Weights are memory-mapped: nothing is read before it is asked for.
+//! Knows no device and no forward pass.
+//!
+//! ```text
+//! mod.rs           Checkpoint: which format is it, and one match arm per format
+//! config           the model's numbers; hf_config reads them from config.json
+//! huggingface      a directory of safetensors; gptq is the quantization scheme it knows
+//! gguf/            a .gguf file: header, block types, names, metadata
+//! safetensors      the container: reading, shards, writing
+//! publish          new checkpoints appear whole or not at all
+//! float            bytes ↔ f32
+//! ```
+//!
+//! To add a format: one file with its layout (drawn once, pinned by an assert), one match arm, one
+//! fixture from `scripts/fixtures_checkpoints.py`. Which arm:
+//! - a scheme of Hugging Face directories (compressed-tensors, AWQ, AQLM, NF4): a variant of
+//!   `huggingface::Scheme`, with what `gptq::Layer` offers (open, packed, rounded, encode, bytes);
+//! - a GGUF block type (Q4_K, …): a variant of `gguf::blocks::GgmlType`;
+//! - another container: a variant of `Source` below.
+//!
+//! Nothing else in the program knows which formats exist.
+
+pub mod config;
+pub mod hub;
+mod float;
+mod gguf;
+mod gptq;
+mod hf_config;
+mod huggingface;
+mod publish;
+mod safetensors;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+pub use config::{ModelConfig, RopeScaling};
+pub use gptq::{GptqOptions, write_gptq};
+
+use crate::data::tokenizer::GgufVocab;
+use crate::error::{Error, Result};
+use crate::quant::{Levels, PackedWeight};
+use gguf::Gguf;
+use huggingface::HuggingFace;
+
+/// A model's files, opened and checked against its config.
+pub struct Checkpoint {
+    path: PathBuf,
+    config: ModelConfig,
+    source: Source,
+}
+
+enum Source {
+    HuggingFace(HuggingFace),
+    Gguf(Gguf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Safetensors with dense linears.
+    HuggingFace,
+    Gptq,
+    Gguf,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HuggingFace => "Hugging Face",
+            Self::Gptq => "GPTQ",
+            Self::Gguf => "GGUF",
+        })
+    }
+}
+
+/// A matrix as the file stores it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Weight {
+    /// `[out, in]`, row-major.
+    Dense {
+        shape: [usize; 2],
+        data: Vec<f32>,
+    },
+    Packed(PackedWeight),
+}
+
+/// One line of `qzo inspect`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorSummary {
+    /// Hugging Face name.
+    pub name: String,
+    /// Name in the file.
+    pub stored_name: String,
+    /// Type in the file's own words: `F16`, `Q4_1`, `GPTQ 4-bit`.
+    pub dtype: String,
+    /// `[out, in]` for matrices.
+    pub shape: Vec<usize>,
+    pub bytes: usize,
+    pub bits_per_weight: f64,
+}
+
+/// Where the tokenizer is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TokenizerSource {
+    /// tokenizer.json and its companions lie in this directory.
+    HuggingFace(PathBuf),
+    Gguf(GgufVocab),
+}
+
+/// Gives the tuned scales `[out, groups]` of a weight by its name.
+pub type ScaleSource<'a> = dyn FnMut(&str) -> Result<Vec<f32>> + 'a;
+
+impl Checkpoint {
+    /// Opens a directory with config.json and safetensors files, a .gguf file, or a directory that
+    /// holds exactly one .gguf file.
+    ///
+    /// # Errors
+    /// Nothing of the kind there; damaged or unsupported files; a tensor of the model that is missing
+    /// or has another shape than the config says.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path, "opening the model"))?;
+        let (config, source) = if !metadata.is_dir() {
+            let (gguf, config) = Gguf::open(path)?;
+            (config, Source::Gguf(gguf))
+        } else if path.join(hf_config::CONFIG_FILE).exists() {
+            let (directory, config) = HuggingFace::open(path)?;
+            (config, Source::HuggingFace(directory))
+        } else {
+            let (gguf, config) = Gguf::open(&only_gguf(path)?)?;
+            (config, Source::Gguf(gguf))
+        };
+        Ok(Self { path: path.to_path_buf(), config, source })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn format(&self) -> Format {
+        match &self.source {
+            Source::HuggingFace(directory) if directory.is_quantized() => Format::Gptq,
+            Source::HuggingFace(_) => Format::HuggingFace,
+            Source::Gguf(_) => Format::Gguf,
+        }
+    }
+
+    /// As it was given to `open`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All tensors of the file, quantized weights as one, sorted by name.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorSummary> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.tensors(),
+            Source::Gguf(gguf) => gguf.tensors(),
+        }
+        .into_iter()
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.contains(name),
+            Source::Gguf(gguf) => gguf.contains(name),
+        }
+    }
+
+    /// `[out, in]` for matrices.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.shape(name),
+            Source::Gguf(gguf) => gguf.shape(name),
+        }
+    }
+
+    /// The tensor as f32, row-major in Hugging Face order, however it is stored.
+    pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.dense(name),
+            Source::Gguf(gguf) => gguf.dense(name),
+        }
+    }
+
+    /// A matrix as it is stored: packed without loss where the file has it quantized.
+    pub fn weight(&self, name: &str) -> Result<Weight> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.weight(name),
+            Source::Gguf(gguf) => gguf.weight(name),
+        }
+    }
+
+    /// Some rows of a table, straight from the map: `[rows.len(), width]`, f32.
+    ///
+    /// # Errors
+    /// A row beyond the table; a table that is quantized other than in GGUF blocks.
+    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.rows(name, rows),
+            Source::Gguf(gguf) => gguf.rows(name, rows),
+        }
+    }
+
+    /// The weights whose scales are trained: the quantized linears inside the decoder blocks,
+    /// byte-sorted. A weight's position in this list is its parameter id.
+    pub fn trained_names(&self) -> Vec<String> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.packed_names().map(str::to_owned).collect(),
+            Source::Gguf(gguf) => {
+                self.config.block_linears().into_iter().filter(|name| gguf.is_quantized(name)).collect()
+            }
+        }
+    }
+
+    /// Identifies weights and config, not their names or places: BLAKE3 over the digests of 16 MiB
+    /// pieces, which are taken in parallel.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        const PIECE: usize = 16 << 20;
+        let mut whole = blake3::Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            whole.update(&(bytes.len() as u64).to_le_bytes());
+            let pieces: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
+            pieces.iter().for_each(|digest| {
+                whole.update(digest.as_bytes());
+            });
+        };
+        match &self.source {
+            Source::HuggingFace(directory) => {
+                let path = directory.directory().join(hf_config::CONFIG_FILE);
+                add(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
+                directory.shards().files().iter().for_each(|file| add(&file.bytes));
+            }
+            Source::Gguf(gguf) => add(gguf.bytes()),
+        }
+        Ok(*whole.finalize().as_bytes())
+    }
+
+    /// # Errors
+    /// A GGUF file whose vocabulary is missing or damaged.
+    pub fn tokenizer_source(&self) -> Result<TokenizerSource> {
+        match &self.source {
+            Source::HuggingFace(directory) => {
+                Ok(TokenizerSource::HuggingFace(directory.directory().to_path_buf()))
+            }
+            Source::Gguf(gguf) => Ok(TokenizerSource::Gguf(gguf.vocabulary()?)),
+        }
+    }
+
+    /// What the file's scale type can hold of `scales` (`[out, groups]`), with the levels that then
+    /// apply: the weight that reading the saved checkpoint would give. A group whose stored scale is
+    /// 0 is constant and keeps it.
+    ///
+    /// # Errors
+    /// The weight is not quantized; another number of scales; one that overflows or is not finite.
+    pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.rounded_scales(name, scales),
+            Source::Gguf(gguf) => gguf.rounded_scales(name, scales),
+        }
+    }
+
+    /// Writes the checkpoint with other scales to the new directory `out`, in the format it came in:
+    /// every other byte is the same. A GGUF file keeps its name inside `out`. `scales` is called once
+    /// per trained weight, in the order the file stores them.
+    ///
+    /// # Errors
+    /// `out` exists; nothing is quantized; a scale that overflows the file's type or is not finite; a
+    /// failing disk. Nothing is left behind.
+    pub fn save_tuned(&self, out: &Path, scales: &mut ScaleSource) -> Result<()> {
+        let names = self.trained_names();
+        if names.is_empty() {
+            return Err(Error::invalid(
+                format!("{} has no quantized weights", self.path.display()),
+                "quantize the model first: `qzo quantize MODEL -o OUT`",
+            ));
+        }
+        match &self.source {
+            Source::HuggingFace(directory) => directory.save_tuned(out, scales),
+            Source::Gguf(gguf) => gguf.save_tuned(out, &names, scales),
+        }
+    }
+
+    fn huggingface(&self) -> Option<&HuggingFace> {
+        match &self.source {
+            Source::HuggingFace(directory) => Some(directory),
+            Source::Gguf(_) => None,
+        }
+    }
+}
+
+impl TensorSummary {
+    fn new(name: &str, stored_name: &str, dtype: String, shape: &[usize], bytes: usize) -> Self {
+        let elements: usize = shape.iter().product();
+        Self {
+            name: name.to_owned(),
+            stored_name: stored_name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            bytes,
+            bits_per_weight: bytes as f64 * 8.0 / elements.max(1) as f64,
+        }
+    }
+}
+
+fn only_gguf(directory: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(directory).map_err(Error::io(directory, "listing"))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io(directory, "listing"))?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            found.push(path);
+        }
+    }
+    <[PathBuf; 1]>::try_from(found).map(|[path]| path).map_err(|found| {
+        Error::invalid(
+            format!("{}: no {} and {} .gguf files", directory.display(), hf_config::CONFIG_FILE, found.len()),
+            "give a directory with config.json and safetensors files, or the path of one .gguf file",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! New checkpoints appear whole or not at all: everything is written and synced in a temporary
+//! directory beside the target, which is renamed at the end. Knows no format.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// A directory in the making. Dropped before `publish`, it is removed with all it holds.
+pub struct Staging {
+    directory: tempfile::TempDir,
+    parent: PathBuf,
+    out: PathBuf,
+}
+
+impl Staging {
+    /// # Errors
+    /// `out` exists already, or its parent cannot be written.
+    pub fn new(out: &Path) -> Result<Self> {
+        if out.symlink_metadata().is_ok() {
+            return Err(already_there(out));
+        }
+        let parent = match out.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        fs::create_dir_all(&parent).map_err(Error::io(&parent, "creating the directory"))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".qzo-writing-");
+        #[cfg(unix)]
+        {
+            // The default, 0700, would outlive the rename and lock other users out of the result.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let directory =
+            builder.tempdir_in(&parent).map_err(Error::io(&parent, "creating a temporary directory in"))?;
+        Ok(Self { directory, parent, out: out.to_path_buf() })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Syncs the directory and gives it its name.
+    pub fn publish(self) -> Result<()> {
+        sync_directory(self.path())?;
+        if self.out.symlink_metadata().is_ok() {
+            return Err(already_there(&self.out));
+        }
+        fs::rename(self.path(), &self.out)
+            .map_err(Error::io(&self.out, "renaming the finished directory to"))?;
+        // Renamed: there is nothing left to remove.
+        let _ = self.directory.keep();
+        sync_directory(&self.parent)
+    }
+}
+
+/// Copies a file, following symlinks (hub caches are made of them), and syncs the copy.
+pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map_err(Error::io(to, "copying to"))?;
+    // Not the copy's mode: a read-only source would make a directory nobody can edit.
+    let file = fs::OpenOptions::new().read(true).open(to).map_err(Error::io(to, "opening the copy"))?;
+    file.sync_all().map_err(Error::io(to, "syncing"))
+}
+
+/// Writes `original` to a new file, with the bytes of each range (sorted, disjoint) replaced by what
+/// `replacement` gives for it: as many bytes, one range in memory at a time.
+pub fn copy_with_replacements<T>(
+    original: &[u8],
+    to: &Path,
+    ranges: &[(Range<usize>, T)],
+    mut replacement: impl FnMut(&T) -> Result<Vec<u8>>,
+) -> Result<()> {
+    let file = File::create_new(to).map_err(Error::io(to, "creating"))?;
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let mut position = 0;
+    for (range, tag) in ranges {
+        let bytes = replacement(tag)?;
+        debug_assert_eq!(bytes.len(), range.len());
+        let kept = original.get(position..range.start).unwrap_or_default();
+        file.write_all(kept).and_then(|()| file.write_all(&bytes)).map_err(Error::io(to, "writing"))?;
+        position = range.end;
+    }
+    let tail = original.get(position..).unwrap_or_default();
+    file.write_all(tail).map_err(Error::io(to, "writing"))?;
+    let file = file.into_inner().map_err(|e| Error::io(to, "writing")(e.into_error()))?;
+    file.sync_all().map_err(Error::io(to, "syncing"))
+}
+
+/// Maps a file read-only.
+pub fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(Error::io(path, "opening"))?;
+    // SAFETY: the map is only ever read as plain bytes, every value of which is valid. Truncating
+    // the file while it is mapped ends the process with SIGBUS, as in every reader of this kind.
+    unsafe { Mmap::map(&file) }.map_err(Error::io(path, "mapping"))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path, "syncing"))?;
+    Ok(())
+}
+
+fn already_there(out: &Path) -> Error {
+    Error::invalid(
+        format!("{} exists already", out.display()),
+        "choose another output directory, or move this one away: nothing is overwritten",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(directory: &Path) -> usize {
+        fs::read_dir(directory).unwrap().count()
+    }
+
+    #[test]
+    fn a_directory_appears_whole_and_an_abandoned_one_leaves_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let staging = Staging::new(&out).unwrap();
+        fs::write(staging.path().join("file"), b"1").unwrap();
+        assert!(!out.exists());
+        drop(staging);
+        assert_eq!(entries(parent.path()), 0);
+
+        let staging = Staging::new(&out).unwrap();
+        fs::write(staging.path().join("file"), b"2").unwrap();
+        staging.publish().unwrap();
+        assert_eq!(fs::read(out.join("file")).unwrap(), b"2");
+        assert_eq!(entries(parent.path()), 1);
+    }
+
+    #[test]
+    fn an_existing_output_is_refused_before_and_after_the_work() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let staging = Staging::new(&out).unwrap();
+        fs::create_dir(&out).unwrap();
+        assert!(staging.publish().unwrap_err().to_string().contains("exists already"));
+        assert!(Staging::new(&out).is_err());
+        assert_eq!(entries(parent.path()), 1);
+    }
+
+    #[test]
+    fn only_the_replaced_ranges_differ() {
+        let parent = tempfile::tempdir().unwrap();
+        let to = parent.path().join("copy");
+        copy_with_replacements(b"abcdefgh", &to, &[(1..3, b"XY"), (6..8, b"ZW")], |b| Ok(b.to_vec()))
+            .unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"aXYdefZW");
+    }
+}

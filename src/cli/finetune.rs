@@ -1,0 +1,249 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::console::{Console, Progress};
+use super::eval::describe;
+use super::{Common, open, quantize};
+use crate::checkpoint::{Checkpoint, Format};
+use crate::config::Config;
+use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
+use crate::error::{Error, Result};
+use crate::eval::{TaskReport, evaluate};
+use crate::train::{Data, Event, Outcome, Run, RunDir};
+use crate::zo::journal::Header;
+
+/// Train the quantization scales of a model on a task, with forward passes only
+#[derive(Debug, Args)]
+pub struct FinetuneArgs {
+    /// Recipe: see configs/
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Override a key of the recipe; may be given more than once
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Directory, .gguf file or Hugging Face id
+    #[arg(long)]
+    model: Option<String>,
+    /// Training rows, JSONL
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Run directory
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Continue the run in the run directory; starts it where there is none
+    #[arg(long)]
+    resume: bool,
+}
+
+/// What `--json` prints at the end.
+#[derive(Debug, Serialize)]
+struct Report {
+    output_dir: PathBuf,
+    steps: u64,
+    train_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<TaskReport>,
+    /// With the f32 scales of the last step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<TaskReport>,
+    /// `final/`, read back from disk: scales rounded to the type of its file.
+    #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    last: Option<TaskReport>,
+    /// NLL of `final` minus NLL of `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounding: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best_step: Option<u64>,
+}
+
+pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
+    let console = common.console();
+    let config = Config::load(&args.config, &settings(args, common))?;
+    let device = config.device.resolve()?;
+    let directory = RunDir::new(&config.output_dir);
+    // Everything that can be wrong with the input is found before anything is written.
+    let source = open::checkpoint(&config.model, console)?;
+    let tokenizer = open::tokenizer(&source)?;
+    let data = data(&config, &source, &tokenizer, console)?;
+    directory.create(args.resume)?;
+    directory.write_config(&config.to_toml()?)?;
+    let base = base(&config, source, &directory, console)?;
+
+    let header = Header {
+        probes: config.train.probes,
+        kind: config.train.perturbation,
+        mode: config.train.scale_mode,
+        base_model: base.fingerprint()?,
+        config: config.fingerprint(),
+        tokenizer: tokenizer.fingerprint()?,
+        data: fingerprint(config.data.train.as_deref())?,
+    };
+    let stop = stop_on_interrupt()?;
+    let run = Run { config: &config.train, seed: config.seed, header, directory: &directory, data: &data, stop: &stop };
+    let mut model = open::model(&base, &device, Some(config.dtype), console)?;
+    console.note(&format!("training {} weights on {device}, run in {}", model.trained().len(), config.output_dir.display()));
+    let mut bar = console.progress("training", config.train.max_steps);
+    let outcome = run.train(model.as_mut(), &mut |event| show(&mut bar, &event, config.train.logging_steps));
+    bar.finish();
+    let outcome = outcome?;
+    run.write_checkpoints(&base, model.as_mut())?;
+    drop(model);
+
+    let last = match &data.dev {
+        Some(dev) => {
+            let saved = Arc::new(Checkpoint::open(&directory.last())?);
+            let model = open::model(&saved, &device, Some(config.dtype), console)?;
+            Some(evaluate(model.as_ref(), &data.task, dev, &mut |_| ())?)
+        }
+        None => None,
+    };
+    let report = report(&config, outcome, last);
+    console.result(&report, || text(&report))
+}
+
+/// Flags are sugar over the configuration's keys.
+fn settings(args: &FinetuneArgs, common: &Common) -> Vec<String> {
+    let text = |value: &str| toml::Value::from(value).to_string();
+    let path = |path: &PathBuf| text(&path.to_string_lossy());
+    let flags = [
+        ("model", args.model.as_deref().map(text)),
+        ("data.train", args.data.as_ref().map(path)),
+        ("output_dir", args.output.as_ref().map(path)),
+        ("device", common.device.map(|device| text(&device.to_string()))),
+        ("dtype", common.dtype.map(|dtype| text(&dtype.to_string()))),
+        ("seed", common.seed.map(|seed| seed.to_string())),
+    ];
+    let flags = flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+    args.set.iter().cloned().chain(flags).collect()
+}
+
+fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console: Console) -> Result<Data> {
+    let task = config.data.task()?;
+    let train = config.data.train.as_ref().ok_or_else(|| {
+        Error::invalid("the configuration names no training data", "set data.train, or give --data FILE.jsonl")
+    })?;
+    let limits = Limits {
+        max_seq_length: config.data.max_seq_length,
+        overlong: config.data.overlong,
+        max_position: checkpoint.config().max_position_embeddings,
+        vocab_size: checkpoint.config().vocab_size,
+    };
+    let mut train = Dataset::read(train)?;
+    let dev = match (&config.data.dev, config.data.dev_size) {
+        (Some(dev), _) => Some(Dataset::read(dev)?.rows),
+        (None, Some(size)) => {
+            let (train_rows, dev_rows) = split(train.rows.len(), size, config.seed)?;
+            let dev = dev_rows.iter().map(|&i| train.rows[i].clone()).collect();
+            train.rows = train_rows.iter().map(|&i| train.rows[i].clone()).collect();
+            Some(dev)
+        }
+        (None, None) => None,
+    };
+    let tokenize = |name: &str, rows: &[_], limits| {
+        let data = TokenizedDataset::new(rows, &task, tokenizer, limits)?;
+        let lengths = data.lengths;
+        let fate = format!("{} dropped, {} truncated", lengths.dropped, lengths.truncated);
+        console.note(&format!("{name}: {} of {} rows ({fate}), up to {} tokens", data.examples.len(), lengths.rows, lengths.longest));
+        Ok::<_, Error>(data)
+    };
+    // The dev set is never cut: its figures must compare with those of `qzo eval`.
+    let whole = Limits { max_seq_length: None, ..limits };
+    let (train, dev) = (tokenize("train", &train.rows, limits)?, dev.map(|rows| tokenize("dev", &rows, whole)).transpose()?);
+    Ok(Data { task, train, dev })
+}
+
+/// The quantized model that the journal refers to: the source itself, or its quantization in the run.
+fn base(config: &Config, source: Arc<Checkpoint>, directory: &RunDir, console: Console) -> Result<Arc<Checkpoint>> {
+    if source.format() != Format::HuggingFace {
+        return Ok(source);
+    }
+    let quantize = config.quantize.ok_or_else(|| {
+        Error::invalid(
+            format!("{} is not quantized, and the configuration has no [quantize] table", source.path().display()),
+            "add a [quantize] table, or run `qzo quantize` first and name its result",
+        )
+    })?;
+    if !directory.base().exists() {
+        quantize::quantize(&source, &directory.base(), quantize, console)?;
+    }
+    Ok(Arc::new(Checkpoint::open(&directory.base())?))
+}
+
+fn fingerprint(path: Option<&Path>) -> Result<[u8; 32]> {
+    let Some(path) = path else { return Ok([0; 32]) };
+    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
+    Ok(*blake3::hash(&bytes).as_bytes())
+}
+
+/// The first Ctrl-C or SIGTERM asks the run to stop after its step; the second ends the process.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|error| Error::device(format!("no interrupt handler: {error}"), ""))?;
+    Ok(stop)
+}
+
+fn show(bar: &mut Progress, event: &Event, logging_steps: u64) {
+    match event {
+        Event::Resumed { done, replayed, torn } => {
+            if let Some(torn) = torn {
+                bar.note(&format!("the journal ended in {} torn bytes at offset {}: cut", torn.bytes, torn.offset));
+            }
+            bar.note(&format!("resumed after step {done} ({replayed} replayed)"));
+            bar.set(*done);
+        }
+        Event::Step { step, loss, projected_grad, lr, tokens_per_second, skipped } => {
+            bar.set(*step);
+            if *skipped {
+                bar.note(&format!("step {step}: a loss was not finite; skipped"));
+            } else if logging_steps > 0 && step.is_multiple_of(logging_steps) {
+                bar.note(&format!(
+                    "step {step}  loss {loss:.4}  projected_grad {projected_grad:+.3}  lr {lr:.2e}  {tokens_per_second:.0} tokens/s"
+                ));
+            }
+        }
+        Event::Evaluating { step, done, of } => bar.message(&format!("step {step}: evaluating {done}/{of}")),
+        Event::Evaluated { step, report, best } => {
+            let best = if *best { "  (best so far)" } else { "" };
+            bar.message("training");
+            bar.note(&format!("step {step}  dev {}{best}", describe(report)));
+        }
+        Event::Saved { step } => tracing::info!("scales of step {step} saved"),
+    }
+}
+
+fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> Report {
+    let short = |report: TaskReport| TaskReport { predictions: None, ..report };
+    let rounding = outcome.after.as_ref().zip(last.as_ref()).map(|(after, last)| last.nll - after.nll);
+    Report {
+        output_dir: config.output_dir.clone(),
+        steps: outcome.steps,
+        train_seconds: outcome.train_seconds,
+        before: outcome.before.map(short),
+        after: outcome.after.map(short),
+        last: last.map(short),
+        rounding,
+        best_step: outcome.best_step,
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut lines = vec![format!("{} steps in {:.1} s", report.steps, report.train_seconds)];
+    let evaluations = [("before", &report.before), ("after", &report.after), ("final/", &report.last)];
+    for (name, evaluation) in evaluations {
+        lines.extend(evaluation.as_ref().map(|e| format!("{name:7} {}", describe(e))));
+    }
+    lines.extend(report.rounding.map(|r| format!("rounding the scales to the file's type changed the NLL by {r:+.5}")));
+    lines.extend(report.best_step.map(|step| format!("best dev NLL after step {step}: best/")));
+    lines.push(format!("{} is ready to serve", report.output_dir.join("final").display()));
+    lines.join("\n")
+}

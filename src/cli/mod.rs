@@ -1,0 +1,105 @@
+//! The command line: one file per subcommand, each from its flags to its report. The only room that
+//! prints.
+
+mod bench;
+mod console;
+mod doctor;
+mod eval;
+mod finetune;
+mod generate;
+mod inspect;
+mod open;
+mod quantize;
+mod replay;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::device::{ComputeType, DeviceSpec};
+use crate::error::Result;
+use console::Console;
+
+/// Fine-tune quantized language models with forward passes only.
+///
+/// MODEL is a directory, a .gguf file, or a Hugging Face id (org/name, org/name@revision,
+/// org/name/file.gguf).
+#[derive(Debug, Parser)]
+#[command(name = "qzo", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quantize(quantize::QuantizeArgs),
+    Finetune(finetune::FinetuneArgs),
+    Eval(eval::EvalArgs),
+    Generate(generate::GenerateArgs),
+    Inspect(inspect::InspectArgs),
+    Replay(replay::ReplayArgs),
+    Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// auto, cpu, wgpu[:n] or cuda[:n]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    device: Option<DeviceSpec>,
+    /// Arithmetic of activations: f32, f16 or bf16 [default: f32]
+    #[arg(long, global = true, value_name = "DTYPE")]
+    dtype: Option<ComputeType>,
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Log what happens (-vv: in detail)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Seed of everything random [default: 0]
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+}
+
+impl Common {
+    fn console(&self) -> Console {
+        Console { json: self.json, quiet: self.quiet }
+    }
+}
+
+/// Runs what the command line asks for.
+pub fn run(cli: Cli) -> Result<()> {
+    log_to_stderr(cli.common.verbose, cli.common.quiet);
+    let common = &cli.common;
+    match &cli.command {
+        Command::Quantize(args) => quantize::run(args, common),
+        Command::Finetune(args) => finetune::run(args, common),
+        Command::Eval(args) => eval::run(args, common),
+        Command::Generate(args) => generate::run(args, common),
+        Command::Inspect(args) => inspect::run(args, common),
+        Command::Replay(args) => replay::run(args, common),
+        Command::Bench(args) => bench::run(args, common),
+        Command::Doctor(args) => doctor::run(args, common),
+    }
+}
+
+fn log_to_stderr(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "qzo=warn,error",
+        (false, 1) => "qzo=info,warn",
+        (false, _) => "qzo=debug,info",
+    };
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    // Already set only where a test calls `run` twice.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}

@@ -1,0 +1,287 @@
+//! A batch as a model reads it: sequences end to end without padding, and the places where the
+//! probability of one token is asked for. `Scoring` turns the answers back into losses and predictions.
+
+use std::ops::Range;
+
+use super::tokenized::TokenizedExample;
+
+/// What the loss of a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// Cross-entropy over the candidates' mean log-probabilities, mean over examples (MeZO).
+    Classification,
+    /// Negative log-likelihood, mean over all scored tokens of the batch.
+    Completion,
+}
+
+/// Asks for log p(`token` | the sequence up to and including `row`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Index into `Batch::tokens`.
+    pub row: u32,
+    pub token: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Every sequence's tokens, one after the other.
+    pub tokens: Vec<u32>,
+    /// Consecutive, covering `tokens`. A sequence attends to itself alone, from position 0.
+    pub sequences: Vec<Range<usize>>,
+    /// Rows never descend.
+    pub targets: Vec<Target>,
+    pub scoring: Scoring,
+}
+
+/// Which targets belong to which candidate of which example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scoring {
+    pub objective: Objective,
+    pub examples: Vec<ScoredExample>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScoredExample {
+    /// Per candidate: its range of `Batch::targets`, never empty.
+    pub candidates: Vec<Range<usize>>,
+    /// Indices of the right candidates; training aims at the first.
+    pub gold: Vec<usize>,
+}
+
+impl Batch {
+    /// Candidates that differ in their last token only share one sequence: their prompt, read once.
+    pub fn new<'e>(objective: Objective, examples: impl IntoIterator<Item = &'e TokenizedExample>) -> Self {
+        let scoring = Scoring { objective, examples: Vec::new() };
+        let mut batch = Self { tokens: Vec::new(), sequences: Vec::new(), targets: Vec::new(), scoring };
+        for example in examples {
+            let candidates = match shared_prompt(example) {
+                Some(prompt) => {
+                    let row = batch.push_sequence(prompt).end - 1;
+                    let last = example.candidates.iter().filter_map(|c| c.tokens.last());
+                    last.map(|token| batch.push_targets(row, std::slice::from_ref(token))).collect()
+                }
+                None => example
+                    .candidates
+                    .iter()
+                    .map(|candidate| {
+                        let (prompt, option) =
+                            candidate.tokens.split_at(candidate.tokens.len() - candidate.scored);
+                        let read = &candidate.tokens[..candidate.tokens.len() - 1];
+                        let first = batch.push_sequence(read).start + prompt.len() - 1;
+                        batch.push_targets(first, option)
+                    })
+                    .collect(),
+            };
+            batch.scoring.examples.push(ScoredExample { candidates, gold: example.gold.clone() });
+        }
+        batch
+    }
+
+    /// The rows whose logits are needed, each once and ascending, and for every target its index in them.
+    pub fn scored_rows(&self) -> (Vec<u32>, Vec<usize>) {
+        let mut rows: Vec<u32> = Vec::new();
+        let mut index = Vec::with_capacity(self.targets.len());
+        for target in &self.targets {
+            if rows.last() != Some(&target.row) {
+                rows.push(target.row);
+            }
+            index.push(rows.len() - 1);
+        }
+        (rows, index)
+    }
+
+    fn push_sequence(&mut self, tokens: &[u32]) -> Range<usize> {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.sequences.push(start..self.tokens.len());
+        start..self.tokens.len()
+    }
+
+    /// One target per token, the first at `row`.
+    fn push_targets(&mut self, row: usize, tokens: &[u32]) -> Range<usize> {
+        let start = self.targets.len();
+        self.targets.extend((row as u32..).zip(tokens).map(|(row, &token)| Target { row, token }));
+        start..self.targets.len()
+    }
+}
+
+fn shared_prompt(example: &TokenizedExample) -> Option<&[u32]> {
+    let prompt = |c: &'_ super::tokenized::Candidate| (c.scored == 1).then(|| c.tokens.len() - 1);
+    let (first, others) = example.candidates.split_first()?;
+    let shared = &first.tokens[..prompt(first)?];
+    let same = others.iter().all(|c| prompt(c).is_some_and(|len| &c.tokens[..len] == shared));
+    same.then_some(shared)
+}
+
+/// `logprobs[i]` answers `targets[i]`; sums run in f64, in the order of the targets.
+impl Scoring {
+    /// The batch's loss by its objective.
+    pub fn loss(&self, logprobs: &[f32]) -> f64 {
+        match self.objective {
+            Objective::Classification => self.classification_loss(logprobs),
+            Objective::Completion => self.completion_loss(logprobs),
+        }
+    }
+
+    /// Mean over examples of the cross-entropy over the candidates' mean log-probabilities.
+    pub fn classification_loss(&self, logprobs: &[f32]) -> f64 {
+        let examples = self.examples.iter();
+        examples.map(|e| e.cross_entropy(logprobs)).sum::<f64>() / self.examples.len() as f64
+    }
+
+    /// Mean over the gold candidates' tokens of −log p.
+    pub fn completion_loss(&self, logprobs: &[f32]) -> f64 {
+        let (sum, tokens) =
+            self.examples.iter().filter_map(ScoredExample::target).fold((0.0, 0), |(s, n), range| {
+                (s + range.clone().map(|i| f64::from(logprobs[i])).sum::<f64>(), n + range.len())
+            });
+        -sum / tokens as f64
+    }
+
+    /// Per example: cross-entropy over its candidates, or mean −log p over its completion's tokens.
+    pub fn example_nll(&self, logprobs: &[f32]) -> Vec<f64> {
+        let nll = |e: &ScoredExample| match self.objective {
+            Objective::Classification => e.cross_entropy(logprobs),
+            Objective::Completion => e.target().map_or(f64::NAN, |range| -mean(logprobs, range)),
+        };
+        self.examples.iter().map(nll).collect()
+    }
+
+    /// Per example the candidate with the highest mean log-probability; the first of equals.
+    pub fn predictions(&self, logprobs: &[f32]) -> Vec<usize> {
+        let best = |e: &ScoredExample| {
+            let mut best = (0, f64::NEG_INFINITY);
+            for (i, score) in e.scores(logprobs).into_iter().enumerate() {
+                if score > best.1 {
+                    best = (i, score);
+                }
+            }
+            best.0
+        };
+        self.examples.iter().map(best).collect()
+    }
+
+    /// Per example whether its prediction is a gold candidate.
+    pub fn correct(&self, logprobs: &[f32]) -> Vec<bool> {
+        self.examples
+            .iter()
+            .zip(self.predictions(logprobs))
+            .map(|(e, guess)| e.gold.contains(&guess))
+            .collect()
+    }
+}
+
+impl ScoredExample {
+    /// Mean log-probability of each candidate's tokens.
+    pub fn scores(&self, logprobs: &[f32]) -> Vec<f64> {
+        self.candidates.iter().map(|range| mean(logprobs, range)).collect()
+    }
+
+    fn target(&self) -> Option<&Range<usize>> {
+        self.candidates.get(*self.gold.first()?)
+    }
+
+    fn cross_entropy(&self, logprobs: &[f32]) -> f64 {
+        let scores = self.scores(logprobs);
+        let Some(&gold) = self.gold.first().and_then(|&gold| scores.get(gold)) else { return f64::NAN };
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+        max + sum.ln() - gold
+    }
+}
+
+fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
+    let sum: f64 = logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum();
+    sum / range.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokenized::Candidate;
+    use super::*;
+
+    fn example(candidates: &[(&[u32], usize)], gold: &[usize]) -> TokenizedExample {
+        let candidates =
+            candidates.iter().map(|(t, scored)| Candidate { tokens: t.to_vec(), scored: *scored });
+        TokenizedExample { line: 1, candidates: candidates.collect(), gold: gold.to_vec() }
+    }
+
+    fn targets(batch: &Batch) -> Vec<(u32, u32)> {
+        batch.targets.iter().map(|t| (t.row, t.token)).collect()
+    }
+
+    #[test]
+    fn candidates_of_one_token_share_their_prompts_sequence() {
+        let one = example(&[(&[1, 2, 3, 10], 1), (&[1, 2, 3, 11], 1)], &[1]);
+        let two = example(&[(&[4, 5, 12], 1), (&[4, 5, 13], 1), (&[4, 5, 14], 1)], &[0]);
+        let batch = Batch::new(Objective::Classification, [&one, &two]);
+        assert_eq!(batch.tokens, [1, 2, 3, 4, 5]);
+        assert_eq!(batch.sequences, [0..3, 3..5]);
+        assert_eq!(targets(&batch), [(2, 10), (2, 11), (4, 12), (4, 13), (4, 14)]);
+        assert_eq!(batch.scored_rows(), (vec![2, 4], vec![0, 0, 1, 1, 1]));
+        assert_eq!(batch.scoring.examples[1].candidates, [2..3, 3..4, 4..5]);
+    }
+
+    #[test]
+    fn longer_candidates_are_sequences_of_their_own_without_their_last_token() {
+        let example = example(&[(&[1, 2, 10], 1), (&[1, 2, 11, 12], 2)], &[0]);
+        let batch = Batch::new(Objective::Classification, [&example]);
+        assert_eq!(batch.tokens, [1, 2, 1, 2, 11]);
+        assert_eq!(batch.sequences, [0..2, 2..5]);
+        assert_eq!(targets(&batch), [(1, 10), (3, 11), (4, 12)]);
+        assert_eq!(batch.scoring.examples[0].candidates, [0..1, 1..3]);
+    }
+
+    #[test]
+    fn prompts_that_an_option_changes_are_not_shared() {
+        // A merge across the border: the prompt's last token differs between the candidates.
+        let example = example(&[(&[1, 2, 10], 1), (&[1, 3, 11], 1)], &[0]);
+        let batch = Batch::new(Objective::Classification, [&example]);
+        assert_eq!(batch.sequences, [0..2, 2..4]);
+        assert_eq!(targets(&batch), [(1, 10), (3, 11)]);
+    }
+
+    #[test]
+    fn classification_loss_is_cross_entropy_over_mean_log_probabilities() {
+        let examples = [
+            example(&[(&[1, 2, 10], 1), (&[1, 2, 11, 12], 2)], &[1]),
+            example(&[(&[1, 5], 1), (&[1, 6], 1)], &[0]),
+        ];
+        let scoring = Batch::new(Objective::Classification, &examples).scoring;
+        let logprobs = [-1.0, -2.0, -4.0, -0.5, -1.5];
+        // Scores −1, −3 with gold 1; −0.5, −1.5 with gold 0.
+        let expected = [(1.0 + 2.0_f64.exp()).ln(), (1.0 + (-1.0_f64).exp()).ln()];
+        let nll = scoring.example_nll(&logprobs);
+        assert!((nll[0] - expected[0]).abs() < 1e-12 && (nll[1] - expected[1]).abs() < 1e-12, "{nll:?}");
+        assert!((scoring.loss(&logprobs) - (expected[0] + expected[1]) / 2.0).abs() < 1e-12);
+        assert_eq!(scoring.predictions(&logprobs), [0, 0]);
+        assert_eq!(scoring.correct(&logprobs), [false, true]);
+    }
+
+    #[test]
+    fn completion_loss_is_a_mean_over_tokens_not_over_examples() {
+        let examples = [example(&[(&[1, 2, 3], 1)], &[0]), example(&[(&[1, 2, 3, 4], 3)], &[0])];
+        let batch = Batch::new(Objective::Completion, &examples);
+        assert_eq!(targets(&batch), [(1, 3), (2, 2), (3, 3), (4, 4)]);
+        let logprobs = [-4.0, -1.0, -2.0, -3.0];
+        assert_eq!(batch.scoring.loss(&logprobs), 2.5);
+        assert_eq!(batch.scoring.example_nll(&logprobs), [4.0, 2.0]);
+    }
+
+    #[test]
+    fn any_of_several_gold_candidates_is_right() {
+        let example = example(&[(&[1, 5], 1), (&[1, 6], 1), (&[1, 7], 1)], &[1, 2]);
+        let scoring = Batch::new(Objective::Classification, [&example]).scoring;
+        assert_eq!(scoring.correct(&[-3.0, -2.0, -1.0]), [true]);
+        assert_eq!(scoring.correct(&[-1.0, -2.0, -3.0]), [false]);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_a_number_shows() {
+        let example = example(&[(&[1, 5], 1), (&[1, 6], 1)], &[1]);
+        let scoring = Batch::new(Objective::Classification, [&example]).scoring;
+        assert!(scoring.loss(&[f32::NAN, -1.0]).is_nan());
+        assert!(scoring.loss(&[f32::NEG_INFINITY, f32::NEG_INFINITY]).is_nan());
+        assert_eq!(scoring.predictions(&[f32::NAN, -1.0]), [1]);
+    }
+}

@@ -1,0 +1,28 @@
+//! From text to scored token batches: tokenizer, chat template, datasets, tasks, batches.
+//!
+//! Knows no model and no device: what leaves this room is token ids, and which of them a model is
+//! asked the probability of. To add a task: one arm per `match` in `tasks`, one row in its tests.
+
+pub mod batch;
+pub mod chat;
+pub mod config;
+pub mod dataset;
+pub mod gguf_tokenizer;
+pub mod metrics;
+pub mod pre_tokenizer;
+pub mod prompt;
+pub mod sampling;
+pub mod tasks;
+pub mod tokenized;
+pub mod tokenizer;
+pub mod tokenizer_dir;
+
+pub use batch::{Batch, Objective, Scoring, Target};
+pub use chat::Message;
+pub use config::{DataConfig, Overlong};
+pub use dataset::{Dataset, Row};
+pub use gguf_tokenizer::GgufVocab;
+pub use sampling::{Sampler, batch_indices, split};
+pub use tasks::{Example, Task};
+pub use tokenized::{Limits, TokenizedDataset};
+pub use tokenizer::{StreamDecoder, Tokenizer};

@@ -1,0 +1,169 @@
+use super::*;
+use crate::data::{Batch, Dataset, GgufVocab, tasks::TaskSpec};
+
+#[derive(serde::Deserialize)]
+struct Fixture {
+    gguf: GgufVocab,
+}
+
+fn tokenizer(name: &str) -> Tokenizer {
+    let path = format!("{}/tests/fixtures/tokenizers/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    Tokenizer::from_gguf(fixture.gguf).unwrap()
+}
+
+fn rows(lines: &[&str]) -> Vec<Row> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    Dataset::read(&path).unwrap().rows
+}
+
+fn choices(choices: &[&str]) -> Task {
+    let choices: Vec<String> = choices.iter().map(|c| c.to_string()).collect();
+    Task::new(TaskSpec { prompt: Some("{text}:"), choices: Some(&choices), ..Default::default() }).unwrap()
+}
+
+fn completion() -> Task {
+    Task::new(TaskSpec { prompt: Some("{text}"), completion: Some("a"), ..Default::default() }).unwrap()
+}
+
+const NONE: Limits =
+    Limits { max_seq_length: None, overlong: Overlong::Drop, max_position: 1000, vocab_size: 1000 };
+
+fn one(lines: &[&str], task: &Task, tokenizer: &Tokenizer, limits: Limits) -> Result<TokenizedExample> {
+    TokenizedDataset::new(&rows(lines), task, tokenizer, limits).map(|mut data| data.examples.remove(0))
+}
+
+fn message(error: Error) -> String {
+    error.to_string().split_once("rows.jsonl").unwrap().1.to_string()
+}
+
+#[test]
+fn an_option_is_what_it_adds_to_the_prompts_tokens() {
+    for name in ["smollm", "llama-bpe", "llama"] {
+        let tokenizer = tokenizer(name);
+        let task = choices(&[" a", " all the children"]);
+        let example = one(&[r#"{"text": "So it was", "label": 1}"#], &task, &tokenizer, NONE).unwrap();
+        let prompt = tokenizer.encode("So it was:", true).unwrap();
+        for (candidate, option) in example.candidates.iter().zip([" a", " all the children"]) {
+            assert_eq!(
+                candidate.tokens,
+                tokenizer.encode(&format!("So it was:{option}"), true).unwrap(),
+                "{name}"
+            );
+            assert_eq!(candidate.scored, candidate.tokens.len() - prompt.len(), "{name}");
+        }
+        assert_eq!(example.gold, [1]);
+        assert_eq!(prompt.first() == tokenizer.bos_id().as_ref(), name != "smollm");
+    }
+}
+
+#[test]
+fn a_completion_ends_with_eos_once() {
+    let line = [r#"{"text": "Q", "a": " the film"}"#];
+    let mut plain = tokenizer("smollm");
+    let example = one(&line, &completion(), &plain, NONE).unwrap();
+    let prompt = plain.encode("Q", true).unwrap();
+    let text = plain.encode("Q the film", true).unwrap();
+    assert_eq!(example.candidates[0].tokens, [&text[..], &[2]].concat());
+    assert_eq!(example.candidates[0].scored, text.len() + 1 - prompt.len());
+
+    // A tokenizer that ends every text with EOS itself gives the same.
+    let path = format!("{}/tests/fixtures/tokenizers/smollm.json", env!("CARGO_MANIFEST_DIR"));
+    let mut fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    fixture.gguf.add_eos = Some(true);
+    plain = Tokenizer::from_gguf(fixture.gguf).unwrap();
+    assert_eq!(one(&line, &completion(), &plain, NONE).unwrap(), example);
+}
+
+#[test]
+fn an_answer_is_learned_up_to_its_line_end() {
+    let tokenizer = tokenizer("smollm");
+    let task = Task::new(TaskSpec { task: Some("squad"), ..Default::default() }).unwrap();
+    let row = r#"{"title": "T", "context": "C", "question": "Q?", "answers": {"text": ["the film", "x"]}}"#;
+    let data = TokenizedDataset::new(&rows(&[row]), &task, &tokenizer, NONE).unwrap();
+    let Candidate { tokens, scored } = &data.examples[0].candidates[0];
+    assert_eq!(tokenizer.decode(&tokens[tokens.len() - scored..], false).unwrap(), " the film\n");
+    assert_eq!(data.objective, Objective::Completion);
+}
+
+#[test]
+fn overlong_rows_are_dropped_and_counted() {
+    let tokenizer = tokenizer("smollm");
+    let lines = [
+        r#"{"text": "1", "label": 0}"#,
+        r#"{"text": "12345678901234567890", "label": 0}"#,
+        r#"{"text": "123", "label": 0}"#,
+    ];
+    let limits = Limits { max_seq_length: Some(5), ..NONE };
+    let data = TokenizedDataset::new(&rows(&lines), &choices(&["2", "3"]), &tokenizer, limits).unwrap();
+    // Digits are single tokens: text, colon, choice.
+    assert_eq!(data.examples.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(data.lengths, LengthReport { rows: 3, dropped: 1, truncated: 0, longest: 22, shortest: 3 });
+
+    let limits = Limits { max_seq_length: Some(2), ..NONE };
+    let error = TokenizedDataset::new(&rows(&lines), &choices(&["2", "3"]), &tokenizer, limits).unwrap_err();
+    assert_eq!(message(error), ": all 3 rows are longer than max_seq_length = 2 tokens; the shortest has 3");
+}
+
+#[test]
+fn truncation_cuts_the_prompts_left_and_keeps_bos_and_the_option() {
+    let tokenizer = tokenizer("llama-bpe");
+    let line = [r#"{"text": "one two three four five", "label": 0}"#];
+    let task = choices(&["!", "?"]);
+    let whole = one(&line, &task, &tokenizer, NONE).unwrap();
+    let limits = Limits { max_seq_length: Some(6), overlong: Overlong::Truncate, ..NONE };
+    let data = TokenizedDataset::new(&rows(&line), &task, &tokenizer, limits).unwrap();
+    assert_eq!(data.lengths.truncated, 1);
+    for (cut, whole) in data.examples[0].candidates.iter().zip(&whole.candidates) {
+        assert_eq!(cut.tokens[0], 0);
+        assert_eq!(cut.tokens[1..], whole.tokens[whole.tokens.len() - 5..]);
+        assert_eq!(cut.scored, whole.scored);
+    }
+    // An option that leaves no room for one token before it cannot be kept.
+    let long = choices(&["1234567", "9"]);
+    let limits = Limits { max_seq_length: Some(3), ..limits };
+    assert!(TokenizedDataset::new(&rows(&line), &long, &tokenizer, limits).is_err());
+}
+
+#[test]
+fn a_row_beyond_the_models_context_or_vocabulary_is_named() {
+    let tokenizer = tokenizer("smollm");
+    let lines = [r#"{"text": "1", "label": 0}"#, r#"{"text": "123456", "label": 0}"#];
+    let task = choices(&["2", "3"]);
+    let limits = Limits { max_position: 6, ..NONE };
+    let error = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, limits).unwrap_err();
+    assert_eq!(
+        message(error),
+        ":2: 7 tokens, but the model's context holds 6; set max_seq_length to drop or truncate long rows"
+    );
+    TokenizedDataset::new(&rows(&lines), &task, &tokenizer, Limits { max_position: 7, ..NONE }).unwrap();
+    let error = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, Limits { vocab_size: 20, ..NONE })
+        .unwrap_err();
+    assert!(message(error).contains("is outside the model's vocabulary of 20"));
+}
+
+#[test]
+fn a_candidate_that_follows_nothing_is_refused() {
+    let choices = ["x".to_string(), "y".to_string()];
+    let task = Task::new(TaskSpec { prompt: Some("{text}"), choices: Some(&choices), ..Default::default() })
+        .unwrap();
+    let line = [r#"{"text": "", "label": 0}"#];
+    let error = one(&line, &task, &tokenizer("smollm"), NONE).unwrap_err();
+    assert_eq!(message(error), ":1: the prompt is empty, and this tokenizer puts no BOS token before a text");
+    one(&line, &task, &tokenizer("llama-bpe"), NONE).unwrap();
+}
+
+#[test]
+fn a_batch_of_one_token_choices_reads_each_prompt_once() {
+    let tokenizer = tokenizer("llama-bpe");
+    let lines = [r#"{"text": "one two", "label": 1}"#, r#"{"text": "three", "label": 0}"#];
+    let data = TokenizedDataset::new(&rows(&lines), &choices(&["!", "?"]), &tokenizer, NONE).unwrap();
+    let batch = Batch::new(data.objective, &data.examples);
+    let prompts = [tokenizer.encode("one two:", true).unwrap(), tokenizer.encode("three:", true).unwrap()];
+    assert_eq!(batch.tokens, prompts.concat());
+    assert_eq!(batch.sequences.len(), 2);
+    assert_eq!(batch.targets.len(), 4);
+    assert!(batch.targets.iter().all(|t| batch.sequences.iter().any(|s| s.end == t.row as usize + 1)));
+}

@@ -1,0 +1,43 @@
+//! Measures a model on held-out text. One file per kind of question; each returns its report, whose
+//! fields are the keys of `--json`.
+
+pub mod perplexity;
+pub mod score;
+pub mod task;
+
+pub use perplexity::perplexity;
+pub use score::score;
+pub use task::{TaskReport, evaluate};
+
+/// Tokens that one forward pass of an evaluation takes at most, unless one sequence alone has more.
+const TOKENS_PER_PASS: usize = 1024;
+
+/// Splits `0..lengths.len()` into runs whose lengths add up to at most `TOKENS_PER_PASS`.
+fn passes(lengths: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
+    let mut passes: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, length) in lengths.enumerate() {
+        match passes.last_mut() {
+            Some(pass) if tokens + length <= TOKENS_PER_PASS => {
+                pass.end = i + 1;
+                tokens += length;
+            }
+            _ => {
+                passes.push(i..i + 1);
+                tokens = length;
+            }
+        }
+    }
+    passes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_cover_everything_within_the_limit() {
+        assert_eq!(passes([500, 500, 500, 3000, 1, 1].into_iter()), [0..2, 2..3, 3..4, 4..6]);
+        assert!(passes(std::iter::empty()).is_empty());
+    }
+}

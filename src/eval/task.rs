@@ -1,0 +1,113 @@
+//! Accuracy on a task: the candidate with the highest mean log-probability per token (MeZO's rule), or a
+//! greedy generation compared with the gold answers.
+
+use serde::Serialize;
+
+use super::passes;
+use crate::data::tasks::{Example, Task};
+use crate::data::{Batch, Objective, Row, TokenizedDataset, Tokenizer, metrics};
+use crate::error::Result;
+use crate::generate::{self, generate};
+use crate::model::LanguageModel;
+
+/// FACTS of the reference: greedy, at most 50 new tokens, up to the end of the line.
+const MAX_ANSWER_TOKENS: usize = 50;
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskReport {
+    pub task: String,
+    /// Rows.
+    pub n: usize,
+    /// Share of rows whose prediction is a gold one (exact match for generated answers); absent for
+    /// completions, which are only scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Standard error of the accuracy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
+    /// Mean token-overlap F1 of generated answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+    /// Mean cross-entropy over the candidates, or mean −log p per completion token; in nats.
+    pub nll: f64,
+    pub choices: Vec<String>,
+    /// Index of the chosen candidate per row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<Vec<usize>>,
+}
+
+/// Scores every example of `data`; `progress` sees the number of rows done.
+pub fn evaluate(
+    model: &dyn LanguageModel,
+    task: &Task,
+    data: &TokenizedDataset,
+    progress: &mut dyn FnMut(usize),
+) -> Result<TaskReport> {
+    let lengths = data.examples.iter().map(|e| e.candidates.iter().map(|c| c.tokens.len()).sum());
+    let (mut nll, mut weight, mut correct, mut predictions) = (0.0, 0.0, 0usize, Vec::new());
+    for pass in passes(lengths) {
+        let batch = Batch::new(data.objective, &data.examples[pass.clone()]);
+        let log_probs = model.log_probs((&batch).into(), &batch.targets, None)?;
+        match data.objective {
+            Objective::Classification => {
+                nll += batch.scoring.example_nll(&log_probs).iter().sum::<f64>();
+                weight += pass.len() as f64;
+            }
+            Objective::Completion => {
+                nll += batch.scoring.completion_loss(&log_probs) * batch.targets.len() as f64;
+                weight += batch.targets.len() as f64;
+            }
+        }
+        correct += batch.scoring.correct(&log_probs).iter().filter(|c| **c).count();
+        predictions.extend(batch.scoring.predictions(&log_probs));
+        progress(pass.end);
+    }
+    let n = data.examples.len();
+    let scored = data.objective == Objective::Classification;
+    let accuracy = scored.then(|| correct as f64 / n as f64);
+    Ok(TaskReport {
+        task: task.name().to_string(),
+        n,
+        accuracy,
+        stderr: accuracy.map(|p| standard_error(p, n)),
+        f1: None,
+        nll: nll / weight,
+        choices: task.choices().into_iter().map(str::to_string).collect(),
+        predictions: scored.then_some(predictions),
+    })
+}
+
+/// Answers every row of a generation task and adds exact match and F1 to `report`.
+pub fn evaluate_answers(
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    task: &Task,
+    rows: &[Row],
+    report: &mut TaskReport,
+    progress: &mut dyn FnMut(usize),
+) -> Result<()> {
+    let options = generate::Options { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
+    let (mut exact, mut f1, mut n) = (0.0, 0.0, 0);
+    for row in rows {
+        let Example::Generation { prompt, answers } = task.example(row)? else { continue };
+        let prompt = tokenizer.encode(&prompt, true)?;
+        let answer = generate(model, tokenizer, &prompt, &options, &mut |text| !text.contains('\n'))?;
+        let answer = answer.text.split('\n').next().unwrap_or_default().trim();
+        exact += metrics::exact_match(answer, &answers);
+        f1 += metrics::f1(answer, &answers);
+        n += 1;
+        progress(n);
+    }
+    if n > 0 {
+        let accuracy = exact / n as f64;
+        report.accuracy = Some(accuracy);
+        report.stderr = Some(standard_error(accuracy, n));
+        report.f1 = Some(f1 / n as f64);
+    }
+    Ok(())
+}
+
+/// Of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
+fn standard_error(p: f64, n: usize) -> f64 {
+    if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
+}

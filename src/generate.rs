@@ -1,0 +1,177 @@
+//! Text from a model, token by token, with its keys and values kept.
+
+use crate::data::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::LanguageModel;
+use crate::zo::philox::philox4x32_10;
+
+/// Keeps sampling apart from every other use of a seed: see `zo::perturbation`, `data::sampling`.
+const STREAM_SAMPLING: u32 = 4;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    pub max_new_tokens: usize,
+    /// 0 takes the most likely token each time.
+    pub temperature: f64,
+    /// Samples among the fewest tokens whose probabilities add up to this.
+    pub top_p: f64,
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    pub text: String,
+    pub tokens: Vec<u32>,
+    pub stop: Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    EndOfText,
+    MaxNewTokens,
+    ContextFull,
+    /// The caller had enough.
+    Cut,
+}
+
+/// Continues `prompt` (token ids, not empty). `on_text` sees each piece of text as it is complete and
+/// ends the generation by returning false.
+///
+/// # Errors
+/// An empty prompt, a prompt beyond the model's context or vocabulary, and what the device reports.
+pub fn generate(
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    options: &Options,
+    on_text: &mut dyn FnMut(&str) -> bool,
+) -> Result<Generated> {
+    let context = model.config().max_position_embeddings;
+    check_prompt(prompt, context, model.config().vocab_size)?;
+    let mut session = model.session();
+    let mut decoder = tokenizer.decoder_after(prompt);
+    let mut out = Generated { text: String::new(), tokens: Vec::new(), stop: Stop::MaxNewTokens };
+    let mut next = prompt.to_vec();
+    while out.tokens.len() < options.max_new_tokens {
+        if prompt.len() + out.tokens.len() > context {
+            out.stop = Stop::ContextFull;
+            break;
+        }
+        let logits = session.feed(&next)?;
+        let token = choose(&logits, options, out.tokens.len() as u32)?;
+        if tokenizer.eos_ids().contains(&token) || model.config().eos_token_ids.contains(&token) {
+            out.stop = Stop::EndOfText;
+            break;
+        }
+        out.tokens.push(token);
+        let text = decoder.push(token)?;
+        out.text.push_str(&text);
+        if !text.is_empty() && !on_text(&text) {
+            out.stop = Stop::Cut;
+            return Ok(out);
+        }
+        next = vec![token];
+    }
+    let rest = decoder.finish()?;
+    if !rest.is_empty() {
+        out.text.push_str(&rest);
+        on_text(&rest);
+    }
+    Ok(out)
+}
+
+fn check_prompt(prompt: &[u32], context: usize, vocab_size: usize) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::invalid("the prompt has no tokens", "give some text with --prompt"));
+    }
+    if prompt.len() > context {
+        return Err(Error::invalid(
+            format!("the prompt has {} tokens, but the model's context holds {context}", prompt.len()),
+            "shorten the prompt",
+        ));
+    }
+    match prompt.iter().find(|&&token| token as usize >= vocab_size) {
+        Some(token) => Err(Error::invalid(
+            format!("token {token} is outside the model's vocabulary of {vocab_size}"),
+            "check that the tokenizer belongs to the model",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
+    if logits.iter().any(|l| l.is_nan()) {
+        return Err(Error::invalid("the model's logits are NaN", "check the checkpoint with `qzo inspect`, or use --dtype f32"));
+    }
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let logit = |token: &u32| f64::from(logits[*token as usize]);
+    if options.temperature <= 0.0 {
+        // The first of equals, as argmax is everywhere else.
+        let best = order.into_iter().reduce(|best, token| if logit(&token) > logit(&best) { token } else { best });
+        return Ok(best.unwrap_or(0));
+    }
+    order.sort_unstable_by(|a, b| logit(b).total_cmp(&logit(a)).then(a.cmp(b)));
+    let max = order.first().map_or(0.0, logit);
+    let weights: Vec<f64> = order.iter().map(|t| ((logit(t) - max) / options.temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut kept = 0;
+    let mut mass = 0.0;
+    while kept < weights.len() && (kept == 0 || mass < options.top_p * total) {
+        mass += weights[kept];
+        kept += 1;
+    }
+    let word = philox4x32_10([position, 0, 0, STREAM_SAMPLING], [options.seed as u32, (options.seed >> 32) as u32])[0];
+    let mut left = f64::from(word) / 4294967296.0 * mass;
+    for (token, weight) in order.iter().zip(&weights[..kept]) {
+        left -= weight;
+        if left < 0.0 {
+            return Ok(*token);
+        }
+    }
+    Ok(order[kept - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(temperature: f64, top_p: f64, seed: u64) -> Options {
+        Options { temperature, top_p, seed, ..Options::default() }
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_first_of_the_largest() {
+        assert_eq!(choose(&[0.0, 3.0, 3.0, 1.0], &options(0.0, 1.0, 0), 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn samples_follow_the_softmax() {
+        let logits = [1.0f32, 2.0, 0.0];
+        let mut counts = [0f64; 3];
+        for seed in 0..4000 {
+            counts[choose(&logits, &options(1.0, 1.0, seed), 5).unwrap() as usize] += 1.0 / 4000.0;
+        }
+        let sum: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+        for (count, logit) in counts.iter().zip(logits) {
+            assert!((count - f64::from(logit).exp() / sum).abs() < 0.03, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn top_p_leaves_out_the_tail() {
+        let logits = [1.0f32, 2.0, 0.0];
+        assert!((0..200).all(|seed| choose(&logits, &options(1.0, 0.6, seed), 0).unwrap() == 1));
+    }
+
+    #[test]
+    fn nan_logits_are_an_error() {
+        assert!(choose(&[0.0, f32::NAN], &options(0.0, 1.0, 0), 0).is_err());
+    }
+}

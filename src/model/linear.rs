@@ -1,0 +1,75 @@
+//! `y = x·Wᵀ + b`, dense or quantized behind one door.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::checkpoint::{Checkpoint, Weight};
+use crate::device::ComputeType;
+use crate::error::Result;
+use crate::kernels::{self, DeviceWeight, Kernels};
+use crate::zo::perturbation::Noise;
+
+#[derive(Debug)]
+pub struct Linear<B: Backend> {
+    pub weight: LinearWeight<B>,
+    /// `[out_features]`
+    pub bias: Option<Tensor<B, 1>>,
+}
+
+#[derive(Debug)]
+pub enum LinearWeight<B: Backend> {
+    /// `[out_features, in_features]`
+    Dense(Tensor<B, 2>),
+    Packed(DeviceWeight<B>),
+}
+
+impl<B: Kernels> Linear<B> {
+    /// Reads `{name}.weight`, and `{name}.bias` where asked for.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        name: &str,
+        bias: bool,
+        trained: &[String],
+        device: &B::Device,
+        dtype: ComputeType,
+    ) -> Result<Self> {
+        let weight_name = format!("{name}.weight");
+        let parameter = trained.binary_search(&weight_name).ok().map(|index| index as u32);
+        let weight = match checkpoint.weight(&weight_name)? {
+            Weight::Dense { shape, data } => {
+                let dense = Tensor::<B, 2>::from_data(TensorData::new(data, shape), (device, DType::F32));
+                LinearWeight::Dense(dense.cast(DType::from(dtype)))
+            }
+            Weight::Packed(packed) => LinearWeight::Packed(DeviceWeight::upload(packed, parameter, device)),
+        };
+        let bias = match bias {
+            true => Some(vector(checkpoint, &format!("{name}.bias"), device, dtype)?),
+            false => None,
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// `x`: `[T, in_features]` → `[T, out_features]`.
+    pub fn forward(&self, x: Tensor<B, 2>, noise: Option<Noise>) -> Tensor<B, 2> {
+        let y = match &self.weight {
+            LinearWeight::Dense(weight) => x.matmul(weight.clone().transpose()),
+            LinearWeight::Packed(weight) => kernels::linear(x, weight, noise),
+        };
+        match &self.bias {
+            Some(bias) => y + bias.clone().unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+/// A rank-1 tensor of the checkpoint.
+pub fn vector<B: Backend>(
+    checkpoint: &Checkpoint,
+    name: &str,
+    device: &B::Device,
+    dtype: ComputeType,
+) -> Result<Tensor<B, 1>> {
+    let data = checkpoint.dense(name)?;
+    let length = data.len();
+    Ok(Tensor::<B, 1>::from_data(TensorData::new(data, [length]), (device, DType::F32)).cast(DType::from(dtype)))
+}

@@ -1,0 +1,78 @@
+//! Forward passes. A caller sees [`LanguageModel`]: token ids in, log-probabilities out, on whichever
+//! backend the device named; the generic decoder behind it is compiled once per backend.
+//!
+//! A family that differs from Llama by configuration belongs into `decoder`; one with another block
+//! becomes a file beside it and one arm in [`load`].
+
+mod decoder;
+mod linear;
+mod rope;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoint, ModelConfig};
+use crate::data::{Batch, Target};
+use crate::device::{ComputeType, Device, with_backend};
+use crate::error::Result;
+use crate::zo::perturbation::Noise;
+
+/// Sequences laid end to end, without padding, and what to score in them.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    pub tokens: &'a [u32],
+    /// Consecutive ranges that cover `tokens`.
+    pub sequences: &'a [Range<usize>],
+}
+
+impl<'a> From<&'a Batch> for Input<'a> {
+    fn from(batch: &'a Batch) -> Self {
+        Self { tokens: &batch.tokens, sequences: &batch.sequences }
+    }
+}
+
+/// A causal language model whose quantized weights can be perturbed and moved.
+pub trait LanguageModel {
+    fn config(&self) -> &ModelConfig;
+
+    /// Names of the trained weights, byte-sorted: a name's position is its parameter id.
+    fn trained(&self) -> &[String];
+
+    /// `log p(token | prefix)` per target, f32, in the order of `targets`, whose rows never descend.
+    /// With `noise`, every trained scale is perturbed by it for this pass.
+    fn log_probs(&self, input: Input<'_>, targets: &[Target], noise: Option<Noise>) -> Result<Vec<f32>>;
+
+    /// Logits at every position: `[tokens, vocab_size]` row-major.
+    fn logits(&self, input: Input<'_>) -> Result<Vec<f32>>;
+
+    /// Moves every trained scale by `noise.coefficient` along the noise.
+    fn step(&mut self, noise: Noise) -> Result<()>;
+
+    /// The f32 master scales of a trained weight, `[out_features × groups]`.
+    fn scales(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// Replaces them; the length must stay the same.
+    fn set_scales(&mut self, name: &str, scales: Vec<f32>) -> Result<()>;
+
+    /// A sequence that grows token by token, with its keys and values kept.
+    fn session(&self) -> Box<dyn Session + '_>;
+}
+
+/// See [`LanguageModel::session`].
+pub trait Session {
+    /// Appends tokens and returns the logits after the last of them, `[vocab_size]`.
+    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
+}
+
+/// Brings a checkpoint onto a device, one tensor at a time.
+pub fn load(
+    checkpoint: Arc<Checkpoint>,
+    device: &Device,
+    dtype: ComputeType,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Box<dyn LanguageModel>> {
+    device.check_compute_type(dtype)?;
+    with_backend!(device, |B, device| {
+        Ok(Box::new(decoder::Decoder::<B>::load(checkpoint, device, dtype, progress)?))
+    })
+}

@@ -1,0 +1,95 @@
+//! The `[train]` table.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
+use crate::zo::perturbation::{Perturbation, ScaleMode};
+use crate::zo::schedule::{LrScheduler, Schedule};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    pub max_steps: u64,
+    pub batch_size: usize,
+    pub estimator: EstimatorKind,
+    pub learning_rate: f64,
+    pub lr_scheduler_type: LrScheduler,
+    pub warmup_steps: u64,
+    /// ε: how far the two losses of a step lie from the current scales.
+    pub zo_eps: f64,
+    /// Bound of the projected gradient (directional-derivative clipping); inf switches it off.
+    pub clip: f64,
+    pub scale_mode: ScaleMode,
+    pub perturbation: Perturbation,
+    /// Directions per step.
+    pub probes: u32,
+    /// Steps between evaluations on the dev set; 0: only before and after.
+    pub eval_steps: u64,
+    /// Steps between snapshots of the scales, which bound how much a resumed run replays; 0: none.
+    pub save_steps: u64,
+    pub logging_steps: u64,
+    /// Steps in a row that may be skipped because a loss was NaN or infinite.
+    pub max_skipped_steps: u64,
+}
+
+/// Relative mode with one ε for all layers; the paper's absolute settings stand in `configs/`.
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            max_steps: 1000,
+            batch_size: 16,
+            estimator: EstimatorKind::Qzo,
+            learning_rate: 5e-3,
+            lr_scheduler_type: LrScheduler::Constant,
+            warmup_steps: 0,
+            zo_eps: 1e-2,
+            clip: 100.0,
+            scale_mode: ScaleMode::Relative,
+            perturbation: Perturbation::Gaussian,
+            probes: 1,
+            eval_steps: 100,
+            save_steps: 100,
+            logging_steps: 10,
+            max_skipped_steps: 10,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// # Errors
+    /// A value outside its range, by its name.
+    pub fn validate(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::invalid("batch_size is 0", "set batch_size to 1 or more"));
+        }
+        if !self.learning_rate.is_finite() || self.learning_rate < 0.0 {
+            return Err(Error::invalid(
+                format!("learning_rate is {}: expected a number that is not negative", self.learning_rate),
+                "5e-3 is usual in relative mode, 1e-7 in absolute mode",
+            ));
+        }
+        self.qzo().validate()
+    }
+
+    pub fn estimator(&self) -> Estimator {
+        match self.estimator {
+            EstimatorKind::Qzo => Estimator::Qzo(self.qzo()),
+        }
+    }
+
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        let schedule = Schedule { lr_scheduler_type: self.lr_scheduler_type, warmup_steps: self.warmup_steps };
+        schedule.at(step, self.max_steps, self.learning_rate)
+    }
+
+    fn qzo(&self) -> Qzo {
+        Qzo {
+            eps: self.zo_eps,
+            clip: self.clip,
+            probes: self.probes,
+            kind: self.perturbation,
+            mode: self.scale_mode,
+        }
+    }
+}

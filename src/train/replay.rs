@@ -1,0 +1,64 @@
+//! From base checkpoint and journal to the tuned checkpoint, without a forward pass.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::checkpoint::{Checkpoint, Weight};
+use crate::device::{Device, with_backend};
+use crate::error::{Error, Result};
+use crate::kernels;
+use crate::zo::journal::{self, TornTail};
+use crate::zo::perturbation::Noise;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ReplayReport {
+    pub steps: u64,
+    /// Directions applied: skipped steps have none.
+    pub updates: usize,
+    #[serde(skip)]
+    pub torn: Option<TornTail>,
+}
+
+/// Applies the first `steps` steps of `journal` (all, where `None`) to the scales of `base`, one weight
+/// at a time, and writes the result to `out`.
+///
+/// # Errors
+/// A journal made with another base model, one with fewer steps, and what reading and writing meet.
+pub fn replay(
+    base: &Checkpoint,
+    journal: &Path,
+    steps: Option<u64>,
+    device: &Device,
+    out: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<ReplayReport> {
+    let (header, records, torn) = journal::read(journal)?;
+    if header.base_model != base.fingerprint()? {
+        return Err(Error::invalid(
+            format!("{} was made with another base model than {}", journal.display(), base.path().display()),
+            "give the base model of the run, unchanged, with --model",
+        ));
+    }
+    let steps = steps.unwrap_or(records.len() as u64);
+    let Some(records) = records.get(..steps as usize) else {
+        let what = format!("{} has {} steps, not {steps}", journal.display(), records.len());
+        return Err(Error::invalid(what, "use a smaller --step"));
+    };
+    let updates: Vec<Noise> = records.iter().flat_map(|record| header.steps(record)).collect();
+    let trained = base.trained_names();
+    let mut done = 0;
+    base.save_tuned(out, &mut |name| {
+        let id = trained.binary_search_by(|t| t.as_str().cmp(name)).unwrap_or_default() as u32;
+        let Weight::Packed(weight) = base.weight(name)? else {
+            return Err(Error::tensor(base.path(), name, "is not quantized"));
+        };
+        let scales = with_backend!(device, |B, device| {
+            kernels::replay::<B>(weight.scales, id, &updates, &device)
+        })?;
+        done += 1;
+        progress(done, trained.len());
+        Ok(scales)
+    })?;
+    Ok(ReplayReport { steps, updates: updates.len(), torn })
+}
