@@ -1,3 +1,30 @@
+//! qzo fine-tunes quantized language models with forward passes only: zeroth-order optimization of the
+//! quantization scales (QZO: Shang et al., arXiv 2505.13430).
+//!
+//! A weight is `scale · level(code)`. The codes stay as they are packed; only the scales are trained.
+//! A step perturbs every scale by ±ε along a direction that is never stored, because it can be computed
+//! from a seed wherever it is needed, and moves the scales along it by what the two losses say.
+//!
+//! The rooms, each importing only those above it (a test holds them to that):
+//!
+//! | room | what it owns |
+//! |---|---|
+//! | [`error`] | one typed error |
+//! | [`zo`] | estimators, schedule, journal: scalars only |
+//! | [`data`] | tokenizer, chat template, datasets, tasks, batches: knows no model |
+//! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |
+//! | [`kernels`] | packed products, attention and steps, on the CPU and in cubecl |
+//! | [`quant`] | one matrix → a packed weight |
+//! | [`checkpoint`] | files ↔ weights, one file per format |
+//! | [`model`] | forward passes |
+//! | [`generate`], [`eval`] | text and measurements from a model |
+//! | [`train`] | the loop, the run directory, replay |
+//! | [`config`] | every room's settings, read in one pass |
+//! | [`cli`] | one file per subcommand; the only room that prints |
+//!
+//! One step: seed = f(run seed, step) → batch → loss at +ε and −ε through the same codes → estimator →
+//! journal record, durable → the f32 scales move by the same seed → metrics, now and then an evaluation.
+
 pub mod error;
 pub mod zo;
 pub mod data;

@@ -13,7 +13,7 @@ use super::publish::{self, Staging};
 use super::safetensors::{Shards, Tensor, missing};
 use super::{ScaleSource, TensorSummary, Weight, float, gptq};
 use crate::error::{Error, Result};
-use crate::quant::Levels;
+use crate::kernels::packed::Levels;
 
 /// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
 pub const QUANTIZE_CONFIG_FILE: &str = "quantize_config.json";

@@ -42,7 +42,7 @@ pub use gptq::{GptqOptions, write_gptq};
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::quant::{Levels, PackedWeight};
+use crate::kernels::packed::{Levels, PackedWeight};
 use gguf::Gguf;
 use huggingface::HuggingFace;
 

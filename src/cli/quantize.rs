@@ -7,7 +7,8 @@ use super::console::Console;
 use super::{Common, open};
 use crate::checkpoint::{Checkpoint, Format, GptqOptions, Weight, write_gptq};
 use crate::error::{Error, Result};
-use crate::quant::{Method, PackedWeight, QuantizeConfig, rtn};
+use crate::kernels::packed::PackedWeight;
+use crate::quant::{Method, QuantizeConfig, rtn};
 
 /// Quantize a Hugging Face checkpoint into a GPTQ directory
 #[derive(Debug, Args)]

@@ -6,8 +6,8 @@ use burn::tensor::{DType, Distribution, Tensor};
 
 use super::{DeviceWeight, Kernels, linear, read};
 use crate::error::Result;
-use crate::quant::packed::words_per_row;
-use crate::quant::{Levels, PackedWeight};
+use crate::kernels::packed::words_per_row;
+use crate::kernels::packed::{Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
 
 const RUNS: usize = 5;

@@ -11,6 +11,7 @@ mod cpu;
 mod cube;
 #[cfg(test)]
 mod reference;
+pub mod packed;
 mod weight;
 
 use burn::tensor::backend::Backend;
@@ -39,6 +40,15 @@ pub trait Kernels: Backend {
         keys: &KeyRanges<Self>,
         scale: f32,
     ) -> FloatTensor<Self>;
+
+    /// See [`rms_norm`].
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+
+    /// See [`rotate`].
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`silu_mul`].
+    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`step`].
     fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self>;
@@ -77,6 +87,36 @@ pub fn attention<B: Kernels>(
 ) -> Tensor<B, 3> {
     let [q, k, v] = [q, k, v].map(|t| t.into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(B::packed_attention(q, k, v, keys, scale)))
+}
+
+/// `x / √(mean(x²) + eps) · weight` per row, in f32 inside whatever the type of `x`: the squares of f16
+/// activations overflow (Zhang and Sennrich 2019).
+///
+/// # Shapes
+/// `x`: `[T, hidden]`; `weight`: f32 `[hidden]`; result like `x`.
+pub fn rms_norm<B: Kernels>(x: Tensor<B, 2>, weight: Tensor<B, 1>, eps: f32) -> Tensor<B, 2> {
+    let (x, weight) = (x.into_primitive().tensor(), weight.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::rms_norm(x, weight, eps)))
+}
+
+/// Rotary position embedding in the half-split order: `(a, b) → (a·cos − b·sin, b·cos + a·sin)` for the
+/// two halves of every head.
+///
+/// # Shapes
+/// `x`: `[T, heads, head_dim]`; `cos`, `sin`: f32 `[T, head_dim / 2]`; result like `x`.
+pub fn rotate<B: Kernels>(x: Tensor<B, 3>, cos: Tensor<B, 2>, sin: Tensor<B, 2>) -> Tensor<B, 3> {
+    let x = x.into_primitive().tensor();
+    let [cos, sin] = [cos, sin].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::rotate(x, cos, sin)))
+}
+
+/// `silu(gate) · up`, elementwise.
+///
+/// # Shapes
+/// `gate`, `up` and the result: `[T, intermediate]`.
+pub fn silu_mul<B: Kernels>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [gate, up] = [gate, up].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::silu_mul(gate, up)))
 }
 
 /// Moves the scales of one weight by a step whose direction is the noise and whose length is

@@ -3,9 +3,9 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{DeviceWeight, KeyRanges, Kernels, attention, linear, step};
-use crate::quant::packed::{put_code, words_per_row};
-use crate::quant::{Levels, PackedWeight};
+use super::{DeviceWeight, KeyRanges, Kernels, attention, linear, rms_norm, rotate, silu_mul, step};
+use crate::kernels::packed::{put_code, words_per_row};
+use crate::kernels::packed::{Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
 use crate::zo::philox::philox4x32_10;
 
@@ -170,6 +170,42 @@ fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
     }
 }
 
+fn norm_rotation_and_gate_match_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(21);
+    for (rows, heads, dim) in [(1, 1, 2), (19, 3, 20), (5, 9, 64)] {
+        let hidden = heads * dim;
+        let (x, up, w) = (rng.floats(rows * hidden), rng.floats(rows * hidden), rng.floats(hidden));
+        let wide = |x: &[f32]| float::<B, 2>(x, [rows, hidden], device);
+
+        let got = read(rms_norm(wide(&x), float(&w, [hidden], device), 1e-5));
+        let mut want = vec![];
+        for x in x.chunks(hidden) {
+            let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / hidden as f64;
+            want.extend(x.iter().zip(&w).map(|(x, w)| f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*w)));
+        }
+        assert!(relative_error(&got, &want) < TOLERANCE, "norm {rows}×{hidden}");
+
+        let got = read(silu_mul(wide(&x), wide(&up)));
+        let silu = |x: f32| f64::from(x) / (1.0 + (-f64::from(x)).exp());
+        let want: Vec<f64> = x.iter().zip(&up).map(|(x, u)| silu(*x) * f64::from(*u)).collect();
+        assert!(relative_error(&got, &want) < TOLERANCE, "gate {rows}×{hidden}");
+
+        let half = dim / 2;
+        let (cos, sin) = (rng.floats(rows * half), rng.floats(rows * half));
+        let angles = |x: &[f32]| float::<B, 2>(x, [rows, half], device);
+        let got = read(rotate(float::<B, 3>(&x, [rows, heads, dim], device), angles(&cos), angles(&sin)));
+        let want: Vec<f64> = (0..x.len())
+            .map(|i| {
+                let (t, d) = (i / hidden, i % dim);
+                let (c, s) = (f64::from(cos[t * half + d % half]), f64::from(sin[t * half + d % half]));
+                let other = if d < half { -f64::from(x[i + half]) } else { f64::from(x[i - half]) };
+                f64::from(x[i]) * c + other * s
+            })
+            .collect();
+        assert!(relative_error(&got, &want) < TOLERANCE, "rotation {rows}×{heads}×{dim}");
+    }
+}
+
 macro_rules! on {
     ($name:ident, $spec:expr, $pattern:pat => $backend:ty, $device:expr) => {
         mod $name {
@@ -183,6 +219,10 @@ macro_rules! on {
             fn an_untrained_weight_ignores_the_noise() { run(super::an_untrained_weight_ignores_the_noise::<$backend>) }
             #[test]
             fn steps_give_the_bits_of_the_definition() { run(super::steps_give_the_bits_of_the_definition::<$backend>) }
+            #[test]
+            fn norm_rotation_and_gate_match_the_loops() {
+                run(super::norm_rotation_and_gate_match_the_loops::<$backend>)
+            }
             #[test]
             fn attention_matches_the_loops() { run(super::attention_matches_the_loops::<$backend>) }
         }

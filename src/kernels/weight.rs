@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::quant::{Levels, PackedWeight};
+use crate::kernels::packed::{Levels, PackedWeight};
 use crate::zo::perturbation::Noise;
 
 /// [`Levels`] on the device.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::linear::{Linear, LinearWeight, vector};
 use super::rope::{self, Rotation};
@@ -44,7 +44,7 @@ struct Layer<B: Backend> {
 struct RmsNorm<B: Backend> {
     /// `[hidden]`, f32
     weight: Tensor<B, 1>,
-    eps: f64,
+    eps: f32,
 }
 
 /// What every layer of one pass shares.
@@ -69,7 +69,7 @@ impl<B: Kernels> Decoder<B> {
         let linear = |name: &str, bias| Linear::load(&checkpoint, name, bias, &trained, &device, dtype);
         let norm = |name: &str| -> Result<RmsNorm<B>> {
             let weight = vector(&checkpoint, &format!("{name}.weight"), &device, ComputeType::F32)?;
-            Ok(RmsNorm { weight, eps: config.rms_norm_eps })
+            Ok(RmsNorm { weight, eps: config.rms_norm_eps as f32 })
         };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
@@ -260,9 +260,9 @@ impl<B: Kernels> Layer<B> {
         let attended = self.attend(self.input_layernorm.forward(x.clone()), pass, config, cache);
         let x = x + attended;
         let h = self.post_attention_layernorm.forward(x.clone());
-        let gate = activation::silu(self.gate_proj.forward(h.clone(), pass.noise));
+        let gate = self.gate_proj.forward(h.clone(), pass.noise);
         let up = self.up_proj.forward(h, pass.noise);
-        x + self.down_proj.forward(gate * up, pass.noise)
+        x + self.down_proj.forward(kernels::silu_mul(gate, up), pass.noise)
     }
 
     fn attend(
@@ -299,14 +299,9 @@ impl<B: Kernels> Layer<B> {
     }
 }
 
-impl<B: Backend> RmsNorm<B> {
-    /// In f32 whatever the compute type: the squares of f16 activations overflow.
+impl<B: Kernels> RmsNorm<B> {
     fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let mean_square = (x.clone() * x.clone()).mean_dim(1); // [T, 1]
-        let x = x / (mean_square + self.eps).sqrt();
-        (x * self.weight.clone().unsqueeze()).cast(dtype)
+        kernels::rms_norm(x, self.weight.clone(), self.eps)
     }
 }
 

@@ -4,6 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::checkpoint::{ModelConfig, RopeScaling};
+use crate::kernels::{self, Kernels};
 
 /// Radians per position: `[head_dim / 2]`, f32 as transformers keeps them.
 pub fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
@@ -42,14 +43,14 @@ fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
 
 /// Cosines and sines of every position of a batch.
 pub struct Rotation<B: Backend> {
-    /// `[T, 1, head_dim / 2]`, f32
-    cos: Tensor<B, 3>,
-    sin: Tensor<B, 3>,
+    /// `[T, head_dim / 2]`, f32
+    cos: Tensor<B, 2>,
+    sin: Tensor<B, 2>,
 }
 
-impl<B: Backend> Rotation<B> {
+impl<B: Kernels> Rotation<B> {
     pub fn new(positions: impl Iterator<Item = usize> + Clone, frequencies: &[f32], device: &B::Device) -> Self {
-        let shape = [positions.clone().count(), 1, frequencies.len()];
+        let shape = [positions.clone().count(), frequencies.len()];
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = positions
                 .clone()
@@ -60,14 +61,8 @@ impl<B: Backend> Rotation<B> {
         Self { cos: table(f64::cos), sin: table(f64::sin) }
     }
 
-    /// `x`: `[T, heads, head_dim]`, any float type; computed in f32.
+    /// `x`: `[T, heads, head_dim]`.
     pub fn apply(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let half = x.dims()[2] / 2;
-        let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
-        let low = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
-        let high = b * self.cos.clone() + a * self.sin.clone();
-        Tensor::cat(vec![low, high], 2).cast(dtype)
+        kernels::rotate(x, self.cos.clone(), self.sin.clone())
     }
 }

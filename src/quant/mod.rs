@@ -3,8 +3,6 @@
 //! To add a quantizer: one file beside `rtn`, one name in `config::Method` and one arm where it is used.
 
 pub mod config;
-pub mod packed;
 pub mod rtn;
 
 pub use config::{Method, QuantizeConfig};
-pub use packed::{Levels, PackedWeight};

@@ -12,7 +12,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::packed::{Levels, PackedWeight, put_code, words_per_row};
+use crate::kernels::packed::{Levels, PackedWeight, put_code, words_per_row};
 use crate::error::{Error, Result};
 
 /// The float types that checkpoints store scales (and plain tensors) in.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::exp;
 use super::multiversion;
 
 #[derive(Clone, Copy)]
@@ -66,8 +67,8 @@ fn attend_row_body(
         }
         let mut sum = 0.0;
         y.fill(0.0);
-        for (score, key) in scores.iter().zip(begin..end) {
-            let p = (score - max).exp();
+        scores.iter_mut().for_each(|score| *score = exp(*score - max));
+        for (p, key) in scores.iter().zip(begin..end) {
             sum += p;
             for (y, v) in y.iter_mut().zip(&v[key * kv_row + column..][..head_dim]) {
                 *y += p * v;
@@ -79,7 +80,7 @@ fn attend_row_body(
 
 /// Sixteen partial sums, so that the additions need no order among themselves.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));

@@ -2,6 +2,7 @@
 //! time, with the `gemm` crate for the dense products.
 
 mod attention;
+mod elementwise;
 mod linear;
 mod noise;
 mod unpack;
@@ -120,6 +121,28 @@ impl Kernels for Flex {
             scale,
             y.storage_mut::<f32>(),
         );
+        y
+    }
+
+    fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        elementwise::rms_norm(x.storage(), weight.storage(), eps, y.storage_mut());
+        y
+    }
+
+    fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+        let [x, cos, sin] = [x, cos, sin].map(|t| t.to_contiguous());
+        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        let (row, half) = (x.shape()[1] * x.shape()[2], x.shape()[2] / 2);
+        elementwise::rotate(x.storage(), cos.storage(), sin.storage(), row, half, y.storage_mut());
+        y
+    }
+
+    fn silu_mul(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
+        let mut y = FlexTensor::empty(gate.shape(), DType::F32);
+        elementwise::silu_mul(gate.storage(), up.storage(), y.storage_mut());
         y
     }
 

@@ -1,7 +1,7 @@
 //! Packed rows → f32 rows, with the scale already perturbed.
 
 use super::{LevelsView, WeightView, multiversion, noise};
-use crate::quant::packed::{get_code, words_per_row};
+use crate::kernels::packed::{get_code, words_per_row};
 use crate::zo::perturbation::Noise;
 
 multiversion! {

@@ -1,6 +1,7 @@
 //! The kernels of CUDA and WGPU, written once in cubecl.
 
 mod attention;
+mod elementwise;
 mod noise;
 mod step;
 mod unpack;
@@ -61,22 +62,43 @@ where
     ) -> FloatTensor<Self> {
         let [q, k, v] = [q, k, v].map(into_contiguous);
         let (begin, end) = (int_primitive(&keys.begin), int_primitive(&keys.end));
-        let out = empty_device_contiguous_dtype(q.client.clone(), q.device.clone(), q.shape(), q.dtype);
+        let out = empty_like(&q);
         attention::launch(q, k, v, begin, end, scale, out.clone());
+        out
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let (x, weight) = (into_contiguous(x), into_contiguous(weight));
+        let out = empty_like(&x);
+        elementwise::rms_norm(x, weight, eps, out.clone());
+        out
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [x, cos, sin] = [x, cos, sin].map(into_contiguous);
+        let out = empty_like(&x);
+        elementwise::rotate(x, cos, sin, out.clone());
+        out
+    }
+
+    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [gate, up] = [gate, up].map(into_contiguous);
+        let out = empty_like(&gate);
+        elementwise::silu_mul(gate, up, out.clone());
         out
     }
 
     fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self> {
         let scales = into_contiguous(scales);
-        let out = empty_device_contiguous_dtype(
-            scales.client.clone(),
-            scales.device.clone(),
-            scales.shape(),
-            scales.dtype,
-        );
+        let out = empty_like(&scales);
         step::launch(scales, parameter, noise, out.clone());
         out
     }
+}
+
+/// Contiguous, not initialised: the launch that follows writes every element.
+fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(tensor.client.clone(), tensor.device.clone(), tensor.shape(), tensor.dtype)
 }
 
 fn float_primitive<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(

@@ -161,7 +161,7 @@ pub(super) fn launch<R: CubeRuntime>(
         out.binding().into_array_arg(),
         SizesLaunch::new(
             layout.in_features,
-            crate::quant::packed::words_per_row(layout.in_features, layout.bits),
+            crate::kernels::packed::words_per_row(layout.in_features, layout.bits),
             layout.group_size,
             layout.in_features.div_ceil(layout.group_size),
             units_per_row,

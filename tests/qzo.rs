@@ -1,0 +1,34 @@
+//! The program as its users meet it: every test here runs the built binary on small files and looks at
+//! its exit code, its output and what it left on disk. Unit tests stand beside the code.
+//!
+//! ```text
+//! layering     rooms import only the rooms above them; cubecl, features and prints stay where they belong
+//! reference    per-token NLL of tiny Llamas against transformers, on cpu and wgpu
+//! formats      quantize and fine-tune every format: the right bytes change, and no others
+//! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
+//! contract     exit codes, JSON keys, precedence of settings, files of a run
+//! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
+//! recipes      every file of configs/ parses
+//! ```
+//!
+//! A device that is missing is skipped with a line on stderr; `QZO_TEST_DEVICES=wgpu` makes its absence a
+//! failure. Fixtures are in `tests/fixtures/`; those of `runs/` are written by `runs/make.py`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails; clippy sees only #[test] functions as tests"
+)]
+
+mod support;
+
+mod suite {
+    mod bad_input;
+    mod contract;
+    mod formats;
+    mod layering;
+    mod recipes;
+    mod reference;
+    mod resume;
+}

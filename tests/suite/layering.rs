@@ -1,0 +1,286 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::support::source::{Token, tokens, without_tests};
+use crate::support::repository;
+
+/// The rooms from the top of the house down; those of one line are neighbours and do not import each
+/// other, but that evaluations may generate.
+const ROOMS: &[&[&str]] = &[
+    &["error"],
+    &["zo"],
+    &["data"],
+    &["device"],
+    &["kernels"],
+    &["quant"],
+    &["checkpoint"],
+    &["model"],
+    &["generate", "calibrate", "eval", "memory"],
+    &["train"],
+    &["config"],
+    &["cli"],
+];
+
+fn floor(room: &str) -> Option<usize> {
+    ROOMS.iter().position(|rooms| rooms.contains(&room))
+}
+
+fn may_import(room: &str, other: &str) -> bool {
+    room == other || floor(other) < floor(room) || (room, other) == ("eval", "generate")
+}
+
+struct SourceFile {
+    /// Relative to `src/`.
+    path: PathBuf,
+    /// Without test code.
+    tokens: Vec<Token>,
+}
+
+impl SourceFile {
+    /// `kernels` for `kernels/cpu/mod.rs`, and for `kernels.rs`.
+    fn room(&self) -> String {
+        let first = self.path.components().next().unwrap().as_os_str().to_string_lossy();
+        first.trim_end_matches(".rs").to_string()
+    }
+
+    /// How many modules lie between the crate and what is written in this file.
+    fn depth(&self) -> usize {
+        let parts = self.path.components().count();
+        if self.path.ends_with("mod.rs") { parts - 1 } else { parts }
+    }
+
+    /// First names of the paths that start at the crate, whether by `crate::` or by enough `super::`.
+    fn imports(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        // Braces that inline modules opened, as the depth of braces they stand in.
+        let (mut braces, mut modules) = (0usize, Vec::new());
+        let mut at = 0;
+        while let Some(token) = self.tokens.get(at) {
+            match token {
+                Token::Sign('{') => {
+                    let is_module = at >= 2 && self.tokens[at - 2].word() == Some("mod");
+                    if is_module {
+                        modules.push(braces);
+                    }
+                    braces += 1;
+                }
+                Token::Sign('}') => {
+                    braces -= 1;
+                    if modules.last() == Some(&braces) {
+                        modules.pop();
+                    }
+                }
+                Token::Word(word) if word == "crate" => collect_names(&self.tokens[at + 1..], &mut found),
+                Token::Word(word) if word == "super" => {
+                    let mut supers = 1;
+                    while self.tokens.get(at + 3).and_then(Token::word) == Some("super") {
+                        supers += 1;
+                        at += 3;
+                    }
+                    if supers >= self.depth() + modules.len() {
+                        collect_names(&self.tokens[at + 1..], &mut found);
+                    }
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        found
+    }
+
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().filter_map(Token::word)
+    }
+
+    fn is_under(&self, folder: &str) -> bool {
+        self.path.starts_with(folder)
+    }
+}
+
+/// The first names after `::`, of every branch of a `{…}`.
+fn collect_names(after: &[Token], found: &mut BTreeSet<String>) {
+    let [Token::Sign(':'), Token::Sign(':'), rest @ ..] = after else { return };
+    match rest.first() {
+        Some(Token::Word(name)) => {
+            found.insert(name.clone());
+        }
+        Some(Token::Sign('{')) => {
+            let mut depth = 0;
+            for (at, token) in rest.iter().enumerate() {
+                match token {
+                    Token::Sign('{') => depth += 1,
+                    Token::Sign('}') => depth -= 1,
+                    Token::Word(name) if depth == 1 && (rest[at - 1].is('{') || rest[at - 1].is(',')) => {
+                        found.insert(name.clone());
+                    }
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn source_files() -> Vec<SourceFile> {
+    let root = repository().join("src");
+    let mut texts = BTreeMap::new();
+    let mut open = vec![root.clone()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let relative = path.strip_prefix(&root).unwrap().to_path_buf();
+                texts.insert(relative, std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut tests = Vec::new();
+    let mut files = Vec::new();
+    for (path, text) in texts {
+        let (tokens, modules) = without_tests(&tokens(&text));
+        tests.extend(modules.iter().flat_map(|(name, given)| test_files(&path, name, given.as_deref())));
+        files.push(SourceFile { path, tokens });
+    }
+    files.retain(|file| !tests.iter().any(|test| file.path == *test || file.path.starts_with(test)));
+    assert!(files.len() > 40, "only {} source files found", files.len());
+    files
+}
+
+/// Where the module `name`, declared in `file`, may lie: itself, and the folder of its own modules.
+fn test_files(file: &Path, name: &str, given: Option<&str>) -> Vec<PathBuf> {
+    let folder = file.parent().unwrap();
+    let owns_folder = file.ends_with("mod.rs") || file.components().count() == 1 && file.ends_with("lib.rs");
+    let modules = if owns_folder { folder.to_path_buf() } else { file.with_extension("") };
+    match given {
+        Some(given) => vec![folder.join(given)],
+        None => vec![modules.join(format!("{name}.rs")), modules.join(name)],
+    }
+}
+
+#[track_caller]
+fn assert_none(offences: Vec<String>) {
+    assert!(offences.is_empty(), "\n  {}", offences.join("\n  "));
+}
+
+#[test]
+fn every_room_imports_only_rooms_above_it() {
+    let mut offences = Vec::new();
+    let mut rooms = BTreeSet::new();
+    for file in source_files() {
+        let room = file.room();
+        if ["main", "lib"].contains(&room.as_str()) {
+            continue;
+        }
+        if floor(&room).is_none() {
+            offences.push(format!("{}: `{room}` is no room of the house", file.path.display()));
+        }
+        let imports = file.imports();
+        // What is not a room is an item of the crate's root, which has none but the rooms.
+        let wrong = imports.iter().filter(|other| !may_import(&room, other));
+        offences.extend(wrong.map(|other| format!("{}: imports `{other}`", file.path.display())));
+        rooms.insert(room);
+    }
+    assert!(rooms.len() >= 11, "found only the rooms {rooms:?}");
+    assert_none(offences);
+}
+
+#[test]
+fn the_crate_lists_its_rooms_in_the_order_of_the_house() {
+    let lib = std::fs::read_to_string(repository().join("src/lib.rs")).unwrap();
+    let lib = tokens(&lib);
+    let rooms: Vec<&str> = lib
+        .windows(2)
+        .filter(|pair| pair[0].word() == Some("mod"))
+        .filter_map(|pair| pair[1].word())
+        .collect();
+    assert!(rooms.len() >= 11, "{rooms:?}");
+    assert!(rooms.is_sorted_by_key(|room| floor(room)), "{rooms:?}");
+}
+
+#[test]
+fn only_the_kernels_use_cubecl_and_simd() {
+    let mut offences = Vec::new();
+    for file in source_files().iter().filter(|file| !file.is_under("kernels")) {
+        // The device asks cubecl which adapters there are.
+        let probes = file.path == Path::new("device.rs");
+        let names = ["cubecl", "cubek", "burn_cubecl"].into_iter().filter(|name| !(probes && *name == "cubecl"));
+        for name in names {
+            if file.words().any(|word| word == name) {
+                offences.push(format!("{}: uses {name}", file.path.display()));
+            }
+        }
+        let arch = file.tokens.windows(4).any(|t| {
+            matches!(t[0].word(), Some("std" | "core")) && t[1].is(':') && t[2].is(':') && t[3].word() == Some("arch")
+        });
+        if arch {
+            offences.push(format!("{}: uses std::arch", file.path.display()));
+        }
+    }
+    assert_none(offences);
+}
+
+#[test]
+fn only_the_device_depends_on_the_backends_built_in() {
+    let mut offences = Vec::new();
+    let mut seen = false;
+    for file in source_files() {
+        let attributes = file.tokens.split(|token| token.is('#')).filter(|attribute| {
+            attribute.windows(3).take(12).any(|t| {
+                let [Token::Word(key), Token::Sign('='), Token::Text(name)] = t else { return false };
+                key == "feature" && ["wgpu", "cuda", "vulkan"].contains(&name.as_str())
+            })
+        });
+        let (count, path) = (attributes.count(), file.path.to_string_lossy().into_owned());
+        let allowed = match path.as_str() {
+            "device.rs" => usize::MAX,
+            // Whether the kernels that need cubecl are there at all.
+            "kernels/mod.rs" => 1,
+            _ => 0,
+        };
+        seen |= count > 0;
+        if count > allowed {
+            offences.push(format!("{path}: {count} cfg(feature), {allowed} expected"));
+        }
+    }
+    assert!(seen, "no cfg(feature) found at all");
+    assert_none(offences);
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    let macros = ["print", "println", "eprint", "eprintln", "dbg"];
+    let mut offences = Vec::new();
+    let mut seen = false;
+    for file in source_files() {
+        let mut calls = file.tokens.windows(2).filter(|t| t[1].is('!') && t[0].word().is_some_and(|w| macros.contains(&w)));
+        let Some(call) = calls.next() else { continue };
+        seen = true;
+        if !file.is_under("cli") && file.path != Path::new("main.rs") {
+            offences.push(format!("{}: {}!", file.path.display(), call[0].word().unwrap_or_default()));
+        }
+    }
+    assert!(seen, "no print found at all");
+    assert_none(offences);
+}
+
+/// The reader of sources is itself looked at: what it does not see, the tests above cannot hold.
+#[test]
+fn imports_are_seen_in_every_form() {
+    let file = |path: &str, text: &str| {
+        let (tokens, _) = without_tests(&tokens(text));
+        SourceFile { path: path.into(), tokens }.imports().into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(file("a.rs", "use crate::b::{c, d}; // crate::x\nfn f() { crate::e::f() }"), "b e");
+    assert_eq!(file("a.rs", "use crate::{b::{c, d}, e, self as z};"), "b e self");
+    assert_eq!(file("a.rs", "const S: &str = \"crate::x\"; const C: char = '\"'; use crate::b;"), "b");
+    assert_eq!(file("a.rs", "#[cfg(test)] mod tests { use crate::x; } pub(crate) fn f<'a>() { crate::b::c() }"), "b");
+    assert_eq!(file("a.rs", "#[cfg(test)]\npub fn f() { crate::x::y() }\nuse crate::b;"), "b");
+    assert_eq!(file("a/mod.rs", "use super::b; mod m { use super::c; use super::super::d; }"), "b d");
+    assert_eq!(file("a/c.rs", "use super::x; use super::super::b;"), "b");
+    assert_eq!(file("a.rs", "r#\"crate::x \" \"#; '\\''; /* crate::y /* */ crate::z */ crate::b::c"), "b");
+}

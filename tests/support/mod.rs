@@ -1,0 +1,236 @@
+//! A place to work in, the program, and what it answered.
+
+pub mod gguf;
+pub mod source;
+pub mod training;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub const QZO: &str = match option_env!("CARGO_BIN_EXE_qzo") {
+    Some(path) => path,
+    None => panic!("cargo tells integration tests where the binary is"),
+};
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file or directory of `tests/fixtures/`.
+pub fn fixture(name: &str) -> PathBuf {
+    let path = repository().join("tests/fixtures").join(name);
+    assert!(path.exists(), "no fixture {name}");
+    path
+}
+
+/// An own directory per test; commands run inside it, so that relative paths end up there.
+pub struct Workplace(TempDir);
+
+impl Workplace {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The program in this directory, without network, settings of the caller, or a device to guess.
+    pub fn command(&self) -> Command {
+        self.wrapped(QZO)
+    }
+
+    /// `program`, prepared as [`Workplace::command`] prepares the program under test.
+    pub fn wrapped(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.0.path()).stdin(std::process::Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("HF_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf-home"));
+        // Mesa's layer for choosing a device asks for a Wayland display and complains without this one.
+        command.env("XDG_RUNTIME_DIR", self.0.path());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn qzo<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Answer {
+        Answer::of(self.command().args(args).output().unwrap())
+    }
+
+    /// Runs the program with the words of `line`, which hold no spaces, and then `rest`.
+    pub fn run(&self, line: &str, rest: &[&OsStr]) -> Answer {
+        self.qzo(line.split_whitespace().map(OsStr::new).chain(rest.iter().copied()))
+    }
+}
+
+/// What a process left behind.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Answer {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+
+    /// The one JSON object that stdout must be.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let answer = self.succeeded();
+        let value: Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:#?}"));
+        assert!(value.is_object(), "{answer:#?}");
+        value
+    }
+
+    /// Failed as a user may expect it: exit code 1, one error of one line that has all of `parts`, no
+    /// result on stdout.
+    #[track_caller]
+    pub fn refused(self, parts: &[&str]) -> Self {
+        self.failed_with(1, parts)
+    }
+
+    #[track_caller]
+    pub fn failed_with(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        let errors: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("error:")).collect();
+        assert_eq!(errors.len(), 1, "expected one error: {self:#?}");
+        for part in parts {
+            assert!(errors[0].contains(part), "`{part}` is missing in: {}", errors[0]);
+        }
+        for word in ["panicked", "stopped where it should not have", "RUST_BACKTRACE"] {
+            assert!(!self.stderr.contains(word), "{self:#?}");
+        }
+        assert_eq!(self.stdout, "", "a failure has no result: {self:#?}");
+        self
+    }
+}
+
+/// Every file below `directory` with its bytes; empty where there is none.
+pub fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                files.insert(path.strip_prefix(directory).unwrap().to_path_buf(), bytes);
+            }
+        }
+    }
+    files
+}
+
+/// Fails with the names of what differs, not with all the bytes.
+#[track_caller]
+pub fn assert_same_files(expected: &Path, got: &Path) {
+    assert_same_tree(&tree(expected), &tree(got), &format!("{} and {}", expected.display(), got.display()));
+}
+
+#[track_caller]
+pub fn assert_same_tree(
+    expected: &BTreeMap<PathBuf, Vec<u8>>,
+    got: &BTreeMap<PathBuf, Vec<u8>>,
+    what: &str,
+) {
+    assert!(!expected.is_empty(), "{what}: nothing to compare");
+    let names = |tree: &BTreeMap<PathBuf, Vec<u8>>| tree.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(expected), names(got), "{what}: other files");
+    for (name, bytes) in expected {
+        let first = bytes.iter().zip(&got[name]).position(|(a, b)| a != b);
+        assert!(bytes == &got[name], "{what}: {} differs, first at {first:?}", name.display());
+    }
+}
+
+pub fn copy_tree(from: &Path, to: &Path) {
+    for (name, bytes) in tree(from) {
+        let path = to.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+/// Whether tests of `device` can run here. Where not, says so past the capture of test output, or fails
+/// if `QZO_TEST_DEVICES` (as in "wgpu,cuda") asks for it.
+pub fn has_device(device: &str) -> bool {
+    static WGPU: LazyLock<Result<(), String>> = LazyLock::new(|| probe("wgpu"));
+    static CUDA: LazyLock<Result<(), String>> = LazyLock::new(|| probe("cuda"));
+    let found = match device {
+        "cpu" => return true,
+        "wgpu" => &*WGPU,
+        "cuda" => &*CUDA,
+        other => panic!("no device {other}"),
+    };
+    let Err(reason) = found else { return true };
+    let required = std::env::var("QZO_TEST_DEVICES").unwrap_or_default();
+    assert!(!required.split(',').any(|d| d.trim() == device), "{device} is required here: {reason}");
+    skipped(&format!("on {device}: {reason}"));
+    false
+}
+
+/// One scored token on the device. Only "not usable" and "built without" count as absence.
+fn probe(device: &str) -> Result<(), String> {
+    let place = Workplace::new();
+    let rows = place.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n");
+    let model = fixture("llama/base");
+    let line = format!("eval --json --device {device}");
+    let answer = place.run(&line, &[model.as_ref(), "--score".as_ref(), rows.as_ref()]);
+    let absent = answer.stderr.contains("not usable") || answer.stderr.contains("built without");
+    match answer.code {
+        Some(1) if absent => Err(answer.stderr.lines().next().unwrap_or_default().to_string()),
+        _ => answer.succeeded().json().is_object().then_some(()).ok_or_else(String::new),
+    }
+}
+
+/// A loud line, past the capture of test output.
+pub fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {what}");
+}
+
+/// Numbers for a test, the same every time: a linear congruential generator (Knuth's MMIX constants).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// From 0 to `limit - 1`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
