@@ -58,7 +58,10 @@ impl Config {
             set(&mut table, setting)?;
         }
         let mut config = Self::deserialize(Value::Table(table)).map_err(|error| {
-            Error::invalid(explain(error.message()), format!("check --set and the flags: {}", settings.join(", ")))
+            Error::invalid(
+                explain(error.message()),
+                format!("check --set and the flags: {}", settings.join(", ")),
+            )
         })?;
         config.find_data_beside(path);
         config.validate()?;
@@ -146,7 +149,9 @@ fn explain(message: &str) -> String {
     match quoted.next() {
         Some(unknown) if message.starts_with("unknown field") => match nearest(unknown, quoted.clone()) {
             Some(known) => format!("unknown key `{unknown}`: did you mean `{known}`?"),
-            None => format!("unknown key `{unknown}`: expected one of {}", quoted.collect::<Vec<_>>().join(", ")),
+            None => {
+                format!("unknown key `{unknown}`: expected one of {}", quoted.collect::<Vec<_>>().join(", "))
+            }
         },
         _ => message.trim_end().replace('\n', "; "),
     }

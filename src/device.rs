@@ -159,7 +159,10 @@ mod cuda {
         let (driver, compiler) =
             unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
         if !driver {
-            return missing("CUDA is not usable: libcuda was not found", "install the NVIDIA driver, or use --device cpu");
+            return missing(
+                "CUDA is not usable: libcuda was not found",
+                "install the NVIDIA driver, or use --device cpu",
+            );
         }
         if !compiler {
             let help = "install the CUDA toolkit (or the pip package nvidia-cuda-nvrtc) and put its lib folder on LD_LIBRARY_PATH";
@@ -173,9 +176,10 @@ mod cuda {
         match count {
             Ok(count) if count > 0 => Ok(count as usize),
             Ok(_) => missing("CUDA is not usable: the driver reports no device", "use --device cpu"),
-            Err(error) => {
-                missing(&format!("CUDA is not usable: the driver answers {error:?}"), "check that nvidia-smi works")
-            }
+            Err(error) => missing(
+                &format!("CUDA is not usable: the driver answers {error:?}"),
+                "check that nvidia-smi works",
+            ),
         }
     }
 
@@ -239,8 +243,11 @@ mod wgpu_adapter {
 
     pub fn describe() -> Result<String> {
         open(None)?;
-        let names: Vec<String> =
-            adapters().iter().enumerate().map(|(i, a)| format!("wgpu:{i} {} ({:?})", a.name, a.backend)).collect();
+        let names: Vec<String> = adapters()
+            .iter()
+            .enumerate()
+            .map(|(i, a)| format!("wgpu:{i} {} ({:?})", a.name, a.backend))
+            .collect();
         Ok(names.join(", "))
     }
 
@@ -262,7 +269,8 @@ mod wgpu_adapter {
 
     /// cubecl addresses an adapter by its type and its number within the type.
     fn addresses(adapters: &[AdapterInfo]) -> Vec<WgpuDevice> {
-        let nth_of_type = |i: usize| adapters[..i].iter().filter(|a| a.device_type == adapters[i].device_type).count();
+        let nth_of_type =
+            |i: usize| adapters[..i].iter().filter(|a| a.device_type == adapters[i].device_type).count();
         (0..adapters.len())
             .map(|i| match adapters[i].device_type {
                 DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(nth_of_type(i)),

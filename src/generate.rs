@@ -108,13 +108,17 @@ fn check_prompt(prompt: &[u32], context: usize, vocab_size: usize) -> Result<()>
 
 fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
     if logits.iter().any(|l| l.is_nan()) {
-        return Err(Error::invalid("the model's logits are NaN", "check the checkpoint with `qzo inspect`, or use --dtype f32"));
+        return Err(Error::invalid(
+            "the model's logits are NaN",
+            "check the checkpoint with `qzo inspect`, or use --dtype f32",
+        ));
     }
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let logit = |token: &u32| f64::from(logits[*token as usize]);
     if options.temperature <= 0.0 {
         // The first of equals, as argmax is everywhere else.
-        let best = order.into_iter().reduce(|best, token| if logit(&token) > logit(&best) { token } else { best });
+        let best =
+            order.into_iter().reduce(|best, token| if logit(&token) > logit(&best) { token } else { best });
         return Ok(best.unwrap_or(0));
     }
     order.sort_unstable_by(|a, b| logit(b).total_cmp(&logit(a)).then(a.cmp(b)));
@@ -127,7 +131,9 @@ fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
         mass += weights[kept];
         kept += 1;
     }
-    let word = philox4x32_10([position, 0, 0, STREAM_SAMPLING], [options.seed as u32, (options.seed >> 32) as u32])[0];
+    let word =
+        philox4x32_10([position, 0, 0, STREAM_SAMPLING], [options.seed as u32, (options.seed >> 32) as u32])
+            [0];
     let mut left = f64::from(word) / 4294967296.0 * mass;
     for (token, weight) in order.iter().zip(&weights[..kept]) {
         left -= weight;

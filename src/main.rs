@@ -1,4 +1,5 @@
 //! Parse, run, print the error, exit code.
+#![expect(clippy::print_stderr, reason = "the one place where errors are printed")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -23,7 +24,9 @@ fn main() -> ExitCode {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown cause");
             eprintln!("error: the program stopped where it should not have: {text}");
-            eprintln!("  help: a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it");
+            eprintln!(
+                "  help: a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it"
+            );
             ExitCode::FAILURE
         }
     }

@@ -25,8 +25,8 @@ use serde_json::Value;
 use super::float;
 use super::safetensors::{Dtype, Shards, Tensor};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{get_code, words_per_row};
 use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{get_code, words_per_row};
 
 pub use write::{GptqOptions, write_gptq};
 

@@ -29,10 +29,15 @@ pub fn locate(model: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
         )
     })?;
     let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
-    if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0", "false", "no", "off"].contains(&value.to_lowercase().as_str())) {
+    if std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| !["", "0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
+    {
         let wanted = id.file.as_deref().unwrap_or("config.json");
         let cached = cache().repo(repo).get(wanted).ok_or_else(|| {
-            Error::invalid(format!("{model} is not in the cache, and HF_HUB_OFFLINE is set"), "unset it, or give a local path")
+            Error::invalid(
+                format!("{model} is not in the cache, and HF_HUB_OFFLINE is set"),
+                "unset it, or give a local path",
+            )
         })?;
         return Ok(if id.file.is_some() { cached } else { parent(&cached) });
     }
@@ -181,7 +186,9 @@ mod tests {
         assert_eq!(HubId::parse("org/name"), id("org/name", "main", None));
         assert_eq!(HubId::parse("org/name@v1.0"), id("org/name", "v1.0", None));
         assert_eq!(HubId::parse("org/name/x.Q4_0.gguf"), id("org/name", "main", Some("x.Q4_0.gguf")));
-        for not in ["name", "./name", "/abs/path", "org/", "../x", "org/name/config.json", "a/../b.gguf", "a b/c"] {
+        for not in
+            ["name", "./name", "/abs/path", "org/", "../x", "org/name/config.json", "a/../b.gguf", "a b/c"]
+        {
             assert_eq!(HubId::parse(not), None, "{not}");
         }
     }

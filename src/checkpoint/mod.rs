@@ -23,11 +23,11 @@
 //! Nothing else in the program knows which formats exist.
 
 pub mod config;
-pub mod hub;
 mod float;
 mod gguf;
 mod gptq;
 mod hf_config;
+pub mod hub;
 mod huggingface;
 mod publish;
 mod safetensors;

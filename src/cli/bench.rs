@@ -45,7 +45,9 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
     let text = |value: String| toml::Value::from(value).to_string();
     let mut settings = args.set.clone();
     settings.extend(args.model.clone().map(|model| format!("model={}", text(model))));
-    settings.extend(args.data.iter().map(|path| format!("data.train={}", text(path.to_string_lossy().into_owned()))));
+    settings.extend(
+        args.data.iter().map(|path| format!("data.train={}", text(path.to_string_lossy().into_owned()))),
+    );
     settings.extend(common.device.map(|device| format!("device={}", text(device.to_string()))));
     settings.extend(common.dtype.map(|dtype| format!("dtype={}", text(dtype.to_string()))));
     let config = Config::load(config, &settings)?;
@@ -71,10 +73,11 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
         let rows = sampler.batch(step * config.train.batch_size as u64, config.train.batch_size);
         let batch = Batch::new(data.objective, rows.iter().map(|&i| &data.examples[i]));
         let clock = Instant::now();
-        let outcome = estimator.estimate(step_seed(config.seed, step), config.train.learning_rate, &mut |noise| {
-            let log_probs = model.log_probs((&batch).into(), &batch.targets, Some(noise))?;
-            Ok(batch.scoring.loss(&log_probs))
-        })?;
+        let outcome =
+            estimator.estimate(step_seed(config.seed, step), config.train.learning_rate, &mut |noise| {
+                let log_probs = model.log_probs((&batch).into(), &batch.targets, Some(noise))?;
+                Ok(batch.scoring.loss(&log_probs))
+            })?;
         let noise = crate::zo::perturbation::Noise {
             kind: config.train.perturbation,
             mode: config.train.scale_mode,
@@ -123,7 +126,13 @@ fn matmul(common: &Common) -> Result<()> {
     let report = json!({ "device": device.to_string(), "matmul": rows });
     common.console().result(&report, || {
         let lines = rows.iter().map(|row| {
-            format!("{} × {} × {}: {:.1} GFLOP/s", row["tokens"], row["out_features"], row["in_features"], row["gflops"].as_f64().unwrap_or(0.0))
+            format!(
+                "{} × {} × {}: {:.1} GFLOP/s",
+                row["tokens"],
+                row["out_features"],
+                row["in_features"],
+                row["gflops"].as_f64().unwrap_or(0.0)
+            )
         });
         lines.collect::<Vec<_>>().join("\n")
     })

@@ -34,7 +34,7 @@ impl Console {
 
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            to_stderr(text);
         }
     }
 
@@ -70,7 +70,7 @@ impl Progress {
         self.bar.set_position(done);
         if self.plain && self.last.elapsed() > Self::BETWEEN_LINES {
             self.last = Instant::now();
-            eprintln!("{} {done}/{}", self.what, self.bar.length().unwrap_or(0));
+            to_stderr(&format!("{} {done}/{}", self.what, self.bar.length().unwrap_or(0)));
         }
     }
 
@@ -86,7 +86,7 @@ impl Progress {
     pub fn note(&self, text: &str) {
         self.bar.suspend(|| {
             if self.plain || !self.bar.is_hidden() {
-                eprintln!("{text}");
+                to_stderr(text);
             }
         });
     }
@@ -94,4 +94,9 @@ impl Progress {
     pub fn finish(self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A line, whether or not somebody still reads it.
+fn to_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

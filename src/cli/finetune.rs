@@ -83,9 +83,20 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
         data: fingerprint(config.data.train.as_deref())?,
     };
     let stop = stop_on_interrupt()?;
-    let run = Run { config: &config.train, seed: config.seed, header, directory: &directory, data: &data, stop: &stop };
+    let run = Run {
+        config: &config.train,
+        seed: config.seed,
+        header,
+        directory: &directory,
+        data: &data,
+        stop: &stop,
+    };
     let mut model = open::model(&base, &device, Some(config.dtype), console)?;
-    console.note(&format!("training {} weights on {device}, run in {}", model.trained().len(), config.output_dir.display()));
+    console.note(&format!(
+        "training {} weights on {device}, run in {}",
+        model.trained().len(),
+        config.output_dir.display()
+    ));
     let mut bar = console.progress("training", config.train.max_steps);
     let outcome = run.train(model.as_mut(), &mut |event| show(&mut bar, &event, config.train.logging_steps));
     bar.finish();
@@ -124,7 +135,10 @@ fn settings(args: &FinetuneArgs, common: &Common) -> Vec<String> {
 fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console: Console) -> Result<Data> {
     let task = config.data.task()?;
     let train = config.data.train.as_ref().ok_or_else(|| {
-        Error::invalid("the configuration names no training data", "set data.train, or give --data FILE.jsonl")
+        Error::invalid(
+            "the configuration names no training data",
+            "set data.train, or give --data FILE.jsonl",
+        )
     })?;
     let limits = Limits {
         max_seq_length: config.data.max_seq_length,
@@ -147,23 +161,37 @@ fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console
         let data = TokenizedDataset::new(rows, &task, tokenizer, limits)?;
         let lengths = data.lengths;
         let fate = format!("{} dropped, {} truncated", lengths.dropped, lengths.truncated);
-        console.note(&format!("{name}: {} of {} rows ({fate}), up to {} tokens", data.examples.len(), lengths.rows, lengths.longest));
+        console.note(&format!(
+            "{name}: {} of {} rows ({fate}), up to {} tokens",
+            data.examples.len(),
+            lengths.rows,
+            lengths.longest
+        ));
         Ok::<_, Error>(data)
     };
     // The dev set is never cut: its figures must compare with those of `qzo eval`.
     let whole = Limits { max_seq_length: None, ..limits };
-    let (train, dev) = (tokenize("train", &train.rows, limits)?, dev.map(|rows| tokenize("dev", &rows, whole)).transpose()?);
+    let (train, dev) =
+        (tokenize("train", &train.rows, limits)?, dev.map(|rows| tokenize("dev", &rows, whole)).transpose()?);
     Ok(Data { task, train, dev })
 }
 
 /// The quantized model that the journal refers to: the source itself, or its quantization in the run.
-fn base(config: &Config, source: Arc<Checkpoint>, directory: &RunDir, console: Console) -> Result<Arc<Checkpoint>> {
+fn base(
+    config: &Config,
+    source: Arc<Checkpoint>,
+    directory: &RunDir,
+    console: Console,
+) -> Result<Arc<Checkpoint>> {
     if source.format() != Format::HuggingFace {
         return Ok(source);
     }
     let quantize = config.quantize.ok_or_else(|| {
         Error::invalid(
-            format!("{} is not quantized, and the configuration has no [quantize] table", source.path().display()),
+            format!(
+                "{} is not quantized, and the configuration has no [quantize] table",
+                source.path().display()
+            ),
             "add a [quantize] table, or run `qzo quantize` first and name its result",
         )
     })?;
@@ -196,7 +224,10 @@ fn show(bar: &mut Progress, event: &Event, logging_steps: u64) {
     match event {
         Event::Resumed { done, replayed, torn } => {
             if let Some(torn) = torn {
-                bar.note(&format!("the journal ended in {} torn bytes at offset {}: cut", torn.bytes, torn.offset));
+                bar.note(&format!(
+                    "the journal ended in {} torn bytes at offset {}: cut",
+                    torn.bytes, torn.offset
+                ));
             }
             bar.note(&format!("resumed after step {done} ({replayed} replayed)"));
             bar.set(*done);
@@ -242,7 +273,9 @@ fn text(report: &Report) -> String {
     for (name, evaluation) in evaluations {
         lines.extend(evaluation.as_ref().map(|e| format!("{name:7} {}", describe(e))));
     }
-    lines.extend(report.rounding.map(|r| format!("rounding the scales to the file's type changed the NLL by {r:+.5}")));
+    lines.extend(
+        report.rounding.map(|r| format!("rounding the scales to the file's type changed the NLL by {r:+.5}")),
+    );
     lines.extend(report.best_step.map(|step| format!("best dev NLL after step {step}: best/")));
     lines.push(format!("{} is ready to serve", report.output_dir.join("final").display()));
     lines.join("\n")

@@ -29,8 +29,11 @@ pub struct GenerateArgs {
 }
 
 pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
-    if !(args.temperature >= 0.0 && args.temperature.is_finite()) || !(args.top_p > 0.0 && args.top_p <= 1.0) {
-        return Err(Error::Usage("--temperature must be 0 or more, --top-p above 0 and at most 1".to_string()));
+    let temperature_ok = args.temperature >= 0.0 && args.temperature.is_finite();
+    if !(temperature_ok && args.top_p > 0.0 && args.top_p <= 1.0) {
+        return Err(Error::Usage(
+            "--temperature must be 0 or more, --top-p above 0 and at most 1".to_string(),
+        ));
     }
     let console = common.console();
     let device = open::device(common)?;

@@ -56,7 +56,11 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
         for t in &tensors {
             let mark = if is_trained(t) { "trained" } else { "" };
             let shape = format!("{:?}", t.shape);
-            let _ = writeln!(text, "{:<52} {:<12} {shape:<16} {:>6.3} bits  {mark}", t.name, t.dtype, t.bits_per_weight);
+            let _ = writeln!(
+                text,
+                "{:<52} {:<12} {shape:<16} {:>6.3} bits  {mark}",
+                t.name, t.dtype, t.bits_per_weight
+            );
         }
         let _ = writeln!(
             text,
@@ -68,7 +72,11 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
             config.vocab_size,
             config.max_position_embeddings
         );
-        let _ = writeln!(text, "{parameters} parameters in {bytes} bytes: {:.3} bits per weight", bits(bytes, parameters));
+        let _ = writeln!(
+            text,
+            "{parameters} parameters in {bytes} bytes: {:.3} bits per weight",
+            bits(bytes, parameters)
+        );
         let _ = write!(
             text,
             "{} quantized weights can be trained: {trained_elements} parameters at {:.3} bits",

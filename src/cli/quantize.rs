@@ -50,7 +50,12 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
         "bytes_before": before, "bytes_after": after,
     });
     console.result(&report, || {
-        format!("{}: {:.1} MB of tensors, {:.1} MB before", out.display(), after as f64 / 1e6, before as f64 / 1e6)
+        format!(
+            "{}: {:.1} MB of tensors, {:.1} MB before",
+            out.display(),
+            after as f64 / 1e6,
+            before as f64 / 1e6
+        )
     })
 }
 

@@ -40,7 +40,10 @@ pub fn run(args: &ReplayArgs, common: &Common) -> Result<()> {
     })?;
     bar.finish();
     if let Some(torn) = report.torn {
-        console.note(&format!("the journal ends in {} torn bytes at offset {}: ignored", torn.bytes, torn.offset));
+        console.note(&format!(
+            "the journal ends in {} torn bytes at offset {}: ignored",
+            torn.bytes, torn.offset
+        ));
     }
     console.result(&report, || format!("{}: {} steps replayed", args.output.display(), report.steps))
 }

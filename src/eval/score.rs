@@ -31,7 +31,8 @@ pub fn score(
     progress: &mut dyn FnMut(usize),
 ) -> Result<ScoreReport> {
     let (context, vocab) = (model.config().max_position_embeddings, model.config().vocab_size);
-    let all = data.rows.iter().map(|row| tokens(row, tokenizer, context, vocab)).collect::<Result<Vec<_>>>()?;
+    let all =
+        data.rows.iter().map(|row| tokens(row, tokenizer, context, vocab)).collect::<Result<Vec<_>>>()?;
     let mut sequences = Vec::with_capacity(all.len());
     for pass in passes(all.iter().map(Vec::len)) {
         let (mut tokens, mut ranges, mut targets) = (Vec::new(), Vec::new(), Vec::new());

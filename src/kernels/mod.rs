@@ -9,9 +9,9 @@ pub mod bench;
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
+pub mod packed;
 #[cfg(test)]
 mod reference;
-pub mod packed;
 mod weight;
 
 use burn::tensor::backend::Backend;
@@ -130,7 +130,12 @@ pub fn step<B: Kernels>(weight: &mut DeviceWeight<B>, parameter: u32, noise: Noi
 ///
 /// # Errors
 /// What the device reports.
-pub fn replay<B: Kernels>(scales: Vec<f32>, parameter: u32, steps: &[Noise], device: &B::Device) -> Result<Vec<f32>> {
+pub fn replay<B: Kernels>(
+    scales: Vec<f32>,
+    parameter: u32,
+    steps: &[Noise],
+    device: &B::Device,
+) -> Result<Vec<f32>> {
     let mut scales = weight::upload_floats::<B>(scales, device).into_primitive().tensor();
     for noise in steps {
         scales = B::step_scales(scales, parameter, *noise);
@@ -143,7 +148,9 @@ pub fn replay<B: Kernels>(scales: Vec<f32>, parameter: u32, steps: &[Noise], dev
 /// # Errors
 /// What the device reports: most often that its memory is full.
 pub fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
-    let failed = |what: String| Error::device(format!("the device failed: {what}"), "try a smaller batch, or --device cpu");
+    let failed = |what: String| {
+        Error::device(format!("the device failed: {what}"), "try a smaller batch, or --device cpu")
+    };
     let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
     data.convert::<f32>().into_vec().map_err(|error| failed(format!("{error:?}")))
 }

@@ -3,9 +3,9 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{DeviceWeight, KeyRanges, Kernels, attention, linear, rms_norm, rotate, silu_mul, step};
-use crate::kernels::packed::{put_code, words_per_row};
+use super::{DeviceWeight, Kernels, KeyRanges, attention, linear, rms_norm, rotate, silu_mul, step};
 use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{put_code, words_per_row};
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
 use crate::zo::philox::philox4x32_10;
 
@@ -30,7 +30,14 @@ impl Uniform {
     }
 }
 
-fn random_weight(out: usize, input: usize, bits: u32, group_size: usize, kind: usize, rng: &mut Uniform) -> PackedWeight {
+fn random_weight(
+    out: usize,
+    input: usize,
+    bits: u32,
+    group_size: usize,
+    kind: usize,
+    rng: &mut Uniform,
+) -> PackedWeight {
     let groups = input.div_ceil(group_size);
     let mut codes = vec![];
     for _ in 0..out {
@@ -87,7 +94,13 @@ fn noises() -> Vec<Option<Noise>> {
     for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
         for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
             let e = if mode == ScaleMode::Absolute { 1e-3 } else { 5e-2 };
-            noises.push(Some(Noise { kind, mode, seed: 0x1234_5678_9abc_def0, probe: 2, coefficient: coefficient(kind, e) }));
+            noises.push(Some(Noise {
+                kind,
+                mode,
+                seed: 0x1234_5678_9abc_def0,
+                probe: 2,
+                coefficient: coefficient(kind, e),
+            }));
         }
     }
     noises
@@ -97,7 +110,9 @@ fn noises() -> Vec<Option<Noise>> {
 fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(0);
     // rows, out, in, group: a short last group, a group wider than the row, groups across words.
-    for (rows, out, input, group_size) in [(1, 3, 72, 32), (5, 37, 100, 24), (18, 72, 576, 128), (2, 9, 40, 64)] {
+    for (rows, out, input, group_size) in
+        [(1, 3, 72, 32), (5, 37, 100, 24), (18, 72, 576, 128), (2, 9, 40, 64)]
+    {
         for bits in [2, 3, 4, 8] {
             for kind in 0..4 {
                 let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
@@ -110,7 +125,10 @@ fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
                         None => linear_reference(&x, &weight),
                     };
                     let error = relative_error(&got, &want);
-                    assert!(error < TOLERANCE, "{rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {noise:?}: {error:e}");
+                    assert!(
+                        error < TOLERANCE,
+                        "{rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {noise:?}: {error:e}"
+                    );
                 }
             }
         }
@@ -145,7 +163,8 @@ fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
     let ranges = [(0, 1), (0, 2), (1, 3), (3, 4), (3, 5), (3, 6), (4, 7), (0, 9)];
     for (heads, kv_heads, dim) in [(4, 2, 16), (3, 3, 20), (9, 3, 64)] {
         let (t, s, scale) = (ranges.len(), 9, 0.3f32);
-        let (q, k, v) = (rng.floats(t * heads * dim), rng.floats(s * kv_heads * dim), rng.floats(s * kv_heads * dim));
+        let (q, k, v) =
+            (rng.floats(t * heads * dim), rng.floats(s * kv_heads * dim), rng.floats(s * kv_heads * dim));
         let int = |f: fn(&(i32, i32)) -> i32| {
             let values: Vec<i32> = ranges.iter().map(f).collect();
             Tensor::from_data(TensorData::new(values, [t]), (device, DType::I32))
@@ -159,10 +178,13 @@ fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
                 let at = |key: usize, i: usize| (key * kv_heads + head / (heads / kv_heads)) * dim + i;
                 let q = &q[(row * heads + head) * dim..][..dim];
                 let keys = range.0 as usize..range.1 as usize;
-                let score = |key: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[at(key, i)])).sum::<f64>();
+                let score =
+                    |key: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[at(key, i)])).sum::<f64>();
                 let p: Vec<f64> = keys.clone().map(|key| (f64::from(scale) * score(key)).exp()).collect();
                 let sum: f64 = p.iter().sum();
-                want.extend((0..dim).map(|i| keys.clone().zip(&p).map(|(key, p)| p * f64::from(v[at(key, i)])).sum::<f64>() / sum));
+                want.extend((0..dim).map(|i| {
+                    keys.clone().zip(&p).map(|(key, p)| p * f64::from(v[at(key, i)])).sum::<f64>() / sum
+                }));
             }
         }
         let error = relative_error(&got, &want);
@@ -214,17 +236,25 @@ macro_rules! on {
                 test(&$device)
             }
             #[test]
-            fn linear_matches_the_loops() { run(super::linear_matches_the_loops::<$backend>) }
+            fn linear_matches_the_loops() {
+                run(super::linear_matches_the_loops::<$backend>)
+            }
             #[test]
-            fn an_untrained_weight_ignores_the_noise() { run(super::an_untrained_weight_ignores_the_noise::<$backend>) }
+            fn an_untrained_weight_ignores_the_noise() {
+                run(super::an_untrained_weight_ignores_the_noise::<$backend>)
+            }
             #[test]
-            fn steps_give_the_bits_of_the_definition() { run(super::steps_give_the_bits_of_the_definition::<$backend>) }
+            fn steps_give_the_bits_of_the_definition() {
+                run(super::steps_give_the_bits_of_the_definition::<$backend>)
+            }
             #[test]
             fn norm_rotation_and_gate_match_the_loops() {
                 run(super::norm_rotation_and_gate_match_the_loops::<$backend>)
             }
             #[test]
-            fn attention_matches_the_loops() { run(super::attention_matches_the_loops::<$backend>) }
+            fn attention_matches_the_loops() {
+                run(super::attention_matches_the_loops::<$backend>)
+            }
         }
     };
 }

@@ -41,7 +41,8 @@ impl<B: Backend> DeviceWeight<B> {
             Levels::Zero(zero) => DeviceLevels::Zero(zero),
             Levels::Zeros(mut zeros) => {
                 zeros.resize(zeros.len().next_multiple_of(4), 0);
-                let words = zeros.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                let words =
+                    zeros.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
                 DeviceLevels::Zeros(upload_words(words, device))
             }
             Levels::Minimum(minimum) => DeviceLevels::Minimum(upload_floats(minimum, device)),

@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{self, DeviceWeight, KeyRanges, Kernels, read};
+use crate::kernels::{self, DeviceWeight, Kernels, KeyRanges, read};
 use crate::zo::perturbation::Noise;
 
 /// Bytes of f32 logits that exist at a time.
@@ -148,7 +148,8 @@ impl<B: Kernels> Decoder<B> {
 
     fn parameter(&self, name: &str) -> Result<u32> {
         let found = self.trained.binary_search_by(|t| t.as_str().cmp(name));
-        let index = found.map_err(|_| Error::tensor(self.checkpoint.path(), name, "is not a trained weight"))?;
+        let index =
+            found.map_err(|_| Error::tensor(self.checkpoint.path(), name, "is not a trained weight"))?;
         Ok(index as u32)
     }
 }
@@ -206,17 +207,15 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         let id = self.parameter(name)?;
         let device = self.device.clone();
         let path = self.checkpoint.path().to_path_buf();
-        for (_, weight) in self.packed_mut().filter(|(parameter, _)| *parameter == id) {
-            let expected = weight.scales.dims()[0];
-            if scales.len() != expected {
-                let what = format!("has {expected} scales, but {} were given", scales.len());
-                return Err(Error::tensor(path, name, what));
-            }
-            weight.scales =
-                Tensor::from_data(TensorData::new(scales, [expected]), (&device, DType::F32));
-            return Ok(());
+        let found = self.packed_mut().find(|(parameter, _)| *parameter == id);
+        let (_, weight) = found.ok_or_else(|| Error::tensor(&path, name, "is not on the device"))?;
+        let expected = weight.scales.dims()[0];
+        if scales.len() != expected {
+            let what = format!("has {expected} scales, but {} were given", scales.len());
+            return Err(Error::tensor(path, name, what));
         }
-        Err(Error::tensor(path, name, "is not on the device"))
+        weight.scales = Tensor::from_data(TensorData::new(scales, [expected]), (&device, DType::F32));
+        Ok(())
     }
 
     fn session(&self) -> Box<dyn Session + '_> {
@@ -273,7 +272,8 @@ impl<B: Kernels> Layer<B> {
         cache: &mut LayerCache<B>,
     ) -> Tensor<B, 2> {
         let rows = h.dims()[0];
-        let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let (heads, kv_heads, dim) =
+            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let q = self.q_proj.forward(h.clone(), pass.noise).reshape([rows, heads, dim]); // [T, nh, D]
         let k = self.k_proj.forward(h.clone(), pass.noise).reshape([rows, kv_heads, dim]); // [T, nkv, D]
         let v = self.v_proj.forward(h, pass.noise).reshape([rows, kv_heads, dim]);

@@ -71,5 +71,6 @@ pub fn vector<B: Backend>(
 ) -> Result<Tensor<B, 1>> {
     let data = checkpoint.dense(name)?;
     let length = data.len();
-    Ok(Tensor::<B, 1>::from_data(TensorData::new(data, [length]), (device, DType::F32)).cast(DType::from(dtype)))
+    Ok(Tensor::<B, 1>::from_data(TensorData::new(data, [length]), (device, DType::F32))
+        .cast(DType::from(dtype)))
 }

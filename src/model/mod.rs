@@ -7,6 +7,8 @@
 mod decoder;
 mod linear;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -10,7 +10,10 @@ use crate::kernels::{self, Kernels};
 pub fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
     let half = config.head_dim / 2;
     let plain = (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.head_dim as f64));
-    plain.enumerate().map(|(i, frequency)| scaled(frequency, i, config.rope_scaling.as_ref()) as f32).collect()
+    plain
+        .enumerate()
+        .map(|(i, frequency)| scaled(frequency, i, config.rope_scaling.as_ref()) as f32)
+        .collect()
 }
 
 fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
@@ -49,7 +52,11 @@ pub struct Rotation<B: Backend> {
 }
 
 impl<B: Kernels> Rotation<B> {
-    pub fn new(positions: impl Iterator<Item = usize> + Clone, frequencies: &[f32], device: &B::Device) -> Self {
+    pub fn new(
+        positions: impl Iterator<Item = usize> + Clone,
+        frequencies: &[f32],
+        device: &B::Device,
+    ) -> Self {
         let shape = [positions.clone().count(), frequencies.len()];
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = positions

@@ -12,8 +12,8 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::packed::{Levels, PackedWeight, put_code, words_per_row};
 use crate::error::{Error, Result};
+use crate::kernels::packed::{Levels, PackedWeight, put_code, words_per_row};
 
 /// The float types that checkpoints store scales (and plain tensors) in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -79,7 +79,8 @@ impl TrainConfig {
     }
 
     pub fn learning_rate_at(&self, step: u64) -> f64 {
-        let schedule = Schedule { lr_scheduler_type: self.lr_scheduler_type, warmup_steps: self.warmup_steps };
+        let schedule =
+            Schedule { lr_scheduler_type: self.lr_scheduler_type, warmup_steps: self.warmup_steps };
         schedule.at(step, self.max_steps, self.learning_rate)
     }
 

@@ -35,12 +35,33 @@ pub struct Data {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A journal was there: `done` steps of it count, `replayed` of them were applied again.
-    Resumed { done: u64, replayed: u64, torn: Option<TornTail> },
-    Step { step: u64, loss: f64, projected_grad: f64, lr: f64, tokens_per_second: f64, skipped: bool },
+    Resumed {
+        done: u64,
+        replayed: u64,
+        torn: Option<TornTail>,
+    },
+    Step {
+        step: u64,
+        loss: f64,
+        projected_grad: f64,
+        lr: f64,
+        tokens_per_second: f64,
+        skipped: bool,
+    },
     /// Rows of an evaluation done so far.
-    Evaluating { step: u64, done: usize, of: usize },
-    Evaluated { step: u64, report: TaskReport, best: bool },
-    Saved { step: u64 },
+    Evaluating {
+        step: u64,
+        done: usize,
+        of: usize,
+    },
+    Evaluated {
+        step: u64,
+        report: TaskReport,
+        best: bool,
+    },
+    Saved {
+        step: u64,
+    },
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,9 +96,8 @@ impl Run<'_> {
     pub fn train(&self, model: &mut dyn LanguageModel, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
         let (mut journal, records) = self.open_journal(model, on_event)?;
         let done = records.len() as u64;
-        let (mut metrics, history) = Metrics::open(self.directory, done, &mut |step| {
-            self.metric(&records[step as usize - 1], None)
-        })?;
+        let (mut metrics, history) =
+            Metrics::open(self.directory, done, &mut |step| self.metric(&records[step as usize - 1], None))?;
         let mut state = State::resume(&history);
         let mut skipped_in_a_row = records.iter().rev().take_while(|r| r.skipped).count() as u64;
         drop(records);
@@ -97,7 +117,8 @@ impl Run<'_> {
             let clock = Instant::now();
             let cursor = step * self.config.batch_size as u64;
             let rows = sampler.batch(cursor, self.config.batch_size);
-            let batch = Batch::new(self.data.train.objective, rows.iter().map(|&i| &self.data.train.examples[i]));
+            let batch =
+                Batch::new(self.data.train.objective, rows.iter().map(|&i| &self.data.train.examples[i]));
             let (seed, lr) = (step_seed(self.seed, step), self.config.learning_rate_at(step));
 
             let outcome = estimator.estimate(seed, lr, &mut |noise| {
@@ -181,7 +202,8 @@ impl Run<'_> {
     ) -> Result<()> {
         let last = step == self.config.max_steps;
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        if let Some(dev) = self.data.dev.as_ref().filter(|_| step == 0 || last || due(self.config.eval_steps)) {
+        if let Some(dev) = self.data.dev.as_ref().filter(|_| step == 0 || last || due(self.config.eval_steps))
+        {
             let of = dev.examples.len();
             let report = evaluate(model, &self.data.task, dev, &mut |done| {
                 on_event(Event::Evaluating { step, done, of });
@@ -218,7 +240,8 @@ impl Run<'_> {
     fn metric(&self, record: &Record, tokens_per_second: Option<f64>) -> Metric {
         let n = record.probes.len() as f64;
         let loss = record.probes.iter().map(|p| (p.loss_plus + p.loss_minus) / 2.0).sum::<f64>() / n;
-        let gradients = record.probes.iter().map(|p| (p.loss_plus - p.loss_minus) / (2.0 * self.config.zo_eps));
+        let gradients =
+            record.probes.iter().map(|p| (p.loss_plus - p.loss_minus) / (2.0 * self.config.zo_eps));
         let projected_grad = gradients.sum::<f64>() / n;
         Metric::Step {
             step: record.step + 1,

@@ -130,7 +130,11 @@ impl Metrics {
     /// For a run that has done `done` steps according to its journal: keeps what belongs to those, lets
     /// `missing` say what a killed run did not get to write, and drops the evaluation at `done`, which
     /// is made again.
-    pub fn open(run: &RunDir, done: u64, missing: &mut dyn FnMut(u64) -> Metric) -> Result<(Self, Vec<Metric>)> {
+    pub fn open(
+        run: &RunDir,
+        done: u64,
+        missing: &mut dyn FnMut(u64) -> Metric,
+    ) -> Result<(Self, Vec<Metric>)> {
         let path = run.metrics();
         let mut kept: Vec<Metric> = match File::open(&path) {
             Ok(file) => {

@@ -15,6 +15,8 @@ const STEP: &str = "step";
 const RUN: &str = "run";
 const DIGEST: &str = "blake3";
 
+type NamedScales = Vec<(String, Vec<f32>)>;
+
 /// Writes the model's scales as they are after `step` steps of the run `run` (a hash that names it).
 pub fn save(path: &Path, model: &dyn LanguageModel, step: u64, run: &str) -> Result<()> {
     let mut tensors = Vec::new();
@@ -59,7 +61,7 @@ pub fn restore(path: &Path, model: &mut dyn LanguageModel, last_step: u64, run: 
     Ok(Some(step))
 }
 
-fn parse(bytes: &[u8], run: &str, trained: &[String]) -> Option<(u64, Vec<(String, Vec<f32>)>)> {
+fn parse(bytes: &[u8], run: &str, trained: &[String]) -> Option<(u64, NamedScales)> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let metadata = metadata.metadata().as_ref()?;
     let tensors = SafeTensors::deserialize(bytes).ok()?;

@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::support::source::{Token, tokens, without_tests};
 use crate::support::repository;
+use crate::support::source::{Token, tokens, without_tests};
 
 /// The rooms from the top of the house down; those of one line are neighbours and do not import each
 /// other, but that evaluations may generate.
@@ -208,14 +208,18 @@ fn only_the_kernels_use_cubecl_and_simd() {
     for file in source_files().iter().filter(|file| !file.is_under("kernels")) {
         // The device asks cubecl which adapters there are.
         let probes = file.path == Path::new("device.rs");
-        let names = ["cubecl", "cubek", "burn_cubecl"].into_iter().filter(|name| !(probes && *name == "cubecl"));
+        let names =
+            ["cubecl", "cubek", "burn_cubecl"].into_iter().filter(|name| !(probes && *name == "cubecl"));
         for name in names {
             if file.words().any(|word| word == name) {
                 offences.push(format!("{}: uses {name}", file.path.display()));
             }
         }
         let arch = file.tokens.windows(4).any(|t| {
-            matches!(t[0].word(), Some("std" | "core")) && t[1].is(':') && t[2].is(':') && t[3].word() == Some("arch")
+            matches!(t[0].word(), Some("std" | "core"))
+                && t[1].is(':')
+                && t[2].is(':')
+                && t[3].word() == Some("arch")
         });
         if arch {
             offences.push(format!("{}: uses std::arch", file.path.display()));
@@ -257,7 +261,10 @@ fn only_the_command_line_prints() {
     let mut offences = Vec::new();
     let mut seen = false;
     for file in source_files() {
-        let mut calls = file.tokens.windows(2).filter(|t| t[1].is('!') && t[0].word().is_some_and(|w| macros.contains(&w)));
+        let mut calls = file
+            .tokens
+            .windows(2)
+            .filter(|t| t[1].is('!') && t[0].word().is_some_and(|w| macros.contains(&w)));
         let Some(call) = calls.next() else { continue };
         seen = true;
         if !file.is_under("cli") && file.path != Path::new("main.rs") {
@@ -278,7 +285,10 @@ fn imports_are_seen_in_every_form() {
     assert_eq!(file("a.rs", "use crate::b::{c, d}; // crate::x\nfn f() { crate::e::f() }"), "b e");
     assert_eq!(file("a.rs", "use crate::{b::{c, d}, e, self as z};"), "b e self");
     assert_eq!(file("a.rs", "const S: &str = \"crate::x\"; const C: char = '\"'; use crate::b;"), "b");
-    assert_eq!(file("a.rs", "#[cfg(test)] mod tests { use crate::x; } pub(crate) fn f<'a>() { crate::b::c() }"), "b");
+    assert_eq!(
+        file("a.rs", "#[cfg(test)] mod tests { use crate::x; } pub(crate) fn f<'a>() { crate::b::c() }"),
+        "b"
+    );
     assert_eq!(file("a.rs", "#[cfg(test)]\npub fn f() { crate::x::y() }\nuse crate::b;"), "b");
     assert_eq!(file("a/mod.rs", "use super::b; mod m { use super::c; use super::super::d; }"), "b d");
     assert_eq!(file("a/c.rs", "use super::x; use super::super::b;"), "b");

@@ -9,7 +9,8 @@ const TOLERANCE: f64 = 1e-4;
 
 fn models() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixture("llama")).unwrap();
-    let mut models: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let mut models: Vec<PathBuf> =
+        entries.map(|entry| entry.unwrap().path()).filter(|p| p.is_dir()).collect();
     models.sort();
     assert!(models.len() >= 8, "only {} models found", models.len());
     models
@@ -19,7 +20,8 @@ fn models() -> Vec<PathBuf> {
 fn cases(model: &std::path::Path) -> Vec<(Value, Vec<f64>)> {
     let text = std::fs::read_to_string(model.join("expected.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
-    let numbers = |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
+    let numbers =
+        |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
     let cases: Vec<_> = cases
         .iter()
         .map(|case| (case["input_ids"].clone(), numbers(&case["token_nll"])))
@@ -33,7 +35,8 @@ fn agrees_with_transformers(device: &str) {
     for model in models() {
         let cases = cases(&model);
         let place = Workplace::new();
-        let rows = cases.iter().map(|(ids, _)| format!("{}\n", json!({ "input_ids": ids }))).collect::<String>();
+        let rows =
+            cases.iter().map(|(ids, _)| format!("{}\n", json!({ "input_ids": ids }))).collect::<String>();
         let rows = place.write("cases.jsonl", rows);
         let line = format!("eval --json --device {device}");
         let report = place.run(&line, &[model.as_ref(), "--score".as_ref(), rows.as_ref()]).json();
@@ -41,7 +44,10 @@ fn agrees_with_transformers(device: &str) {
         assert_eq!(sequences.len(), cases.len());
         for (sequence, (ids, expected)) in sequences.iter().zip(&cases) {
             let got = sequence["token_nll"].as_array().unwrap();
-            assert_eq!((got.len(), sequence["tokens"].as_u64().unwrap() as usize), (expected.len(), expected.len()));
+            assert_eq!(
+                (got.len(), sequence["tokens"].as_u64().unwrap() as usize),
+                (expected.len(), expected.len())
+            );
             for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
                 let got = got.as_f64().unwrap();
                 assert!(

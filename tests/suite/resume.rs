@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::training::{Training, rows};
-use crate::support::{Answer, Dice, Workplace, assert_same_files, assert_same_tree, copy_tree, fixture, has_device, tree};
+use crate::support::{
+    Answer, Dice, Workplace, assert_same_files, assert_same_tree, copy_tree, fixture, has_device, tree,
+};
 
 /// Layout of the journal, as its room draws it.
 const HEADER_BYTES: usize = 156;
@@ -210,14 +212,19 @@ fn replays_to_the_final_checkpoint(device: &str) {
     ] {
         // A key that is there twice is an error: `extra` may replace the learning rate.
         let training = Training::tiny("max_steps = 40\neval_steps = 0");
-        let sets: Vec<String> = extra.lines().map(|line| format!("train.{}", line.replace(' ', ""))).collect();
+        let sets: Vec<String> =
+            extra.lines().map(|line| format!("train.{}", line.replace(' ', ""))).collect();
         let args: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         training.finetune("run", &args).succeeded();
-        let report = replay(&training.place, &training.out("run"), "again", &["--json", "--device", device]).json();
+        let report =
+            replay(&training.place, &training.out("run"), "again", &["--json", "--device", device]).json();
         assert_eq!(report["steps"], 40);
         assert_same_files(&training.out("run").join("final"), &training.out("again"));
         let base = std::fs::read(fixture("runs/q4_1.gguf")).unwrap();
-        assert!(std::fs::read(training.out("again").join("q4_1.gguf")).unwrap() != base, "nothing was trained");
+        assert!(
+            std::fs::read(training.out("again").join("q4_1.gguf")).unwrap() != base,
+            "nothing was trained"
+        );
     }
 }
 
@@ -384,7 +391,8 @@ fn records_that_are_swapped_doubled_or_of_another_run_are_refused() {
     reference.is_refused(reference.with_journal(&doubled), &["at byte 208"]);
     reference.training.finetune("other", &["--seed", "1"]).succeeded();
     let other = std::fs::read(reference.training.out("other").join("journal")).unwrap();
-    let mixed = [&reference.journal[..HEADER_BYTES + RECORD_BYTES], &other[HEADER_BYTES + RECORD_BYTES..]].concat();
+    let mixed =
+        [&reference.journal[..HEADER_BYTES + RECORD_BYTES], &other[HEADER_BYTES + RECORD_BYTES..]].concat();
     reference.is_refused(reference.with_journal(&mixed), &["at byte 208"]);
 }
 
@@ -406,7 +414,11 @@ fn a_run_does_not_go_on_with_other_inputs() {
     ] {
         let more = ["--resume", "--set", "train.max_steps=9"];
         training.finetune("run", &[args, &more].concat()).refused(&[difference]);
-        assert_same_tree(&before, &tree(&training.out("run")), &format!("a resume with another {difference}"));
+        assert_same_tree(
+            &before,
+            &tree(&training.out("run")),
+            &format!("a resume with another {difference}"),
+        );
     }
 }
 
@@ -442,7 +454,10 @@ fn a_second_process_cannot_write_the_same_run() {
     let answer = training.finetune("run", &["--resume", "--set", "train.logging_steps=77"]);
     assert!(kill(child), "the first process ended by itself");
     answer.refused(&["another qzo process"]);
-    assert!(config == std::fs::read(training.out("run").join("config.toml")).unwrap(), "config.toml was rewritten");
+    assert!(
+        config == std::fs::read(training.out("run").join("config.toml")).unwrap(),
+        "config.toml was rewritten"
+    );
 }
 
 #[test]

@@ -108,7 +108,8 @@ impl Answer {
     #[track_caller]
     pub fn json(self) -> Value {
         let answer = self.succeeded();
-        let value: Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:#?}"));
+        let value: Value =
+            serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:#?}"));
         assert!(value.is_object(), "{answer:#?}");
         value
     }
@@ -161,11 +162,7 @@ pub fn assert_same_files(expected: &Path, got: &Path) {
 }
 
 #[track_caller]
-pub fn assert_same_tree(
-    expected: &BTreeMap<PathBuf, Vec<u8>>,
-    got: &BTreeMap<PathBuf, Vec<u8>>,
-    what: &str,
-) {
+pub fn assert_same_tree(expected: &BTreeMap<PathBuf, Vec<u8>>, got: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
     assert!(!expected.is_empty(), "{what}: nothing to compare");
     let names = |tree: &BTreeMap<PathBuf, Vec<u8>>| tree.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(expected), names(got), "{what}: other files");

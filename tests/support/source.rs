@@ -113,7 +113,9 @@ pub fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<(String, Option<Strin
             && item.last().is_some_and(|t| t.is(';'))
         {
             let path = item.windows(3).find_map(|t| match t {
-                [Token::Word(word), Token::Sign('='), Token::Text(path)] if word == "path" => Some(path.clone()),
+                [Token::Word(word), Token::Sign('='), Token::Text(path)] if word == "path" => {
+                    Some(path.clone())
+                }
                 _ => None,
             });
             modules.extend(item.get(position + 1).and_then(Token::word).map(|name| (name.to_string(), path)));

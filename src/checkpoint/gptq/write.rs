@@ -12,9 +12,9 @@ use super::super::safetensors::{Dtype, INDEX_FILE, SINGLE_FILE, Writer};
 use super::super::{Checkpoint, Format, Weight};
 use super::transpose;
 use crate::error::{Error, Result};
+use crate::kernels::packed::{Levels, PackedWeight};
 use crate::kernels::packed::{put_code, words_per_row};
 use crate::quant::rtn::FloatType;
-use crate::kernels::packed::{Levels, PackedWeight};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GptqOptions {

@@ -71,7 +71,13 @@ mod tests {
     #[test]
     fn lanes_agree_with_the_scalar_definition_on_ragged_lengths() {
         for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
-            let noise = Noise { kind, mode: ScaleMode::Relative, seed: 0x1234_5678_9abc_def0, probe: 3, coefficient: 0.5 };
+            let noise = Noise {
+                kind,
+                mode: ScaleMode::Relative,
+                seed: 0x1234_5678_9abc_def0,
+                probe: 3,
+                coefficient: 0.5,
+            };
             let mut k = [0; 77];
             fill(noise, 7, 1000, &mut k);
             for (i, k) in k.iter().enumerate() {

@@ -20,7 +20,7 @@ fn rms_norm_kernel<F: Float>(
     #[comptime] units: usize,
     #[define(F)] _f: StorageType,
 ) {
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows {
         terminate!();
     }
@@ -89,7 +89,12 @@ fn silu_mul_kernel<F: Float>(
 
 /// # Shapes
 /// `x`, `out`: `[T, hidden]`; `weight`: f32 `[hidden]`; all contiguous.
-pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f32, out: CubeTensor<R>) {
+pub(super) fn rms_norm<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    eps: f32,
+    out: CubeTensor<R>,
+) {
     let client = x.client.clone();
     let (rows, hidden, dtype) = (x.shape()[0], x.shape()[1], x.dtype.into());
     // `cubes` counts units: one cube per row.
@@ -110,7 +115,12 @@ pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, 
 
 /// # Shapes
 /// `x`, `out`: `[T, heads, head_dim]`; `cos`, `sin`: f32 `[T, head_dim / 2]`; all contiguous.
-pub(super) fn rotate<R: CubeRuntime>(x: CubeTensor<R>, cos: CubeTensor<R>, sin: CubeTensor<R>, out: CubeTensor<R>) {
+pub(super) fn rotate<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    cos: CubeTensor<R>,
+    sin: CubeTensor<R>,
+    out: CubeTensor<R>,
+) {
     let client = x.client.clone();
     let (units, dtype) = (x.shape().num_elements() / 2, x.dtype.into());
     let (heads, half) = (x.shape()[1], x.shape()[2] / 2);

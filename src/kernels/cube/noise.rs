@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode};
 
 /// What a kernel is compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct NoiseKind {
     pub rademacher: bool,
     pub absolute: bool,

@@ -13,7 +13,9 @@ use crate::zo::perturbation::Noise;
 struct Scheme {
     bits: u32,
     levels: LevelsKind,
-    noise: Option<NoiseKind>,
+    /// Whether the scales are perturbed, and then how.
+    perturbs: bool,
+    noise: NoiseKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,8 +72,8 @@ fn unpack<F: Float>(
                 group_end = (group + 1) * sizes.group_size;
                 let index = row * sizes.groups + group;
                 scale = scales[index];
-                if comptime!(scheme.noise.is_some()) {
-                    scale = perturbed(scale, index as u32, noise, comptime!(scheme.noise.unwrap()));
+                if comptime!(scheme.perturbs) {
+                    scale = perturbed(scale, index as u32, noise, comptime!(scheme.noise));
                 }
                 if comptime!(scheme.levels == LevelsKind::Zero) {
                     offset = -sizes.zero;
@@ -86,10 +88,8 @@ fn unpack<F: Float>(
             let word = words + (bit / 32u32) as usize;
             let shift = bit % 32u32;
             let mut code = codes[word] >> shift;
-            if comptime!(bits == 3) {
-                if shift > 29u32 {
-                    code |= codes[word + 1] << (32u32 - shift);
-                }
+            if comptime!(bits == 3) && shift > 29u32 {
+                code |= codes[word + 1] << (32u32 - shift);
             }
             code &= comptime!(u32::MAX >> (32 - bits));
             let weight = if comptime!(scheme.levels == LevelsKind::Codebook) {
@@ -172,7 +172,12 @@ pub(super) fn launch<R: CubeRuntime>(
             Some((parameter, noise)) => args(parameter, noise),
             None => NoiseArgsLaunch::new(0, 0, 0, 0, 0.0),
         },
-        Scheme { bits: layout.bits, levels: kind, noise: perturbation.map(|(_, noise)| noise.into()) },
+        Scheme {
+            bits: layout.bits,
+            levels: kind,
+            perturbs: perturbation.is_some(),
+            noise: perturbation.map_or_else(NoiseKind::default, |(_, noise)| noise.into()),
+        },
         dtype,
     );
 }

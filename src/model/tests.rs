@@ -1,0 +1,120 @@
+//! Logits against transformers (scripts/fixtures_llama.py), on every backend at hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Input, LanguageModel, load};
+use crate::checkpoint::Checkpoint;
+use crate::data::Target;
+use crate::device::{ComputeType, Device, for_tests};
+
+/// f32 against f32: sums in another order.
+const TOLERANCE: f64 = 1e-4;
+
+fn fixtures() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    found.retain(|path| path.is_dir());
+    assert!(found.len() >= 8, "{found:?}");
+    found
+}
+
+fn open(path: &Path, device: &Device) -> Box<dyn LanguageModel> {
+    let checkpoint = Arc::new(Checkpoint::open(path).unwrap());
+    load(checkpoint, device, ComputeType::F32, &mut |_, _| ()).unwrap()
+}
+
+fn cases(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path.join("expected.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn ids(case: &Value) -> Vec<u32> {
+    case["input_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Cases padded on either side in transformers have the same ids here, where nothing is padded.
+fn logits_agree_with_transformers(device: &Device) {
+    for path in fixtures() {
+        let model = open(&path, device);
+        let vocab = model.config().vocab_size;
+        for case in cases(&path) {
+            let ids = ids(&case);
+            let whole = 0..ids.len();
+            let got = model.logits(Input { tokens: &ids, sequences: std::slice::from_ref(&whole) }).unwrap();
+            let first = case["first_row"].as_u64().unwrap() as usize;
+            for (row, want) in (first..).zip(case["logits"].as_array().unwrap()) {
+                for (token, want) in want.as_array().unwrap().iter().enumerate() {
+                    let error = (f64::from(got[row * vocab + token]) - want.as_f64().unwrap()).abs();
+                    assert!(error < TOLERANCE, "{} {} row {row}: {error:e}", path.display(), case["name"]);
+                }
+            }
+        }
+    }
+}
+
+fn sequences_in_one_batch_do_not_see_each_other(device: &Device) {
+    for path in fixtures() {
+        let model = open(&path, device);
+        let cases: Vec<Value> = cases(&path).into_iter().filter(|c| ids(c).len() > 1).collect();
+        let (mut tokens, mut sequences, mut targets, mut want) = (vec![], vec![], vec![], vec![]);
+        for case in &cases {
+            let ids = ids(case);
+            let start = tokens.len();
+            tokens.extend_from_slice(&ids[..ids.len() - 1]);
+            sequences.push(start..tokens.len());
+            targets.extend((start as u32..).zip(&ids[1..]).map(|(row, &token)| Target { row, token }));
+            want.extend(case["token_nll"].as_array().unwrap().iter().map(|nll| nll.as_f64().unwrap()));
+        }
+        let got = model.log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, None).unwrap();
+        for (got, want) in got.iter().zip(want) {
+            assert!((f64::from(-got) - want).abs() < TOLERANCE, "{}: {got} {want}", path.display());
+        }
+    }
+}
+
+fn a_growing_sequence_gives_the_logits_of_the_whole(device: &Device) {
+    let path = &fixtures()[0];
+    let model = open(path, device);
+    let vocab = model.config().vocab_size;
+    let ids = cases(path).iter().map(ids).max_by_key(Vec::len).unwrap();
+    let whole = 0..ids.len();
+    let want = model.logits(Input { tokens: &ids, sequences: std::slice::from_ref(&whole) }).unwrap();
+    let mut session = model.session();
+    for part in [0..5, 5..6, 6..7, 7..ids.len()] {
+        let got = session.feed(&ids[part.clone()]).unwrap();
+        let want = &want[(part.end - 1) * vocab..part.end * vocab];
+        let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+        assert!(f64::from(error) < TOLERANCE, "after {part:?}: {error:e}");
+    }
+}
+
+macro_rules! on {
+    ($name:ident) => {
+        mod $name {
+            fn run(test: fn(&super::Device)) {
+                if let Some(device) = super::for_tests(stringify!($name)) {
+                    test(&device)
+                }
+            }
+            #[test]
+            fn logits_agree_with_transformers() {
+                run(super::logits_agree_with_transformers)
+            }
+            #[test]
+            fn sequences_in_one_batch_do_not_see_each_other() {
+                run(super::sequences_in_one_batch_do_not_see_each_other)
+            }
+            #[test]
+            fn a_growing_sequence_gives_the_logits_of_the_whole() {
+                run(super::a_growing_sequence_gives_the_logits_of_the_whole)
+            }
+        }
+    };
+}
+
+on!(cpu);
+on!(wgpu);
+on!(cuda);
