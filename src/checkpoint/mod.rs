@@ -39,6 +39,7 @@ use rayon::prelude::*;
 
 pub use config::{ModelConfig, RopeScaling};
 pub use gptq::{GptqOptions, write_gptq};
+pub use publish::STAGING_PREFIX;
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};

@@ -10,6 +10,9 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
+/// Begins the name of everything unfinished. What a killed process leaves behind can be told by it.
+pub const STAGING_PREFIX: &str = ".qzo-writing-";
+
 /// A directory in the making. Dropped before `publish`, it is removed with all it holds.
 pub struct Staging {
     directory: tempfile::TempDir,
@@ -30,7 +33,7 @@ impl Staging {
         };
         fs::create_dir_all(&parent).map_err(Error::io(&parent, "creating the directory"))?;
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".qzo-writing-");
+        builder.prefix(STAGING_PREFIX);
         #[cfg(unix)]
         {
             // The default, 0700, would outlive the rename and lock other users out of the result.

@@ -5,8 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Common, open};
-use crate::config::Config;
-use crate::data::{Batch, Dataset, Limits, Sampler, TokenizedDataset};
+use crate::data::{Batch, Dataset, Sampler, TokenizedDataset};
 use crate::device::{Device, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels;
@@ -19,12 +18,8 @@ pub struct BenchArgs {
     /// Time ± steps of this recipe; nothing is written
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[arg(long, value_name = "SECTION.KEY=VALUE", requires = "config")]
-    set: Vec<String>,
-    #[arg(long, requires = "config")]
-    model: Option<String>,
-    #[arg(long, value_name = "FILE", requires = "config")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    recipe: open::RecipeArgs,
     /// Steps to time, after one that is not counted
     #[arg(long, default_value_t = 5)]
     steps: u64,
@@ -42,15 +37,7 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
 
 fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<()> {
     let console = common.console();
-    let text = |value: String| toml::Value::from(value).to_string();
-    let mut settings = args.set.clone();
-    settings.extend(args.model.clone().map(|model| format!("model={}", text(model))));
-    settings.extend(
-        args.data.iter().map(|path| format!("data.train={}", text(path.to_string_lossy().into_owned()))),
-    );
-    settings.extend(common.device.map(|device| format!("device={}", text(device.to_string()))));
-    settings.extend(common.dtype.map(|dtype| format!("dtype={}", text(dtype.to_string()))));
-    let config = Config::load(config, &settings)?;
+    let config = open::recipe(config, &args.recipe, None, common)?;
     let device = config.device.resolve()?;
     let clock = Instant::now();
     let checkpoint = open::checkpoint(&config.model, console)?;
@@ -59,12 +46,7 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
     let load_seconds = clock.elapsed().as_secs_f64();
     let train = config.data.train.as_ref();
     let train = train.ok_or_else(|| Error::invalid("no training data", "set data.train, or give --data"))?;
-    let limits = Limits {
-        max_seq_length: config.data.max_seq_length,
-        overlong: config.data.overlong,
-        max_position: checkpoint.config().max_position_embeddings,
-        vocab_size: checkpoint.config().vocab_size,
-    };
+    let limits = open::limits(&checkpoint, Some(&config.data));
     let data = TokenizedDataset::new(&Dataset::read(train)?.rows, &config.data.task()?, &tokenizer, limits)?;
     let mut sampler = Sampler::new(config.seed, data.examples.len());
     let estimator = config.train.estimator();

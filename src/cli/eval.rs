@@ -6,7 +6,7 @@ use super::console::Console;
 use super::{Common, open};
 use crate::checkpoint::Checkpoint;
 use crate::data::tasks::{Task, TaskSpec};
-use crate::data::{Dataset, Limits, Overlong, TokenizedDataset, Tokenizer};
+use crate::data::{Dataset, TokenizedDataset, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, TaskReport, perplexity::PerplexityReport, score::ScoreReport, task};
 use crate::model::LanguageModel;
@@ -115,7 +115,7 @@ fn evaluate_task(
     })?;
     let mut dataset = Dataset::read(path)?;
     dataset.rows.truncate(args.limit.unwrap_or(usize::MAX));
-    let data = TokenizedDataset::new(&dataset.rows, &task, tokenizer, limits(checkpoint))?;
+    let data = TokenizedDataset::new(&dataset.rows, &task, tokenizer, open::limits(checkpoint, None))?;
     let model = load()?;
     let mut bar = console.progress("rows", dataset.rows.len() as u64);
     let mut report = eval::evaluate(model.as_ref(), &task, &data, &mut |done| bar.set(done as u64))?;
@@ -128,16 +128,6 @@ fn evaluate_task(
         report.predictions = None;
     }
     Ok(report)
-}
-
-/// What the model itself allows.
-fn limits(checkpoint: &Checkpoint) -> Limits {
-    Limits {
-        max_seq_length: None,
-        overlong: Overlong::Drop,
-        max_position: checkpoint.config().max_position_embeddings,
-        vocab_size: checkpoint.config().vocab_size,
-    }
 }
 
 /// A report in one line.

@@ -22,15 +22,8 @@ pub struct FinetuneArgs {
     /// Recipe: see configs/
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Override a key of the recipe; may be given more than once
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
-    /// Directory, .gguf file or Hugging Face id
-    #[arg(long)]
-    model: Option<String>,
-    /// Training rows, JSONL
-    #[arg(long, value_name = "FILE")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    recipe: open::RecipeArgs,
     /// Run directory
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -62,7 +55,7 @@ struct Report {
 
 pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let console = common.console();
-    let config = Config::load(&args.config, &settings(args, common))?;
+    let config = open::recipe(&args.config, &args.recipe, args.output.as_deref(), common)?;
     let device = config.device.resolve()?;
     let directory = RunDir::new(&config.output_dir);
     // Everything that can be wrong with the input is found before anything is written.
@@ -116,22 +109,6 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     console.result(&report, || text(&report))
 }
 
-/// Flags are sugar over the configuration's keys.
-fn settings(args: &FinetuneArgs, common: &Common) -> Vec<String> {
-    let text = |value: &str| toml::Value::from(value).to_string();
-    let path = |path: &PathBuf| text(&path.to_string_lossy());
-    let flags = [
-        ("model", args.model.as_deref().map(text)),
-        ("data.train", args.data.as_ref().map(path)),
-        ("output_dir", args.output.as_ref().map(path)),
-        ("device", common.device.map(|device| text(&device.to_string()))),
-        ("dtype", common.dtype.map(|dtype| text(&dtype.to_string()))),
-        ("seed", common.seed.map(|seed| seed.to_string())),
-    ];
-    let flags = flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
-    args.set.iter().cloned().chain(flags).collect()
-}
-
 fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console: Console) -> Result<Data> {
     let task = config.data.task()?;
     let train = config.data.train.as_ref().ok_or_else(|| {
@@ -140,12 +117,7 @@ fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console
             "set data.train, or give --data FILE.jsonl",
         )
     })?;
-    let limits = Limits {
-        max_seq_length: config.data.max_seq_length,
-        overlong: config.data.overlong,
-        max_position: checkpoint.config().max_position_embeddings,
-        vocab_size: checkpoint.config().vocab_size,
-    };
+    let limits = open::limits(checkpoint, Some(&config.data));
     let mut train = Dataset::read(train)?;
     let dev = match (&config.data.dev, config.data.dev_size) {
         (Some(dev), _) => Some(Dataset::read(dev)?.rows),

@@ -1,15 +1,57 @@
 //! From MODEL and the common flags to a model on its device, with progress.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use clap::Args;
 
 use super::Common;
 use super::console::Console;
 use crate::checkpoint::{Checkpoint, TokenizerSource, hub};
-use crate::data::Tokenizer;
+use crate::config::Config;
+use crate::data::{DataConfig, Limits, Tokenizer};
 use crate::device::{ComputeType, Device};
 use crate::error::Result;
 use crate::model::{self, LanguageModel};
+
+/// Flags that stand for keys of a recipe.
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Override a key of the recipe; may be given more than once
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Directory, .gguf file or Hugging Face id
+    #[arg(long)]
+    model: Option<String>,
+    /// Training rows, JSONL
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+}
+
+/// The recipe at `path` with the flags laid over it.
+pub fn recipe(path: &Path, args: &RecipeArgs, output: Option<&Path>, common: &Common) -> Result<Config> {
+    let text = |value: &str| toml::Value::from(value).to_string();
+    let flags = [
+        ("model", args.model.as_deref().map(text)),
+        ("data.train", args.data.as_ref().map(|path| text(&path.to_string_lossy()))),
+        ("output_dir", output.map(|path| text(&path.to_string_lossy()))),
+        ("device", common.device.map(|device| text(&device.to_string()))),
+        ("dtype", common.dtype.map(|dtype| text(&dtype.to_string()))),
+        ("seed", common.seed.map(|seed| seed.to_string())),
+    ];
+    let flags = flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+    Config::load(path, &args.set.iter().cloned().chain(flags).collect::<Vec<_>>())
+}
+
+/// What the model allows of a row, and the `[data]` table, where there is one.
+pub fn limits(checkpoint: &Checkpoint, data: Option<&DataConfig>) -> Limits {
+    Limits {
+        max_seq_length: data.and_then(|data| data.max_seq_length),
+        overlong: data.map(|data| data.overlong).unwrap_or_default(),
+        max_position: checkpoint.config().max_position_embeddings,
+        vocab_size: checkpoint.config().vocab_size,
+    }
+}
 
 pub fn locate(model: &str, console: Console) -> Result<PathBuf> {
     let mut progress = None;

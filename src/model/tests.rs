@@ -14,7 +14,9 @@ use crate::device::{ComputeType, Device, for_tests};
 const TOLERANCE: f64 = 1e-4;
 
 fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama");
+    // At run time first: the suite for cards runs this binary from another checkout.
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
+    let folder = Path::new(&root).join("tests/fixtures/llama");
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     found.retain(|path| path.is_dir());
     assert!(found.len() >= 8, "{found:?}");

@@ -181,6 +181,7 @@ impl Run<'_> {
             return Ok((Journal::create(&path, &self.header)?, Vec::new()));
         }
         let (journal, records, torn) = Journal::open(&path, &self.header)?;
+        self.directory.remove_abandoned()?;
         let done = records.len() as u64;
         let from = snapshot::restore(&self.directory.snapshot(), model, done, &self.id())?.unwrap_or(0);
         for noise in records[from as usize..].iter().flat_map(|record| self.header.steps(record)) {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::write_atomically;
+use crate::checkpoint::STAGING_PREFIX;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone)]
@@ -75,6 +76,23 @@ impl RunDir {
 
     pub fn last(&self) -> PathBuf {
         self.0.join("final")
+    }
+
+    /// Removes what a killed run was writing. Only for the holder of the journal's lock: another process
+    /// may be at work otherwise.
+    pub fn remove_abandoned(&self) -> Result<()> {
+        let entries = std::fs::read_dir(&self.0).map_err(Error::io(&self.0, "listing"))?;
+        for entry in entries {
+            let entry = entry.map_err(Error::io(&self.0, "listing"))?;
+            if !entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
+                continue;
+            }
+            let path = entry.path();
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(Error::io(&path, "removing"))?;
+        }
+        Ok(())
     }
 
     pub fn write_config(&self, text: &str) -> Result<()> {

@@ -1,1 +1,235 @@
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::support::training::Training;
+use crate::support::{Workplace, fixture, gguf, tree};
+
+/// A checkpoint of each storage type, with a file that only a copy can bring along.
+const SOURCES: &[(&str, &str)] = &[
+    ("F32", "llama/head-dim-attention-bias"),
+    ("F16", "llama/base"),
+    ("BF16", "llama/tied-bf16"),
+    ("F16", "llama/sharded-f16"),
+];
+
+fn source(place: &Workplace, name: &str) -> PathBuf {
+    let path = place.path("source");
+    crate::support::copy_tree(&fixture(name), &path);
+    place.write("source/README.md", "# A model\r\nwith \u{fe0f} bytes\0to keep\n");
+    place.write("source/chat_template.jinja", "{% for m in messages %}{{ m['content'] }}{% endfor %}");
+    place.write("source/generation_config.json", "{\"eos_token_id\":[2, 3]}");
+    path
+}
+
+fn is_weights(name: &Path) -> bool {
+    let name = name.to_string_lossy();
+    name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+}
+
+/// Per-token NLL of the sequences in the fixture's expected.json.
+fn token_nll(place: &Workplace, fixture_name: &str, model: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(fixture(fixture_name).join("expected.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let cases = cases.iter().filter(|case| case["input_ids"].as_array().unwrap().len() > 1);
+    let rows = cases.map(|case| format!("{{\"input_ids\": {}}}\n", case["input_ids"])).collect::<String>();
+    let rows = place.write("cases.jsonl", rows);
+    let report =
+        place.run("eval --json --device cpu", &[model.as_ref(), "--score".as_ref(), rows.as_ref()]).json();
+    let sequences = report["sequences"].as_array().unwrap().iter();
+    sequences.flat_map(|s| s["token_nll"].as_array().unwrap()).map(|nll| nll.as_f64().unwrap()).collect()
+}
+
+fn rms_difference(a: &[f64], b: &[f64]) -> f64 {
+    assert!(a.len() == b.len() && !a.is_empty());
+    (a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / a.len() as f64).sqrt()
+}
+
+#[test]
+fn a_quantized_directory_keeps_every_other_file_and_loads() {
+    for (dtype, name) in SOURCES {
+        let place = Workplace::new();
+        let source = source(&place, name);
+        let inspected = place.run("inspect --json", &[source.as_ref()]).json();
+        let embedding = |report: &Value| {
+            let tensors = report["tensors"].as_array().unwrap();
+            tensors.iter().find(|t| t["name"] == "model.embed_tokens.weight").unwrap().clone()
+        };
+        assert_eq!(embedding(&inspected)["dtype"], *dtype, "{name}");
+        let before = tree(&source);
+        place.run("quantize --bits 4 --group-size 32 -o quantized", &[source.as_ref()]).succeeded();
+        assert!(before == tree(&source), "the source was changed");
+        let quantized = tree(&place.path("quantized"));
+        for (file, bytes) in &before {
+            if is_weights(file) || file == Path::new("config.json") {
+                continue;
+            }
+            let copy = quantized.get(file).unwrap_or_else(|| panic!("{name}: {} is missing", file.display()));
+            assert!(copy == bytes, "{name}: {} is not a copy", file.display());
+        }
+        let json = |file: &str| serde_json::from_slice::<Value>(&quantized[Path::new(file)]).unwrap();
+        let (mut config, original) = (json("config.json"), before[Path::new("config.json")].clone());
+        let quantization =
+            config.as_object_mut().unwrap().remove("quantization_config").expect("quantization_config");
+        assert_eq!(
+            config,
+            serde_json::from_slice::<Value>(&original).unwrap(),
+            "{name}: other keys of config.json"
+        );
+        for (key, value) in [
+            ("quant_method", "gptq".into()),
+            ("bits", 4.into()),
+            ("group_size", 32.into()),
+            ("sym", Value::from(true)),
+            ("desc_act", false.into()),
+        ] {
+            assert_eq!(quantization[key], value, "{name}: {key}");
+        }
+        let report = place.run("inspect --json quantized", &[]).json();
+        assert_eq!(report["format"], "GPTQ");
+        assert_eq!(
+            report["trained_weights"].as_u64().unwrap(),
+            7 * report["num_hidden_layers"].as_u64().unwrap()
+        );
+        assert_eq!(embedding(&report), embedding(&inspected), "{name}: embeddings are left alone");
+        assert_eq!(report["parameters"], inspected["parameters"]);
+    }
+}
+
+#[test]
+fn every_width_and_grouping_loads_and_more_bits_are_closer() {
+    for name in ["llama/base", "llama/sharded-f16"] {
+        let place = Workplace::new();
+        let exact = token_nll(&place, name, &fixture(name));
+        // 96 and 88 inputs of down_proj are not multiples of 64 or 128.
+        for group_size in ["32", "64", "128", "-1"] {
+            for symmetry in ["", "--asymmetric"] {
+                let mut errors = Vec::new();
+                for bits in ["2", "3", "4", "8"] {
+                    let out = format!("b{bits}g{group_size}{symmetry}");
+                    let line =
+                        format!("quantize --bits {bits} --group-size {group_size} {symmetry} -o {out}");
+                    place.run(&line, &[fixture(name).as_ref()]).succeeded();
+                    let report = place.run(&format!("inspect --json {out}"), &[]).json();
+                    assert!(
+                        report["trained_bits_per_weight"].as_f64().unwrap() >= bits.parse::<f64>().unwrap()
+                    );
+                    errors.push(rms_difference(&exact, &token_nll(&place, name, &place.path(&out))));
+                }
+                let what =
+                    format!("{name}, groups of {group_size} {symmetry}: {errors:?} for 2, 3, 4, 8 bits");
+                assert!(errors.is_sorted_by(|more, fewer| more > fewer), "{what}");
+                // Random weights of this size have NLLs of 5 ± 1; a wrong zero point or order gives 1 and more.
+                assert!(errors[3] < 0.1, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_that_is_quantized_is_not_quantized_again() {
+    let place = Workplace::new();
+    place.run("quantize -o once --group-size 32", &[fixture("llama/base").as_ref()]).succeeded();
+    place.run("quantize once -o twice", &[]).refused(&["once", "quantized already"]);
+    place.run("quantize -o again", &[fixture("runs/q4_1.gguf").as_ref()]).refused(&["quantized already"]);
+    let before = tree(&place.path("once"));
+    place.run("quantize -o once", &[fixture("llama/base").as_ref()]).refused(&["once", "exists"]);
+    assert!(before == tree(&place.path("once")), "an existing directory was changed");
+    assert!(!place.path("twice").exists() && !place.path("again").exists());
+}
+
+/// Where `file` (of a checkpoint in GPTQ format) stores scales.
+fn gptq_scale_bytes(file: &[u8]) -> Vec<Range<usize>> {
+    let (header, metadata) = SafeTensors::read_metadata(file).unwrap();
+    let scales = metadata.tensors().into_iter().filter(|(name, _)| name.ends_with(".scales"));
+    scales.map(|(_, info)| info.data_offsets.0 + header + 8..info.data_offsets.1 + header + 8).collect()
+}
+
+fn gguf_scale_bytes(file: &[u8]) -> Vec<Range<usize>> {
+    let tensors = gguf::tensors(file);
+    tensors.iter().filter(|t| t.name.starts_with("blk.")).flat_map(gguf::Tensor::scale_bytes).collect()
+}
+
+/// `tuned` is `base` but for bytes in `scales`, and enough of those differ.
+#[track_caller]
+fn assert_only_scales_differ(base: &[u8], tuned: &[u8], scales: &[Range<usize>], what: &str) {
+    assert_eq!(base.len(), tuned.len(), "{what}");
+    assert!(!scales.is_empty(), "{what}: no scales found");
+    let mut may_differ = vec![false; base.len()];
+    scales.iter().for_each(|range| may_differ[range.clone()].fill(true));
+    let other = (0..base.len()).find(|&i| base[i] != tuned[i] && !may_differ[i]);
+    assert_eq!(other, None, "{what}: a byte that is no scale has changed");
+    let changed = scales.iter().filter(|range| base[(*range).clone()] != tuned[(*range).clone()]).count();
+    assert!(
+        changed * 2 > scales.len(),
+        "{what}: only {changed} of {} ranges of scales changed",
+        scales.len()
+    );
+}
+
+const TWO_STEPS: &str = "max_steps = 2\neval_steps = 0\nclip = 5.0";
+
+#[test]
+fn fine_tuning_a_gguf_changes_only_the_scales_of_its_blocks() {
+    for name in ["q4_0", "q4_1", "q8_0"] {
+        let model = fixture(&format!("runs/{name}.gguf"));
+        let training = Training::new(&model, TWO_STEPS);
+        training.finetune("run", &[]).succeeded();
+        let base = std::fs::read(&model).unwrap();
+        let files = tree(&training.out("run").join("final"));
+        assert_eq!(files.len(), 1, "{:?}", files.keys());
+        let tuned = &files[Path::new(&format!("{name}.gguf"))];
+        assert_only_scales_differ(&base, tuned, &gguf_scale_bytes(&base), name);
+        training.place.run("inspect --json run/final", &[]).json();
+    }
+}
+
+#[test]
+fn fine_tuning_a_gptq_directory_changes_only_its_scales() {
+    for (symmetry, bits) in [("", 4), ("--asymmetric", 4), ("", 2), ("--asymmetric", 3), ("--asymmetric", 8)]
+    {
+        let place = Workplace::new();
+        let source = source(&place, "llama/base");
+        place
+            .run(
+                &format!("quantize --bits {bits} {symmetry} --group-size 32 -o quantized"),
+                &[source.as_ref()],
+            )
+            .succeeded();
+        let base = tree(&place.path("quantized"));
+        let training = Training::new(&place.path("quantized"), TWO_STEPS);
+        training.finetune("run", &[]).succeeded();
+        let tuned = tree(&training.out("run").join("final"));
+        assert_eq!(base.keys().collect::<Vec<_>>(), tuned.keys().collect::<Vec<_>>());
+        for (name, bytes) in &base {
+            let what = format!("{bits} bits {symmetry}: {}", name.display());
+            if is_weights(name) {
+                assert_only_scales_differ(bytes, &tuned[name], &gptq_scale_bytes(bytes), &what);
+            } else {
+                assert!(bytes == &tuned[name], "{what} is not a copy");
+            }
+        }
+    }
+}
+
+#[test]
+fn fine_tuning_an_unquantized_model_quantizes_it_in_the_run() {
+    let training = Training::new(&fixture("llama/sharded-f16"), TWO_STEPS);
+    training.finetune("run", &["--set", "quantize.group_size=64", "--set", "quantize.bits=4"]).succeeded();
+    let place = &training.place;
+    place
+        .run("quantize --bits 4 --group-size 64 -o quantized", &[fixture("llama/sharded-f16").as_ref()])
+        .succeeded();
+    let (base, tuned) = (tree(&place.path("quantized")), tree(&training.out("run").join("final")));
+    assert!(base == tree(&training.out("run").join("base")), "base/ is what `qzo quantize` writes");
+    assert_eq!(base.keys().collect::<Vec<_>>(), tuned.keys().collect::<Vec<_>>());
+    for (name, bytes) in base.iter().filter(|(name, _)| name.to_string_lossy().ends_with(".safetensors")) {
+        assert_only_scales_differ(bytes, &tuned[name], &gptq_scale_bytes(bytes), "in the run");
+    }
+    let rows = place.write("rows.jsonl", "{\"input_ids\": [1, 40, 50]}\n");
+    place.run("eval --json --device cpu run/final --score", &[rows.as_ref()]).json();
+    place.run("replay run -o again", &[]).succeeded();
+    assert!(tuned == tree(&place.path("again")), "replay from base/");
+}

@@ -6,10 +6,11 @@ pub mod training;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,6 +20,9 @@ pub const QZO: &str = match option_env!("CARGO_BIN_EXE_qzo") {
     Some(path) => path,
     None => panic!("cargo tells integration tests where the binary is"),
 };
+
+/// No command of these tests takes more than seconds.
+const LONGEST: Duration = Duration::from_secs(60);
 
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -71,7 +75,12 @@ impl Workplace {
 
     /// Runs the program to its end.
     pub fn qzo<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Answer {
-        Answer::of(self.command().args(args).output().unwrap())
+        Answer::of(self.command().args(args))
+    }
+
+    /// Runs a line of bash.
+    pub fn shell(&self, line: &str) -> Answer {
+        Answer::of(self.wrapped("bash").args(["-c", line]))
     }
 
     /// Runs the program with the words of `line`, which hold no spaces, and then `rest`.
@@ -90,12 +99,31 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn of(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+    /// Runs `command` to its end; one that does not come to it is ended and fails the test.
+    pub fn of(command: &mut Command) -> Self {
+        let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let deadline = Instant::now() + LONGEST;
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if Instant::now() > deadline => {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    break None;
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let text = |file: &mut std::fs::File| {
+            let mut text = String::new();
+            file.rewind().and_then(|()| file.read_to_string(&mut text)).unwrap();
+            text
+        };
+        let (stdout, stderr) = (text(&mut stdout), text(&mut stderr));
+        let Some(status) = status else { panic!("{command:?} hangs; it wrote: {stdout}{stderr}") };
+        Self { code: status.code(), stdout, stderr }
     }
 
     #[track_caller]

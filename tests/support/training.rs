@@ -71,7 +71,7 @@ learning_rate = 5e-3
     }
 
     pub fn finetune(&self, out: &str, args: &[&str]) -> Answer {
-        Answer::of(self.command(out, args).output().unwrap())
+        Answer::of(&mut self.command(out, args))
     }
 
     pub fn out(&self, out: &str) -> PathBuf {

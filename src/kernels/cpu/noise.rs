@@ -28,14 +28,16 @@ pub(super) fn fill_body(noise: Noise, parameter: u32, first: u32, k: &mut [i32])
             }
         }
         Perturbation::Rademacher => {
+            // One counter serves 128 scales.
+            let mut words = ([0u32; 4], None);
             for (i, k) in k.iter_mut().enumerate() {
-                *k = crate::zo::perturbation::integer_noise(
-                    Perturbation::Rademacher,
-                    noise.seed,
-                    parameter,
-                    noise.probe,
-                    first.wrapping_add(i as u32),
-                );
+                let index = first.wrapping_add(i as u32);
+                if words.1 != Some(index >> 7) {
+                    let bits = philox([index >> 7; LANES], parameter, noise.probe, 1, noise.seed);
+                    words = (bits.map(|word| word[0]), Some(index >> 7));
+                }
+                let word = words.0[(index as usize >> 5) & 3];
+                *k = ((word >> (index & 31)) & 1) as i32 * 2 - 1;
             }
         }
     }

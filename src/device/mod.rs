@@ -2,6 +2,11 @@
 //! knows which backends this binary was built with; everything is probed before a backend is touched,
 //! because the drivers' loaders panic where a library is missing.
 
+#[cfg(feature = "wgpu")]
+mod adapter;
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -73,8 +78,8 @@ impl DeviceSpec {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => cuda::open(index),
-            Self::Wgpu(index) => wgpu_adapter::open(index),
-            Self::Auto => Ok(cuda::open(0).or_else(|_| wgpu_adapter::first_card()).unwrap_or(Device::Cpu)),
+            Self::Wgpu(index) => adapter::open(index),
+            Self::Auto => Ok(cuda::open(0).or_else(|_| adapter::first_card()).unwrap_or(Device::Cpu)),
         }
     }
 }
@@ -125,73 +130,9 @@ pub fn survey() -> Vec<(&'static str, String)> {
     };
     vec![
         ("cuda", describe(cuda::describe())),
-        ("wgpu", describe(wgpu_adapter::describe())),
+        ("wgpu", describe(adapter::describe())),
         ("cpu", format!("{} threads", std::thread::available_parallelism().map_or(1, usize::from))),
     ]
-}
-
-#[cfg(feature = "cuda")]
-mod cuda {
-    use super::*;
-
-    pub fn open(index: usize) -> Result<Device> {
-        let count = probe()?;
-        if index >= count {
-            let help = format!("use cuda:0 to cuda:{}, or --device cpu", count.saturating_sub(1));
-            return Err(Error::device(format!("there is no CUDA device {index}: {count} found"), help));
-        }
-        Ok(Device::Cuda(burn_cuda::CudaDevice::new(index)))
-    }
-
-    pub fn describe() -> Result<String> {
-        let count = probe()?;
-        let names: Vec<String> = (0..count)
-            .filter_map(|i| cudarc::driver::result::device::get(i as i32).ok())
-            .filter_map(|device| cudarc::driver::result::device::get_name(device).ok())
-            .collect();
-        Ok(names.join(", "))
-    }
-
-    /// The number of CUDA devices, once driver, compiler and headers are known to be there.
-    fn probe() -> Result<usize> {
-        let missing = |what: &str, help: &str| Err(Error::device(what, help));
-        // SAFETY: both only try to open a shared library of the driver or toolkit by name.
-        let (driver, compiler) =
-            unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
-        if !driver {
-            return missing(
-                "CUDA is not usable: libcuda was not found",
-                "install the NVIDIA driver, or use --device cpu",
-            );
-        }
-        if !compiler {
-            let help = "install the CUDA toolkit (or the pip package nvidia-cuda-nvrtc) and put its lib folder on LD_LIBRARY_PATH";
-            return missing("CUDA is not usable: libnvrtc was not found", help);
-        }
-        if !headers_present() {
-            let help = "set CUDA_PATH to the CUDA toolkit, the folder that holds include/cuda_runtime.h";
-            return missing("CUDA is not usable: its headers were not found", help);
-        }
-        let count = cudarc::driver::result::init().and_then(|()| cudarc::driver::result::device::get_count());
-        match count {
-            Ok(count) if count > 0 => Ok(count as usize),
-            Ok(_) => missing("CUDA is not usable: the driver reports no device", "use --device cpu"),
-            Err(error) => missing(
-                &format!("CUDA is not usable: the driver answers {error:?}"),
-                "check that nvidia-smi works",
-            ),
-        }
-    }
-
-    /// Where cubecl will look for the headers that NVRTC needs.
-    fn headers_present() -> bool {
-        let roots = match std::env::var_os("CUDA_PATH") {
-            Some(path) => vec![path.into()],
-            None => ["/usr/local/cuda", "/opt/cuda", "/usr"].map(std::path::PathBuf::from).to_vec(),
-        };
-        let header = |root: &std::path::PathBuf| root.join("include/cuda_runtime.h").exists();
-        cfg!(windows) || roots.iter().any(header)
-    }
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -199,105 +140,37 @@ mod cuda {
     use super::*;
 
     pub fn open(_: usize) -> Result<Device> {
-        Err(Error::device("this qzo was built without CUDA", "build it with --features cuda"))
+        absent("cuda")
     }
 
     pub fn describe() -> Result<String> {
-        open(0).map(|_| String::new())
-    }
-}
-
-#[cfg(feature = "wgpu")]
-mod wgpu_adapter {
-    use super::*;
-    use burn_wgpu::WgpuDevice;
-    use wgpu::{AdapterInfo, DeviceType};
-
-    pub fn open(index: Option<usize>) -> Result<Device> {
-        let adapters = adapters();
-        if adapters.is_empty() {
-            return Err(Error::device(
-                "WGPU is not usable: no Vulkan, Metal or DirectX 12 device was found",
-                "install a graphics driver (on Debian, mesa-vulkan-drivers brings a software one), or use --device cpu",
-            ));
-        }
-        let Some(index) = index else { return Ok(Device::Wgpu(WgpuDevice::DefaultDevice)) };
-        match addresses(&adapters).into_iter().nth(index) {
-            Some(device) => Ok(Device::Wgpu(device)),
-            None => Err(Error::device(
-                format!("there is no WGPU device {index}: {} found", adapters.len()),
-                "run `qzo doctor` to list them",
-            )),
-        }
-    }
-
-    /// The first adapter that is a card, not a software rasterizer: that one is slower than `cpu`.
-    pub fn first_card() -> Result<Device> {
-        let adapters = adapters();
-        let card = adapters.iter().position(|a| a.device_type != DeviceType::Cpu);
-        match card {
-            Some(index) => open(Some(index)),
-            None => Err(Error::device("no graphics card was found", "use --device cpu")),
-        }
-    }
-
-    pub fn describe() -> Result<String> {
-        open(None)?;
-        let names: Vec<String> = adapters()
-            .iter()
-            .enumerate()
-            .map(|(i, a)| format!("wgpu:{i} {} ({:?})", a.name, a.backend))
-            .collect();
-        Ok(names.join(", "))
-    }
-
-    fn adapters() -> Vec<AdapterInfo> {
-        // The API that cubecl will ask for.
-        let backends = if cfg!(target_os = "macos") {
-            wgpu::Backends::METAL
-        } else if cfg!(windows) {
-            wgpu::Backends::DX12 | wgpu::Backends::VULKAN
-        } else {
-            wgpu::Backends::VULKAN
-        };
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-            backends,
-            ..wgpu::InstanceDescriptor::new_without_display_handle()
-        });
-        cubecl::future::block_on(instance.enumerate_adapters(backends)).iter().map(|a| a.get_info()).collect()
-    }
-
-    /// cubecl addresses an adapter by its type and its number within the type.
-    fn addresses(adapters: &[AdapterInfo]) -> Vec<WgpuDevice> {
-        let nth_of_type =
-            |i: usize| adapters[..i].iter().filter(|a| a.device_type == adapters[i].device_type).count();
-        (0..adapters.len())
-            .map(|i| match adapters[i].device_type {
-                DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(nth_of_type(i)),
-                DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(nth_of_type(i)),
-                DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(nth_of_type(i)),
-                DeviceType::Cpu => WgpuDevice::Cpu,
-                DeviceType::Other => WgpuDevice::DefaultDevice,
-            })
-            .collect()
+        absent("cuda")
     }
 }
 
 #[cfg(not(feature = "wgpu"))]
-mod wgpu_adapter {
+mod adapter {
     use super::*;
 
     pub fn open(_: Option<usize>) -> Result<Device> {
-        Err(Error::device("this qzo was built without WGPU", "build it with --features wgpu"))
+        absent("wgpu")
     }
 
     pub fn first_card() -> Result<Device> {
-        open(None)
+        absent("wgpu")
     }
 
     pub fn describe() -> Result<String> {
-        open(None).map(|_| String::new())
+        absent("wgpu")
     }
+}
+
+#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+fn absent<T>(name: &str) -> Result<T> {
+    Err(Error::device(
+        format!("this qzo was built without {name}"),
+        format!("build it with --features {name}"),
+    ))
 }
 
 impl FromStr for DeviceSpec {
