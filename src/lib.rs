@@ -25,16 +25,16 @@
 //! One step: seed = f(run seed, step) → batch → loss at +ε and −ε through the same codes → estimator →
 //! journal record, durable → the f32 scales move by the same seed → metrics, now and then an evaluation.
 
-pub mod checkpoint;
-pub mod cli;
-pub mod config;
+pub mod error;
+pub mod zo;
 pub mod data;
 pub mod device;
-pub mod error;
-pub mod eval;
-pub mod generate;
 pub mod kernels;
-pub mod model;
 pub mod quant;
+pub mod checkpoint;
+pub mod model;
+pub mod generate;
+pub mod eval;
 pub mod train;
-pub mod zo;
+pub mod config;
+pub mod cli;

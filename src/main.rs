@@ -9,6 +9,12 @@ use qzo::cli::{Cli, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Without a session there is no display to choose a device by, and Mesa's layer for that would
+        // complain on stderr each time Vulkan is opened.
+        // SAFETY: nothing has been started yet, so no other thread can be reading the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
     // Drivers and their bindings panic on what they cannot do; the message is shown below, once.
     std::panic::set_hook(Box::new(|_| ()));
     match catch_unwind(AssertUnwindSafe(|| run(cli))) {

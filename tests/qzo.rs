@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A device that is missing is skipped with a line on stderr; `QZO_TEST_DEVICES=wgpu` makes its absence a
-//! failure. Fixtures are in `tests/fixtures/`; those of `runs/` are written by `runs/make.py`.
+//! failure. Fixtures are in `tests/fixtures/`; each folder is written by a script of `scripts/`.
 
 #![allow(
     clippy::unwrap_used,

@@ -215,6 +215,23 @@ impl Checkpoint {
         }
     }
 
+    /// # Errors
+    /// There is no quantized weight whose scales could be trained.
+    pub fn check_trainable(&self) -> Result<()> {
+        if !self.trained_names().is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            format!("{} has no quantized weights", self.path.display()),
+            match self.format() {
+                Format::Gguf => {
+                    "use a quantized GGUF (Q4_0, Q4_1, Q8_0), or quantize the original Hugging Face checkpoint"
+                }
+                Format::HuggingFace | Format::Gptq => "quantize the model first: `qzo quantize MODEL -o OUT`",
+            },
+        ))
+    }
+
     /// Identifies weights and config, not their names or places: BLAKE3 over the digests of 16 MiB
     /// pieces, which are taken in parallel.
     pub fn fingerprint(&self) -> Result<[u8; 32]> {
@@ -270,13 +287,8 @@ impl Checkpoint {
     /// `out` exists; nothing is quantized; a scale that overflows the file's type or is not finite; a
     /// failing disk. Nothing is left behind.
     pub fn save_tuned(&self, out: &Path, scales: &mut ScaleSource) -> Result<()> {
+        self.check_trainable()?;
         let names = self.trained_names();
-        if names.is_empty() {
-            return Err(Error::invalid(
-                format!("{} has no quantized weights", self.path.display()),
-                "quantize the model first: `qzo quantize MODEL -o OUT`",
-            ));
-        }
         match &self.source {
             Source::HuggingFace(directory) => directory.save_tuned(out, scales),
             Source::Gguf(gguf) => gguf.save_tuned(out, &names, scales),

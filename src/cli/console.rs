@@ -84,11 +84,10 @@ impl Progress {
 
     /// A line that stays, above the bar.
     pub fn note(&self, text: &str) {
-        self.bar.suspend(|| {
-            if self.plain || !self.bar.is_hidden() {
-                to_stderr(text);
-            }
-        });
+        // Asked before `suspend`, which holds the bar's lock.
+        if self.plain || !self.bar.is_hidden() {
+            self.bar.suspend(|| to_stderr(text));
+        }
     }
 
     pub fn finish(self) {

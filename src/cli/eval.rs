@@ -35,7 +35,7 @@ pub struct EvalArgs {
     #[arg(long, requires = "prompt", conflicts_with = "choices")]
     completion: Option<String>,
     /// Only the first N rows
-    #[arg(long, value_name = "N", requires = "data")]
+    #[arg(long, value_name = "N", requires = "data", value_parser = at_least_one)]
     limit: Option<usize>,
     /// Report the chosen candidate of every row
     #[arg(long, requires = "data")]
@@ -47,7 +47,7 @@ pub struct EvalArgs {
     #[arg(long, default_value_t = 2048, requires = "perplexity")]
     window: usize,
     /// Only the first N windows
-    #[arg(long, value_name = "N", requires = "perplexity")]
+    #[arg(long, value_name = "N", requires = "perplexity", value_parser = at_least_one)]
     windows: Option<usize>,
     /// JSONL rows with `text` or `input_ids`: −log p of every token
     #[arg(long, value_name = "FILE.jsonl")]
@@ -128,6 +128,10 @@ fn evaluate_task(
         report.predictions = None;
     }
     Ok(report)
+}
+
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number from 1 on".to_string())
 }
 
 /// A report in one line.

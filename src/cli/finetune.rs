@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::console::{Console, Progress};
 use super::eval::describe;
@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
+use crate::quant::QuantizeConfig;
 use crate::train::{Data, Event, Outcome, Run, RunDir};
 use crate::zo::journal::Header;
 
@@ -62,9 +63,13 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let source = open::checkpoint(&config.model, console)?;
     let tokenizer = open::tokenizer(&source)?;
     let data = data(&config, &source, &tokenizer, console)?;
+    device.check_compute_type(config.dtype)?;
+    let quantize = quantization(&config, &source)?;
     directory.create(args.resume)?;
-    directory.write_config(&config.to_toml()?)?;
-    let base = base(&config, source, &directory, console)?;
+    let base = match quantize {
+        Some(quantize) => quantized(source, quantize, &directory, console)?,
+        None => source,
+    };
 
     let header = Header {
         probes: config.train.probes,
@@ -76,7 +81,9 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
         data: fingerprint(config.data.train.as_deref())?,
     };
     let stop = stop_on_interrupt()?;
+    let resolved = config.to_toml()?;
     let run = Run {
+        resolved: &resolved,
         config: &config.train,
         seed: config.seed,
         header,
@@ -148,15 +155,11 @@ fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console
     Ok(Data { task, train, dev })
 }
 
-/// The quantized model that the journal refers to: the source itself, or its quantization in the run.
-fn base(
-    config: &Config,
-    source: Arc<Checkpoint>,
-    directory: &RunDir,
-    console: Console,
-) -> Result<Arc<Checkpoint>> {
+/// How the model still has to be quantized; `None` where it is as it is.
+fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeConfig>> {
     if source.format() != Format::HuggingFace {
-        return Ok(source);
+        source.check_trainable()?;
+        return Ok(None);
     }
     let quantize = config.quantize.ok_or_else(|| {
         Error::invalid(
@@ -167,10 +170,46 @@ fn base(
             "add a [quantize] table, or run `qzo quantize` first and name its result",
         )
     })?;
+    Ok(Some(quantize))
+}
+
+/// The quantized model that the journal will refer to, made once and kept in the run directory.
+fn quantized(
+    source: Arc<Checkpoint>,
+    quantize: QuantizeConfig,
+    directory: &RunDir,
+    console: Console,
+) -> Result<Arc<Checkpoint>> {
+    let origin =
+        Origin { model: blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string(), quantize };
+    match directory.read_origin::<Origin>()? {
+        Some(known) if known.model != origin.model => {
+            return Err(Error::invalid(
+                format!("{} is another model than the one this run quantized", source.path().display()),
+                "resume with the same model, or start another run with -o",
+            ));
+        }
+        Some(known) if known.quantize != quantize => {
+            return Err(Error::invalid(
+                format!("[quantize] differs from what this run was started with: {:?}", known.quantize),
+                "resume with the same settings, or start another run with -o",
+            ));
+        }
+        Some(_) => {}
+        None => directory.write_origin(&origin)?,
+    }
     if !directory.base().exists() {
         quantize::quantize(&source, &directory.base(), quantize, console)?;
     }
     Ok(Arc::new(Checkpoint::open(&directory.base())?))
+}
+
+/// Where `base/` comes from.
+#[derive(Debug, Serialize, Deserialize)]
+struct Origin {
+    /// Fingerprint of the source, hexadecimal.
+    model: String,
+    quantize: QuantizeConfig,
 }
 
 fn fingerprint(path: Option<&Path>) -> Result<[u8; 32]> {

@@ -62,6 +62,7 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
 /// Writes `source`, quantized, to the new directory `out`.
 pub fn quantize(source: &Checkpoint, out: &Path, config: QuantizeConfig, console: Console) -> Result<()> {
     if source.format() != Format::HuggingFace {
+        source.check_trainable()?;
         return Err(Error::invalid(
             format!("{} is quantized already ({})", source.path().display(), source.format()),
             "fine-tune it as it is: qzo keeps its codes and trains its scales",

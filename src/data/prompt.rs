@@ -62,6 +62,11 @@ impl PromptTemplate {
         Ok(Self { pieces })
     }
 
+    /// Whether every row gives the same text.
+    pub fn is_constant(&self) -> bool {
+        !self.pieces.iter().any(|piece| matches!(piece, Piece::Field(_)))
+    }
+
     /// The prompt of one row: strings as they are, numbers as JSON writes them.
     ///
     /// # Errors

@@ -67,8 +67,12 @@ impl Task {
             }
             (None, Some(prompt), Some(choices), None) => {
                 check_choices(choices)?;
+                let prompt = PromptTemplate::parse(prompt)?;
+                if prompt.is_constant() {
+                    return invalid("the prompt names no {field}: every row would be the same question");
+                }
                 Ok(Self::Choices {
-                    prompt: PromptTemplate::parse(prompt)?,
+                    prompt,
                     choices: choices.to_vec(),
                     label: label.unwrap_or("label").to_string(),
                 })

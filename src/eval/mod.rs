@@ -9,8 +9,29 @@ pub use perplexity::perplexity;
 pub use score::score;
 pub use task::{TaskReport, evaluate};
 
+use crate::data::Target;
+use crate::error::{Error, Result};
+use crate::model::{Input, LanguageModel};
+
 /// Tokens that one forward pass of an evaluation takes at most, unless one sequence alone has more.
 const TOKENS_PER_PASS: usize = 1024;
+
+/// The unperturbed model's answers.
+///
+/// # Errors
+/// What the model reports, and an answer that is no probability.
+fn log_probs(model: &dyn LanguageModel, input: Input<'_>, targets: &[Target]) -> Result<Vec<f32>> {
+    let log_probs = model.log_probs(input, targets, None)?;
+    match log_probs.iter().find(|l| !l.is_finite()) {
+        Some(value) => Err(Error::invalid(
+            format!(
+                "the model gives a log-probability of {value}: its weights or activations are NaN or infinite"
+            ),
+            "check the checkpoint, or use --dtype f32",
+        )),
+        None => Ok(log_probs),
+    }
+}
 
 /// Splits `0..lengths.len()` into runs whose lengths add up to at most `TOKENS_PER_PASS`.
 fn passes(lengths: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::passes;
+use super::{log_probs, passes};
 use crate::data::{Target, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::{Input, LanguageModel};
@@ -52,7 +52,7 @@ pub fn perplexity(
         let sequences: Vec<_> = (0..batch.len()).map(|i| i * read..(i + 1) * read).collect();
         let next = batch.iter().flat_map(|w| &w[1..]);
         let targets: Vec<Target> = (0..).zip(next).map(|(row, &token)| Target { row, token }).collect();
-        let log_probs = model.log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, None)?;
+        let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &sequences }, &targets)?;
         sum -= log_probs.iter().map(|l| f64::from(*l)).sum::<f64>();
         progress(pass.end, windows.len());
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::passes;
+use super::{log_probs, passes};
 use crate::data::{Dataset, Row, Target, Tokenizer};
 use crate::error::Result;
 use crate::model::{Input, LanguageModel};
@@ -43,7 +43,7 @@ pub fn score(
             let next = (start as u32..).zip(&sequence[1..]);
             targets.extend(next.map(|(row, &token)| Target { row, token }));
         }
-        let log_probs = model.log_probs(Input { tokens: &tokens, sequences: &ranges }, &targets, None)?;
+        let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &ranges }, &targets)?;
         sequences.extend(ranges.into_iter().map(|range| {
             let token_nll: Vec<f32> = log_probs[range].iter().map(|l| -l).collect();
             let sum: f64 = token_nll.iter().map(|l| f64::from(*l)).sum();

@@ -3,14 +3,14 @@
 
 use serde::Serialize;
 
-use super::passes;
+use super::{log_probs, passes};
 use crate::data::tasks::{Example, Task};
 use crate::data::{Batch, Objective, Row, TokenizedDataset, Tokenizer, metrics};
 use crate::error::Result;
 use crate::generate::{self, generate};
 use crate::model::LanguageModel;
 
-/// FACTS of the reference: greedy, at most 50 new tokens, up to the end of the line.
+/// MeZO's generation: greedy, at most 50 new tokens, up to the end of the line.
 const MAX_ANSWER_TOKENS: usize = 50;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,7 +47,7 @@ pub fn evaluate(
     let (mut nll, mut weight, mut correct, mut predictions) = (0.0, 0.0, 0usize, Vec::new());
     for pass in passes(lengths) {
         let batch = Batch::new(data.objective, &data.examples[pass.clone()]);
-        let log_probs = model.log_probs((&batch).into(), &batch.targets, None)?;
+        let log_probs = log_probs(model, (&batch).into(), &batch.targets)?;
         match data.objective {
             Objective::Classification => {
                 nll += batch.scoring.example_nll(&log_probs).iter().sum::<f64>();
@@ -65,16 +65,23 @@ pub fn evaluate(
     let n = data.examples.len();
     let scored = data.objective == Objective::Classification;
     let accuracy = scored.then(|| correct as f64 / n as f64);
-    Ok(TaskReport {
-        task: task.name().to_string(),
-        n,
-        accuracy,
-        stderr: accuracy.map(|p| standard_error(p, n)),
-        f1: None,
-        nll: nll / weight,
-        choices: task.choices().into_iter().map(str::to_string).collect(),
-        predictions: scored.then_some(predictions),
-    })
+    let predictions = scored.then_some(predictions);
+    Ok(TaskReport { predictions, ..TaskReport::new(task, n, accuracy, nll / weight) })
+}
+
+impl TaskReport {
+    pub fn new(task: &Task, n: usize, accuracy: Option<f64>, nll: f64) -> Self {
+        Self {
+            task: task.name().to_string(),
+            n,
+            accuracy,
+            stderr: accuracy.map(|p| standard_error(p, n)),
+            f1: None,
+            nll,
+            choices: task.choices().into_iter().map(str::to_string).collect(),
+            predictions: None,
+        }
+    }
 }
 
 /// Answers every row of a generation task and adds exact match and F1 to `report`.

@@ -82,6 +82,8 @@ pub struct Run<'a> {
     pub seed: u64,
     pub header: Header,
     pub directory: &'a RunDir,
+    /// The resolved configuration, for the run directory.
+    pub resolved: &'a str,
     pub data: &'a Data,
     /// Set by Ctrl-C: the step under way is finished and saved.
     pub stop: &'a AtomicBool,
@@ -96,9 +98,11 @@ impl Run<'_> {
     pub fn train(&self, model: &mut dyn LanguageModel, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
         let (mut journal, records) = self.open_journal(model, on_event)?;
         let done = records.len() as u64;
+        // Not before the journal is known to be this run's, and locked.
+        self.directory.write_config(self.resolved)?;
         let (mut metrics, history) =
             Metrics::open(self.directory, done, &mut |step| self.metric(&records[step as usize - 1], None))?;
-        let mut state = State::resume(&history);
+        let mut state = State::resume(&history, &self.data.task);
         let mut skipped_in_a_row = records.iter().rev().take_while(|r| r.skipped).count() as u64;
         drop(records);
         self.after_step(model, done, &mut state, &mut metrics, on_event)?;
@@ -183,6 +187,14 @@ impl Run<'_> {
         let (journal, records, torn) = Journal::open(&path, &self.header)?;
         self.directory.remove_abandoned()?;
         let done = records.len() as u64;
+        if done > self.config.max_steps {
+            let what =
+                format!("the run has taken {done} steps already, but max_steps is {}", self.config.max_steps);
+            return Err(Error::invalid(
+                what,
+                "raise max_steps, or rebuild an earlier step with `qzo replay RUN --step N`",
+            ));
+        }
         let from = snapshot::restore(&self.directory.snapshot(), model, done, &self.id())?.unwrap_or(0);
         for noise in records[from as usize..].iter().flat_map(|record| self.header.steps(record)) {
             model.step(noise)?;
@@ -275,7 +287,7 @@ struct State {
 }
 
 impl State {
-    fn resume(history: &[Metric]) -> Self {
+    fn resume(history: &[Metric], task: &Task) -> Self {
         let mut state = Self::default();
         for metric in history {
             if let Metric::Eval { step, eval_nll, eval_accuracy, eval_n } = metric {
@@ -283,16 +295,7 @@ impl State {
                     state.best = Some((*step, *eval_nll));
                 }
                 if *step == 0 {
-                    state.before = Some(TaskReport {
-                        task: String::new(),
-                        n: *eval_n,
-                        accuracy: *eval_accuracy,
-                        stderr: None,
-                        f1: None,
-                        nll: *eval_nll,
-                        choices: Vec::new(),
-                        predictions: None,
-                    });
+                    state.before = Some(TaskReport::new(task, *eval_n, *eval_accuracy, *eval_nll));
                 }
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.toml        the resolved configuration
-//! base/              the quantized model, where the run quantized it itself
+//! base/, base.json   the quantized model and where it comes from, where the run quantized it itself
 //! journal            every step, durable before the scales move
 //! metrics.jsonl      every step and every evaluation
 //! snapshot.safetensors, best.safetensors    f32 scales, to resume from and to write best/ from
@@ -52,6 +52,30 @@ impl RunDir {
 
     pub fn base(&self) -> PathBuf {
         self.0.join("base")
+    }
+
+    /// What was written about the origin of `base/`.
+    ///
+    /// # Errors
+    /// It is there, but cannot be read.
+    pub fn read_origin<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
+        let path = self.origin();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path, "reading")(error)),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::damaged(&path, error.to_string()))
+    }
+
+    pub fn write_origin(&self, origin: &impl Serialize) -> Result<()> {
+        let path = self.origin();
+        let text = serde_json::to_vec(origin).map_err(|error| Error::damaged(&path, error.to_string()))?;
+        write_atomically(&path, &text)
+    }
+
+    fn origin(&self) -> PathBuf {
+        self.0.join("base.json")
     }
 
     pub fn journal(&self) -> PathBuf {

@@ -272,6 +272,17 @@ fn what_a_model_or_device_cannot_do_is_refused_before_anything_is_written() {
     answer.refused(&["bf16"]);
 }
 
+#[test]
+fn a_gguf_without_quantized_weights_is_refused_before_a_step_is_taken() {
+    let training = Training::new(&fixture("runs/f16.gguf"), "max_steps = 1");
+    let answer = training.finetune("run", &[]);
+    assert!(!training.out("run").exists(), "{answer:#?}");
+    answer.refused(&["f16.gguf", "no quantized weights"]);
+    let answer =
+        training.place.run("quantize -o out", &[fixture("runs/f16.gguf").as_ref()]).refused(&["f16.gguf"]);
+    assert!(!answer.stderr.contains("quantized already"), "it is not: {answer:#?}");
+}
+
 /// Fills a tensor of a copy of `llama/base` (f16) with one number, and quantizes the copy.
 fn with_constant(place: &Workplace, tensor: &str, f16: u16) -> PathBuf {
     let model = copy(place, "llama/base");

@@ -11,7 +11,8 @@ use crate::support::{Answer, Workplace, fixture, skipped};
 fn assert_keys(value: &Value, keys: &[&str]) {
     let mut found: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = keys.to_vec();
-    (found.sort_unstable(), expected.sort_unstable());
+    found.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(found, expected);
 }
 

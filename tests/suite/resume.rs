@@ -435,7 +435,7 @@ fn a_run_that_quantized_its_model_does_not_go_on_with_another() {
     let weights = other.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     // The lowest bit of a number in the middle of the weights.
-    let middle = bytes.len() / 2 & !1;
+    let middle = (bytes.len() / 2) & !1;
     bytes[middle] ^= 1;
     std::fs::write(weights, bytes).unwrap();
     let more = ["--resume", "--set", "train.max_steps=9"];
