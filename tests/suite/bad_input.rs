@@ -318,6 +318,10 @@ fn a_loss_that_stays_nan_ends_the_run_with_a_clear_error() {
         place.run("quantize --group-size 32 -o quantized", &[model.as_ref()]).succeeded();
         let training =
             Training::new(&place.path("quantized"), "max_steps = 50\neval_steps = 0\nmax_skipped_steps = 4");
+        // With a dev set it is found before the first step.
+        training.finetune("measured", &[]).refused(&["NaN", "log-probability"]);
+        let recipe = std::fs::read_to_string(training.place.path("run.toml")).unwrap();
+        training.place.write("run.toml", recipe.replace("dev = \"dev.jsonl\"\n", ""));
         let answer = training.finetune("run", &[]);
         let answer = answer.refused(&["NaN or infinite", "5 steps in a row"]);
         assert!(answer.stderr.contains("learning_rate"), "what to do: {answer:#?}");
