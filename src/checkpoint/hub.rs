@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::Progress;
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::{Error, Result};
 
@@ -28,74 +28,79 @@ pub fn locate(model: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
             "give a directory, a .gguf file, or a Hugging Face id such as org/name",
         )
     })?;
-    let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
-    if std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|value| !["", "0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
-    {
-        let wanted = id.file.as_deref().unwrap_or("config.json");
-        let cached = cache().repo(repo).get(wanted).ok_or_else(|| {
-            Error::invalid(
-                format!("{model} is not in the cache, and HF_HUB_OFFLINE is set"),
-                "unset it, or give a local path",
-            )
+    let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision);
+    let cached = cache().repo(repo.clone());
+    if is_offline() {
+        let found = cached.get(id.file.as_deref().unwrap_or("config.json")).ok_or_else(|| {
+            let what = format!("{model} is not in the cache, and HF_HUB_OFFLINE is set");
+            Error::invalid(what, "unset it, or give a local path")
         })?;
-        return Ok(if id.file.is_some() { cached } else { parent(&cached) });
+        return Ok(if id.file.is_some() { found } else { parent(&found) });
     }
-    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
+    let hub = Hub { model: &id.repo, cached, api: api(model)?.repo(repo) };
+    match &id.file {
+        Some(file) => hub.fetch(file, on_download),
+        None => hub.fetch_directory(on_download),
+    }
+}
+
+fn is_offline() -> bool {
+    let no = ["", "0", "false", "no", "off"];
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !no.contains(&value.to_lowercase().as_str()))
+}
+
+fn api(model: &str) -> Result<Api> {
     let mut builder = ApiBuilder::from_cache(cache()).with_progress(false).with_retries(3);
     if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
         builder = builder.with_endpoint(endpoint);
     }
-    if token.is_some() {
-        builder = builder.with_token(token);
+    // Where it is unset, the token that a login left in the cache counts.
+    if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
+        builder = builder.with_token(Some(token));
     }
-    let api = builder.build().map_err(|error| failed(model, &error))?.repo(repo);
-    match &id.file {
-        Some(file) => fetch(&api, model, file, on_download),
-        None => fetch_directory(&api, model, on_download),
-    }
+    builder.build().map_err(|error| failed(model, &error))
 }
 
-fn fetch_directory(api: &ApiRepo, model: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
-    let files = api.info().map_err(|error| failed(model, &error))?.siblings;
-    let files: Vec<String> = files.into_iter().map(|f| f.rfilename).filter(|name| is_wanted(name)).collect();
-    if !files.iter().any(|name| name == "config.json") {
-        return Err(Error::unsupported(
-            format!("{model} has no config.json"),
-            "name one of its files, as in org/name/file.gguf, where it holds GGUF files",
-        ));
+/// One repository at one revision.
+struct Hub<'a> {
+    /// `org/name`
+    model: &'a str,
+    cached: CacheRepo,
+    api: ApiRepo,
+}
+
+impl Hub<'_> {
+    fn fetch_directory(&self, on_download: OnDownload<'_>) -> Result<PathBuf> {
+        let files = self.api.info().map_err(|error| failed(self.model, &error))?.siblings;
+        let files: Vec<String> =
+            files.into_iter().map(|f| f.rfilename).filter(|name| is_wanted(name)).collect();
+        if !files.iter().any(|name| name == "config.json") {
+            return Err(Error::unsupported(
+                format!("{} has no config.json", self.model),
+                "name one of its files, as in org/name/file.gguf, where it holds GGUF files",
+            ));
+        }
+        let mut directory = None;
+        for file in &files {
+            directory = Some(parent(&self.fetch(file, on_download)?));
+        }
+        directory.ok_or_else(|| Error::unsupported(format!("{} is empty", self.model), ""))
     }
-    let mut directory = None;
-    for file in &files {
-        directory = Some(parent(&fetch(api, model, file, on_download)?));
+
+    fn fetch(&self, file: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
+        if let Some(path) = self.cached.get(file) {
+            return Ok(path);
+        }
+        let progress = Downloads { file: String::new(), done: 0, of: 0, on_download };
+        let fetched = self.api.download_with_progress(file, progress);
+        fetched.map_err(|error| failed(&format!("{}/{file}", self.model), &error))
     }
-    directory.ok_or_else(|| Error::unsupported(format!("{model} is empty"), ""))
 }
 
 /// Weights and everything that a server of the result needs beside them, at the top level.
 fn is_wanted(name: &str) -> bool {
     let kinds = [".safetensors", ".json", ".jinja", ".txt", ".model", ".py"];
     !name.contains('/') && (kinds.iter().any(|kind| name.ends_with(kind)) || name.starts_with("LICENSE"))
-}
-
-fn fetch(api: &ApiRepo, model: &str, file: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
-    // `get` would print a bar of its own; the cache is asked first all the same.
-    if let Some(path) = cached(api, file) {
-        return Ok(path);
-    }
-    api.download_with_progress(file, Downloads { file: String::new(), done: 0, of: 0, on_download })
-        .map_err(|error| failed(&format!("{model}/{file}"), &error))
-}
-
-fn cached(api: &ApiRepo, file: &str) -> Option<PathBuf> {
-    // The address ends in /{repo}/resolve/{revision}/{file}.
-    let url = api.url(file);
-    let (head, _) = url.rsplit_once(&format!("/{file}"))?;
-    let (head, revision) = head.rsplit_once("/resolve/")?;
-    let mut parts = head.rsplit('/');
-    let (name, org) = (parts.next()?, parts.next()?);
-    let revision = revision.replace("%2F", "/");
-    cache().repo(Repo::with_revision(format!("{org}/{name}"), RepoType::Model, revision)).get(file)
 }
 
 struct Downloads<'a> {

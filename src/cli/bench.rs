@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::{Common, open};
 use crate::data::{Batch, Dataset, Sampler, TokenizedDataset};
-use crate::device::{Device, with_backend};
+use crate::device::{ComputeType, Device, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels;
+use crate::model::check_compute_type;
 use crate::zo::perturbation::step_seed;
 
 /// Time the steps of a recipe, or the packed matrix product
@@ -99,13 +100,14 @@ fn matmul(common: &Common) -> Result<()> {
     let mut rows = Vec::new();
     for (out, input) in [(4096, 4096), (1536, 576), (576, 1536)] {
         for tokens in [1, 16, 64, 256, 1024] {
-            let seconds = time_matmul(&device, tokens, out, input)?;
+            let seconds = time_matmul(&device, common.dtype.unwrap_or_default(), [tokens, out, input])?;
             let gflops = 2.0 * (tokens * out * input) as f64 / seconds / 1e9;
             rows.push(json!({ "tokens": tokens, "out_features": out, "in_features": input, "bits": 4,
                 "group_size": 64, "seconds": seconds, "gflops": gflops }));
         }
     }
-    let report = json!({ "device": device.to_string(), "matmul": rows });
+    let dtype = common.dtype.unwrap_or_default();
+    let report = json!({ "device": device.to_string(), "dtype": dtype, "matmul": rows });
     common.console().result(&report, || {
         let lines = rows.iter().map(|row| {
             format!(
@@ -121,8 +123,9 @@ fn matmul(common: &Common) -> Result<()> {
 }
 
 /// The best of some runs, in seconds.
-fn time_matmul(device: &Device, tokens: usize, out: usize, input: usize) -> Result<f64> {
-    with_backend!(device, |B, device| kernels::bench::time_linear::<B>(tokens, out, input, &device))
+fn time_matmul(device: &Device, dtype: ComputeType, sizes: [usize; 3]) -> Result<f64> {
+    check_compute_type(device, dtype)?;
+    with_backend!(device, |B, device| kernels::bench::time_linear::<B>(sizes, dtype, &device))
 }
 
 /// The most memory this process has held, where the system tells.

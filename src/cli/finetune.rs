@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
+use crate::model::check_compute_type;
 use crate::quant::QuantizeConfig;
 use crate::train::{Data, Event, Outcome, Run, RunDir};
 use crate::zo::journal::Header;
@@ -63,7 +64,7 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let source = open::checkpoint(&config.model, console)?;
     let tokenizer = open::tokenizer(&source)?;
     let data = data(&config, &source, &tokenizer, console)?;
-    device.check_compute_type(config.dtype)?;
+    check_compute_type(&device, config.dtype)?;
     let quantize = quantization(&config, &source)?;
     directory.create(args.resume)?;
     let base = match quantize {

@@ -10,7 +10,9 @@ mod cuda;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+use crate::error::Error;
+use crate::error::Result;
 
 /// A device that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +35,8 @@ pub enum Device {
     Cuda(burn_cuda::CudaDevice),
 }
 
-/// The floating-point type of activations and unpacked weights. Losses and scales are always f32.
+/// The floating-point type of activations and unpacked weights; on the CPU that of the packed products'
+/// inputs. Losses and scales are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeType {
@@ -82,32 +85,6 @@ impl DeviceSpec {
             Self::Auto => Ok(cuda::open(0).or_else(|_| adapter::first_card()).unwrap_or(Device::Cpu)),
         }
     }
-}
-
-impl Device {
-    /// # Errors
-    /// [`Error::Unsupported`] where this backend has no such arithmetic.
-    pub fn check_compute_type(&self, dtype: ComputeType) -> Result<()> {
-        if dtype == ComputeType::F32 {
-            return Ok(());
-        }
-        let supported = match self {
-            Self::Cpu => false,
-            #[cfg(feature = "wgpu")]
-            Self::Wgpu(device) => supports::<burn_wgpu::Wgpu>(device, dtype),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(device) => supports::<burn_cuda::Cuda>(device, dtype),
-        };
-        if supported {
-            return Ok(());
-        }
-        Err(Error::unsupported(format!("{self} cannot compute in {dtype}"), "use --dtype f32"))
-    }
-}
-
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn supports<B: burn::tensor::backend::Backend>(device: &B::Device, dtype: ComputeType) -> bool {
-    B::supports_dtype(device, dtype.into())
 }
 
 impl From<ComputeType> for burn::tensor::DType {

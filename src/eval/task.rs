@@ -18,12 +18,10 @@ pub struct TaskReport {
     pub task: String,
     /// Rows.
     pub n: usize,
-    /// Share of rows whose prediction is a gold one (exact match for generated answers); absent for
+    /// Share of rows whose prediction is a gold one (exact match for generated answers); null for
     /// completions, which are only scored.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Standard error of the accuracy.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stderr: Option<f64>,
     /// Mean token-overlap F1 of generated answers.
     #[serde(skip_serializing_if = "Option::is_none")]

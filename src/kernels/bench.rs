@@ -5,6 +5,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Distribution, Tensor};
 
 use super::{DeviceWeight, Kernels, linear, read};
+use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::packed::words_per_row;
 use crate::kernels::packed::{Levels, PackedWeight};
@@ -13,7 +14,11 @@ use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
 const RUNS: usize = 5;
 
 /// The shortest of some runs of `x[tokens, input] · W[out, input]ᵀ`, in seconds; 4 bits, groups of 64.
-pub fn time_linear<B: Kernels>(tokens: usize, out: usize, input: usize, device: &B::Device) -> Result<f64> {
+pub fn time_linear<B: Kernels>(
+    [tokens, out, input]: [usize; 3],
+    compute: ComputeType,
+    device: &B::Device,
+) -> Result<f64> {
     let words = out * words_per_row(input, 4);
     let codes = (0..words as u32).map(|i| i.wrapping_mul(0x9E37_79B9)).collect();
     let scales = vec![0.01; out * input.div_ceil(64)];
@@ -26,10 +31,11 @@ pub fn time_linear<B: Kernels>(tokens: usize, out: usize, input: usize, device: 
         scales,
         levels: Levels::Zero(8),
     };
-    let weight = DeviceWeight::<B>::upload(weight, Some(0), device);
+    let weight = DeviceWeight::<B>::upload(weight, Some(0), compute, device);
     let (kind, mode) = (Perturbation::Gaussian, ScaleMode::Relative);
     let noise = Noise { kind, mode, seed: 1, probe: 0, coefficient: coefficient(kind, 1e-2) };
     let x = Tensor::<B, 2>::random([tokens, input], Distribution::Normal(0.0, 1.0), (device, DType::F32));
+    let x = x.cast(B::tensor_type(compute));
     let mut best = f64::INFINITY;
     for _ in 0..=RUNS {
         let clock = Instant::now();

@@ -16,15 +16,22 @@ mod weight;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Int, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 pub use weight::{DeviceLevels, DeviceWeight};
 
+use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::zo::perturbation::Noise;
 
 /// What a backend must bring beside Burn's own operations.
 pub trait Kernels: Backend {
+    /// Whether this device can compute in a type.
+    fn supports(compute: ComputeType, device: &Self::Device) -> bool;
+
+    /// The type of the activations' tensors when computing in `compute`.
+    fn tensor_type(compute: ComputeType) -> DType;
+
     /// See [`linear`].
     fn packed_linear(
         x: FloatTensor<Self>,

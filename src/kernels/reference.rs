@@ -4,6 +4,7 @@
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{DeviceWeight, Kernels, KeyRanges, attention, linear, rms_norm, rotate, silu_mul, step};
+use crate::device::ComputeType;
 use crate::kernels::packed::{Levels, PackedWeight};
 use crate::kernels::packed::{put_code, words_per_row};
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
@@ -118,7 +119,8 @@ fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
                 let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
                 let x = rng.floats(rows * input);
                 for noise in noises() {
-                    let on_device = DeviceWeight::<B>::upload(weight.clone(), Some(7), device);
+                    let on_device =
+                        DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
                     let got = read(linear(float(&x, [rows, input], device), &on_device, noise));
                     let want = match noise {
                         Some(noise) => linear_reference(&x, &perturbed(&weight, 7, noise)),
@@ -135,11 +137,52 @@ fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
     }
 }
 
+/// The bf16 product against f64 on the same rounded activations: all else in it is exact or f32.
+#[test]
+fn bf16_rounds_the_activations_alone() {
+    let device = burn_flex::FlexDevice;
+    if !<burn_flex::Flex as Kernels>::supports(ComputeType::Bf16, &device) {
+        eprintln!("SKIPPED: this CPU has no AVX512-BF16");
+        return;
+    }
+    let mut rng = Uniform(77);
+    // Panels of 64 tokens with a rest, rows that are no multiple of the tile, wide rows, short groups.
+    let shapes = [
+        (1, 3, 72, 32),
+        (5, 37, 100, 24),
+        (130, 75, 576, 128),
+        (2, 9, 40, 64),
+        (65, 13, 4100, 50),
+        (3, 5, 71, 7),
+    ];
+    for (rows, out, input, group_size) in shapes {
+        for bits in [2, 3, 4, 8] {
+            for kind in 0..3 {
+                let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+                let x: Vec<f32> =
+                    rng.floats(rows * input).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+                for noise in noises() {
+                    let upload = weight.clone();
+                    let on_device = DeviceWeight::upload(upload, Some(7), ComputeType::Bf16, &device);
+                    let x_device = float::<burn_flex::Flex, 2>(&x, [rows, input], &device);
+                    let got = read(linear(x_device, &on_device, noise));
+                    let moved = noise.map_or(weight.clone(), |noise| perturbed(&weight, 7, noise));
+                    let error = relative_error(&got, &linear_reference(&x, &moved));
+                    assert!(
+                        error < TOLERANCE,
+                        "{rows}×{out}×{input}/{group_size} bits {bits} {kind} {noise:?}: {error:e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 fn an_untrained_weight_ignores_the_noise<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(5);
     let weight = random_weight(8, 64, 4, 32, 0, &mut rng);
     let x = rng.floats(64);
-    let on_device = DeviceWeight::<B>::upload(weight.clone(), None, device);
+    let on_device = DeviceWeight::<B>::upload(weight.clone(), None, ComputeType::F32, device);
     let got = read(linear(float(&x, [1, 64], device), &on_device, noises()[1]));
     assert!(relative_error(&got, &linear_reference(&x, &weight)) < TOLERANCE);
 }
@@ -149,7 +192,7 @@ fn steps_give_the_bits_of_the_definition<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(9);
     let weight = random_weight(33, 4128, 2, 24, 0, &mut rng);
     for noise in noises().into_iter().flatten() {
-        let mut on_device = DeviceWeight::<B>::upload(weight.clone(), Some(11), device);
+        let mut on_device = DeviceWeight::<B>::upload(weight.clone(), Some(11), ComputeType::F32, device);
         step(&mut on_device, 11, noise);
         let got: Vec<u32> = read(on_device.scales).iter().map(|s| s.to_bits()).collect();
         let want: Vec<u32> = perturbed(&weight, 11, noise).scales.iter().map(|s| s.to_bits()).collect();

@@ -3,6 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
+use crate::device::ComputeType;
 use crate::kernels::packed::{Levels, PackedWeight};
 use crate::zo::perturbation::Noise;
 
@@ -32,10 +33,17 @@ pub struct DeviceWeight<B: Backend> {
     pub levels: DeviceLevels<B>,
     /// The weight's number in the byte-sorted list of trained weights; `None` where it is not trained.
     pub parameter: Option<u32>,
+    /// Type of the arithmetic of its product, where a backend has a choice.
+    pub compute: ComputeType,
 }
 
 impl<B: Backend> DeviceWeight<B> {
-    pub fn upload(weight: PackedWeight, parameter: Option<u32>, device: &B::Device) -> Self {
+    pub fn upload(
+        weight: PackedWeight,
+        parameter: Option<u32>,
+        compute: ComputeType,
+        device: &B::Device,
+    ) -> Self {
         let PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels } = weight;
         let levels = match levels {
             Levels::Zero(zero) => DeviceLevels::Zero(zero),
@@ -57,6 +65,7 @@ impl<B: Backend> DeviceWeight<B> {
             scales: upload_floats(scales, device),
             levels,
             parameter,
+            compute,
         }
     }
 

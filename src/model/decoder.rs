@@ -99,7 +99,7 @@ impl<B: Kernels> Decoder<B> {
         let rows = self.checkpoint.rows("model.embed_tokens.weight", tokens)?;
         let shape = [tokens.len(), self.checkpoint.config().hidden_size];
         let x = Tensor::<B, 2>::from_data(TensorData::new(rows, shape), (&self.device, DType::F32));
-        Ok(x.cast(DType::from(self.dtype)))
+        Ok(x.cast(B::tensor_type(self.dtype)))
     }
 
     /// Final hidden states of packed sequences: `[T, hidden]`.

@@ -38,9 +38,11 @@ impl<B: Kernels> Linear<B> {
         let weight = match checkpoint.weight(&weight_name)? {
             Weight::Dense { shape, data } => {
                 let dense = Tensor::<B, 2>::from_data(TensorData::new(data, shape), (device, DType::F32));
-                LinearWeight::Dense(dense.cast(DType::from(dtype)))
+                LinearWeight::Dense(dense.cast(B::tensor_type(dtype)))
             }
-            Weight::Packed(packed) => LinearWeight::Packed(DeviceWeight::upload(packed, parameter, device)),
+            Weight::Packed(packed) => {
+                LinearWeight::Packed(DeviceWeight::upload(packed, parameter, dtype, device))
+            }
         };
         let bias = match bias {
             true => Some(vector(checkpoint, &format!("{name}.bias"), device, dtype)?),
@@ -63,7 +65,7 @@ impl<B: Kernels> Linear<B> {
 }
 
 /// A rank-1 tensor of the checkpoint.
-pub fn vector<B: Backend>(
+pub fn vector<B: Kernels>(
     checkpoint: &Checkpoint,
     name: &str,
     device: &B::Device,
@@ -72,5 +74,5 @@ pub fn vector<B: Backend>(
     let data = checkpoint.dense(name)?;
     let length = data.len();
     Ok(Tensor::<B, 1>::from_data(TensorData::new(data, [length]), (device, DType::F32))
-        .cast(DType::from(dtype)))
+        .cast(B::tensor_type(dtype)))
 }

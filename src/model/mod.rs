@@ -16,7 +16,8 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::{Batch, Target};
 use crate::device::{ComputeType, Device, with_backend};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernels::Kernels;
 use crate::zo::perturbation::Noise;
 
 /// Sequences laid end to end, without padding, and what to score in them.
@@ -66,6 +67,16 @@ pub trait Session {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 
+/// # Errors
+/// [`Error::Unsupported`] where the device has no such arithmetic.
+pub fn check_compute_type(device: &Device, dtype: ComputeType) -> Result<()> {
+    let supported = with_backend!(device, |B, backend_device| B::supports(dtype, &backend_device));
+    if supported {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!("{device} cannot compute in {dtype} on this machine"), "use --dtype f32"))
+}
+
 /// Brings a checkpoint onto a device, one tensor at a time.
 pub fn load(
     checkpoint: Arc<Checkpoint>,
@@ -73,7 +84,7 @@ pub fn load(
     dtype: ComputeType,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
-    device.check_compute_type(dtype)?;
+    check_compute_type(device, dtype)?;
     with_backend!(device, |B, device| {
         Ok(Box::new(decoder::Decoder::<B>::load(checkpoint, device, dtype, progress)?))
     })

@@ -4,7 +4,7 @@
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
-use super::{WeightView, unpack};
+use super::{WeightView, rows_per_task, unpack};
 use crate::zo::perturbation::Noise;
 
 /// Floats in an unpacked panel: 256 KiB.
@@ -21,8 +21,7 @@ pub(super) fn packed_linear(
     let (n, k) = (weight.out_features, weight.in_features);
     let m = x.len() / k;
     debug_assert_eq!(y.len(), m * n);
-    let share = n.div_ceil(rayon::current_num_threads());
-    let rows = (PANEL / k).clamp(16, 256).min(share.next_multiple_of(16));
+    let rows = rows_per_task(n, (PANEL / k).clamp(16, 256), 16);
     let y = Columns(y.as_mut_ptr());
     (0..n.div_ceil(rows)).into_par_iter().for_each_init(
         || vec![0f32; rows * k],

@@ -2,6 +2,21 @@
 //! time, with the `gemm` crate for the dense products.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+#[cfg(not(target_arch = "x86_64"))]
+mod bf16 {
+    //! No such instructions here.
+    pub(super) use super::linear::packed_linear;
+
+    pub(super) fn is_supported() -> bool {
+        false
+    }
+
+    pub(super) fn is_possible(_: &super::WeightView<'_>) -> bool {
+        false
+    }
+}
 mod elementwise;
 mod linear;
 mod noise;
@@ -13,6 +28,7 @@ use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
+use crate::device::ComputeType;
 use crate::zo::perturbation::Noise;
 
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
@@ -68,6 +84,19 @@ pub(super) enum LevelsView<'a> {
 }
 
 impl Kernels for Flex {
+    fn supports(compute: ComputeType, _: &Self::Device) -> bool {
+        match compute {
+            ComputeType::F32 => true,
+            ComputeType::F16 => false,
+            ComputeType::Bf16 => bf16::is_supported(),
+        }
+    }
+
+    /// Activations stay f32; in bf16 they are rounded inside the packed product alone.
+    fn tensor_type(_: ComputeType) -> DType {
+        DType::F32
+    }
+
     fn packed_linear(x: FlexTensor, weight: &DeviceWeight<Self>, noise: Option<Noise>) -> FlexTensor {
         let x = x.to_contiguous();
         let rows = x.shape()[0];
@@ -99,7 +128,14 @@ impl Kernels for Flex {
             },
         };
         let mut y = FlexTensor::empty(Shape::new([rows, weight.out_features]), DType::F32);
-        linear::packed_linear(x.storage::<f32>(), &view, weight.perturbation(noise), y.storage_mut::<f32>());
+        let product = match weight.compute {
+            // What is not trained is the head: rounding its input would go straight into the loss.
+            ComputeType::Bf16 if weight.parameter.is_some() && bf16::is_possible(&view) => {
+                bf16::packed_linear
+            }
+            _ => linear::packed_linear,
+        };
+        product(x.storage::<f32>(), &view, weight.perturbation(noise), y.storage_mut::<f32>());
         y
     }
 
@@ -167,4 +203,11 @@ fn float_primitive(tensor: &Tensor<Flex, 1>) -> FlexTensor {
 
 fn int_primitive(tensor: &Tensor<Flex, 1, Int>) -> FlexTensor {
     tensor.clone().into_primitive().to_contiguous()
+}
+
+/// Rows of a weight per task: at most `most`, a multiple of `tile`, and such that the tasks are a multiple
+/// of the threads, since nothing else is done before the last of them has ended.
+fn rows_per_task(rows: usize, most: usize, tile: usize) -> usize {
+    let tasks = rows.div_ceil(most.max(tile)).next_multiple_of(rayon::current_num_threads());
+    rows.div_ceil(tasks).next_multiple_of(tile)
 }

@@ -6,8 +6,9 @@ mod noise;
 mod step;
 mod unpack;
 
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{Int, Shape, Tensor, TensorMetadata};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -15,6 +16,7 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 use cubecl::prelude::*;
 
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
+use crate::device::ComputeType;
 use crate::zo::perturbation::Noise;
 
 /// Units in a cube of the one-dimensional kernels here.
@@ -27,6 +29,14 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    fn supports(compute: ComputeType, device: &Self::Device) -> bool {
+        compute == ComputeType::F32 || Self::supports_dtype(device, compute.into())
+    }
+
+    fn tensor_type(compute: ComputeType) -> DType {
+        compute.into()
+    }
+
     /// Unpacks the weight into a scratch of the input's dtype, then Burn's dense product.
     fn packed_linear(
         x: FloatTensor<Self>,
