@@ -267,9 +267,9 @@ fn what_a_model_or_device_cannot_do_is_refused_before_anything_is_written() {
     assert!(!training.out("run").exists(), "an unquantized model without [quantize]: {answer:#?}");
     answer.refused(&["not quantized", "[quantize]"]);
     let training = Training::tiny("max_steps = 1");
-    let answer = training.finetune("run", &["--dtype", "bf16"]);
+    let answer = training.finetune("run", &["--dtype", "f16"]);
     assert!(!training.out("run").exists(), "a dtype that the device lacks: {answer:#?}");
-    answer.refused(&["bf16"]);
+    answer.refused(&["f16"]);
 }
 
 #[test]
