@@ -63,7 +63,7 @@ impl Config {
                 format!("check --set and the flags: {}", settings.join(", ")),
             )
         })?;
-        config.find_data_beside(path);
+        config.find_files_beside(path);
         config.validate()?;
         Ok(config)
     }
@@ -108,14 +108,21 @@ impl Config {
         self.train.validate()
     }
 
-    /// Data paths are relative to the current directory; what is not there is looked for beside the
-    /// configuration file, so that a recipe and its data can be moved together.
-    fn find_data_beside(&mut self, config: &Path) {
+    /// Paths are relative to the current directory; what is not there is looked for beside the
+    /// configuration file, so that a recipe can be moved together with its model and data.
+    fn find_files_beside(&mut self, config: &Path) {
         let beside = config.parent().unwrap_or(Path::new(""));
+        let find = |path: &Path| {
+            let other = beside.join(path);
+            (path.is_relative() && !path.exists() && other.exists()).then_some(other)
+        };
         for path in [&mut self.data.train, &mut self.data.dev].into_iter().flatten() {
-            if path.is_relative() && !path.exists() && beside.join(&*path).exists() {
-                *path = beside.join(&*path);
+            if let Some(found) = find(path) {
+                *path = found;
             }
+        }
+        if let Some(found) = find(Path::new(&self.model)).filter(|_| !self.model.is_empty()) {
+            self.model = found.to_string_lossy().into_owned();
         }
     }
 }
@@ -185,6 +192,20 @@ mod tests {
         assert_eq!(config.data.prompt.as_deref(), Some("{text} is"));
         assert_eq!(config.train.batch_size, TrainConfig::default().batch_size);
         assert!(config.train.clip.is_infinite());
+    }
+
+    #[test]
+    fn files_beside_the_recipe_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
+        std::fs::write(place("m.gguf"), "").unwrap();
+        std::fs::write(place("rows.jsonl"), "").unwrap();
+        let recipe = "model = \"m.gguf\"\n[data]\ntrain = \"rows.jsonl\"\ndev = \"absent.jsonl\"\n";
+        std::fs::write(place("run.toml"), recipe).unwrap();
+        let config = Config::load(&place("run.toml"), &[]).unwrap();
+        assert_eq!(Path::new(&config.model), place("m.gguf"));
+        assert_eq!(config.data.train, Some(place("rows.jsonl")));
+        assert_eq!(config.data.dev, Some("absent.jsonl".into()));
     }
 
     #[test]
