@@ -76,7 +76,7 @@ impl DeviceSpec {
     /// Finds the device, or says why it cannot be used.
     ///
     /// # Errors
-    /// [`Error::Device`] with what to install or which device to ask for instead.
+    /// `Error::Device` with what to install or which device to ask for instead.
     pub fn resolve(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),

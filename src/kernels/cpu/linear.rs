@@ -4,6 +4,7 @@
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
+use super::columns::Columns;
 use super::{WeightView, rows_per_task, unpack};
 use crate::zo::perturbation::Noise;
 
@@ -22,7 +23,7 @@ pub(super) fn packed_linear(
     let m = x.len() / k;
     debug_assert_eq!(y.len(), m * n);
     let rows = rows_per_task(n, (PANEL / k).clamp(16, 256), 16);
-    let y = Columns(y.as_mut_ptr());
+    let y = Columns::new(y);
     (0..n.div_ceil(rows)).into_par_iter().for_each_init(
         || vec![0f32; rows * k],
         |panel, index| {
@@ -58,16 +59,4 @@ pub(super) fn packed_linear(
             }
         },
     );
-}
-
-/// The output, of which each task writes its own columns.
-struct Columns(*mut f32);
-
-// SAFETY: tasks write disjoint columns, as argued at the only use.
-unsafe impl Sync for Columns {}
-
-impl Columns {
-    fn column(&self, index: usize) -> *mut f32 {
-        self.0.wrapping_add(index)
-    }
 }

@@ -17,6 +17,7 @@ mod bf16 {
         false
     }
 }
+mod columns;
 mod elementwise;
 mod linear;
 mod noise;
