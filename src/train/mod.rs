@@ -15,7 +15,7 @@ pub use config::TrainConfig;
 pub use replay::{ReplayReport, replay};
 pub use run::{Metric, Metrics, RunDir};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, STAGING_PREFIX};
 use crate::data::tasks::Task;
 use crate::data::{Batch, Sampler, TokenizedDataset};
 use crate::error::{Error, Result};
@@ -303,16 +303,15 @@ impl State {
     }
 }
 
-/// The old checkpoint goes only once the new one is whole.
+/// The old checkpoint goes only once the new one is whole. A run killed in between writes it again, so
+/// the new one bears the name of what is unfinished until then.
 fn replace_checkpoint(checkpoint: &Checkpoint, model: &dyn LanguageModel, out: &Path) -> Result<()> {
     let scales = &mut |name: &str| model.scales(name);
     if !out.exists() {
         return checkpoint.save_tuned(out, scales);
     }
-    let fresh = out.with_extension("new");
-    if fresh.exists() {
-        std::fs::remove_dir_all(&fresh).map_err(Error::io(&fresh, "removing"))?;
-    }
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = out.with_file_name(format!("{STAGING_PREFIX}{name}"));
     checkpoint.save_tuned(&fresh, scales)?;
     std::fs::remove_dir_all(out).map_err(Error::io(out, "replacing"))?;
     std::fs::rename(&fresh, out).map_err(Error::io(out, "replacing"))
