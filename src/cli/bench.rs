@@ -10,7 +10,7 @@ use crate::device::{ComputeType, Device, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::model::check_compute_type;
-use crate::zo::perturbation::step_seed;
+use crate::zo::perturbation::{Perturb, step_seed};
 
 /// Time the steps of a recipe, or the packed matrix product
 #[derive(Debug, Args)]
@@ -58,8 +58,8 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
         let clock = Instant::now();
         let outcome =
             estimator.estimate(step_seed(config.seed, step), config.train.learning_rate, &mut |noise| {
-                let log_probs = model.log_probs((&batch).into(), &batch.targets, Some(noise))?;
-                Ok(batch.scoring.loss(&log_probs))
+                let log_probs = model.log_probs((&batch).into(), &batch.targets, Perturb::BothWays(noise))?;
+                Ok(batch.losses(&log_probs))
             })?;
         let noise = crate::zo::perturbation::Noise {
             kind: config.train.perturbation,
@@ -101,7 +101,7 @@ fn matmul(common: &Common) -> Result<()> {
     for (out, input) in [(4096, 4096), (1536, 576), (576, 1536)] {
         for tokens in [1, 16, 64, 256, 1024] {
             let seconds = time_matmul(&device, common.dtype.unwrap_or_default(), [tokens, out, input])?;
-            let gflops = 2.0 * (tokens * out * input) as f64 / seconds / 1e9;
+            let gflops = 4.0 * (tokens * out * input) as f64 / seconds / 1e9;
             rows.push(json!({ "tokens": tokens, "out_features": out, "in_features": input, "bits": 4,
                 "group_size": 64, "seconds": seconds, "gflops": gflops }));
         }

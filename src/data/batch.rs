@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::tokenized::TokenizedExample;
+use super::tokenized::{Candidate, TokenizedExample};
 
 /// What the loss of a batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +22,27 @@ pub struct Target {
     pub token: u32,
 }
 
+/// Some rows of a batch that follow one another in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    pub rows: Range<usize>,
+    /// Earlier rows that the text begins with, where others continue them, too: they are read once.
+    pub prefix: Range<usize>,
+}
+
+impl Sequence {
+    /// One that stands alone: it attends to itself, from position 0.
+    pub fn alone(rows: Range<usize>) -> Self {
+        Self { rows, prefix: 0..0 }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Every sequence's tokens, one after the other.
     pub tokens: Vec<u32>,
-    /// Consecutive, covering `tokens`. A sequence attends to itself alone, from position 0.
-    pub sequences: Vec<Range<usize>>,
-    /// Rows never descend.
+    /// Consecutive, covering `tokens`.
+    pub sequences: Vec<Sequence>,
     pub targets: Vec<Target>,
     pub scoring: Scoring,
 }
@@ -49,68 +63,68 @@ pub struct ScoredExample {
 }
 
 impl Batch {
-    /// Candidates that differ in their last token only share one sequence: their prompt, read once.
+    /// What the candidates of an example have in common, at least up to the first scored token, is read
+    /// once, and each candidate's rest continues it.
     pub fn new<'e>(objective: Objective, examples: impl IntoIterator<Item = &'e TokenizedExample>) -> Self {
         let scoring = Scoring { objective, examples: Vec::new() };
         let mut batch = Self { tokens: Vec::new(), sequences: Vec::new(), targets: Vec::new(), scoring };
         for example in examples {
-            let candidates = match shared_prompt(example) {
-                Some(prompt) => {
-                    let row = batch.push_sequence(prompt).end - 1;
-                    let last = example.candidates.iter().filter_map(|c| c.tokens.last());
-                    last.map(|token| batch.push_targets(row, std::slice::from_ref(token))).collect()
-                }
-                None => example
-                    .candidates
-                    .iter()
-                    .map(|candidate| {
-                        let (prompt, option) =
-                            candidate.tokens.split_at(candidate.tokens.len() - candidate.scored);
-                        let read = &candidate.tokens[..candidate.tokens.len() - 1];
-                        let first = batch.push_sequence(read).start + prompt.len() - 1;
-                        batch.push_targets(first, option)
-                    })
-                    .collect(),
-            };
-            batch.scoring.examples.push(ScoredExample { candidates, gold: example.gold.clone() });
+            batch.push_example(example);
         }
         batch
     }
 
-    /// The rows whose logits are needed, each once and ascending, and for every target its index in them.
-    pub fn scored_rows(&self) -> (Vec<u32>, Vec<usize>) {
-        let mut rows: Vec<u32> = Vec::new();
-        let mut index = Vec::with_capacity(self.targets.len());
-        for target in &self.targets {
-            if rows.last() != Some(&target.row) {
-                rows.push(target.row);
-            }
-            index.push(rows.len() - 1);
-        }
-        (rows, index)
+    /// The losses at both signs of a perturbation, from the answers at the first sign and those at the
+    /// second, end to end.
+    pub fn losses(&self, logprobs: &[f32]) -> [f64; 2] {
+        let (plus, minus) = logprobs.split_at(self.targets.len());
+        [plus, minus].map(|answers| self.scoring.loss(answers))
     }
 
-    fn push_sequence(&mut self, tokens: &[u32]) -> Range<usize> {
+    fn push_example(&mut self, example: &TokenizedExample) {
+        let shared = shared_length(&example.candidates);
+        let prefix = match example.candidates.first() {
+            Some(candidate) if shared > 0 => self.push_sequence(&candidate.tokens[..shared], 0..0),
+            _ => 0..0,
+        };
+        let candidates = example.candidates.iter().map(|candidate| {
+            let rest = &candidate.tokens[shared..candidate.read()];
+            let rest = if rest.is_empty() { 0..0 } else { self.push_sequence(rest, prefix.clone()) };
+            let row = |at: usize| if at < shared { prefix.start + at } else { rest.start + at - shared };
+            let start = self.targets.len();
+            let first = candidate.tokens.len() - candidate.scored;
+            self.targets.extend(
+                (first..candidate.tokens.len())
+                    .map(|at| Target { row: row(at - 1) as u32, token: candidate.tokens[at] }),
+            );
+            start..self.targets.len()
+        });
+        let candidates = candidates.collect();
+        self.scoring.examples.push(ScoredExample { candidates, gold: example.gold.clone() });
+    }
+
+    fn push_sequence(&mut self, tokens: &[u32], prefix: Range<usize>) -> Range<usize> {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        self.sequences.push(start..self.tokens.len());
-        start..self.tokens.len()
-    }
-
-    /// One target per token, the first at `row`.
-    fn push_targets(&mut self, row: usize, tokens: &[u32]) -> Range<usize> {
-        let start = self.targets.len();
-        self.targets.extend((row as u32..).zip(tokens).map(|(row, &token)| Target { row, token }));
-        start..self.targets.len()
+        let rows = start..self.tokens.len();
+        self.sequences.push(Sequence { rows: rows.clone(), prefix });
+        rows
     }
 }
 
-fn shared_prompt(example: &TokenizedExample) -> Option<&[u32]> {
-    let prompt = |c: &'_ super::tokenized::Candidate| (c.scored == 1).then(|| c.tokens.len() - 1);
-    let (first, others) = example.candidates.split_first()?;
-    let shared = &first.tokens[..prompt(first)?];
-    let same = others.iter().all(|c| prompt(c).is_some_and(|len| &c.tokens[..len] == shared));
-    same.then_some(shared)
+/// Rows that an example takes in a batch.
+pub fn rows(example: &TokenizedExample) -> usize {
+    let shared = shared_length(&example.candidates);
+    shared + example.candidates.iter().map(|c| c.read() - shared).sum::<usize>()
+}
+
+/// Tokens that all candidates begin with, of those that are read.
+fn shared_length(candidates: &[Candidate]) -> usize {
+    let Some((first, others)) = candidates.split_first() else { return 0 };
+    others.iter().fold(first.read(), |shared, other| {
+        let same = first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+        shared.min(same).min(other.read())
+    })
 }
 
 /// `logprobs[i]` answers `targets[i]`; sums run in f64, in the order of the targets.
@@ -197,7 +211,6 @@ fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tokenized::Candidate;
     use super::*;
 
     fn example(candidates: &[(&[u32], usize)], gold: &[usize]) -> TokenizedExample {
@@ -211,34 +224,41 @@ mod tests {
     }
 
     #[test]
-    fn candidates_of_one_token_share_their_prompts_sequence() {
+    fn candidates_of_one_token_need_nothing_but_their_prompt() {
         let one = example(&[(&[1, 2, 3, 10], 1), (&[1, 2, 3, 11], 1)], &[1]);
         let two = example(&[(&[4, 5, 12], 1), (&[4, 5, 13], 1), (&[4, 5, 14], 1)], &[0]);
         let batch = Batch::new(Objective::Classification, [&one, &two]);
         assert_eq!(batch.tokens, [1, 2, 3, 4, 5]);
-        assert_eq!(batch.sequences, [0..3, 3..5]);
+        assert_eq!(batch.sequences, [Sequence::alone(0..3), Sequence::alone(3..5)]);
         assert_eq!(targets(&batch), [(2, 10), (2, 11), (4, 12), (4, 13), (4, 14)]);
-        assert_eq!(batch.scored_rows(), (vec![2, 4], vec![0, 0, 1, 1, 1]));
+        assert_eq!([rows(&one), rows(&two)], [3, 2]);
         assert_eq!(batch.scoring.examples[1].candidates, [2..3, 3..4, 4..5]);
     }
 
     #[test]
-    fn longer_candidates_are_sequences_of_their_own_without_their_last_token() {
-        let example = example(&[(&[1, 2, 10], 1), (&[1, 2, 11, 12], 2)], &[0]);
+    fn longer_candidates_continue_their_prompt_without_their_last_token() {
+        let example = example(&[(&[1, 2, 11, 12], 2), (&[1, 2, 10], 1), (&[1, 2, 11, 13, 14], 3)], &[0]);
         let batch = Batch::new(Objective::Classification, [&example]);
-        assert_eq!(batch.tokens, [1, 2, 1, 2, 11]);
-        assert_eq!(batch.sequences, [0..2, 2..5]);
-        assert_eq!(targets(&batch), [(1, 10), (3, 11), (4, 12)]);
-        assert_eq!(batch.scoring.examples[0].candidates, [0..1, 1..3]);
+        assert_eq!(batch.tokens, [1, 2, 11, 11, 13]);
+        let continued = |rows| Sequence { rows, prefix: 0..2 };
+        assert_eq!(batch.sequences, [Sequence::alone(0..2), continued(2..3), continued(3..5)]);
+        assert_eq!(targets(&batch), [(1, 11), (2, 12), (1, 10), (1, 11), (3, 13), (4, 14)]);
+        assert_eq!(batch.scoring.examples[0].candidates, [0..2, 2..3, 3..6]);
+        assert_eq!(rows(&example), 5);
     }
 
     #[test]
-    fn prompts_that_an_option_changes_are_not_shared() {
+    fn prompts_that_an_option_changes_are_shared_up_to_there() {
         // A merge across the border: the prompt's last token differs between the candidates.
-        let example = example(&[(&[1, 2, 10], 1), (&[1, 3, 11], 1)], &[0]);
-        let batch = Batch::new(Objective::Classification, [&example]);
-        assert_eq!(batch.sequences, [0..2, 2..4]);
-        assert_eq!(targets(&batch), [(1, 10), (3, 11)]);
+        let one = example(&[(&[1, 2, 10], 1), (&[1, 3, 11], 1)], &[0]);
+        let batch = Batch::new(Objective::Classification, [&one]);
+        let continued = |rows| Sequence { rows, prefix: 0..1 };
+        assert_eq!(batch.sequences, [Sequence::alone(0..1), continued(1..2), continued(2..3)]);
+        assert_eq!(targets(&batch), [(1, 10), (2, 11)]);
+
+        let nothing = example(&[(&[1, 10], 1), (&[2, 11], 1)], &[0]);
+        let batch = Batch::new(Objective::Classification, [&nothing]);
+        assert_eq!(batch.sequences, [Sequence::alone(0..1), Sequence::alone(1..2)]);
     }
 
     #[test]

@@ -18,6 +18,13 @@ pub struct Candidate {
     pub scored: usize,
 }
 
+impl Candidate {
+    /// Tokens that a model has to read: the last one is only predicted.
+    pub fn read(&self) -> usize {
+        self.tokens.len() - 1
+    }
+}
+
 /// One row. A completion is a single candidate, its own gold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizedExample {

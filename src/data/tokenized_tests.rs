@@ -165,5 +165,5 @@ fn a_batch_of_one_token_choices_reads_each_prompt_once() {
     assert_eq!(batch.tokens, prompts.concat());
     assert_eq!(batch.sequences.len(), 2);
     assert_eq!(batch.targets.len(), 4);
-    assert!(batch.targets.iter().all(|t| batch.sequences.iter().any(|s| s.end == t.row as usize + 1)));
+    assert!(batch.targets.iter().all(|t| batch.sequences.iter().any(|s| s.rows.end == t.row as usize + 1)));
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{log_probs, passes};
-use crate::data::{Target, Tokenizer};
+use crate::data::{Sequence, Target, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::{Input, LanguageModel};
 
@@ -49,7 +49,7 @@ pub fn perplexity(
         let read = window - 1;
         let batch = &windows[pass.clone()];
         let tokens: Vec<u32> = batch.iter().flat_map(|w| &w[..read]).copied().collect();
-        let sequences: Vec<_> = (0..batch.len()).map(|i| i * read..(i + 1) * read).collect();
+        let sequences: Vec<_> = (0..batch.len()).map(|i| Sequence::alone(i * read..(i + 1) * read)).collect();
         let next = batch.iter().flat_map(|w| &w[1..]);
         let targets: Vec<Target> = (0..).zip(next).map(|(row, &token)| Target { row, token }).collect();
         let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &sequences }, &targets)?;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{log_probs, passes};
-use crate::data::{Dataset, Row, Target, Tokenizer};
+use crate::data::{Dataset, Row, Sequence, Target, Tokenizer};
 use crate::error::Result;
 use crate::model::{Input, LanguageModel};
 
@@ -35,17 +35,17 @@ pub fn score(
         data.rows.iter().map(|row| tokens(row, tokenizer, context, vocab)).collect::<Result<Vec<_>>>()?;
     let mut sequences = Vec::with_capacity(all.len());
     for pass in passes(all.iter().map(Vec::len)) {
-        let (mut tokens, mut ranges, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tokens, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         for sequence in &all[pass.clone()] {
             let start = tokens.len();
             tokens.extend_from_slice(&sequence[..sequence.len() - 1]);
-            ranges.push(start..tokens.len());
+            rows.push(Sequence::alone(start..tokens.len()));
             let next = (start as u32..).zip(&sequence[1..]);
             targets.extend(next.map(|(row, &token)| Target { row, token }));
         }
-        let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &ranges }, &targets)?;
-        sequences.extend(ranges.into_iter().map(|range| {
-            let token_nll: Vec<f32> = log_probs[range].iter().map(|l| -l).collect();
+        let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &rows }, &targets)?;
+        sequences.extend(rows.into_iter().map(|sequence| {
+            let token_nll: Vec<f32> = log_probs[sequence.rows].iter().map(|l| -l).collect();
             let sum: f64 = token_nll.iter().map(|l| f64::from(*l)).sum();
             SequenceScore { nll: sum / token_nll.len() as f64, tokens: token_nll.len(), token_nll }
         }));

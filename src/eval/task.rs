@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{log_probs, passes};
 use crate::data::tasks::{Example, Task};
-use crate::data::{Batch, Objective, Row, TokenizedDataset, Tokenizer, metrics};
+use crate::data::{Batch, Objective, Row, TokenizedDataset, Tokenizer, batch, metrics};
 use crate::error::Result;
 use crate::generate::{self, generate};
 use crate::model::LanguageModel;
@@ -41,7 +41,7 @@ pub fn evaluate(
     data: &TokenizedDataset,
     progress: &mut dyn FnMut(usize),
 ) -> Result<TaskReport> {
-    let lengths = data.examples.iter().map(|e| e.candidates.iter().map(|c| c.tokens.len()).sum());
+    let lengths = data.examples.iter().map(batch::rows);
     let (mut nll, mut weight, mut correct, mut predictions) = (0.0, 0.0, 0usize, Vec::new());
     for pass in passes(lengths) {
         let batch = Batch::new(data.objective, &data.examples[pass.clone()]);

@@ -22,10 +22,15 @@ pub use weight::{DeviceLevels, DeviceWeight};
 
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::{Noise, Perturb};
 
 /// What a backend must bring beside Burn's own operations.
 pub trait Kernels: Backend {
+    /// Up to how many tokens both signs of a perturbation go through the model in one pass. It saves
+    /// unpacking every weight twice, which matters least where there are many tokens, and costs the
+    /// memory of twice the activations.
+    const PAIRED_TOKENS: usize;
+
     /// Whether this device can compute in a type.
     fn supports(compute: ComputeType, device: &Self::Device) -> bool;
 
@@ -33,11 +38,11 @@ pub trait Kernels: Backend {
     fn tensor_type(compute: ComputeType) -> DType;
 
     /// See [`linear`].
-    fn packed_linear(
+    fn packed_linear<const N: usize>(
         x: FloatTensor<Self>,
-        weight: &DeviceWeight<Self>,
-        noise: Option<Noise>,
-    ) -> FloatTensor<Self>;
+        weights: [&DeviceWeight<Self>; N],
+        perturb: Perturb,
+    ) -> [FloatTensor<Self>; N];
 
     /// See [`attention`].
     fn packed_attention(
@@ -61,23 +66,30 @@ pub trait Kernels: Backend {
     fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self>;
 }
 
-/// Which keys each query row may see: rows `begin[t] .. end[t]` of the key tensor. Causality, sliding
-/// windows, the borders between packed sequences and a cache of earlier keys are all said by this.
+/// Which keys each query row may see: two ranges of rows of the key tensor. Causality, sliding windows,
+/// the borders between packed sequences, a prefix that several sequences continue and a cache of earlier
+/// keys are all said by this.
 #[derive(Debug, Clone)]
 pub struct KeyRanges<B: Backend> {
-    /// `[T]`
-    pub begin: Tensor<B, 1, Int>,
-    /// `[T]`, always > `begin`
-    pub end: Tensor<B, 1, Int>,
+    /// i32 `[4 × T]`: for each query row `prefix_begin, prefix_end, begin, end`. The prefix may be empty,
+    /// the second range is not, and every row of the prefix comes before it.
+    pub bounds: Tensor<B, 1, Int>,
 }
 
-/// `y = x · W(s ± e·k)ᵀ`, the perturbation rebuilt from its seed while the codes are unpacked.
+/// `y = x · W(s ± e·k)ᵀ` for weights that share their input, the perturbation rebuilt from its seed while
+/// the codes are unpacked.
 ///
 /// # Shapes
-/// `x`: `[T, in_features]` float, row-major; result: `[T, out_features]`.
-pub fn linear<B: Kernels>(x: Tensor<B, 2>, weight: &DeviceWeight<B>, noise: Option<Noise>) -> Tensor<B, 2> {
+/// `x`: `[T, in_features]` float, row-major, in equal parts as [`Perturb`] says; results:
+/// `[T, out_features]`.
+pub fn linear<B: Kernels, const N: usize>(
+    x: Tensor<B, 2>,
+    weights: [&DeviceWeight<B>; N],
+    perturb: Perturb,
+) -> [Tensor<B, 2>; N] {
+    debug_assert!(x.dims()[0].is_multiple_of(perturb.parts().len()));
     let x = x.into_primitive().tensor();
-    Tensor::from_primitive(TensorPrimitive::Float(B::packed_linear(x, weight, noise)))
+    B::packed_linear(x, weights, perturb).map(|y| Tensor::from_primitive(TensorPrimitive::Float(y)))
 }
 
 /// Softmax attention of each query row over its own range of keys; query head `h` reads key head

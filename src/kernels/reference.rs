@@ -7,7 +7,7 @@ use super::{DeviceWeight, Kernels, KeyRanges, attention, linear, rms_norm, rotat
 use crate::device::ComputeType;
 use crate::kernels::packed::{Levels, PackedWeight};
 use crate::kernels::packed::{put_code, words_per_row};
-use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
+use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 use crate::zo::philox::philox4x32_10;
 
 /// f32 products of up to a few hundred terms, relative to the root mean square of the result.
@@ -121,7 +121,12 @@ fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
                 for noise in noises() {
                     let on_device =
                         DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
-                    let got = read(linear(float(&x, [rows, input], device), &on_device, noise));
+                    let [got] = linear(
+                        float(&x, [rows, input], device),
+                        [&on_device],
+                        noise.map_or(Perturb::No, Perturb::By),
+                    );
+                    let got = read(got);
                     let want = match noise {
                         Some(noise) => linear_reference(&x, &perturbed(&weight, 7, noise)),
                         None => linear_reference(&x, &weight),
@@ -165,7 +170,8 @@ fn bf16_rounds_the_activations_alone() {
                     let upload = weight.clone();
                     let on_device = DeviceWeight::upload(upload, Some(7), ComputeType::Bf16, &device);
                     let x_device = float::<burn_flex::Flex, 2>(&x, [rows, input], &device);
-                    let got = read(linear(x_device, &on_device, noise));
+                    let [got] = linear(x_device, [&on_device], noise.map_or(Perturb::No, Perturb::By));
+                    let got = read(got);
                     let moved = noise.map_or(weight.clone(), |noise| perturbed(&weight, 7, noise));
                     let error = relative_error(&got, &linear_reference(&x, &moved));
                     assert!(
@@ -178,12 +184,43 @@ fn bf16_rounds_the_activations_alone() {
     }
 }
 
+/// Several weights at once, and both signs of the noise in one call: the rows of each sign see its weights.
+fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(33);
+    let ids = [Some(3), Some(4), None];
+    for (rows, input, group_size) in [(1, 72, 32), (3, 128, 64), (40, 576, 64)] {
+        let weights = [(37, 4, 0), (5, 2, 1), (64, 4, 2)]
+            .map(|(out, bits, kind)| random_weight(out, input, bits, group_size, kind, &mut rng));
+        let x = rng.floats(2 * rows * input);
+        for noise in noises().into_iter().flatten() {
+            let mut id = ids.into_iter().flatten();
+            let uploaded = weights
+                .clone()
+                .map(|weight| DeviceWeight::<B>::upload(weight, id.next(), ComputeType::F32, device));
+            let x_device = float(&x, [2 * rows, input], device);
+            let got = linear(x_device, uploaded.each_ref(), Perturb::BothWays(noise));
+            for ((got, weight), id) in got.into_iter().zip(&weights).zip(ids) {
+                let mut want = vec![];
+                for (x, coefficient) in x.chunks(rows * input).zip([noise.coefficient, -noise.coefficient]) {
+                    let noise = noise.with_coefficient(coefficient);
+                    let moved = id.map_or(weight.clone(), |id| perturbed(weight, id, noise));
+                    want.extend(linear_reference(x, &moved));
+                }
+                let error = relative_error(&read(got), &want);
+                assert!(error < TOLERANCE, "{rows}×{input}/{group_size} {noise:?}: {error:e}");
+            }
+        }
+    }
+}
+
 fn an_untrained_weight_ignores_the_noise<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(5);
     let weight = random_weight(8, 64, 4, 32, 0, &mut rng);
     let x = rng.floats(64);
     let on_device = DeviceWeight::<B>::upload(weight.clone(), None, ComputeType::F32, device);
-    let got = read(linear(float(&x, [1, 64], device), &on_device, noises()[1]));
+    let perturb = Perturb::By(noises()[1].unwrap());
+    let [got] = linear(float(&x, [1, 64], device), [&on_device], perturb);
+    let got = read(got);
     assert!(relative_error(&got, &linear_reference(&x, &weight)) < TOLERANCE);
 }
 
@@ -202,17 +239,25 @@ fn steps_give_the_bits_of_the_definition<B: Kernels>(device: &B::Device) {
 
 fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(3);
-    // Two packed sequences, one with a window, and rows that see keys of an earlier part only.
-    let ranges = [(0, 1), (0, 2), (1, 3), (3, 4), (3, 5), (3, 6), (4, 7), (0, 9)];
+    // Two packed sequences, one with a window, rows that continue a prefix, and one that sees everything.
+    let ranges = [
+        [0, 0, 0, 1],
+        [0, 0, 0, 2],
+        [0, 0, 1, 3],
+        [0, 3, 3, 4],
+        [0, 3, 3, 5],
+        [1, 2, 4, 6],
+        [0, 0, 4, 7],
+        [0, 4, 4, 9],
+    ];
     for (heads, kv_heads, dim) in [(4, 2, 16), (3, 3, 20), (9, 3, 64)] {
         let (t, s, scale) = (ranges.len(), 9, 0.3f32);
         let (q, k, v) =
             (rng.floats(t * heads * dim), rng.floats(s * kv_heads * dim), rng.floats(s * kv_heads * dim));
-        let int = |f: fn(&(i32, i32)) -> i32| {
-            let values: Vec<i32> = ranges.iter().map(f).collect();
-            Tensor::from_data(TensorData::new(values, [t]), (device, DType::I32))
+        let bounds: Vec<i32> = ranges.concat();
+        let keys = KeyRanges::<B> {
+            bounds: Tensor::from_data(TensorData::new(bounds, [4 * t]), (device, DType::I32)),
         };
-        let keys = KeyRanges::<B> { begin: int(|r| r.0), end: int(|r| r.1) };
         let kv = |x: &[f32]| float::<B, 3>(x, [s, kv_heads, dim], device);
         let got = read(attention(float(&q, [t, heads, dim], device), kv(&k), kv(&v), &keys, scale));
         let mut want = vec![];
@@ -220,7 +265,8 @@ fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
             for head in 0..heads {
                 let at = |key: usize, i: usize| (key * kv_heads + head / (heads / kv_heads)) * dim + i;
                 let q = &q[(row * heads + head) * dim..][..dim];
-                let keys = range.0 as usize..range.1 as usize;
+                let [a, b, c, d] = range.map(|bound| bound as usize);
+                let keys = (a..b).chain(c..d);
                 let score =
                     |key: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[at(key, i)])).sum::<f64>();
                 let p: Vec<f64> = keys.clone().map(|key| (f64::from(scale) * score(key)).exp()).collect();
@@ -281,6 +327,10 @@ macro_rules! on {
             #[test]
             fn linear_matches_the_loops() {
                 run(super::linear_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn both_signs_and_several_weights_match_the_loops() {
+                run(super::both_signs_and_several_weights_match_the_loops::<$backend>)
             }
             #[test]
             fn an_untrained_weight_ignores_the_noise() {

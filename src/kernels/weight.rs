@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::device::ComputeType;
 use crate::kernels::packed::{Levels, PackedWeight};
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::{Noise, Perturb};
 
 /// [`Levels`] on the device.
 #[derive(Debug, Clone)]
@@ -73,9 +73,13 @@ impl<B: Backend> DeviceWeight<B> {
         self.in_features.div_ceil(self.group_size)
     }
 
-    /// The noise of a forward pass, where this weight takes part in it.
-    pub(super) fn perturbation(&self, noise: Option<Noise>) -> Option<(u32, Noise)> {
-        self.parameter.zip(noise)
+    /// The parameter id and noise of each equal part of the rows; all rows are one part where this weight
+    /// is not trained.
+    pub(super) fn parts(&self, perturb: Perturb) -> Vec<Option<(u32, Noise)>> {
+        match self.parameter {
+            Some(parameter) => perturb.parts().map(|noise| noise.map(|noise| (parameter, noise))).collect(),
+            None => vec![None],
+        }
     }
 }
 

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::linear::{Linear, LinearWeight, vector};
+use super::linear::{Linear, LinearWeight, forward, vector};
 use super::rope::{self, Rotation};
 use super::{Input, LanguageModel, Session};
 use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::data::Target;
+use crate::data::{Sequence, Target};
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, KeyRanges, read};
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::{Noise, Perturb};
 
 /// Bytes of f32 logits that exist at a time.
 const LOGIT_BYTES: usize = 32 << 20;
@@ -51,7 +51,7 @@ struct RmsNorm<B: Backend> {
 struct Pass<B: Backend> {
     rotation: Rotation<B>,
     keys: KeyRanges<B>,
-    noise: Option<Noise>,
+    perturb: Perturb,
 }
 
 /// Keys and values of the tokens so far, `[S, kv_heads, head_dim]` each.
@@ -102,15 +102,19 @@ impl<B: Kernels> Decoder<B> {
         Ok(x.cast(B::tensor_type(self.dtype)))
     }
 
-    /// Final hidden states of packed sequences: `[T, hidden]`.
-    fn forward(&self, input: Input<'_>, noise: Option<Noise>) -> Result<Tensor<B, 2>> {
-        let mut x = self.embed(input.tokens)?;
-        let positions = input.sequences.iter().flat_map(|s| 0..s.len());
-        let ranges = input.sequences.iter().flat_map(|s| s.clone().map(|t| (s.start, t + 1)));
+    /// Final hidden states of packed sequences, once for each part of `perturb`: `[parts · T, hidden]`.
+    fn forward(&self, input: Input<'_>, perturb: Perturb) -> Result<Tensor<B, 2>> {
+        let parts = perturb.parts().len();
+        let mut x = self.embed(input.tokens)?.repeat_dim(0, parts);
+        let rows = (0..parts).flat_map(|part| {
+            let shift = part * input.tokens.len();
+            input.sequences.iter().flat_map(move |sequence| visible(sequence, shift))
+        });
+        let (positions, bounds): (Vec<usize>, Vec<[usize; 4]>) = rows.unzip();
         let pass = Pass {
-            rotation: Rotation::new(positions, &self.frequencies, &self.device),
-            keys: key_ranges(ranges, &self.device),
-            noise,
+            rotation: Rotation::new(positions.into_iter(), &self.frequencies, &self.device),
+            keys: key_ranges(bounds.into_iter(), &self.device),
+            perturb,
         };
         for layer in &self.layers {
             x = layer.forward(x, &pass, self.checkpoint.config(), &mut None);
@@ -119,8 +123,8 @@ impl<B: Kernels> Decoder<B> {
     }
 
     /// f32 logits of some hidden rows: `[R, hidden]` → `[R, vocab]`.
-    fn head(&self, hidden: Tensor<B, 2>, noise: Option<Noise>) -> Tensor<B, 2> {
-        self.lm_head.forward(hidden, noise).cast(DType::F32)
+    fn head(&self, hidden: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
+        self.lm_head.forward(hidden, perturb).cast(DType::F32)
     }
 
     fn logit_rows(&self) -> usize {
@@ -138,10 +142,7 @@ impl<B: Kernels> Decoder<B> {
         let id = self.parameter(name)?;
         let weights = self.layers.iter().flat_map(Layer::linears);
         weights
-            .filter_map(|linear| match &linear.weight {
-                LinearWeight::Packed(weight) => Some(weight),
-                LinearWeight::Dense(_) => None,
-            })
+            .filter_map(Linear::packed)
             .find(|weight| weight.parameter == Some(id))
             .ok_or_else(|| Error::tensor(self.checkpoint.path(), name, "is not on the device"))
     }
@@ -163,35 +164,51 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         &self.trained
     }
 
-    fn log_probs(&self, input: Input<'_>, targets: &[Target], noise: Option<Noise>) -> Result<Vec<f32>> {
-        let hidden = self.forward(input, noise)?;
-        let mut rows: Vec<u32> = targets.iter().map(|t| t.row).collect();
+    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Perturb) -> Result<Vec<f32>> {
+        let (count, parts) = (input.tokens.len(), perturb.parts().len());
+        if parts > 1 && count > B::PAIRED_TOKENS {
+            let passes = perturb.parts().map(|noise| noise.map_or(Perturb::No, Perturb::By));
+            let answers = passes.map(|perturb| self.log_probs(input, targets, perturb));
+            return Ok(answers.collect::<Result<Vec<_>>>()?.concat());
+        }
+        let hidden = self.forward(input, perturb)?;
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        order.sort_by_key(|&i| targets[i].row);
+        let mut rows: Vec<u32> = order.iter().map(|&i| targets[i].row).collect();
         rows.dedup();
-        let mut log_probs = Vec::with_capacity(targets.len());
-        let mut rest = targets;
-        for rows in rows.chunks(self.logit_rows()) {
-            let count = rest.iter().take_while(|t| rows.last().is_some_and(|last| t.row <= *last)).count();
-            let (targets, later) = rest.split_at(count);
+        let mut log_probs = vec![0.0; parts * targets.len()];
+        let mut rest = order.as_slice();
+        for rows in rows.chunks((self.logit_rows() / parts).max(1)) {
+            let here = rest.iter().take_while(|&&i| rows.last().is_some_and(|last| targets[i].row <= *last));
+            let (here, later) = rest.split_at(here.count());
             rest = later;
-            let slot = |t: &Target| rows.partition_point(|row| *row < t.row) as i32;
-            let hidden = hidden.clone().select(0, ints(rows.iter().map(|r| *r as i32), &self.device));
-            let logits = self.head(hidden, noise); // [R, vocab]
-            let vocab = logits.dims()[1] as i32;
+            // Part after part, in the logits as in the answers.
+            let every_row = (0..parts).flat_map(|p| rows.iter().map(move |row| *row as usize + p * count));
+            let hidden = hidden.clone().select(0, ints(every_row.map(|row| row as i32), &self.device));
+            let slots: Vec<(usize, usize)> = (0..parts)
+                .flat_map(|p| here.iter().map(move |&i| (p, i)))
+                .map(|(p, i)| (p * rows.len() + rows.partition_point(|row| *row < targets[i].row), i))
+                .collect();
+            let logits = self.head(hidden, perturb); // [parts · R, vocab]
+            let vocab = logits.dims()[1];
             let max = logits.clone().max_dim(1);
-            let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max; // [R, 1]
-            let chosen = logits
-                .reshape([-1])
-                .select(0, ints(targets.iter().map(|t| slot(t) * vocab + t.token as i32), &self.device));
-            let log_sum = log_sum.reshape([-1]).select(0, ints(targets.iter().map(slot), &self.device));
+            let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max; // [parts · R, 1]
+            let chosen = slots.iter().map(|(slot, i)| (slot * vocab + targets[*i].token as usize) as i32);
+            let chosen = logits.reshape([-1]).select(0, ints(chosen, &self.device));
+            let slot = slots.iter().map(|(slot, _)| *slot as i32);
+            let log_sum = log_sum.reshape([-1]).select(0, ints(slot, &self.device));
             // The device is waited for here.
-            log_probs.extend(read(chosen - log_sum)?);
+            let answers = read(chosen - log_sum)?;
+            for (n, ((_, i), answer)) in slots.iter().zip(answers).enumerate() {
+                log_probs[n / here.len() * targets.len() + i] = answer;
+            }
         }
         Ok(log_probs)
     }
 
     fn logits(&self, input: Input<'_>) -> Result<Vec<f32>> {
-        let hidden = self.forward(input, None)?;
-        read(self.head(hidden, None))
+        let hidden = self.forward(input, Perturb::No)?;
+        read(self.head(hidden, Perturb::No))
     }
 
     fn step(&mut self, noise: Noise) -> Result<()> {
@@ -236,15 +253,15 @@ impl<B: Kernels> Session for Growing<'_, B> {
         let positions = *length..*length + tokens.len();
         let pass = Pass {
             rotation: Rotation::new(positions.clone(), &decoder.frequencies, &decoder.device),
-            keys: key_ranges(positions.clone().map(|t| (0, t + 1)), &decoder.device),
-            noise: None,
+            keys: key_ranges(positions.clone().map(|t| [0, 0, 0, t + 1]), &decoder.device),
+            perturb: Perturb::No,
         };
         for (layer, cache) in decoder.layers.iter().zip(cache) {
             x = layer.forward(x, &pass, decoder.checkpoint.config(), cache);
         }
         *length = positions.end;
         let last = x.narrow(0, tokens.len() - 1, 1);
-        read(decoder.head(decoder.norm.forward(last), None))
+        read(decoder.head(decoder.norm.forward(last), Perturb::No))
     }
 }
 
@@ -259,9 +276,8 @@ impl<B: Kernels> Layer<B> {
         let attended = self.attend(self.input_layernorm.forward(x.clone()), pass, config, cache);
         let x = x + attended;
         let h = self.post_attention_layernorm.forward(x.clone());
-        let gate = self.gate_proj.forward(h.clone(), pass.noise);
-        let up = self.up_proj.forward(h, pass.noise);
-        x + self.down_proj.forward(kernels::silu_mul(gate, up), pass.noise)
+        let [gate, up] = forward([&self.gate_proj, &self.up_proj], h, pass.perturb);
+        x + self.down_proj.forward(kernels::silu_mul(gate, up), pass.perturb)
     }
 
     fn attend(
@@ -274,10 +290,10 @@ impl<B: Kernels> Layer<B> {
         let rows = h.dims()[0];
         let (heads, kv_heads, dim) =
             (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let q = self.q_proj.forward(h.clone(), pass.noise).reshape([rows, heads, dim]); // [T, nh, D]
-        let k = self.k_proj.forward(h.clone(), pass.noise).reshape([rows, kv_heads, dim]); // [T, nkv, D]
-        let v = self.v_proj.forward(h, pass.noise).reshape([rows, kv_heads, dim]);
-        let (q, k) = (pass.rotation.apply(q), pass.rotation.apply(k));
+        let [q, k, v] = forward([&self.q_proj, &self.k_proj, &self.v_proj], h, pass.perturb);
+        let q = pass.rotation.apply(q.reshape([rows, heads, dim])); // [T, nh, D]
+        let k = pass.rotation.apply(k.reshape([rows, kv_heads, dim])); // [T, nkv, D]
+        let v = v.reshape([rows, kv_heads, dim]);
         let (k, v) = match cache.take() {
             Some((past_k, past_v)) => (Tensor::cat(vec![past_k, k], 0), Tensor::cat(vec![past_v, v], 0)),
             None => (k, v),
@@ -285,7 +301,7 @@ impl<B: Kernels> Layer<B> {
         *cache = Some((k.clone(), v.clone()));
         let scale = (dim as f32).sqrt().recip();
         let attended = kernels::attention(q, k, v, &pass.keys, scale); // [T, nh, D]
-        self.o_proj.forward(attended.reshape([rows, heads * dim]), pass.noise)
+        self.o_proj.forward(attended.reshape([rows, heads * dim]), pass.perturb)
     }
 
     fn linears(&self) -> [&Linear<B>; 7] {
@@ -305,9 +321,18 @@ impl<B: Kernels> RmsNorm<B> {
     }
 }
 
-fn key_ranges<B: Backend>(ranges: impl Iterator<Item = (usize, usize)>, device: &B::Device) -> KeyRanges<B> {
-    let (begin, end): (Vec<i32>, Vec<i32>) = ranges.map(|(begin, end)| (begin as i32, end as i32)).unzip();
-    KeyRanges { begin: ints(begin.into_iter(), device), end: ints(end.into_iter(), device) }
+/// Position and visible keys (see [`KeyRanges`]) of every row of a sequence, `shift` rows further down.
+fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = (usize, [usize; 4])> + '_ {
+    let Sequence { rows, prefix } = sequence;
+    let prefix_bounds = if prefix.is_empty() { [0, 0] } else { [prefix.start + shift, prefix.end + shift] };
+    rows.clone().map(move |row| {
+        let position = prefix.len() + row - rows.start;
+        (position, [prefix_bounds[0], prefix_bounds[1], rows.start + shift, row + shift + 1])
+    })
+}
+
+fn key_ranges<B: Backend>(bounds: impl Iterator<Item = [usize; 4]>, device: &B::Device) -> KeyRanges<B> {
+    KeyRanges { bounds: ints(bounds.flatten().map(|bound| bound as i32), device) }
 }
 
 fn ints<B: Backend>(values: impl Iterator<Item = i32>, device: &B::Device) -> Tensor<B, 1, Int> {

@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Weight};
 use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::{self, DeviceWeight, Kernels};
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::Perturb;
 
 #[derive(Debug)]
 pub struct Linear<B: Backend> {
@@ -52,16 +52,46 @@ impl<B: Kernels> Linear<B> {
     }
 
     /// `x`: `[T, in_features]` → `[T, out_features]`.
-    pub fn forward(&self, x: Tensor<B, 2>, noise: Option<Noise>) -> Tensor<B, 2> {
-        let y = match &self.weight {
-            LinearWeight::Dense(weight) => x.matmul(weight.clone().transpose()),
-            LinearWeight::Packed(weight) => kernels::linear(x, weight, noise),
-        };
-        match &self.bias {
-            Some(bias) => y + bias.clone().unsqueeze(),
-            None => y,
+    pub fn forward(&self, x: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
+        let [y] = forward([self], x, perturb);
+        y
+    }
+
+    pub fn packed(&self) -> Option<&DeviceWeight<B>> {
+        match &self.weight {
+            LinearWeight::Packed(weight) => Some(weight),
+            LinearWeight::Dense(_) => None,
         }
     }
+}
+
+/// The products of one input with several weights: `[T, in_features]` → `[T, out_features]` each.
+pub fn forward<B: Kernels, const N: usize>(
+    linears: [&Linear<B>; N],
+    x: Tensor<B, 2>,
+    perturb: Perturb,
+) -> [Tensor<B, 2>; N] {
+    let products = match all_packed(linears) {
+        Some(weights) => kernels::linear(x, weights, perturb),
+        None => linears.map(|linear| match &linear.weight {
+            LinearWeight::Dense(weight) => x.clone().matmul(weight.clone().transpose()),
+            LinearWeight::Packed(weight) => {
+                let [y] = kernels::linear(x.clone(), [weight], perturb);
+                y
+            }
+        }),
+    };
+    let mut biases = linears.iter().map(|linear| &linear.bias);
+    products.map(|y| match biases.next() {
+        Some(Some(bias)) => y + bias.clone().unsqueeze(),
+        _ => y,
+    })
+}
+
+fn all_packed<B: Kernels, const N: usize>(linears: [&Linear<B>; N]) -> Option<[&DeviceWeight<B>; N]> {
+    let first = linears.first()?.packed()?;
+    let weights = linears.map(Linear::packed);
+    weights.iter().all(Option::is_some).then(|| weights.map(|weight| weight.unwrap_or(first)))
 }
 
 /// A rank-1 tensor of the checkpoint.

@@ -10,22 +10,21 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::data::{Batch, Target};
+use crate::data::{Batch, Sequence, Target};
 use crate::device::{ComputeType, Device, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::{Noise, Perturb};
 
 /// Sequences laid end to end, without padding, and what to score in them.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
     pub tokens: &'a [u32],
-    /// Consecutive ranges that cover `tokens`.
-    pub sequences: &'a [Range<usize>],
+    /// Consecutive, covering `tokens`.
+    pub sequences: &'a [Sequence],
 }
 
 impl<'a> From<&'a Batch> for Input<'a> {
@@ -41,9 +40,9 @@ pub trait LanguageModel {
     /// Names of the trained weights, byte-sorted: a name's position is its parameter id.
     fn trained(&self) -> &[String];
 
-    /// `log p(token | prefix)` per target, f32, in the order of `targets`, whose rows never descend.
-    /// With `noise`, every trained scale is perturbed by it for this pass.
-    fn log_probs(&self, input: Input<'_>, targets: &[Target], noise: Option<Noise>) -> Result<Vec<f32>>;
+    /// `log p(token | what precedes it)` per target, f32, in the order of `targets`, once for each part of
+    /// `perturb`: with both signs, those at the first sign come first.
+    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Perturb) -> Result<Vec<f32>>;
 
     /// Logits at every position: `[tokens, vocab_size]` row-major.
     fn logits(&self, input: Input<'_>) -> Result<Vec<f32>>;

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{Input, LanguageModel, load};
 use crate::checkpoint::Checkpoint;
-use crate::data::Target;
+use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, for_tests};
+use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 
 /// f32 against f32: sums in another order.
 const TOLERANCE: f64 = 1e-4;
@@ -44,8 +45,8 @@ fn logits_agree_with_transformers(device: &Device) {
         let vocab = model.config().vocab_size;
         for case in cases(&path) {
             let ids = ids(&case);
-            let whole = 0..ids.len();
-            let got = model.logits(Input { tokens: &ids, sequences: std::slice::from_ref(&whole) }).unwrap();
+            let whole = [Sequence::alone(0..ids.len())];
+            let got = model.logits(Input { tokens: &ids, sequences: &whole }).unwrap();
             let first = case["first_row"].as_u64().unwrap() as usize;
             for (row, want) in (first..).zip(case["logits"].as_array().unwrap()) {
                 for (token, want) in want.as_array().unwrap().iter().enumerate() {
@@ -66,13 +67,51 @@ fn sequences_in_one_batch_do_not_see_each_other(device: &Device) {
             let ids = ids(case);
             let start = tokens.len();
             tokens.extend_from_slice(&ids[..ids.len() - 1]);
-            sequences.push(start..tokens.len());
+            sequences.push(Sequence::alone(start..tokens.len()));
             targets.extend((start as u32..).zip(&ids[1..]).map(|(row, &token)| Target { row, token }));
             want.extend(case["token_nll"].as_array().unwrap().iter().map(|nll| nll.as_f64().unwrap()));
         }
-        let got = model.log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, None).unwrap();
+        let got =
+            model.log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, Perturb::No).unwrap();
         for (got, want) in got.iter().zip(want) {
             assert!((f64::from(-got) - want).abs() < TOLERANCE, "{}: {got} {want}", path.display());
+        }
+    }
+}
+
+/// A prefix that two sequences continue, and both signs in one pass, against everything by itself.
+fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
+    for path in fixtures() {
+        let model = open(&path, device);
+        let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
+        let (prefix, rest) = (&ids[..4], &ids[4..8]);
+        let noise = Noise {
+            kind: Perturbation::Gaussian,
+            mode: ScaleMode::Relative,
+            seed: 5,
+            probe: 0,
+            coefficient: coefficient(Perturbation::Gaussian, 0.1),
+        };
+        let alone = |tail: &[u32], noise: Noise| {
+            let tokens = [prefix, tail].concat();
+            let sequences = [Sequence::alone(0..tokens.len())];
+            let targets: Vec<Target> = (3..tokens.len() as u32).map(|row| Target { row, token: 1 }).collect();
+            let input = Input { tokens: &tokens, sequences: &sequences };
+            model.log_probs(input, &targets, Perturb::By(noise)).unwrap()
+        };
+        let mut want = vec![];
+        for noise in [noise, noise.with_coefficient(-noise.coefficient)] {
+            want.extend([alone(&rest[..2], noise), alone(rest, noise)].concat());
+        }
+        let tokens = [prefix, &rest[..2], rest].concat();
+        let continued = |rows| Sequence { rows, prefix: 0..4 };
+        let sequences = [Sequence::alone(0..4), continued(4..6), continued(6..10)];
+        let targets = [3, 4, 5, 3, 6, 7, 8, 9].map(|row| Target { row, token: 1 });
+        let input = Input { tokens: &tokens, sequences: &sequences };
+        let got = model.log_probs(input, &targets, Perturb::BothWays(noise)).unwrap();
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            assert!(f64::from(got - want).abs() < TOLERANCE, "{}: {got} {want}", path.display());
         }
     }
 }
@@ -82,8 +121,8 @@ fn a_growing_sequence_gives_the_logits_of_the_whole(device: &Device) {
     let model = open(path, device);
     let vocab = model.config().vocab_size;
     let ids = cases(path).iter().map(ids).max_by_key(Vec::len).unwrap();
-    let whole = 0..ids.len();
-    let want = model.logits(Input { tokens: &ids, sequences: std::slice::from_ref(&whole) }).unwrap();
+    let whole = [Sequence::alone(0..ids.len())];
+    let want = model.logits(Input { tokens: &ids, sequences: &whole }).unwrap();
     let mut session = model.session();
     for part in [0..5, 5..6, 6..7, 7..ids.len()] {
         let got = session.feed(&ids[part.clone()]).unwrap();
@@ -108,6 +147,10 @@ macro_rules! on {
             #[test]
             fn sequences_in_one_batch_do_not_see_each_other() {
                 run(super::sequences_in_one_batch_do_not_see_each_other)
+            }
+            #[test]
+            fn shared_prefixes_and_both_signs_change_nothing() {
+                run(super::shared_prefixes_and_both_signs_change_nothing)
             }
             #[test]
             fn a_growing_sequence_gives_the_logits_of_the_whole() {

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
 use crate::model::LanguageModel;
 use crate::zo::journal::{Header, Journal, Record, TornTail};
-use crate::zo::perturbation::step_seed;
+use crate::zo::perturbation::{Perturb, step_seed};
 
 /// What a run trains on.
 pub struct Data {
@@ -126,8 +126,8 @@ impl Run<'_> {
             let (seed, lr) = (step_seed(self.seed, step), self.config.learning_rate_at(step));
 
             let outcome = estimator.estimate(seed, lr, &mut |noise| {
-                let log_probs = model.log_probs((&batch).into(), &batch.targets, Some(noise))?;
-                Ok(batch.scoring.loss(&log_probs))
+                let log_probs = model.log_probs((&batch).into(), &batch.targets, Perturb::BothWays(noise))?;
+                Ok(batch.losses(&log_probs))
             })?;
             let record = Record::new(step, seed, cursor + rows.len() as u64, &outcome);
             journal.append(&record)?;

@@ -136,6 +136,32 @@ impl Noise {
     }
 }
 
+/// How the rows of a forward pass see the trained scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Perturb {
+    /// As they are.
+    #[default]
+    No,
+    /// Moved by the noise.
+    By(Noise),
+    /// Both signs at once: the first half of the rows sees them moved by +coefficient, the second half by
+    /// −coefficient.
+    BothWays(Noise),
+}
+
+impl Perturb {
+    /// One entry for each equal part of the rows, in their order.
+    pub fn parts(self) -> impl ExactSizeIterator<Item = Option<Noise>> {
+        let (first, second) = match self {
+            Self::No => (None, None),
+            Self::By(noise) => (Some(noise), None),
+            Self::BothWays(noise) => (Some(noise), Some(noise.with_coefficient(-noise.coefficient))),
+        };
+        let count = if matches!(self, Self::BothWays(_)) { 2 } else { 1 };
+        [first, second].into_iter().take(count)
+    }
+}
+
 /// The seed of one step: the first two words (low, high) of Philox at counter
 /// (step low word, step high word, 0, 5) under the key `run_seed`.
 pub fn step_seed(run_seed: u64, step: u64) -> u64 {

@@ -1,4 +1,6 @@
-//! Attention of each query row over its range of keys, a row of scores at a time.
+//! Attention of each query row over its ranges of keys, a row of scores at a time.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -13,19 +15,15 @@ pub(super) struct Dims {
 }
 
 /// # Shapes
-/// `q`, `y`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `begin`, `end`: `[T]`.
-pub(super) fn attention(
-    [q, k, v]: [&[f32]; 3],
-    [begin, end]: [&[i32]; 2],
-    dims: Dims,
-    scale: f32,
-    y: &mut [f32],
-) {
+/// `q`, `y`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
+/// [`KeyRanges`](crate::kernels::KeyRanges).
+pub(super) fn attention([q, k, v]: [&[f32]; 3], bounds: &[i32], dims: Dims, scale: f32, y: &mut [f32]) {
     let row = dims.heads * dims.head_dim;
     // A few rows per task: the last rows of a long sequence cost the most.
     y.par_chunks_mut(row).with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, y)| {
-        let range = [begin[t] as usize, end[t] as usize];
-        attend_row(&q[t * row..][..row], k, v, range, dims, scale, scores, y);
+        let bound = |i: usize| bounds[4 * t + i] as usize;
+        let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
+        attend_row(&q[t * row..][..row], k, v, ranges, dims, scale, scores, y);
     });
 }
 
@@ -34,7 +32,7 @@ multiversion! {
         q: &[f32],
         k: &[f32],
         v: &[f32],
-        range: [usize; 2],
+        ranges: [Range<usize>; 2],
         dims: Dims,
         scale: f32,
         scores: &mut Vec<f32>,
@@ -48,27 +46,28 @@ fn attend_row_body(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    [begin, end]: [usize; 2],
+    ranges: [Range<usize>; 2],
     Dims { heads, kv_heads, head_dim }: Dims,
     scale: f32,
     scores: &mut Vec<f32>,
     y: &mut [f32],
 ) {
     let (kv_row, share) = (kv_heads * head_dim, heads / kv_heads);
-    scores.resize(end - begin, 0.0);
+    scores.resize(ranges[0].len() + ranges[1].len(), 0.0);
+    let keys = || ranges[0].clone().chain(ranges[1].clone());
     for head in 0..heads {
         let q = &q[head * head_dim..][..head_dim];
         let y = &mut y[head * head_dim..][..head_dim];
         let column = head / share * head_dim;
         let mut max = f32::NEG_INFINITY;
-        for (score, key) in scores.iter_mut().zip(begin..end) {
+        for (score, key) in scores.iter_mut().zip(keys()) {
             *score = scale * dot(q, &k[key * kv_row + column..][..head_dim]);
             max = max.max(*score);
         }
         let mut sum = 0.0;
         y.fill(0.0);
         scores.iter_mut().for_each(|score| *score = exp(*score - max));
-        for (p, key) in scores.iter().zip(begin..end) {
+        for (p, key) in scores.iter().zip(keys()) {
             sum += p;
             for (y, v) in y.iter_mut().zip(&v[key * kv_row + column..][..head_dim]) {
                 *y += p * v;

@@ -30,7 +30,7 @@ use rayon::prelude::*;
 
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
 use crate::device::ComputeType;
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::{Noise, Perturb};
 
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
 /// the widest one this machine has. Other architectures get the baseline (on aarch64 that is NEON).
@@ -85,6 +85,8 @@ pub(super) enum LevelsView<'a> {
 }
 
 impl Kernels for Flex {
+    const PAIRED_TOKENS: usize = 1024;
+
     fn supports(compute: ComputeType, _: &Self::Device) -> bool {
         match compute {
             ComputeType::F32 => true,
@@ -98,46 +100,13 @@ impl Kernels for Flex {
         DType::F32
     }
 
-    fn packed_linear(x: FlexTensor, weight: &DeviceWeight<Self>, noise: Option<Noise>) -> FlexTensor {
+    fn packed_linear<const N: usize>(
+        x: FlexTensor,
+        weights: [&DeviceWeight<Self>; N],
+        perturb: Perturb,
+    ) -> [FlexTensor; N] {
         let x = x.to_contiguous();
-        let rows = x.shape()[0];
-        let (codes, scales) = (int_primitive(&weight.codes), float_primitive(&weight.scales));
-        let levels = match &weight.levels {
-            DeviceLevels::Zero(_) | DeviceLevels::Codebook(_) | DeviceLevels::Minimum(_) => None,
-            DeviceLevels::Zeros(words) => Some(int_primitive(words)),
-        };
-        let table = match &weight.levels {
-            DeviceLevels::Minimum(values) | DeviceLevels::Codebook(values) => Some(float_primitive(values)),
-            DeviceLevels::Zero(_) | DeviceLevels::Zeros(_) => None,
-        };
-        let floats = table.as_ref().map(|t| t.storage::<f32>()).unwrap_or_default();
-        let view = WeightView {
-            out_features: weight.out_features,
-            in_features: weight.in_features,
-            bits: weight.bits,
-            group_size: weight.group_size,
-            codes: bytemuck::cast_slice(codes.storage::<i32>()),
-            scales: scales.storage::<f32>(),
-            levels: match &weight.levels {
-                DeviceLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
-                DeviceLevels::Zeros(_) => {
-                    let words = levels.as_ref().map(|t| t.storage::<i32>()).unwrap_or_default();
-                    LevelsView::Zeros(bytemuck::cast_slice(words))
-                }
-                DeviceLevels::Minimum(_) => LevelsView::Minimum(floats),
-                DeviceLevels::Codebook(_) => LevelsView::Codebook(floats),
-            },
-        };
-        let mut y = FlexTensor::empty(Shape::new([rows, weight.out_features]), DType::F32);
-        let product = match weight.compute {
-            // What is not trained is the head: rounding its input would go straight into the loss.
-            ComputeType::Bf16 if weight.parameter.is_some() && bf16::is_possible(&view) => {
-                bf16::packed_linear
-            }
-            _ => linear::packed_linear,
-        };
-        product(x.storage::<f32>(), &view, weight.perturbation(noise), y.storage_mut::<f32>());
-        y
+        weights.map(|weight| packed_linear(&x, weight, perturb))
     }
 
     fn packed_attention(
@@ -148,12 +117,12 @@ impl Kernels for Flex {
         scale: f32,
     ) -> FloatTensor<Self> {
         let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
-        let (begin, end) = (int_primitive(&keys.begin), int_primitive(&keys.end));
+        let bounds = int_primitive(&keys.bounds);
         let dims = attention::Dims { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
         let mut y = FlexTensor::empty(q.shape(), DType::F32);
         attention::attention(
             [q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>()],
-            [begin.storage::<i32>(), end.storage::<i32>()],
+            bounds.storage::<i32>(),
             dims,
             scale,
             y.storage_mut::<f32>(),
@@ -196,6 +165,51 @@ impl Kernels for Flex {
         });
         scales
     }
+}
+
+fn packed_linear(x: &FlexTensor, weight: &DeviceWeight<Flex>, perturb: Perturb) -> FlexTensor {
+    let rows = x.shape()[0];
+    let (codes, scales) = (int_primitive(&weight.codes), float_primitive(&weight.scales));
+    let levels = match &weight.levels {
+        DeviceLevels::Zero(_) | DeviceLevels::Codebook(_) | DeviceLevels::Minimum(_) => None,
+        DeviceLevels::Zeros(words) => Some(int_primitive(words)),
+    };
+    let table = match &weight.levels {
+        DeviceLevels::Minimum(values) | DeviceLevels::Codebook(values) => Some(float_primitive(values)),
+        DeviceLevels::Zero(_) | DeviceLevels::Zeros(_) => None,
+    };
+    let floats = table.as_ref().map(|t| t.storage::<f32>()).unwrap_or_default();
+    let view = WeightView {
+        out_features: weight.out_features,
+        in_features: weight.in_features,
+        bits: weight.bits,
+        group_size: weight.group_size,
+        codes: bytemuck::cast_slice(codes.storage::<i32>()),
+        scales: scales.storage::<f32>(),
+        levels: match &weight.levels {
+            DeviceLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
+            DeviceLevels::Zeros(_) => {
+                let words = levels.as_ref().map(|t| t.storage::<i32>()).unwrap_or_default();
+                LevelsView::Zeros(bytemuck::cast_slice(words))
+            }
+            DeviceLevels::Minimum(_) => LevelsView::Minimum(floats),
+            DeviceLevels::Codebook(_) => LevelsView::Codebook(floats),
+        },
+    };
+    let mut y = FlexTensor::empty(Shape::new([rows, weight.out_features]), DType::F32);
+    let product = match weight.compute {
+        // What is not trained is the head: rounding its input would go straight into the loss.
+        ComputeType::Bf16 if weight.parameter.is_some() && bf16::is_possible(&view) => bf16::packed_linear,
+        _ => linear::packed_linear,
+    };
+    let parts = weight.parts(perturb);
+    let (x, y_values) = (x.storage::<f32>(), y.storage_mut::<f32>());
+    let (x_part, y_part) = (x.len() / parts.len(), y_values.len() / parts.len());
+    for (i, perturbation) in parts.into_iter().enumerate() {
+        let x = &x[i * x_part..][..x_part];
+        product(x, &view, perturbation, &mut y_values[i * y_part..][..y_part]);
+    }
+    y
 }
 
 fn float_primitive(tensor: &Tensor<Flex, 1>) -> FlexTensor {

@@ -12,8 +12,7 @@ fn attention<F: Float>(
     q: &Array<F>,
     k: &Array<F>,
     v: &Array<F>,
-    begin: &Array<i32>,
-    end: &Array<i32>,
+    bounds: &Array<i32>,
     out: &mut Array<F>,
     units: usize,
     heads: usize,
@@ -37,9 +36,12 @@ fn attention<F: Float>(
     }
     let mut max = f32::new(-3.0e38);
     let mut sum = 0.0f32;
-    let last = end[row] as usize;
-    let first = begin[row] as usize;
-    for key in first..last {
+    let prefix = bounds[4 * row] as usize;
+    let prefix_length = bounds[4 * row + 1] as usize - prefix;
+    let own = bounds[4 * row + 2] as usize;
+    let own_length = bounds[4 * row + 3] as usize - own;
+    for i in 0..prefix_length + own_length {
+        let key = select(i < prefix_length, prefix + i, i + own - prefix_length);
         let at = (key * kv_heads + kv_head) * head_dim;
         let mut score = 0.0f32;
         for i in 0..head_dim {
@@ -60,14 +62,13 @@ fn attention<F: Float>(
 }
 
 /// # Shapes
-/// `q`, `out`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `begin`, `end`: i32 `[T]`;
-/// all contiguous.
+/// `q`, `out`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: i32
+/// `[4 × T]`; all contiguous.
 pub(super) fn launch<R: CubeRuntime>(
     q: CubeTensor<R>,
     k: CubeTensor<R>,
     v: CubeTensor<R>,
-    begin: CubeTensor<R>,
-    end: CubeTensor<R>,
+    bounds: CubeTensor<R>,
     scale: f32,
     out: CubeTensor<R>,
 ) {
@@ -82,8 +83,7 @@ pub(super) fn launch<R: CubeRuntime>(
         q.binding().into_array_arg(),
         k.binding().into_array_arg(),
         v.binding().into_array_arg(),
-        begin.binding().into_array_arg(),
-        end.binding().into_array_arg(),
+        bounds.binding().into_array_arg(),
         out.binding().into_array_arg(),
         units,
         heads,

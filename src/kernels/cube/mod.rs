@@ -8,7 +8,7 @@ mod unpack;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
+use burn::tensor::{DType, Int, Shape, Slice, Tensor, TensorMetadata};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -17,7 +17,7 @@ use cubecl::prelude::*;
 
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
 use crate::device::ComputeType;
-use crate::zo::perturbation::Noise;
+use crate::zo::perturbation::{Noise, Perturb};
 
 /// Units in a cube of the one-dimensional kernels here.
 const CUBE: u32 = 64;
@@ -29,6 +29,9 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    /// Nothing is shared between the signs yet.
+    const PAIRED_TOKENS: usize = 0;
+
     fn supports(compute: ComputeType, device: &Self::Device) -> bool {
         compute == ComputeType::F32 || Self::supports_dtype(device, compute.into())
     }
@@ -38,29 +41,21 @@ where
     }
 
     /// Unpacks the weight into a scratch of the input's dtype, then Burn's dense product.
-    fn packed_linear(
+    fn packed_linear<const N: usize>(
         x: FloatTensor<Self>,
-        weight: &DeviceWeight<Self>,
-        noise: Option<Noise>,
-    ) -> FloatTensor<Self> {
-        let codes = into_contiguous(weight.codes.clone().into_primitive());
-        let scales = into_contiguous(weight.scales.clone().into_primitive().tensor());
-        let levels = match &weight.levels {
-            DeviceLevels::Zero(zero) => unpack::Levels::Zero(*zero),
-            DeviceLevels::Zeros(zeros) => unpack::Levels::Zeros(int_primitive(zeros)),
-            DeviceLevels::Minimum(minimum) => unpack::Levels::Minimum(float_primitive(minimum)),
-            DeviceLevels::Codebook(codebook) => unpack::Levels::Codebook(float_primitive(codebook)),
-        };
-        let shape = Shape::new([weight.out_features, weight.in_features]);
-        let dense = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype);
-        let layout = unpack::Layout {
-            out_features: weight.out_features,
-            in_features: weight.in_features,
-            bits: weight.bits,
-            group_size: weight.group_size,
-        };
-        unpack::launch(layout, codes, scales, levels, weight.perturbation(noise), dense.clone());
-        Self::float_matmul(x, Self::float_transpose(dense))
+        weights: [&DeviceWeight<Self>; N],
+        perturb: Perturb,
+    ) -> [FloatTensor<Self>; N] {
+        weights.map(|weight| {
+            let parts = weight.parts(perturb);
+            let rows = x.shape()[0] / parts.len();
+            let products = parts.into_iter().enumerate().map(|(i, perturbation)| {
+                let x = Self::float_slice(x.clone(), &[Slice::from(i * rows..(i + 1) * rows)]);
+                let dense = unpacked(weight, perturbation, &x);
+                Self::float_matmul(x, Self::float_transpose(dense))
+            });
+            Self::float_cat(products.collect(), 0)
+        })
     }
 
     fn packed_attention(
@@ -71,9 +66,8 @@ where
         scale: f32,
     ) -> FloatTensor<Self> {
         let [q, k, v] = [q, k, v].map(into_contiguous);
-        let (begin, end) = (int_primitive(&keys.begin), int_primitive(&keys.end));
         let out = empty_like(&q);
-        attention::launch(q, k, v, begin, end, scale, out.clone());
+        attention::launch(q, k, v, int_primitive(&keys.bounds), scale, out.clone());
         out
     }
 
@@ -104,6 +98,32 @@ where
         step::launch(scales, parameter, noise, out.clone());
         out
     }
+}
+
+/// The whole weight in the type of `x`, on its device: `[out_features, in_features]`.
+fn unpacked<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    weight: &DeviceWeight<CubeBackend<R, F, I, BT>>,
+    perturbation: Option<(u32, Noise)>,
+    x: &CubeTensor<R>,
+) -> CubeTensor<R> {
+    let codes = int_primitive(&weight.codes);
+    let scales = float_primitive(&weight.scales);
+    let levels = match &weight.levels {
+        DeviceLevels::Zero(zero) => unpack::Levels::Zero(*zero),
+        DeviceLevels::Zeros(zeros) => unpack::Levels::Zeros(int_primitive(zeros)),
+        DeviceLevels::Minimum(minimum) => unpack::Levels::Minimum(float_primitive(minimum)),
+        DeviceLevels::Codebook(codebook) => unpack::Levels::Codebook(float_primitive(codebook)),
+    };
+    let shape = Shape::new([weight.out_features, weight.in_features]);
+    let dense = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype);
+    let layout = unpack::Layout {
+        out_features: weight.out_features,
+        in_features: weight.in_features,
+        bits: weight.bits,
+        group_size: weight.group_size,
+    };
+    unpack::launch(layout, codes, scales, levels, perturbation, dense.clone());
+    dense
 }
 
 /// Contiguous, not initialised: the launch that follows writes every element.

@@ -25,7 +25,8 @@ pub enum Estimator {
 }
 
 impl Estimator {
-    /// Asks `losses` for the mean loss at each perturbation it wants and says how far to go.
+    /// Asks `losses` for the mean losses at +coefficient and −coefficient of each perturbation it wants
+    /// and says how far to go.
     ///
     /// # Errors
     /// Whatever `losses` returns, or settings that make no sense. A loss that is NaN or infinite is no
@@ -34,7 +35,7 @@ impl Estimator {
         &self,
         seed: u64,
         lr: f64,
-        losses: &mut dyn FnMut(Noise) -> Result<f64>,
+        losses: &mut dyn FnMut(Noise) -> Result<[f64; 2]>,
     ) -> Result<StepOutcome> {
         match self {
             Self::Qzo(qzo) => qzo.estimate(seed, lr, losses),

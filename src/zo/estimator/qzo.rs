@@ -48,15 +48,14 @@ impl Qzo {
         &self,
         seed: u64,
         lr: f64,
-        losses: &mut dyn FnMut(Noise) -> Result<f64>,
+        losses: &mut dyn FnMut(Noise) -> Result<[f64; 2]>,
     ) -> Result<StepOutcome> {
         self.validate()?;
         let e = coefficient(self.kind, self.eps);
         let mut probes = Vec::new();
         for probe in 0..self.probes {
             let noise = Noise { kind: self.kind, mode: self.mode, seed, probe, coefficient: e };
-            let loss_plus = losses(noise)?;
-            let loss_minus = losses(noise.with_coefficient(-e))?;
+            let [loss_plus, loss_minus] = losses(noise)?;
             let d = (loss_plus - loss_minus) / (2.0 * self.eps);
             let c = coefficient(self.kind, -lr * self.clipped(d) / f64::from(self.probes));
             probes.push(Probe { loss_plus, loss_minus, projected_grad: d, coefficient: c });
@@ -131,6 +130,11 @@ mod tests {
         }
     }
 
+    /// The losses at both signs.
+    fn both(noise: Noise, loss: impl Fn(Noise) -> f64) -> Result<[f64; 2]> {
+        Ok([loss(noise), loss(noise.with_coefficient(-noise.coefficient))])
+    }
+
     fn paper(kind: Perturbation, mode: ScaleMode, probes: u32) -> Qzo {
         Qzo { eps: 1e-3, clip: 100.0, probes, kind, mode }
     }
@@ -141,7 +145,7 @@ mod tests {
 
     /// −g estimated from one step at lr 1: Σ over probes of coefficient·k.
     fn direction(qzo: &Qzo, quadratic: &Quadratic, seed: u64) -> Vec<f64> {
-        let outcome = qzo.estimate(seed, 1.0, &mut |noise| Ok(quadratic.loss(noise))).unwrap();
+        let outcome = qzo.estimate(seed, 1.0, &mut |noise| both(noise, |n| quadratic.loss(n))).unwrap();
         let along = |i: usize| {
             let moves = outcome.probes.iter().enumerate().map(|(p, probe)| {
                 let noise = step_noise(qzo, seed, p, probe.coefficient);
@@ -167,7 +171,8 @@ mod tests {
                 let before = quadratic.loss(still);
                 for step in 0..600 {
                     let seed = step_seed(3, step);
-                    let outcome = qzo.estimate(seed, 0.015, &mut |noise| Ok(quadratic.loss(noise))).unwrap();
+                    let outcome =
+                        qzo.estimate(seed, 0.015, &mut |noise| both(noise, |n| quadratic.loss(n))).unwrap();
                     for (p, probe) in outcome.probes.iter().enumerate() {
                         quadratic.step(step_noise(&qzo, seed, p, probe.coefficient));
                     }
@@ -218,27 +223,22 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_both_signs_of_each_direction_exactly() {
+    fn asks_for_each_direction_exactly() {
         let qzo = paper(Perturbation::Gaussian, ScaleMode::Relative, 3);
         let mut asked = Vec::new();
         qzo.estimate(11, 1.0, &mut |noise| {
             asked.push(noise);
-            Ok(0.0)
+            Ok([0.0, 0.0])
         })
         .unwrap();
-        assert_eq!(asked.len(), 6);
-        for (p, pair) in asked.chunks(2).enumerate() {
-            assert_eq!(pair[0], step_noise(&qzo, 11, p, coefficient(qzo.kind, 1e-3)));
-            assert_eq!(pair[1], pair[0].with_coefficient(-pair[0].coefficient));
-        }
+        let expected = |p| step_noise(&qzo, 11, p, coefficient(qzo.kind, 1e-3));
+        assert_eq!(asked, [0, 1, 2].map(expected));
     }
 
     #[test]
     fn clips_the_directional_derivative_and_keeps_its_sign() {
         let with_losses = |qzo: &Qzo, plus: f64, minus: f64| {
-            qzo.estimate(0, 0.5, &mut |noise| Ok(if noise.coefficient > 0.0 { plus } else { minus }))
-                .unwrap()
-                .probes[0]
+            qzo.estimate(0, 0.5, &mut |_| Ok([plus, minus])).unwrap().probes[0]
         };
         let mut qzo = paper(Perturbation::Rademacher, ScaleMode::Absolute, 1);
         let rising = with_losses(&qzo, 2.0, 1.0);
@@ -256,21 +256,24 @@ mod tests {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             for bad_call in 0..4 {
                 let mut call = 0;
-                let mut losses = |_: Noise| {
+                let mut loss = || {
                     call += 1;
-                    Ok(if call - 1 == bad_call { bad } else { f64::from(call) })
+                    if call - 1 == bad_call { bad } else { f64::from(call) }
                 };
+                let mut losses = |_: Noise| Ok([loss(), loss()]);
                 let outcome = qzo.estimate(0, 1.0, &mut losses).unwrap();
                 assert!(outcome.skipped && !outcome.is_finite(), "{bad} in call {bad_call}");
                 assert!(outcome.probes.iter().all(|probe| probe.coefficient.to_bits() == 0));
                 assert!(!outcome.loss().is_finite());
             }
         }
-        let both_infinite = qzo.estimate(0, 1.0, &mut |_| Ok(f64::INFINITY)).unwrap();
+        let both_infinite = qzo.estimate(0, 1.0, &mut |_| Ok([f64::INFINITY; 2])).unwrap();
         assert!(both_infinite.skipped);
-        let step_too_long = qzo.estimate(0, 1e39, &mut |noise| Ok(f64::from(noise.coefficient))).unwrap();
+        let step_too_long =
+            qzo.estimate(0, 1e39, &mut |noise| both(noise, |n| f64::from(n.coefficient))).unwrap();
         assert!(step_too_long.skipped);
-        let fine = qzo.estimate(0, 1.0, &mut |noise| Ok(1.0 + f64::from(noise.coefficient))).unwrap();
+        let fine =
+            qzo.estimate(0, 1.0, &mut |noise| both(noise, |n| 1.0 + f64::from(n.coefficient))).unwrap();
         assert!(fine.is_finite());
         assert_eq!(fine.loss(), 1.0);
     }
@@ -286,7 +289,7 @@ mod tests {
             assert!(Qzo { clip, ..fine.clone() }.validate().is_err(), "clip {clip}");
         }
         assert!(Qzo { clip: f64::INFINITY, ..fine.clone() }.validate().is_ok());
-        assert!(Qzo { probes: 0, ..fine }.estimate(0, 1.0, &mut |_| Ok(0.0)).is_err());
+        assert!(Qzo { probes: 0, ..fine }.estimate(0, 1.0, &mut |_| Ok([0.0; 2])).is_err());
     }
 
     #[test]
