@@ -3,7 +3,10 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{DeviceWeight, Kernels, KeyRanges, attention, linear, rms_norm, rotate, silu_mul, step};
+use super::{
+    DeviceWeight, Kernels, KeyRanges, attention, dense_linear, linear, linear_by, rms_norm, rotate, silu_mul,
+    step,
+};
 use crate::device::ComputeType;
 use crate::kernels::packed::{Levels, PackedWeight};
 use crate::kernels::packed::{put_code, words_per_row};
@@ -110,31 +113,67 @@ fn noises() -> Vec<Option<Noise>> {
 /// Every width, level kind and noise, at shapes that are multiples of nothing.
 fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(0);
-    // rows, out, in, group: a short last group, a group wider than the row, groups across words.
-    for (rows, out, input, group_size) in
-        [(1, 3, 72, 32), (5, 37, 100, 24), (18, 72, 576, 128), (2, 9, 40, 64)]
-    {
+    // rows, out, in, group: a short last group, a group wider than the row, groups across words, rows and
+    // groups of odd length.
+    let shapes = [(1, 3, 72, 32), (5, 37, 100, 24), (18, 72, 576, 128), (2, 9, 40, 64), (33, 17, 75, 21)];
+    for (i, (rows, out, input, group_size)) in shapes.into_iter().enumerate() {
         for bits in [2, 3, 4, 8] {
-            for kind in 0..4 {
+            // Two kinds of levels at each shape: a kernel to compile for each is what takes the time.
+            for kind in [i % 4, (i + 1 + bits as usize / 2) % 4] {
                 let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
                 let x = rng.floats(rows * input);
                 for noise in noises() {
                     let on_device =
                         DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
-                    let [got] = linear(
-                        float(&x, [rows, input], device),
-                        [&on_device],
-                        noise.map_or(Perturb::No, Perturb::By),
-                    );
-                    let got = read(got);
                     let want = match noise {
                         Some(noise) => linear_reference(&x, &perturbed(&weight, 7, noise)),
                         None => linear_reference(&x, &weight),
                     };
-                    let error = relative_error(&got, &want);
+                    for path in B::PATHS {
+                        let x = float(&x, [rows, input], device);
+                        let perturb = noise.map_or(Perturb::No, Perturb::By);
+                        let [got] = linear_by(*path, x, [&on_device], perturb);
+                        let error = relative_error(&read(got), &want);
+                        assert!(
+                            error < TOLERANCE,
+                            "{rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {noise:?} {path:?}: {error:e}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Both signs in the compute types that round: a weight is rounded once, an activation before.
+fn linear_in_half_precision_is_within_its_rounding<B: Kernels>(device: &B::Device) {
+    for (compute, tolerance) in [(ComputeType::F16, 1e-3), (ComputeType::Bf16, 8e-3)] {
+        if !B::supports(compute, device) {
+            eprintln!("SKIPPED: no {compute} here");
+            continue;
+        }
+        let mut rng = Uniform(55);
+        // As many weights at a time as there can be, and one.
+        for (rows, out, input, group_size) in [(5, 37, 96, 24), (3, 7, 75, 21)] {
+            for (bits, kind) in [(2, 3), (4, 1)] {
+                let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+                let x = rng.floats(2 * rows * input);
+                let noise = noises()[4].unwrap();
+                let want: Vec<f64> = [noise.coefficient, -noise.coefficient]
+                    .iter()
+                    .zip(x.chunks(rows * input))
+                    .flat_map(|(e, x)| {
+                        linear_reference(x, &perturbed(&weight, 7, noise.with_coefficient(*e)))
+                    })
+                    .collect();
+                let on_device = DeviceWeight::<B>::upload(weight, Some(7), compute, device);
+                for path in B::PATHS {
+                    let x = float::<B, 2>(&x, [2 * rows, input], device).cast(B::tensor_type(compute));
+                    let [got] = linear_by(*path, x, [&on_device], Perturb::BothWays(noise));
+                    let error = relative_error(&read(got.cast(DType::F32)), &want);
                     assert!(
-                        error < TOLERANCE,
-                        "{rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {noise:?}: {error:e}"
+                        error < tolerance,
+                        "{compute} {rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {path:?}: {error:e}"
                     );
                 }
             }
@@ -184,6 +223,32 @@ fn bf16_rounds_the_activations_alone() {
     }
 }
 
+/// Dense weights, in each type that a checkpoint may store.
+fn a_dense_weight_matches_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(41);
+    for (rows, out, input) in [(1, 3, 72), (19, 75, 101), (5, 33, 300)] {
+        let weight: Vec<f32> =
+            rng.floats(out * input).iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
+        let x = rng.floats(rows * input);
+        let want: Vec<f64> = (0..rows * out)
+            .map(|i| {
+                let (x, w) = (&x[i / out * input..][..input], &weight[i % out * input..][..input]);
+                x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+            })
+            .collect();
+        for stored in [DType::F32, DType::F16, DType::BF16] {
+            let kept = B::weight_type(stored, ComputeType::F32);
+            let data = TensorData::new(weight.clone(), [out, input]).convert_dtype(kept);
+            let dense = Tensor::<B, 2>::from_data(data, (device, kept));
+            let got = read(dense_linear(float(&x, [rows, input], device), dense));
+            // An f16 has three bits more than these, but not their exponents.
+            let tolerance = if kept == DType::F16 { 1e-4 } else { TOLERANCE };
+            let error = relative_error(&got, &want);
+            assert!(error < tolerance, "{rows}×{out}×{input} in {kept:?}: {error:e}");
+        }
+    }
+}
+
 /// Several weights at once, and both signs of the noise in one call: the rows of each sign see its weights.
 fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(33);
@@ -197,9 +262,11 @@ fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device: &B::Device
             let uploaded = weights
                 .clone()
                 .map(|weight| DeviceWeight::<B>::upload(weight, id.next(), ComputeType::F32, device));
-            let x_device = float(&x, [2 * rows, input], device);
-            let got = linear(x_device, uploaded.each_ref(), Perturb::BothWays(noise));
-            for ((got, weight), id) in got.into_iter().zip(&weights).zip(ids) {
+            let got = B::PATHS.iter().flat_map(|path| {
+                let x = float(&x, [2 * rows, input], device);
+                linear_by(*path, x, uploaded.each_ref(), Perturb::BothWays(noise))
+            });
+            for ((got, weight), id) in got.zip(weights.iter().cycle()).zip(ids.into_iter().cycle()) {
                 let mut want = vec![];
                 for (x, coefficient) in x.chunks(rows * input).zip([noise.coefficient, -noise.coefficient]) {
                     let noise = noise.with_coefficient(coefficient);
@@ -250,8 +317,12 @@ fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
         [0, 0, 4, 7],
         [0, 4, 4, 9],
     ];
-    for (heads, kv_heads, dim) in [(4, 2, 16), (3, 3, 20), (9, 3, 64)] {
-        let (t, s, scale) = (ranges.len(), 9, 0.3f32);
+    // Long ones after them: more rows and keys than any tile, the second of them behind a prefix.
+    let long = (0..70).map(|t| [0, 0, 9, 10 + t]).chain((0..45).map(|t| [9, 50, 79, 80 + t]));
+    let ranges: Vec<[i32; 4]> = ranges.into_iter().chain(long).collect();
+    for (heads, kv_heads, dim) in [(4, 2, 16), (3, 3, 21), (9, 3, 64), (2, 1, 128), (2, 1, 252), (1, 1, 600)]
+    {
+        let (t, s, scale) = (ranges.len(), 124, 0.3f32);
         let (q, k, v) =
             (rng.floats(t * heads * dim), rng.floats(s * kv_heads * dim), rng.floats(s * kv_heads * dim));
         let bounds: Vec<i32> = ranges.concat();
@@ -329,8 +400,16 @@ macro_rules! on {
                 run(super::linear_matches_the_loops::<$backend>)
             }
             #[test]
+            fn a_dense_weight_matches_the_loops() {
+                run(super::a_dense_weight_matches_the_loops::<$backend>)
+            }
+            #[test]
             fn both_signs_and_several_weights_match_the_loops() {
                 run(super::both_signs_and_several_weights_match_the_loops::<$backend>)
+            }
+            #[test]
+            fn linear_in_half_precision_is_within_its_rounding() {
+                run(super::linear_in_half_precision_is_within_its_rounding::<$backend>)
             }
             #[test]
             fn an_untrained_weight_ignores_the_noise() {

@@ -7,18 +7,12 @@ pub(super) struct Columns<'a> {
     matrix: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: what is handed out is either a bare pointer or, by the contract of `part`, disjoint from
-// everything else that is.
+// SAFETY: by the contract of `part`, what is handed out is disjoint from everything else that is.
 unsafe impl Sync for Columns<'_> {}
 
 impl<'a> Columns<'a> {
     pub fn new(matrix: &'a mut [f32]) -> Self {
         Self { start: matrix.as_mut_ptr(), matrix: PhantomData }
-    }
-
-    /// Where column `index` begins in the first row.
-    pub fn column(&self, index: usize) -> *mut f32 {
-        self.start.wrapping_add(index)
     }
 
     /// # Safety

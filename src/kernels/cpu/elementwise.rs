@@ -13,18 +13,17 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| rms_norm_rows(x, weight, eps, y));
 }
 
-/// Half-split rotation. `x`, `y`: `[T, heads, dim]`; `cos`, `sin`: `[T, dim / 2]`.
-pub(super) fn rotate(x: &[f32], cos: &[f32], sin: &[f32], row: usize, half: usize, y: &mut [f32]) {
-    let rows = y.par_chunks_mut(ROWS * row).zip(x.par_chunks(ROWS * row));
+/// Half-split rotation, in place. `x`: `[T, heads, dim]`; `cos`, `sin`: `[T, dim / 2]`.
+pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: usize) {
     let angles = cos.par_chunks(ROWS * half).zip(sin.par_chunks(ROWS * half));
-    rows.zip(angles).for_each(|((y, x), (cos, sin))| rotate_rows(x, cos, sin, row, half, y));
+    let rows = x.par_chunks_mut(ROWS * row).zip(angles);
+    rows.for_each(|(x, (cos, sin))| rotate_rows(x, cos, sin, row, half));
 }
 
-/// `y = silu(gate) · up`, elementwise.
-pub(super) fn silu_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
+/// `gate = silu(gate) · up`, elementwise.
+pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     const BLOCK: usize = 8192;
-    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
-    y.par_chunks_mut(BLOCK).zip(inputs).for_each(|(y, (gate, up))| silu_mul_block(gate, up, y));
+    gate.par_chunks_mut(BLOCK).zip(up.par_chunks(BLOCK)).for_each(|(gate, up)| silu_mul_block(gate, up));
 }
 
 multiversion! {
@@ -43,31 +42,32 @@ fn rms_norm_rows_body(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
 }
 
 multiversion! {
-    fn rotate_rows(x: &[f32], cos: &[f32], sin: &[f32], row: usize, half: usize, y: &mut [f32]) => rotate_rows_body;
+    fn rotate_rows(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: usize) => rotate_rows_body;
 }
 
 #[inline(always)]
-fn rotate_rows_body(x: &[f32], cos: &[f32], sin: &[f32], row: usize, half: usize, y: &mut [f32]) {
+fn rotate_rows_body(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: usize) {
     let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-    for ((x, y), (cos, sin)) in x.chunks_exact(row).zip(y.chunks_exact_mut(row)).zip(angles) {
-        for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
-            let ((a, b), (low, high)) = (x.split_at(half), y.split_at_mut(half));
+    for (x, (cos, sin)) in x.chunks_exact_mut(row).zip(angles) {
+        for x in x.chunks_exact_mut(2 * half) {
+            let (low, high) = x.split_at_mut(half);
             for i in 0..half {
-                low[i] = a[i] * cos[i] - b[i] * sin[i];
-                high[i] = b[i] * cos[i] + a[i] * sin[i];
+                let (a, b) = (low[i], high[i]);
+                low[i] = a * cos[i] - b * sin[i];
+                high[i] = b * cos[i] + a * sin[i];
             }
         }
     }
 }
 
 multiversion! {
-    fn silu_mul_block(gate: &[f32], up: &[f32], y: &mut [f32]) => silu_mul_block_body;
+    fn silu_mul_block(gate: &mut [f32], up: &[f32]) => silu_mul_block_body;
 }
 
 #[inline(always)]
-fn silu_mul_block_body(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-        *y = gate / (1.0 + exp(-gate)) * up;
+fn silu_mul_block_body(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp(-*gate)) * up;
     }
 }
 

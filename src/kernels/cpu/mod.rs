@@ -1,27 +1,10 @@
-//! The kernels of the CPU: plain Rust, compiled once for each instruction set below and chosen at run
-//! time, with the `gemm` crate for the dense products.
+//! The kernels of the CPU, compiled once for each instruction set below and chosen at run time.
 
 mod attention;
-#[cfg(target_arch = "x86_64")]
-mod bf16;
-#[cfg(not(target_arch = "x86_64"))]
-mod bf16 {
-    //! No such instructions here.
-    pub(super) use super::linear::packed_linear;
-
-    pub(super) fn is_supported() -> bool {
-        false
-    }
-
-    pub(super) fn is_possible(_: &super::WeightView<'_>) -> bool {
-        false
-    }
-}
 mod columns;
 mod elementwise;
 mod linear;
 mod noise;
-mod unpack;
 
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
@@ -31,6 +14,7 @@ use rayon::prelude::*;
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
+use linear::{Arithmetic, LevelsView, Product, WeightView};
 
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
 /// the widest one this machine has. Other architectures get the baseline (on aarch64 that is NEON).
@@ -65,37 +49,20 @@ macro_rules! multiversion {
 }
 use multiversion;
 
-/// [`DeviceWeight`] as slices.
-pub(super) struct WeightView<'a> {
-    out_features: usize,
-    in_features: usize,
-    bits: u32,
-    group_size: usize,
-    codes: &'a [u32],
-    scales: &'a [f32],
-    levels: LevelsView<'a>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum LevelsView<'a> {
-    Zero(f32),
-    Zeros(&'a [u8]),
-    Minimum(&'a [f32]),
-    Codebook(&'a [f32]),
-}
-
 impl Kernels for Flex {
     const PAIRED_TOKENS: usize = 1024;
+    const UNPACKS_WHOLE_WEIGHTS: bool = false;
 
     fn supports(compute: ComputeType, _: &Self::Device) -> bool {
         match compute {
             ComputeType::F32 => true,
             ComputeType::F16 => false,
-            ComputeType::Bf16 => bf16::is_supported(),
+            ComputeType::Bf16 => Arithmetic::bf16().is_some(),
         }
     }
 
-    /// Activations stay f32; in bf16 they are rounded inside the packed product alone.
+    /// Activations stay f32; in bf16 they are rounded inside the packed product alone, and only under a
+    /// perturbation.
     fn tensor_type(_: ComputeType) -> DType {
         DType::F32
     }
@@ -106,7 +73,43 @@ impl Kernels for Flex {
         perturb: Perturb,
     ) -> [FlexTensor; N] {
         let x = x.to_contiguous();
-        weights.map(|weight| packed_linear(&x, weight, perturb))
+        let held = weights.map(Held::new);
+        let mut y = weights
+            .map(|weight| FlexTensor::empty(Shape::new([x.shape()[0], weight.out_features]), DType::F32));
+        let (mut in_f32, mut in_bf16) = (vec![], vec![]);
+        for ((weight, held), y) in weights.into_iter().zip(&held).zip(&mut y) {
+            let view = held.view(weight);
+            // What is not trained is the head: rounding its input would go straight into the loss. And an
+            // evaluation is to give the figures that others get from the same file.
+            let rounds = weight.compute == ComputeType::Bf16
+                && weight.parameter.is_some()
+                && perturb != Perturb::No
+                && view.is_even();
+            let products = if rounds { &mut in_bf16 } else { &mut in_f32 };
+            products.push(Product { weight: view, parts: weight.parts(perturb), y: y.storage_mut() });
+        }
+        let f32 = Arithmetic::f32();
+        linear::packed_linear(x.storage(), in_f32, f32);
+        linear::packed_linear(x.storage(), in_bf16, Arithmetic::bf16().unwrap_or(f32));
+        y
+    }
+
+    /// As it is stored: half the memory for what most checkpoints hold.
+    fn weight_type(stored: DType, _: ComputeType) -> DType {
+        stored
+    }
+
+    fn dense_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let in_features = weight.shape()[1];
+        let mut y = FlexTensor::empty(Shape::new([x.shape()[0], weight.shape()[0]]), DType::F32);
+        let (x, out) = (x.storage::<f32>(), y.storage_mut::<f32>());
+        match weight.dtype() {
+            DType::F16 => linear::dense_linear(x, weight.storage::<half::f16>(), in_features, out),
+            DType::BF16 => linear::dense_linear(x, weight.storage::<half::bf16>(), in_features, out),
+            _ => linear::dense_linear(x, weight.storage::<f32>(), in_features, out),
+        }
+        y
     }
 
     fn packed_attention(
@@ -138,18 +141,17 @@ impl Kernels for Flex {
     }
 
     fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
-        let [x, cos, sin] = [x, cos, sin].map(|t| t.to_contiguous());
-        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        let [cos, sin] = [cos, sin].map(|t| t.to_contiguous());
         let (row, half) = (x.shape()[1] * x.shape()[2], x.shape()[2] / 2);
-        elementwise::rotate(x.storage(), cos.storage(), sin.storage(), row, half, y.storage_mut());
-        y
+        let mut x = owned(x);
+        elementwise::rotate(x.storage_mut(), cos.storage(), sin.storage(), row, half);
+        x
     }
 
     fn silu_mul(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-        let mut y = FlexTensor::empty(gate.shape(), DType::F32);
-        elementwise::silu_mul(gate.storage(), up.storage(), y.storage_mut());
-        y
+        let mut gate = owned(gate);
+        elementwise::silu_mul(gate.storage_mut(), up.to_contiguous().storage());
+        gate
     }
 
     fn step_scales(scales: FlexTensor, parameter: u32, noise: Noise) -> FlexTensor {
@@ -167,49 +169,54 @@ impl Kernels for Flex {
     }
 }
 
-fn packed_linear(x: &FlexTensor, weight: &DeviceWeight<Flex>, perturb: Perturb) -> FlexTensor {
-    let rows = x.shape()[0];
-    let (codes, scales) = (int_primitive(&weight.codes), float_primitive(&weight.scales));
-    let levels = match &weight.levels {
-        DeviceLevels::Zero(_) | DeviceLevels::Codebook(_) | DeviceLevels::Minimum(_) => None,
-        DeviceLevels::Zeros(words) => Some(int_primitive(words)),
-    };
-    let table = match &weight.levels {
-        DeviceLevels::Minimum(values) | DeviceLevels::Codebook(values) => Some(float_primitive(values)),
-        DeviceLevels::Zero(_) | DeviceLevels::Zeros(_) => None,
-    };
-    let floats = table.as_ref().map(|t| t.storage::<f32>()).unwrap_or_default();
-    let view = WeightView {
-        out_features: weight.out_features,
-        in_features: weight.in_features,
-        bits: weight.bits,
-        group_size: weight.group_size,
-        codes: bytemuck::cast_slice(codes.storage::<i32>()),
-        scales: scales.storage::<f32>(),
-        levels: match &weight.levels {
-            DeviceLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
-            DeviceLevels::Zeros(_) => {
-                let words = levels.as_ref().map(|t| t.storage::<i32>()).unwrap_or_default();
-                LevelsView::Zeros(bytemuck::cast_slice(words))
-            }
-            DeviceLevels::Minimum(_) => LevelsView::Minimum(floats),
-            DeviceLevels::Codebook(_) => LevelsView::Codebook(floats),
-        },
-    };
-    let mut y = FlexTensor::empty(Shape::new([rows, weight.out_features]), DType::F32);
-    let product = match weight.compute {
-        // What is not trained is the head: rounding its input would go straight into the loss.
-        ComputeType::Bf16 if weight.parameter.is_some() && bf16::is_possible(&view) => bf16::packed_linear,
-        _ => linear::packed_linear,
-    };
-    let parts = weight.parts(perturb);
-    let (x, y_values) = (x.storage::<f32>(), y.storage_mut::<f32>());
-    let (x_part, y_part) = (x.len() / parts.len(), y_values.len() / parts.len());
-    for (i, perturbation) in parts.into_iter().enumerate() {
-        let x = &x[i * x_part..][..x_part];
-        product(x, &view, perturbation, &mut y_values[i * y_part..][..y_part]);
+/// The tensors of a weight, for as long as it is looked at as slices.
+struct Held {
+    codes: FlexTensor,
+    scales: FlexTensor,
+    levels: HeldLevels,
+}
+
+enum HeldLevels {
+    Zero(u8),
+    Zeros(FlexTensor),
+    Minimum(FlexTensor),
+    Codebook(FlexTensor),
+}
+
+impl Held {
+    fn new(weight: &DeviceWeight<Flex>) -> Self {
+        let levels = match &weight.levels {
+            DeviceLevels::Zero(zero) => HeldLevels::Zero(*zero),
+            DeviceLevels::Zeros(words) => HeldLevels::Zeros(int_primitive(words)),
+            DeviceLevels::Minimum(minimum) => HeldLevels::Minimum(float_primitive(minimum)),
+            DeviceLevels::Codebook(codebook) => HeldLevels::Codebook(float_primitive(codebook)),
+        };
+        Self { codes: int_primitive(&weight.codes), scales: float_primitive(&weight.scales), levels }
     }
-    y
+
+    fn view(&self, weight: &DeviceWeight<Flex>) -> WeightView<'_> {
+        WeightView {
+            out_features: weight.out_features,
+            in_features: weight.in_features,
+            bits: weight.bits,
+            group_size: weight.group_size,
+            codes: bytemuck::cast_slice(self.codes.storage::<i32>()),
+            scales: self.scales.storage(),
+            levels: match &self.levels {
+                HeldLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
+                HeldLevels::Zeros(words) => LevelsView::Zeros(bytemuck::cast_slice(words.storage::<i32>())),
+                HeldLevels::Minimum(minimum) => LevelsView::Minimum(minimum.storage()),
+                HeldLevels::Codebook(codebook) => LevelsView::Codebook(codebook.storage()),
+            },
+        }
+    }
+}
+
+/// Contiguous, and written in place where nobody else holds it.
+fn owned(tensor: FlexTensor) -> FlexTensor {
+    let contiguous = tensor.to_contiguous();
+    drop(tensor);
+    contiguous
 }
 
 fn float_primitive(tensor: &Tensor<Flex, 1>) -> FlexTensor {
@@ -218,11 +225,4 @@ fn float_primitive(tensor: &Tensor<Flex, 1>) -> FlexTensor {
 
 fn int_primitive(tensor: &Tensor<Flex, 1, Int>) -> FlexTensor {
     tensor.clone().into_primitive().to_contiguous()
-}
-
-/// Rows of a weight per task: at most `most`, a multiple of `tile`, and such that the tasks are a multiple
-/// of the threads, since nothing else is done before the last of them has ended.
-fn rows_per_task(rows: usize, most: usize, tile: usize) -> usize {
-    let tasks = rows.div_ceil(most.max(tile)).next_multiple_of(rayon::current_num_threads());
-    rows.div_ceil(tasks).next_multiple_of(tile)
 }

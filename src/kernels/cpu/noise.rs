@@ -43,26 +43,27 @@ pub(super) fn fill_body(noise: Noise, parameter: u32, first: u32, k: &mut [i32])
     }
 }
 
-/// Philox4x32-10 on `LANES` counters that differ in their first word.
+/// Philox4x32-10 on `LANES` counters that differ in their first word. A lane is the low half of 64 bits:
+/// products need no moves between lanes, and what is left in the high halves reaches no result.
 #[inline(always)]
 fn philox(c0: [u32; LANES], c1: u32, c2: u32, c3: u32, seed: u64) -> [[u32; LANES]; 4] {
-    let mut c = [c0, [c1; LANES], [c2; LANES], [c3; LANES]];
+    let low = |x: u64| x & 0xffff_ffff;
+    let mut counter = [c0.map(u64::from), [c1.into(); LANES], [c2.into(); LANES], [c3.into(); LANES]];
     let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
     for _ in 0..10 {
-        let mut next = [[0u32; LANES]; 4];
+        let [a, b, c, d] = &mut counter;
         for lane in 0..LANES {
-            let p0 = 0xD251_1F53u64 * u64::from(c[0][lane]);
-            let p1 = 0xCD9E_8D57u64 * u64::from(c[2][lane]);
-            next[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ k0;
-            next[1][lane] = p1 as u32;
-            next[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ k1;
-            next[3][lane] = p0 as u32;
+            let p0 = 0xD251_1F53 * low(a[lane]);
+            let p1 = 0xCD9E_8D57 * low(c[lane]);
+            a[lane] = (p1 >> 32) ^ b[lane] ^ u64::from(k0);
+            b[lane] = p1;
+            c[lane] = (p0 >> 32) ^ d[lane] ^ u64::from(k1);
+            d[lane] = p0;
         }
-        c = next;
         k0 = k0.wrapping_add(0x9E37_79B9);
         k1 = k1.wrapping_add(0xBB67_AE85);
     }
-    c
+    counter.map(|word| word.map(|x| x as u32))
 }
 
 #[cfg(test)]

@@ -1,0 +1,70 @@
+//! Which instructions a product runs on.
+
+/// Chosen by what this machine was seen to have: the constructors below are the only ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernels::cpu) struct Arithmetic(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Instructions {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Arithmetic {
+    /// The widest for f32.
+    pub fn f32() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") {
+                return Self(Instructions::Avx512);
+            }
+            if has!("avx2") && has!("fma") {
+                return Self(Instructions::Avx2);
+            }
+        }
+        Self(Instructions::Portable)
+    }
+
+    /// Activations and what the scales multiply rounded to bf16, sums in f32.
+    pub fn bf16() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512bf16") {
+                return Some(Self(Instructions::Avx512Bf16));
+            }
+        }
+        None
+    }
+
+    /// Every one that this machine has.
+    #[cfg(test)]
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::f32(), Self(Instructions::Portable)];
+        all.extend(Self::bf16());
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            all.push(Self(Instructions::Avx2));
+        }
+        all
+    }
+
+    pub(super) fn instructions(self) -> Instructions {
+        self.0
+    }
+
+    /// Input features per word: one f32 or two neighbouring bf16.
+    pub(super) fn features(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Bf16 => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `Y = X · Wᵀ` for a dense weight in whatever type it is stored: a slice of a unit's rows at a time is
+//! widened to f32 and multiplied like an unpacked one.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::super::columns::Columns;
+use super::arithmetic::Arithmetic;
+use super::input::Input;
+use super::tile::{self, Slice};
+use super::transpose::transpose;
+use super::{LANES, SLICE};
+
+pub(in crate::kernels::cpu) trait Stored: Copy + Sync {
+    fn widen(from: &[Self], to: &mut [f32]);
+}
+
+impl Stored for f32 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+}
+
+impl Stored for f16 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+}
+
+impl Stored for bf16 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+}
+
+/// # Shapes
+/// `x`: `[T, in_features]`, `weight`: `[out_features, in_features]`, `y`: `[T, out_features]`.
+pub(in crate::kernels::cpu) fn dense_linear<W: Stored>(
+    x: &[f32],
+    weight: &[W],
+    in_features: usize,
+    y: &mut [f32],
+) {
+    if x.is_empty() {
+        return;
+    }
+    let arithmetic = Arithmetic::f32();
+    let input = Input::new(x, in_features, arithmetic.features());
+    let out_features = weight.len() / in_features;
+    let y = Columns::new(y);
+    weight.par_chunks(LANES * in_features).enumerate().for_each(|(unit, rows)| {
+        let width = rows.len() / in_features;
+        let mut sums = vec![[0f32; LANES]; input.tokens];
+        let (mut wide, mut w) = ([0f32; LANES * SLICE], [[0u32; LANES]; SLICE]);
+        for slice in 0..input.slices() {
+            let length = input.length(slice);
+            for (row, wide) in rows.chunks_exact(in_features).zip(wide.chunks_exact_mut(length)) {
+                W::widen(&row[slice * SLICE..][..length], wide);
+            }
+            let (wide, w) = (&wide[..width * length], &mut w[..length]);
+            transpose(bytemuck::cast_slice::<f32, u32>(wide), length, width, w);
+            tile::multiply(arithmetic, &Slice { x: input.slice(slice), w, groups: None }, &mut sums);
+        }
+        for (token, sums) in sums.iter().enumerate() {
+            // SAFETY: row token < T and columns unit · LANES .. + width ≤ n of the T × n matrix `y`, which
+            // are this unit's alone.
+            let out = unsafe { y.part(token * out_features + unit * LANES, width) };
+            out.copy_from_slice(&sums[..width]);
+        }
+    });
+}

@@ -1,0 +1,87 @@
+//! Activations in slices of the input features, each slice's tokens one after another.
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::super::multiversion;
+use super::{SLICE, runs};
+
+/// Each token's sums over the pieces of groups of some size: `[slices][runs][tokens]`.
+pub(super) type Sums = Vec<Vec<f32>>;
+
+pub(super) struct Input {
+    pub tokens: usize,
+    /// `[slices][tokens][words]`, the last slice may have fewer words.
+    words: Vec<u32>,
+    per_token: usize,
+}
+
+impl Input {
+    /// `x`: `[tokens, in_features]`, at least one token; `features`: of a word.
+    pub fn new(x: &[f32], in_features: usize, features: usize) -> Self {
+        let (tokens, per_token) = (x.len() / in_features, in_features / features);
+        let mut words = vec![0u32; tokens * per_token];
+        words.par_chunks_mut(tokens * SLICE).enumerate().for_each(|(slice, words)| {
+            let length = words.len() / tokens;
+            for (x, out) in x.chunks_exact(in_features).zip(words.chunks_exact_mut(length)) {
+                let x = &x[slice * SLICE * features..][..length * features];
+                match features {
+                    1 => out.copy_from_slice(bytemuck::cast_slice(x)),
+                    _ => bytemuck::cast_slice_mut::<u32, bf16>(out).convert_from_f32_slice(x),
+                }
+            }
+        });
+        Self { tokens, words, per_token }
+    }
+
+    pub fn words(&self) -> usize {
+        self.words.len()
+    }
+
+    pub fn slices(&self) -> usize {
+        self.per_token.div_ceil(SLICE)
+    }
+
+    /// Words per token in a slice.
+    pub fn length(&self, slice: usize) -> usize {
+        (self.per_token - slice * SLICE).min(SLICE)
+    }
+
+    pub fn slice(&self, slice: usize) -> &[u32] {
+        &self.words[slice * SLICE * self.tokens..][..self.length(slice) * self.tokens]
+    }
+
+    /// See [`Sums`].
+    pub fn sums(&self, group_words: usize) -> Sums {
+        let slice = |slice| {
+            let length = self.length(slice);
+            let runs: Vec<usize> = runs(slice, length, group_words).map(|(_, words)| words).collect();
+            let mut sums = vec![0f32; runs.len() * self.tokens];
+            sum_runs(self.slice(slice), length, &runs, self.tokens, &mut sums);
+            sums
+        };
+        (0..self.slices()).into_par_iter().map(slice).collect()
+    }
+}
+
+multiversion! {
+    fn sum_runs(x: &[u32], length: usize, runs: &[usize], tokens: usize, sums: &mut [f32]) => sum_runs_body;
+}
+
+#[inline(always)]
+fn sum_runs_body(x: &[u32], length: usize, runs: &[usize], tokens: usize, sums: &mut [f32]) {
+    for (token, x) in x.chunks_exact(length).enumerate() {
+        let mut start = 0;
+        for (run, words) in runs.iter().enumerate() {
+            let (mut partial, chunks) = ([0f32; 16], x[start..start + words].chunks_exact(16));
+            let both = |pair: u32| f32::from_bits(pair << 16) + f32::from_bits(pair & 0xffff_0000);
+            let tail: f32 = chunks.remainder().iter().map(|pair| both(*pair)).sum();
+            for pairs in chunks {
+                (0..16).for_each(|i| partial[i] += both(pairs[i]));
+            }
+            sums[run * tokens + token] = partial.iter().sum::<f32>() + tail;
+            start += words;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The inner loops: a few tokens times the rows of a unit, a slice of the input features at a time.
+
+use super::arithmetic::{Arithmetic, Instructions};
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx2, Avx512, Avx512Bf16};
+use super::vector::{Portable, Vector};
+use super::{LANES, runs};
+
+/// One slice of the input features.
+pub(super) struct Slice<'a> {
+    /// `[tokens][words]`
+    pub x: &'a [u32],
+    /// `[words]`
+    pub w: &'a [[u32; LANES]],
+    /// Where the scales are not in the weights.
+    pub groups: Option<Groups<'a>>,
+}
+
+/// What multiplies the sums over each group.
+pub(super) struct Groups<'a> {
+    /// See [`runs`].
+    pub slice: usize,
+    pub group_words: usize,
+    /// From the first group in the slice on.
+    pub scales: &'a [[f32; LANES]],
+    pub offsets: Option<Offsets<'a>>,
+}
+
+/// What is added to every weight of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Offsets<'a> {
+    /// From the first group in the slice on.
+    pub values: &'a [[f32; LANES]],
+    /// Sums of `x`: `[runs][stride]`, of which the first belongs to the first token.
+    pub sums: &'a [f32],
+    pub stride: usize,
+}
+
+/// `y += x · w`, one row of `y` for each token.
+pub(super) fn multiply(arithmetic: Arithmetic, slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+    let Slice { x, w, groups } = slice;
+    assert!(x.len() == w.len() * y.len());
+    if let Some(Groups { slice, group_words, scales, offsets }) = groups {
+        let runs = runs(*slice, w.len(), *group_words).count();
+        assert!(scales.len() >= runs);
+        assert!(offsets.is_none_or(|Offsets { values, sums, stride }| {
+            values.len() >= runs && stride >= y.len() && sums.len() >= (runs.max(1) - 1) * stride + y.len()
+        }));
+    }
+    match arithmetic.instructions() {
+        // SAFETY: these are made only where the instructions were detected.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512Bf16 => unsafe { avx512_bf16(slice, y) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => unsafe { avx512(slice, y) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => unsafe { avx2(slice, y) },
+        Instructions::Portable => multiply_body::<Portable>(slice, y),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn avx512_bf16(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+    multiply_body::<Avx512Bf16>(slice, y);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn avx512(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+    multiply_body::<Avx512>(slice, y);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+    multiply_body::<Avx2>(slice, y);
+}
+
+#[inline(always)]
+fn multiply_body<V: Vector>(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+    let mut first = 0;
+    while first < y.len() {
+        // SAFETY: `multiply` saw that the slices agree, and as many tokens are left as are taken.
+        first += unsafe {
+            match y.len() - first {
+                12.. if V::TOKENS == 12 => tile::<V, 12>(slice, y, first),
+                6.. => tile::<V, 6>(slice, y, first),
+                3.. => tile::<V, 3>(slice, y, first),
+                2 => tile::<V, 2>(slice, y, first),
+                _ => tile::<V, 1>(slice, y, first),
+            }
+        };
+    }
+}
+
+/// `TOKENS` tokens from `first` on; gives back their number.
+///
+/// # Safety
+/// The slices agree as `multiply` asserts, and `first + TOKENS ≤ y.len()`.
+#[inline(always)]
+unsafe fn tile<V: Vector, const TOKENS: usize>(
+    slice: &Slice<'_>,
+    y: &mut [[f32; LANES]],
+    first: usize,
+) -> usize {
+    let stride = slice.w.len();
+    for lane in (0..LANES).step_by(2 * V::WIDTH) {
+        // SAFETY: `TOKENS` rows from `first` on and two registers from `lane` on are inside `x`, `w` and `y`,
+        // whose lengths agree and are walked through by groups that add up to `stride`.
+        unsafe {
+            let mut x = slice.x.as_ptr().add(first * stride);
+            let mut w = slice.w.as_ptr().cast::<u32>().add(lane);
+            let y = y.as_mut_ptr().add(first).cast::<f32>().add(lane);
+            let Some(groups) = &slice.groups else {
+                let sums = sums::<V, TOKENS>(x, stride, w, stride);
+                for (t, sums) in sums.into_iter().enumerate() {
+                    for (r, sum) in sums.into_iter().enumerate() {
+                        let y = y.add(t * LANES + r * V::WIDTH);
+                        V::load(y.cast()).add(sum).store(y);
+                    }
+                }
+                continue;
+            };
+            for (run, (_, words)) in runs(groups.slice, stride, groups.group_words).enumerate() {
+                let sums = sums::<V, TOKENS>(x, stride, w, words);
+                add_scaled::<V, TOKENS>(groups, run, sums, first, lane, y);
+                x = x.add(words);
+                w = w.add(words * LANES);
+            }
+        }
+    }
+    TOKENS
+}
+
+/// `x · w` over some words.
+///
+/// # Safety
+/// `words` words can be read from `x` in each of `TOKENS` rows `stride` apart, and two registers at each of
+/// `words` places from `w` on, `LANES` apart.
+#[inline(always)]
+unsafe fn sums<V: Vector, const TOKENS: usize>(
+    x: *const u32,
+    stride: usize,
+    w: *const u32,
+    words: usize,
+) -> [[V; 2]; TOKENS] {
+    // SAFETY: no memory is touched.
+    let mut sums = [[unsafe { V::zero() }; 2]; TOKENS];
+    for word in 0..words {
+        // SAFETY: word < words and t < TOKENS, so by this function's contract.
+        unsafe {
+            let w = w.add(word * LANES);
+            let w = [V::load(w), V::load(w.add(V::WIDTH))];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = V::splat(x.add(t * stride + word));
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = sum.multiply(x, w);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// `y += sums · scale + totals · offset`
+///
+/// # Safety
+/// Two registers can be read and written at each of `TOKENS` places from `y` on, `LANES` apart; they are
+/// lanes `lane` and on of tokens `first` and on; the groups are as [`multiply`] asserts and have this run.
+#[inline(always)]
+unsafe fn add_scaled<V: Vector, const TOKENS: usize>(
+    groups: &Groups<'_>,
+    run: usize,
+    sums: [[V; 2]; TOKENS],
+    first: usize,
+    lane: usize,
+    y: *mut f32,
+) {
+    // SAFETY: two registers from `lane` on are inside a row's LANES, the rest by this function's contract.
+    unsafe {
+        let at = groups.scales.as_ptr().add(run).cast::<u32>().add(lane);
+        let scale = [V::load(at), V::load(at.add(V::WIDTH))];
+        if let Some(Offsets { values, sums: totals, stride }) = groups.offsets {
+            let at = values.as_ptr().add(run).cast::<u32>().add(lane);
+            let offset = [V::load(at), V::load(at.add(V::WIDTH))];
+            let totals = totals.as_ptr().add(run * stride + first).cast::<u32>();
+            for (t, sums) in sums.into_iter().enumerate() {
+                let total = V::splat(totals.add(t));
+                for (r, sum) in sums.into_iter().enumerate() {
+                    let y = y.add(t * LANES + r * V::WIDTH);
+                    V::load(y.cast()).add_product(sum, scale[r]).add_product(total, offset[r]).store(y);
+                }
+            }
+        } else {
+            for (t, sums) in sums.into_iter().enumerate() {
+                for (r, sum) in sums.into_iter().enumerate() {
+                    let y = y.add(t * LANES + r * V::WIDTH);
+                    V::load(y.cast()).add_product(sum, scale[r]).store(y);
+                }
+            }
+        }
+    }
+}
