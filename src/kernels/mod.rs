@@ -24,12 +24,30 @@ use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::zo::perturbation::{Noise, Perturb};
 
+/// How [`linear`] is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// What the backend takes to be fastest at this size.
+    Auto,
+    /// The weight is unpacked into a scratch, then multiplied like any other.
+    Dense,
+    /// The weight is unpacked where the product reads it; [`Path::Dense`] where the device cannot do that.
+    Fused,
+}
+
 /// What a backend must bring beside Burn's own operations.
 pub trait Kernels: Backend {
+    /// The paths that differ here.
+    const PATHS: &[Path] = &[Path::Auto];
+
     /// Up to how many tokens both signs of a perturbation go through the model in one pass. It saves
     /// unpacking every weight twice, which matters least where there are many tokens, and costs the
     /// memory of twice the activations.
     const PAIRED_TOKENS: usize;
+
+    /// Whether a whole weight is unpacked at a time, into the type of the activations.
+    const UNPACKS_WHOLE_WEIGHTS: bool;
 
     /// Whether this device can compute in a type.
     fn supports(compute: ComputeType, device: &Self::Device) -> bool;
@@ -43,6 +61,22 @@ pub trait Kernels: Backend {
         weights: [&DeviceWeight<Self>; N],
         perturb: Perturb,
     ) -> [FloatTensor<Self>; N];
+
+    /// The type in which a dense weight, stored as `stored`, is kept.
+    fn weight_type(stored: DType, compute: ComputeType) -> DType;
+
+    /// See [`dense_linear`].
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The same by a given path.
+    fn packed_linear_by<const N: usize>(
+        _path: Path,
+        x: FloatTensor<Self>,
+        weights: [&DeviceWeight<Self>; N],
+        perturb: Perturb,
+    ) -> [FloatTensor<Self>; N] {
+        Self::packed_linear(x, weights, perturb)
+    }
 
     /// See [`attention`].
     fn packed_attention(
@@ -87,9 +121,28 @@ pub fn linear<B: Kernels, const N: usize>(
     weights: [&DeviceWeight<B>; N],
     perturb: Perturb,
 ) -> [Tensor<B, 2>; N] {
+    linear_by(Path::Auto, x, weights, perturb)
+}
+
+/// [`linear`] by a given path, to compare them.
+pub fn linear_by<B: Kernels, const N: usize>(
+    path: Path,
+    x: Tensor<B, 2>,
+    weights: [&DeviceWeight<B>; N],
+    perturb: Perturb,
+) -> [Tensor<B, 2>; N] {
     debug_assert!(x.dims()[0].is_multiple_of(perturb.parts().len()));
     let x = x.into_primitive().tensor();
-    B::packed_linear(x, weights, perturb).map(|y| Tensor::from_primitive(TensorPrimitive::Float(y)))
+    B::packed_linear_by(path, x, weights, perturb).map(|y| Tensor::from_primitive(TensorPrimitive::Float(y)))
+}
+
+/// `y = x · Wᵀ` for a dense weight of the type that [`Kernels::weight_type`] gave.
+///
+/// # Shapes
+/// `x`: `[T, in_features]`; `weight`: `[out_features, in_features]`; result: `[T, out_features]`.
+pub fn dense_linear<B: Kernels>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [x, weight] = [x, weight].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::dense_linear(x, weight)))
 }
 
 /// Softmax attention of each query row over its own range of keys; query head `h` reads key head

@@ -2,20 +2,27 @@
 
 mod attention;
 mod elementwise;
+mod fused;
 mod noise;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod nvrtc;
+mod packed;
+mod product;
 mod step;
 mod unpack;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{DType, Int, Shape, Slice, Tensor, TensorMetadata};
+use burn::tensor::{DType, Int, Tensor, TensorMetadata};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::prelude::*;
 
-use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
+use self::packed::{Buffers, Levels};
+use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges, Path};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
 
@@ -29,8 +36,11 @@ where
     I: IntElement,
     BT: BoolElement,
 {
-    /// Nothing is shared between the signs yet.
-    const PAIRED_TOKENS: usize = 0;
+    const UNPACKS_WHOLE_WEIGHTS: bool = true;
+    const PATHS: &[Path] = &[Path::Dense, Path::Fused];
+
+    /// Both signs share a pass where their product is fused; a dense weight serves one sign only.
+    const PAIRED_TOKENS: usize = product::FUSED_ROWS / 2;
 
     fn supports(compute: ComputeType, device: &Self::Device) -> bool {
         compute == ComputeType::F32 || Self::supports_dtype(device, compute.into())
@@ -40,22 +50,30 @@ where
         compute.into()
     }
 
-    /// Unpacks the weight into a scratch of the input's dtype, then Burn's dense product.
     fn packed_linear<const N: usize>(
         x: FloatTensor<Self>,
         weights: [&DeviceWeight<Self>; N],
         perturb: Perturb,
     ) -> [FloatTensor<Self>; N] {
-        weights.map(|weight| {
-            let parts = weight.parts(perturb);
-            let rows = x.shape()[0] / parts.len();
-            let products = parts.into_iter().enumerate().map(|(i, perturbation)| {
-                let x = Self::float_slice(x.clone(), &[Slice::from(i * rows..(i + 1) * rows)]);
-                let dense = unpacked(weight, perturbation, &x);
-                Self::float_matmul(x, Self::float_transpose(dense))
-            });
-            Self::float_cat(products.collect(), 0)
-        })
+        Self::packed_linear_by(Path::Auto, x, weights, perturb)
+    }
+
+    fn packed_linear_by<const N: usize>(
+        path: Path,
+        x: FloatTensor<Self>,
+        weights: [&DeviceWeight<Self>; N],
+        perturb: Perturb,
+    ) -> [FloatTensor<Self>; N] {
+        let x = into_contiguous(x);
+        weights.map(|weight| product::product(path, x.clone(), buffers(weight), &weight.parts(perturb)))
+    }
+
+    fn weight_type(_: DType, compute: ComputeType) -> DType {
+        compute.into()
+    }
+
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        <Self as FloatTensorOps<Self>>::float_matmul(x, Self::float_transpose(weight))
     }
 
     fn packed_attention(
@@ -100,30 +118,23 @@ where
     }
 }
 
-/// The whole weight in the type of `x`, on its device: `[out_features, in_features]`.
-fn unpacked<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+fn buffers<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
     weight: &DeviceWeight<CubeBackend<R, F, I, BT>>,
-    perturbation: Option<(u32, Noise)>,
-    x: &CubeTensor<R>,
-) -> CubeTensor<R> {
-    let codes = int_primitive(&weight.codes);
-    let scales = float_primitive(&weight.scales);
-    let levels = match &weight.levels {
-        DeviceLevels::Zero(zero) => unpack::Levels::Zero(*zero),
-        DeviceLevels::Zeros(zeros) => unpack::Levels::Zeros(int_primitive(zeros)),
-        DeviceLevels::Minimum(minimum) => unpack::Levels::Minimum(float_primitive(minimum)),
-        DeviceLevels::Codebook(codebook) => unpack::Levels::Codebook(float_primitive(codebook)),
-    };
-    let shape = Shape::new([weight.out_features, weight.in_features]);
-    let dense = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype);
-    let layout = unpack::Layout {
+) -> Buffers<R> {
+    Buffers {
         out_features: weight.out_features,
         in_features: weight.in_features,
         bits: weight.bits,
         group_size: weight.group_size,
-    };
-    unpack::launch(layout, codes, scales, levels, perturbation, dense.clone());
-    dense
+        codes: int_primitive(&weight.codes),
+        scales: float_primitive(&weight.scales),
+        levels: match &weight.levels {
+            DeviceLevels::Zero(zero) => Levels::Zero(*zero),
+            DeviceLevels::Zeros(zeros) => Levels::Zeros(int_primitive(zeros)),
+            DeviceLevels::Minimum(minimum) => Levels::Minimum(float_primitive(minimum)),
+            DeviceLevels::Codebook(codebook) => Levels::Codebook(float_primitive(codebook)),
+        },
+    }
 }
 
 /// Contiguous, not initialised: the launch that follows writes every element.

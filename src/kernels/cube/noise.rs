@@ -40,20 +40,17 @@ pub(super) fn args<R: Runtime>(parameter: u32, noise: Noise) -> NoiseArgsLaunch<
     )
 }
 
-/// The scale under the perturbation; twin of `zo::Noise::apply` after `zo::integer_noise`.
+/// The scale moved along `k`; twin of `zo::Noise::apply`.
 #[cube]
-pub(super) fn perturbed(scale: f32, index: u32, args: &NoiseArgs, #[comptime] kind: NoiseKind) -> f32 {
-    let k = f32::cast_from(integer_noise(index, args, kind));
-    let moved = if comptime!(kind.absolute) {
-        scale + args.coefficient * k
-    } else {
-        scale * (1.0f32 + args.coefficient * k)
-    };
+pub(super) fn moved(scale: f32, k: i32, coefficient: f32, #[comptime] kind: NoiseKind) -> f32 {
+    let shift = coefficient * f32::cast_from(k); // exact
+    let moved = if comptime!(kind.absolute) { scale + shift } else { scale * (1.0f32 + shift) };
     select(scale == 0.0f32, scale, moved)
 }
 
+/// Twin of `zo::integer_noise`.
 #[cube]
-fn integer_noise(index: u32, args: &NoiseArgs, #[comptime] kind: NoiseKind) -> i32 {
+pub(super) fn integer_noise(index: u32, args: &NoiseArgs, #[comptime] kind: NoiseKind) -> i32 {
     if comptime!(kind.rademacher) {
         let bits = philox(index >> 7u32, 1u32, args);
         let word = (index >> 5u32) & 3u32;

@@ -1,23 +1,38 @@
-//! The step on the scales: one unit per scale, read once, written once.
+//! Scales moved along the noise: one unit per scale, its noise drawn once.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::noise::{NoiseArgs, NoiseKind, args, perturbed};
+use super::noise::{NoiseArgs, NoiseKind, args, integer_noise, moved};
 use super::{CUBE, cubes};
 use crate::zo::perturbation::Noise;
 
+/// `out` begins with the scales moved by +coefficient; where it has room for both signs, those moved by
+/// −coefficient follow.
 #[cube(launch)]
-fn step_scales(scales: &Array<f32>, out: &mut Array<f32>, noise: &NoiseArgs, #[comptime] kind: NoiseKind) {
-    if ABSOLUTE_POS < out.len() {
-        out[ABSOLUTE_POS] = perturbed(scales[ABSOLUTE_POS], ABSOLUTE_POS as u32, noise, kind);
+fn move_scales(
+    scales: &Array<f32>,
+    out: &mut Array<f32>,
+    count: usize,
+    noise: &NoiseArgs,
+    #[comptime] both_signs: bool,
+    #[comptime] kind: NoiseKind,
+) {
+    let i = ABSOLUTE_POS;
+    if i >= count {
+        terminate!();
+    }
+    let k = integer_noise(i as u32, noise, kind);
+    out[i] = moved(scales[i], k, noise.coefficient, kind);
+    if both_signs {
+        out[count + i] = moved(scales[i], k, -noise.coefficient, kind);
     }
 }
 
 /// # Shapes
-/// `scales`, `out`: f32, rank 1, contiguous, of one length.
+/// `scales`: f32 `[n]`; `out`: f32 `[n]`, or `[2 · n]` for both signs; contiguous.
 pub(super) fn launch<R: CubeRuntime>(
     scales: CubeTensor<R>,
     parameter: u32,
@@ -25,13 +40,17 @@ pub(super) fn launch<R: CubeRuntime>(
     out: CubeTensor<R>,
 ) {
     let client = scales.client.clone();
-    step_scales::launch::<R>(
+    let count = scales.shape().num_elements();
+    let both_signs = out.shape().num_elements() == 2 * count;
+    move_scales::launch::<R>(
         &client,
-        cubes(scales.shape().num_elements()),
+        cubes(count),
         CubeDim::new_1d(CUBE),
         scales.binding().into_array_arg(),
         out.binding().into_array_arg(),
+        count,
         args(parameter, noise),
+        both_signs,
         noise.into(),
     );
 }

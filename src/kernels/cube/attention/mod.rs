@@ -1,0 +1,73 @@
+//! Attention with a running maximum (Dao et al. 2022), so that no score ever reaches global memory.
+
+mod tiled;
+mod untiled;
+
+use burn::tensor::TensorMetadata;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use self::tiled::{SIDE, Tile};
+use super::{CUBE, cubes};
+
+/// Below every score.
+const LOWEST: f32 = -3.0e38;
+
+/// Shared memory that a cube may take: several must fit on a multiprocessor at a time.
+const SHARED_BYTES: usize = 32 << 10;
+
+/// # Shapes
+/// `q`, `out`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: i32
+/// `[4 × T]`; all contiguous.
+pub(super) fn launch<R: CubeRuntime>(
+    q: CubeTensor<R>,
+    k: CubeTensor<R>,
+    v: CubeTensor<R>,
+    bounds: CubeTensor<R>,
+    scale: f32,
+    out: CubeTensor<R>,
+) {
+    let client = q.client.clone();
+    let (heads, head_dim, kv_heads) = (q.shape()[1], q.shape()[2], k.shape()[1]);
+    let rows = q.shape()[0];
+    let dtype = q.dtype.into();
+    let limit = client.properties().hardware.max_shared_memory_size.min(SHARED_BYTES);
+    let tile = [4, 2, 1].map(|queries| Tile { queries, head_dim });
+    let tile = tile.into_iter().find(|tile| tile.shared_bytes(q.dtype.size()) <= limit);
+    let Some(tile) = tile else {
+        return untiled::attention::launch::<R>(
+            &client,
+            cubes(rows * heads * head_dim),
+            CubeDim::new_1d(CUBE),
+            q.binding().into_array_arg(),
+            k.binding().into_array_arg(),
+            v.binding().into_array_arg(),
+            bounds.binding().into_array_arg(),
+            out.binding().into_array_arg(),
+            rows * heads * head_dim,
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            dtype,
+        );
+    };
+    let blocks = (rows * heads / kv_heads).div_ceil(tile.block());
+    tiled::attention::launch::<R>(
+        &client,
+        CubeCount::Static(blocks as u32, kv_heads as u32, 1),
+        CubeDim::new_2d(SIDE as u32, SIDE as u32),
+        q.binding().into_array_arg(),
+        k.binding().into_array_arg(),
+        v.binding().into_array_arg(),
+        bounds.binding().into_array_arg(),
+        out.binding().into_array_arg(),
+        rows,
+        heads,
+        kv_heads,
+        scale,
+        tile,
+        dtype,
+    );
+}
