@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::data::DataConfig;
-use crate::device::{ComputeType, DeviceSpec};
+use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
 use crate::train::TrainConfig;
@@ -19,7 +19,7 @@ pub struct Config {
     pub model: String,
     pub output_dir: PathBuf,
     pub device: DeviceSpec,
-    pub dtype: ComputeType,
+    pub dtype: DtypeSpec,
     pub seed: u64,
     pub data: DataConfig,
     /// Used only where the model is not quantized yet.
@@ -34,7 +34,7 @@ impl Default for Config {
             model: String::new(),
             output_dir: PathBuf::from("runs/qzo"),
             device: DeviceSpec::Auto,
-            dtype: ComputeType::F32,
+            dtype: DtypeSpec::Auto,
             seed: 0,
             data: DataConfig::default(),
             quantize: None,

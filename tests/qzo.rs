@@ -8,6 +8,7 @@
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
+//! memory       the plan is what is taken, and what cannot fit is refused
 //! recipes      every file of configs/ parses
 //! ```
 //!
@@ -28,6 +29,7 @@ mod suite {
     mod contract;
     mod formats;
     mod layering;
+    mod memory;
     mod recipes;
     mod reference;
     mod resume;

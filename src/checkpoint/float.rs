@@ -1,9 +1,37 @@
-//! Little-endian float bytes ↔ f32. Never assumes alignment: a file may put a tensor anywhere.
+//! Little-endian float bytes ↔ values. Never assumes alignment: a file may put a tensor anywhere.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::quant::rtn::FloatType;
+
+/// Values in the type they are stored in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl Values {
+    pub fn read(dtype: FloatType, bytes: &[u8]) -> Self {
+        match dtype {
+            FloatType::F32 => Self::F32(decode(dtype, bytes)),
+            FloatType::F16 => Self::F16(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b)).collect()),
+            FloatType::BF16 => {
+                Self::Bf16(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b)).collect())
+            }
+        }
+    }
+
+    pub fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values,
+            Self::F16(values) => values.into_iter().map(f16::to_f32).collect(),
+            Self::Bf16(values) => values.into_iter().map(bf16::to_f32).collect(),
+        }
+    }
+}
 
 pub fn bytes_per_value(dtype: FloatType) -> usize {
     match dtype {

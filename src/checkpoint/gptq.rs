@@ -22,13 +22,18 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Layout;
 use super::float;
 use super::safetensors::{Dtype, Shards, Tensor};
+use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, PackedWeight};
 use crate::kernels::packed::{get_code, words_per_row};
 
 pub use write::{GptqOptions, write_gptq};
+
+/// Rows that are transposed together: what one cache line of the file holds.
+const TRANSPOSED_ROWS: usize = 16;
 
 /// What `quantization_config` says about all layers.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +43,8 @@ pub struct Scheme {
     pub group_size: Option<usize>,
     /// checkpoint_format "gptq" rather than "gptq_v2".
     zeros_minus_one: bool,
+    /// One zero point for all groups.
+    symmetric: bool,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +54,8 @@ struct QuantizationConfig {
     checkpoint_format: Option<String>,
     pack_dtype: Option<String>,
     dynamic: Option<Value>,
+    #[serde(default)]
+    sym: bool,
     #[serde(default)]
     planar: bool,
     #[serde(default)]
@@ -92,7 +101,12 @@ impl Scheme {
                 return unsupported(format!("checkpoint_format \"{other}\""), "gptq, gptq_v2");
             }
         };
-        Ok(Self { bits: raw.bits, group_size, zeros_minus_one })
+        Ok(Self { bits: raw.bits, group_size, zeros_minus_one, symmetric: raw.sym })
+    }
+
+    pub fn layout(&self, in_features: usize) -> Layout {
+        let group_size = self.group_size.unwrap_or(in_features);
+        Layout::Packed { bits: self.bits, group_size, level_bytes: usize::from(!self.symmetric) }
     }
 }
 
@@ -162,16 +176,21 @@ impl<'a> Layer<'a> {
     pub fn packed(&self) -> Result<PackedWeight> {
         let [out_features, in_features] = self.shape;
         let words = words_per_row(in_features, self.bits);
-        let column_words = words_from(&self.qweight);
+        let column_words = self.qweight.bytes.as_chunks::<4>().0;
         let mut codes = vec![0u32; out_features * words];
+        host::prefer_huge_pages(&mut codes);
         // The unused high bits of a row's last word.
         let unused = words * 32 - in_features * self.bits as usize;
-        codes.par_chunks_mut(words).enumerate().for_each(|(o, row)| {
-            for (w, word) in row.iter_mut().enumerate() {
-                *word = column_words[w * out_features + o];
+        codes.par_chunks_mut(TRANSPOSED_ROWS * words).enumerate().for_each(|(block, rows)| {
+            let first = block * TRANSPOSED_ROWS;
+            for w in 0..words {
+                let column = &column_words[w * out_features + first..];
+                for (row, word) in rows.chunks_exact_mut(words).zip(column) {
+                    row[w] = u32::from_le_bytes(*word);
+                }
             }
-            if let Some(last) = row.last_mut() {
-                *last &= u32::MAX >> unused;
+            for row in rows.chunks_exact_mut(words) {
+                row[words - 1] &= u32::MAX >> unused;
             }
         });
         let (scales, levels) = (self.scales()?, self.levels());

@@ -11,7 +11,7 @@ use super::config::ModelConfig;
 use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::publish::{self, Staging};
 use super::safetensors::{Shards, Tensor, missing};
-use super::{ScaleSource, TensorSummary, Weight, float, gptq};
+use super::{Layout, ScaleSource, TensorSummary, Values, Weight, float, gptq};
 use crate::error::{Error, Result};
 use crate::kernels::packed::Levels;
 
@@ -110,7 +110,7 @@ impl HuggingFace {
         match self.packed.contains_key(name) {
             true => match self.weight(name)? {
                 Weight::Packed(packed) => Ok(packed.to_dense()),
-                Weight::Dense { data, .. } => Ok(data),
+                Weight::Dense { values, .. } => Ok(values.into_f32()),
             },
             false => self.tensor(name)?.floats(),
         }
@@ -124,8 +124,18 @@ impl HuggingFace {
         }
         let tensor = self.tensor(name)?;
         match *tensor.shape {
-            [out, input] => Ok(Weight::Dense { shape: [out, input], data: tensor.floats()? }),
+            [out, input] => Ok(Weight::Dense {
+                shape: [out, input],
+                values: Values::read(tensor.float_type()?, tensor.bytes),
+            }),
             _ => Err(tensor.wrong(format!("expected a matrix, got shape {:?}", tensor.shape))),
+        }
+    }
+
+    pub fn layout(&self, name: &str) -> Result<Layout> {
+        match (&self.scheme, self.packed.get(name)) {
+            (Some(Scheme::Gptq(scheme)), Some([_, in_features])) => Ok(scheme.layout(*in_features)),
+            _ => Ok(Layout::Dense(self.tensor(name)?.float_type()?)),
         }
     }
 

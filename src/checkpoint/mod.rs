@@ -9,6 +9,7 @@
 //! huggingface      a directory of safetensors; gptq is the quantization scheme it knows
 //! gguf/            a .gguf file: header, block types, names, metadata
 //! safetensors      the container: reading, shards, writing
+//! synthetic        random weights of a known model's shape, in no file at all
 //! publish          new checkpoints appear whole or not at all
 //! float            bytes ↔ f32
 //! ```
@@ -31,6 +32,7 @@ pub mod hub;
 mod huggingface;
 mod publish;
 mod safetensors;
+mod synthetic;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,14 +40,18 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use config::{ModelConfig, RopeScaling};
+pub use float::Values;
 pub use gptq::{GptqOptions, write_gptq};
-pub use publish::STAGING_PREFIX;
+pub use publish::{STAGING_PREFIX, map};
+pub use synthetic::Shape;
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, PackedWeight};
+use crate::quant::rtn::FloatType;
 use gguf::Gguf;
 use huggingface::HuggingFace;
+use synthetic::Synthetic;
 
 /// A model's files, opened and checked against its config.
 pub struct Checkpoint {
@@ -57,6 +63,7 @@ pub struct Checkpoint {
 enum Source {
     HuggingFace(HuggingFace),
     Gguf(Gguf),
+    Synthetic(Synthetic),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +72,7 @@ pub enum Format {
     HuggingFace,
     Gptq,
     Gguf,
+    Synthetic,
 }
 
 impl fmt::Display for Format {
@@ -73,6 +81,7 @@ impl fmt::Display for Format {
             Self::HuggingFace => "Hugging Face",
             Self::Gptq => "GPTQ",
             Self::Gguf => "GGUF",
+            Self::Synthetic => "random weights",
         })
     }
 }
@@ -83,9 +92,21 @@ pub enum Weight {
     /// `[out, in]`, row-major.
     Dense {
         shape: [usize; 2],
-        data: Vec<f32>,
+        values: Values,
     },
     Packed(PackedWeight),
+}
+
+/// How a matrix lies in memory once it is loaded, known without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    Dense(FloatType),
+    Packed {
+        bits: u32,
+        group_size: usize,
+        /// Bytes per group beside its scale: a zero point's 1, a minimum's 4, or 0.
+        level_bytes: usize,
+    },
 }
 
 /// One line of `qzo inspect`.
@@ -136,6 +157,14 @@ impl Checkpoint {
         Ok(Self { path: path.to_path_buf(), config, source })
     }
 
+    /// Random weights, symmetric, made when they are asked for: for benchmarks of sizes that no file at
+    /// hand has.
+    pub fn synthetic(shape: Shape, bits: u32, group_size: usize) -> Self {
+        let config = shape.config();
+        let source = Source::Synthetic(Synthetic::new(&config, bits, group_size));
+        Self { path: PathBuf::from(format!("random {shape}")), config, source }
+    }
+
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -145,6 +174,7 @@ impl Checkpoint {
             Source::HuggingFace(directory) if directory.is_quantized() => Format::Gptq,
             Source::HuggingFace(_) => Format::HuggingFace,
             Source::Gguf(_) => Format::Gguf,
+            Source::Synthetic(_) => Format::Synthetic,
         }
     }
 
@@ -158,6 +188,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.tensors(),
             Source::Gguf(gguf) => gguf.tensors(),
+            Source::Synthetic(synthetic) => synthetic.tensors(),
         }
         .into_iter()
     }
@@ -166,6 +197,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.contains(name),
             Source::Gguf(gguf) => gguf.contains(name),
+            Source::Synthetic(synthetic) => synthetic.shape(name).is_ok(),
         }
     }
 
@@ -174,6 +206,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.shape(name),
             Source::Gguf(gguf) => gguf.shape(name),
+            Source::Synthetic(synthetic) => synthetic.shape(name),
         }
     }
 
@@ -182,6 +215,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.dense(name),
             Source::Gguf(gguf) => gguf.dense(name),
+            Source::Synthetic(synthetic) => synthetic.dense(name),
         }
     }
 
@@ -190,6 +224,16 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.weight(name),
             Source::Gguf(gguf) => gguf.weight(name),
+            Source::Synthetic(synthetic) => synthetic.weight(name),
+        }
+    }
+
+    /// How `weight` will give the matrix.
+    pub fn layout(&self, name: &str) -> Result<Layout> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.layout(name),
+            Source::Gguf(gguf) => gguf.layout(name),
+            Source::Synthetic(synthetic) => synthetic.layout(name),
         }
     }
 
@@ -201,6 +245,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.rows(name, rows),
             Source::Gguf(gguf) => gguf.rows(name, rows),
+            Source::Synthetic(synthetic) => synthetic.rows(name, rows),
         }
     }
 
@@ -212,6 +257,7 @@ impl Checkpoint {
             Source::Gguf(gguf) => {
                 self.config.block_linears().into_iter().filter(|name| gguf.is_quantized(name)).collect()
             }
+            Source::Synthetic(_) => self.config.block_linears(),
         }
     }
 
@@ -227,7 +273,9 @@ impl Checkpoint {
                 Format::Gguf => {
                     "use a quantized GGUF (Q4_0, Q4_1, Q8_0), or quantize the original Hugging Face checkpoint"
                 }
-                Format::HuggingFace | Format::Gptq => "quantize the model first: `qzo quantize MODEL -o OUT`",
+                Format::HuggingFace | Format::Gptq | Format::Synthetic => {
+                    "quantize the model first: `qzo quantize MODEL -o OUT`"
+                }
             },
         ))
     }
@@ -239,10 +287,13 @@ impl Checkpoint {
         let mut whole = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
             whole.update(&(bytes.len() as u64).to_le_bytes());
-            let pieces: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
-            pieces.iter().for_each(|digest| {
-                whole.update(digest.as_bytes());
-            });
+            for bytes in bytes.chunks(16 * PIECE) {
+                let pieces: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
+                pieces.iter().for_each(|digest| {
+                    whole.update(digest.as_bytes());
+                });
+                self.release();
+            }
         };
         match &self.source {
             Source::HuggingFace(directory) => {
@@ -251,6 +302,7 @@ impl Checkpoint {
                 directory.shards().files().iter().for_each(|file| add(&file.bytes));
             }
             Source::Gguf(gguf) => add(gguf.bytes()),
+            Source::Synthetic(_) => return Err(self.no_file()),
         }
         Ok(*whole.finalize().as_bytes())
     }
@@ -263,6 +315,7 @@ impl Checkpoint {
                 Ok(TokenizerSource::HuggingFace(directory.directory().to_path_buf()))
             }
             Source::Gguf(gguf) => Ok(TokenizerSource::Gguf(gguf.vocabulary()?)),
+            Source::Synthetic(_) => Err(self.no_file()),
         }
     }
 
@@ -276,6 +329,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.rounded_scales(name, scales),
             Source::Gguf(gguf) => gguf.rounded_scales(name, scales),
+            Source::Synthetic(_) => Err(self.no_file()),
         }
     }
 
@@ -292,14 +346,31 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.save_tuned(out, scales),
             Source::Gguf(gguf) => gguf.save_tuned(out, &names, scales),
+            Source::Synthetic(_) => Err(self.no_file()),
+        }
+    }
+
+    /// Gives the pages of the mapped files that were read so far back to the system, which counts them as
+    /// this process's memory otherwise. They come back when they are read again.
+    pub fn release(&self) {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.shards().files().iter().for_each(|file| {
+                publish::release(&file.bytes);
+            }),
+            Source::Gguf(gguf) => publish::release(gguf.bytes()),
+            Source::Synthetic(_) => {}
         }
     }
 
     fn huggingface(&self) -> Option<&HuggingFace> {
         match &self.source {
             Source::HuggingFace(directory) => Some(directory),
-            Source::Gguf(_) => None,
+            Source::Gguf(_) | Source::Synthetic(_) => None,
         }
+    }
+
+    fn no_file(&self) -> Error {
+        Error::invalid(format!("{} is in no file", self.path.display()), "name a checkpoint")
     }
 }
 

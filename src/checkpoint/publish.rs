@@ -74,7 +74,7 @@ pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
 /// Writes `original` to a new file, with the bytes of each range (sorted, disjoint) replaced by what
 /// `replacement` gives for it: as many bytes, one range in memory at a time.
 pub fn copy_with_replacements<T>(
-    original: &[u8],
+    original: &Mmap,
     to: &Path,
     ranges: &[(Range<usize>, T)],
     mut replacement: impl FnMut(&T) -> Result<Vec<u8>>,
@@ -88,6 +88,7 @@ pub fn copy_with_replacements<T>(
         let kept = original.get(position..range.start).unwrap_or_default();
         file.write_all(kept).and_then(|()| file.write_all(&bytes)).map_err(Error::io(to, "writing"))?;
         position = range.end;
+        release(original);
     }
     let tail = original.get(position..).unwrap_or_default();
     file.write_all(tail).map_err(Error::io(to, "writing"))?;
@@ -101,6 +102,20 @@ pub fn map(path: &Path) -> Result<Mmap> {
     // SAFETY: the map is only ever read as plain bytes, every value of which is valid. Truncating
     // the file while it is mapped ends the process with SIGBUS, as in every reader of this kind.
     unsafe { Mmap::map(&file) }.map_err(Error::io(path, "mapping"))
+}
+
+/// Drops the pages of a map from this process's memory. They stay in the system's cache.
+pub fn release(map: &Mmap) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the map is private, of a file, and never written through: a page that is dropped is
+        // read from the file again with the same bytes.
+        let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        // Where the system refuses, the pages stay: nothing but memory is lost.
+        let _ = advised;
+    }
+    #[cfg(not(unix))]
+    let _ = map;
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
@@ -156,8 +171,9 @@ mod tests {
     fn only_the_replaced_ranges_differ() {
         let parent = tempfile::tempdir().unwrap();
         let to = parent.path().join("copy");
-        copy_with_replacements(b"abcdefgh", &to, &[(1..3, b"XY"), (6..8, b"ZW")], |b| Ok(b.to_vec()))
-            .unwrap();
+        fs::write(parent.path().join("original"), b"abcdefgh").unwrap();
+        let original = map(&parent.path().join("original")).unwrap();
+        copy_with_replacements(&original, &to, &[(1..3, b"XY"), (6..8, b"ZW")], |b| Ok(b.to_vec())).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"aXYdefZW");
     }
 }

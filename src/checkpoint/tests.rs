@@ -377,7 +377,8 @@ fn what_write_gptq_writes_is_what_the_quantizer_gave() {
                 let options = GptqOptions { bits, group_size, symmetric, ..GptqOptions::default() };
                 let mut given = BTreeMap::new();
                 let mut quantize = |name: &str, weight: Weight| {
-                    let Weight::Dense { shape, data } = weight else { panic!("{name} is packed") };
+                    let Weight::Dense { shape, values } = weight else { panic!("{name} is packed") };
+                    let data = values.into_f32();
                     let scale_dtype = FloatType::F16;
                     let packed =
                         rtn::quantize(&data, shape, RtnOptions { bits, group_size, symmetric, scale_dtype })?;
@@ -423,7 +424,7 @@ fn write_gptq_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     let options = GptqOptions { group_size: Some(32), ..GptqOptions::default() };
     let rtn = RtnOptions { group_size: Some(32), ..RtnOptions::default() };
     let mut quantize = |_: &str, weight: Weight| match weight {
-        Weight::Dense { shape, data } => rtn::quantize(&data, shape, rtn),
+        Weight::Dense { shape, values } => rtn::quantize(&values.into_f32(), shape, rtn),
         Weight::Packed(packed) => Ok(packed),
     };
     let mut count = 0;

@@ -59,7 +59,7 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     let device = open::device(common)?;
     let checkpoint = open::checkpoint(&args.model, console)?;
     let tokenizer = open::tokenizer(&checkpoint)?;
-    let load = || open::model(&checkpoint, &device, common.dtype, console);
+    let load = || open::model(&checkpoint, &device, common.compute_type(&device)?, console);
     if let Some(path) = &args.perplexity {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
         let report = perplexity(args, load()?.as_ref(), &tokenizer, &text, console)?;

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::console::{Console, Progress};
 use super::eval::describe;
+use super::plan::Planner;
 use super::{Common, open, quantize};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::config::Config;
 use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
-use crate::model::check_compute_type;
+use crate::model::compute_type;
 use crate::quant::QuantizeConfig;
 use crate::train::{Data, Event, Outcome, Run, RunDir};
 use crate::zo::journal::Header;
@@ -64,8 +65,9 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let source = open::checkpoint(&config.model, console)?;
     let tokenizer = open::tokenizer(&source)?;
     let data = data(&config, &source, &tokenizer, console)?;
-    check_compute_type(&device, config.dtype)?;
+    let dtype = compute_type(&device, config.dtype)?;
     let quantize = quantization(&config, &source)?;
+    Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data }.check()?;
     directory.create(args.resume)?;
     let base = match quantize {
         Some(quantize) => quantized(source, quantize, &directory, console)?,
@@ -92,9 +94,9 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
         data: &data,
         stop: &stop,
     };
-    let mut model = open::model(&base, &device, Some(config.dtype), console)?;
+    let mut model = open::model(&base, &device, dtype, console)?;
     console.note(&format!(
-        "training {} weights on {device}, run in {}",
+        "training {} weights on {device} in {dtype}, run in {}",
         model.trained().len(),
         config.output_dir.display()
     ));
@@ -108,7 +110,7 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let last = match &data.dev {
         Some(dev) => {
             let saved = Arc::new(Checkpoint::open(&directory.last())?);
-            let model = open::model(&saved, &device, Some(config.dtype), console)?;
+            let model = open::model(&saved, &device, dtype, console)?;
             Some(evaluate(model.as_ref(), &data.task, dev, &mut |_| ())?)
         }
         None => None,
@@ -117,7 +119,12 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     console.result(&report, || text(&report))
 }
 
-fn data(config: &Config, checkpoint: &Checkpoint, tokenizer: &Tokenizer, console: Console) -> Result<Data> {
+pub(super) fn data(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    console: Console,
+) -> Result<Data> {
     let task = config.data.task()?;
     let train = config.data.train.as_ref().ok_or_else(|| {
         Error::invalid(

@@ -47,7 +47,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     } else {
         tokenizer.encode(&args.prompt, true)?
     };
-    let model = open::model(&checkpoint, &device, common.dtype, console)?;
+    let model = open::model(&checkpoint, &device, common.compute_type(&device)?, console)?;
     let options = Options {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,

@@ -9,13 +9,15 @@ mod finetune;
 mod generate;
 mod inspect;
 mod open;
+mod plan;
 mod quantize;
 mod replay;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::device::{ComputeType, DeviceSpec};
+use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec};
 use crate::error::Result;
+use crate::model;
 use console::Console;
 
 /// Fine-tune quantized language models with forward passes only.
@@ -38,6 +40,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
+    Plan(plan::PlanArgs),
     Replay(replay::ReplayArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
@@ -48,9 +51,9 @@ struct Common {
     /// auto, cpu, wgpu[:n] or cuda[:n]
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<DeviceSpec>,
-    /// Arithmetic of activations: f32, f16 or bf16 [default: f32]
+    /// Arithmetic of activations: auto, f32, f16 or bf16 [default: auto where a recipe trains, else f32]
     #[arg(long, global = true, value_name = "DTYPE")]
-    dtype: Option<ComputeType>,
+    dtype: Option<DtypeSpec>,
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     json: bool,
@@ -66,6 +69,11 @@ struct Common {
 }
 
 impl Common {
+    /// What `--dtype` means on a device; f32, with which other programs' figures compare, by default.
+    fn compute_type(&self, device: &Device) -> Result<ComputeType> {
+        model::compute_type(device, self.dtype.unwrap_or(DtypeSpec::Fixed(ComputeType::F32)))
+    }
+
     fn console(&self) -> Console {
         Console { json: self.json, quiet: self.quiet }
     }
@@ -81,6 +89,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
+        Command::Plan(args) => plan::run(args, common),
         Command::Replay(args) => replay::run(args, common),
         Command::Bench(args) => bench::run(args, common),
         Command::Doctor(args) => doctor::run(args, common),

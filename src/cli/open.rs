@@ -85,11 +85,11 @@ pub fn device(common: &Common) -> Result<Device> {
 pub fn model(
     checkpoint: &Arc<Checkpoint>,
     device: &Device,
-    dtype: Option<ComputeType>,
+    dtype: ComputeType,
     console: Console,
 ) -> Result<Box<dyn LanguageModel>> {
     let mut bar = console.progress("loading", 0);
-    let model = model::load(Arc::clone(checkpoint), device, dtype.unwrap_or_default(), &mut |done, of| {
+    let model = model::load(Arc::clone(checkpoint), device, dtype, &mut |done, of| {
         bar.set_total(of as u64);
         bar.set(done as u64);
     })?;

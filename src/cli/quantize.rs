@@ -88,8 +88,10 @@ pub fn quantize(source: &Checkpoint, out: &Path, config: QuantizeConfig, console
 
 fn one(name: &str, weight: Weight, config: QuantizeConfig) -> Result<PackedWeight> {
     match (weight, config.method) {
-        (Weight::Dense { shape, data }, Method::Rtn) => rtn::quantize(&data, shape, config.rtn())
-            .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default())),
+        (Weight::Dense { shape, values }, Method::Rtn) => {
+            rtn::quantize(&values.into_f32(), shape, config.rtn())
+                .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default()))
+        }
         (Weight::Packed(_), _) => Err(Error::invalid(format!("{name} is quantized already"), "")),
     }
 }

@@ -37,6 +37,28 @@ impl Sequence {
     }
 }
 
+/// How much a batch asks of a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Load {
+    /// Rows.
+    pub tokens: usize,
+    /// Rows whose logits are needed.
+    pub scored: usize,
+}
+
+impl Load {
+    /// At least as much of everything.
+    pub fn max(self, other: Self) -> Self {
+        Self { tokens: self.tokens.max(other.tokens), scored: self.scored.max(other.scored) }
+    }
+}
+
+impl std::iter::Sum for Load {
+    fn sum<I: Iterator<Item = Self>>(loads: I) -> Self {
+        loads.fold(Self::default(), |a, b| Self { tokens: a.tokens + b.tokens, scored: a.scored + b.scored })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Every sequence's tokens, one after the other.
@@ -72,6 +94,13 @@ impl Batch {
             batch.push_example(example);
         }
         batch
+    }
+
+    pub fn load(&self) -> Load {
+        let mut rows: Vec<u32> = self.targets.iter().map(|target| target.row).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        Load { tokens: self.tokens.len(), scored: rows.len() }
     }
 
     /// The losses at both signs of a perturbation, from the answers at the first sign and those at the

@@ -17,7 +17,7 @@ pub mod tokenized;
 pub mod tokenizer;
 pub mod tokenizer_dir;
 
-pub use batch::{Batch, Objective, Scoring, Sequence, Target};
+pub use batch::{Batch, Load, Objective, Scoring, Sequence, Target};
 pub use chat::Message;
 pub use config::{DataConfig, Overlong};
 pub use dataset::{Dataset, Row};

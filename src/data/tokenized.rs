@@ -3,7 +3,7 @@
 //! MeZO's rule: the whole text, prompt and option together, is tokenized with the tokenizer's own
 //! special tokens; the option is its last tokens(prompt + option) − tokens(prompt) tokens.
 
-use super::batch::Objective;
+use super::batch::{Batch, Load, Objective};
 use super::config::Overlong;
 use super::dataset::Row;
 use super::tasks::{Example, Task};
@@ -66,6 +66,11 @@ pub struct Limits {
 }
 
 impl TokenizedDataset {
+    /// What each example adds to a batch.
+    pub fn loads(&self) -> Vec<Load> {
+        self.examples.iter().map(|example| Batch::new(self.objective, [example]).load()).collect()
+    }
+
     /// Tokenizes every row.
     ///
     /// # Errors

@@ -21,6 +21,18 @@ pub fn describe() -> Result<String> {
     Ok(names.join(", "))
 }
 
+/// Bytes free on a device that `open` gave.
+pub fn free_memory(index: usize) -> Option<u64> {
+    use cudarc::driver::result;
+    let device = result::device::get(index as i32).ok()?;
+    // SAFETY: `device` is valid, and the primary context stays retained for the rest of the process:
+    // cubecl uses the same one.
+    let context = unsafe { result::primary_ctx::retain(device) }.ok()?;
+    // SAFETY: the context was just retained.
+    unsafe { result::ctx::set_current(context) }.ok()?;
+    result::mem_get_info().ok().map(|(free, _)| free as u64)
+}
+
 /// The number of CUDA devices, once driver, compiler and headers are known to be there.
 fn probe() -> Result<usize> {
     let missing = |what: &str, help: &str| Err(Error::device(what, help));

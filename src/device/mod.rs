@@ -6,6 +6,7 @@
 mod adapter;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod host;
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +37,7 @@ pub enum Device {
 }
 
 /// The floating-point type of activations and unpacked weights; on the CPU that of the packed products'
-/// inputs. Losses and scales are always f32.
+/// inputs in training. Losses and scales are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeType {
@@ -44,6 +45,15 @@ pub enum ComputeType {
     F32,
     F16,
     Bf16,
+}
+
+/// A compute type that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DtypeSpec {
+    /// The fastest whose rounding stays well below the noise of a batch: see the README.
+    #[default]
+    Auto,
+    Fixed(ComputeType),
 }
 
 /// Runs `$body` with `$B` as the backend type and `$device` as its device: once per backend built in.
@@ -84,6 +94,25 @@ impl DeviceSpec {
             Self::Wgpu(index) => adapter::open(index),
             Self::Auto => Ok(cuda::open(0).or_else(|_| adapter::first_card()).unwrap_or(Device::Cpu)),
         }
+    }
+}
+
+impl Device {
+    /// Bytes of its memory that are free, where its driver tells.
+    pub fn free_memory(&self) -> Option<u64> {
+        match self {
+            Self::Cpu => host::available(),
+            // Neither Vulkan nor Metal tells what other programs have left.
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => cuda::free_memory(device.index),
+        }
+    }
+
+    /// Whether its memory is this process's own.
+    pub fn is_host(&self) -> bool {
+        *self == Self::Cpu
     }
 }
 
@@ -215,6 +244,41 @@ impl FromStr for ComputeType {
             "bf16" | "bfloat16" => Ok(Self::Bf16),
             _ => Err(format!("no such dtype: `{text}` (expected f32, f16 or bf16)")),
         }
+    }
+}
+
+impl fmt::Display for DtypeSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Fixed(dtype) => dtype.fmt(f),
+        }
+    }
+}
+
+impl FromStr for DtypeSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text
+                .parse()
+                .map(Self::Fixed)
+                .map_err(|error: String| error.replace("(expected ", "(expected auto, ")),
+        }
+    }
+}
+
+impl serde::Serialize for DtypeSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for DtypeSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

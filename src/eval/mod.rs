@@ -7,7 +7,7 @@ pub mod task;
 
 pub use perplexity::perplexity;
 pub use score::score;
-pub use task::{TaskReport, evaluate};
+pub use task::{TaskReport, evaluate, widest_pass};
 
 use crate::data::Target;
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{log_probs, passes};
 use crate::data::tasks::{Example, Task};
-use crate::data::{Batch, Objective, Row, TokenizedDataset, Tokenizer, batch, metrics};
+use crate::data::{Batch, Load, Objective, Row, TokenizedDataset, Tokenizer, batch, metrics};
 use crate::error::Result;
 use crate::generate::{self, generate};
 use crate::model::LanguageModel;
@@ -65,6 +65,13 @@ pub fn evaluate(
     let accuracy = scored.then(|| correct as f64 / n as f64);
     let predictions = scored.then_some(predictions);
     Ok(TaskReport { predictions, ..TaskReport::new(task, n, accuracy, nll / weight) })
+}
+
+/// The most that one forward pass of [`evaluate`] takes.
+pub fn widest_pass(data: &TokenizedDataset) -> Load {
+    let loads = data.loads();
+    let passes = passes(loads.iter().map(|load| load.tokens));
+    passes.into_iter().map(|pass| loads[pass].iter().copied().sum()).fold(Load::default(), Load::max)
 }
 
 impl TaskReport {

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::linear::{Linear, LinearWeight, forward, vector};
 use super::rope::{self, Rotation};
-use super::{Input, LanguageModel, Session};
+use super::{Input, LOGIT_BYTES, LanguageModel, Session};
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::{Sequence, Target};
 use crate::device::ComputeType;
@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, KeyRanges, read};
 use crate::zo::perturbation::{Noise, Perturb};
 
-/// Bytes of f32 logits that exist at a time.
-const LOGIT_BYTES: usize = 32 << 20;
+/// Rows of the embedding table that are read before its pages are given back: the system maps sixteen
+/// pages around each.
+const EMBEDDED_ROWS: usize = 64;
 
 pub struct Decoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
@@ -96,7 +97,11 @@ impl<B: Kernels> Decoder<B> {
 
     /// Token embeddings, read from the checkpoint file: `[T, hidden]`.
     fn embed(&self, tokens: &[u32]) -> Result<Tensor<B, 2>> {
-        let rows = self.checkpoint.rows("model.embed_tokens.weight", tokens)?;
+        let mut rows = Vec::with_capacity(tokens.len() * self.checkpoint.config().hidden_size);
+        for tokens in tokens.chunks(EMBEDDED_ROWS) {
+            rows.extend(self.checkpoint.rows("model.embed_tokens.weight", tokens)?);
+            self.checkpoint.release();
+        }
         let shape = [tokens.len(), self.checkpoint.config().hidden_size];
         let x = Tensor::<B, 2>::from_data(TensorData::new(rows, shape), (&self.device, DType::F32));
         Ok(x.cast(B::tensor_type(self.dtype)))
@@ -117,7 +122,7 @@ impl<B: Kernels> Decoder<B> {
             perturb,
         };
         for layer in &self.layers {
-            x = layer.forward(x, &pass, self.checkpoint.config(), &mut None);
+            x = layer.forward(x, &pass, self.checkpoint.config(), None);
         }
         Ok(self.norm.forward(x))
     }
@@ -220,6 +225,10 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         read(self.packed(name)?.scales.clone())
     }
 
+    fn scale_count(&self, name: &str) -> Result<usize> {
+        Ok(self.packed(name)?.scales.dims()[0])
+    }
+
     fn set_scales(&mut self, name: &str, scales: Vec<f32>) -> Result<()> {
         let id = self.parameter(name)?;
         let device = self.device.clone();
@@ -257,7 +266,7 @@ impl<B: Kernels> Session for Growing<'_, B> {
             perturb: Perturb::No,
         };
         for (layer, cache) in decoder.layers.iter().zip(cache) {
-            x = layer.forward(x, &pass, decoder.checkpoint.config(), cache);
+            x = layer.forward(x, &pass, decoder.checkpoint.config(), Some(cache));
         }
         *length = positions.end;
         let last = x.narrow(0, tokens.len() - 1, 1);
@@ -271,7 +280,7 @@ impl<B: Kernels> Layer<B> {
         x: Tensor<B, 2>,
         pass: &Pass<B>,
         config: &ModelConfig,
-        cache: &mut LayerCache<B>,
+        cache: Option<&mut LayerCache<B>>,
     ) -> Tensor<B, 2> {
         let attended = self.attend(self.input_layernorm.forward(x.clone()), pass, config, cache);
         let x = x + attended;
@@ -285,7 +294,7 @@ impl<B: Kernels> Layer<B> {
         h: Tensor<B, 2>,
         pass: &Pass<B>,
         config: &ModelConfig,
-        cache: &mut LayerCache<B>,
+        cache: Option<&mut LayerCache<B>>,
     ) -> Tensor<B, 2> {
         let rows = h.dims()[0];
         let (heads, kv_heads, dim) =
@@ -294,11 +303,19 @@ impl<B: Kernels> Layer<B> {
         let q = pass.rotation.apply(q.reshape([rows, heads, dim])); // [T, nh, D]
         let k = pass.rotation.apply(k.reshape([rows, kv_heads, dim])); // [T, nkv, D]
         let v = v.reshape([rows, kv_heads, dim]);
-        let (k, v) = match cache.take() {
-            Some((past_k, past_v)) => (Tensor::cat(vec![past_k, k], 0), Tensor::cat(vec![past_v, v], 0)),
+        let (k, v) = match cache {
+            Some(cache) => {
+                let (k, v) = match cache.take() {
+                    Some((past_k, past_v)) => {
+                        (Tensor::cat(vec![past_k, k], 0), Tensor::cat(vec![past_v, v], 0))
+                    }
+                    None => (k, v),
+                };
+                *cache = Some((k.clone(), v.clone()));
+                (k, v)
+            }
             None => (k, v),
         };
-        *cache = Some((k.clone(), v.clone()));
         let scale = (dim as f32).sqrt().recip();
         let attended = kernels::attention(q, k, v, &pass.keys, scale); // [T, nh, D]
         self.o_proj.forward(attended.reshape([rows, heads * dim]), pass.perturb)

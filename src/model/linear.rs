@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::checkpoint::{Checkpoint, Weight};
+use crate::checkpoint::{Checkpoint, Values, Weight};
 use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::{self, DeviceWeight, Kernels};
@@ -36,9 +36,14 @@ impl<B: Kernels> Linear<B> {
         let weight_name = format!("{name}.weight");
         let parameter = trained.binary_search(&weight_name).ok().map(|index| index as u32);
         let weight = match checkpoint.weight(&weight_name)? {
-            Weight::Dense { shape, data } => {
-                let dense = Tensor::<B, 2>::from_data(TensorData::new(data, shape), (device, DType::F32));
-                LinearWeight::Dense(dense.cast(B::tensor_type(dtype)))
+            Weight::Dense { shape, values } => {
+                let data = match values {
+                    Values::F32(values) => TensorData::new(values, shape),
+                    Values::F16(values) => TensorData::new(values, shape),
+                    Values::Bf16(values) => TensorData::new(values, shape),
+                };
+                let kept = B::weight_type(data.dtype, dtype);
+                LinearWeight::Dense(Tensor::from_data(data.convert_dtype(kept), (device, kept)))
             }
             Weight::Packed(packed) => {
                 LinearWeight::Packed(DeviceWeight::upload(packed, parameter, dtype, device))
@@ -48,6 +53,7 @@ impl<B: Kernels> Linear<B> {
             true => Some(vector(checkpoint, &format!("{name}.bias"), device, dtype)?),
             false => None,
         };
+        checkpoint.release();
         Ok(Self { weight, bias })
     }
 
@@ -74,7 +80,7 @@ pub fn forward<B: Kernels, const N: usize>(
     let products = match all_packed(linears) {
         Some(weights) => kernels::linear(x, weights, perturb),
         None => linears.map(|linear| match &linear.weight {
-            LinearWeight::Dense(weight) => x.clone().matmul(weight.clone().transpose()),
+            LinearWeight::Dense(weight) => kernels::dense_linear(x.clone(), weight.clone()),
             LinearWeight::Packed(weight) => {
                 let [y] = kernels::linear(x.clone(), [weight], perturb);
                 y

@@ -14,10 +14,13 @@ use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::{Batch, Sequence, Target};
-use crate::device::{ComputeType, Device, with_backend};
+use crate::device::{ComputeType, Device, DtypeSpec, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::zo::perturbation::{Noise, Perturb};
+
+/// Bytes of f32 logits that exist at a time, of one kind.
+pub const LOGIT_BYTES: usize = 32 << 20;
 
 /// Sequences laid end to end, without padding, and what to score in them.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,9 @@ pub trait LanguageModel {
     /// The f32 master scales of a trained weight, `[out_features × groups]`.
     fn scales(&self, name: &str) -> Result<Vec<f32>>;
 
+    /// Their number.
+    fn scale_count(&self, name: &str) -> Result<usize>;
+
     /// Replaces them; the length must stay the same.
     fn set_scales(&mut self, name: &str, scales: Vec<f32>) -> Result<()>;
 
@@ -66,9 +72,22 @@ pub trait Session {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 
+/// The type that `spec` stands for on a device.
+///
 /// # Errors
 /// [`Error::Unsupported`] where the device has no such arithmetic.
-pub fn check_compute_type(device: &Device, dtype: ComputeType) -> Result<()> {
+pub fn compute_type(device: &Device, spec: DtypeSpec) -> Result<ComputeType> {
+    match spec {
+        // What rounding does to the projected gradient was measured here: scripts/fidelity.py.
+        DtypeSpec::Auto if device.is_host() && check(device, ComputeType::Bf16).is_ok() => {
+            Ok(ComputeType::Bf16)
+        }
+        DtypeSpec::Auto => Ok(ComputeType::F32),
+        DtypeSpec::Fixed(dtype) => check(device, dtype).map(|()| dtype),
+    }
+}
+
+fn check(device: &Device, dtype: ComputeType) -> Result<()> {
     let supported = with_backend!(device, |B, backend_device| B::supports(dtype, &backend_device));
     if supported {
         return Ok(());
@@ -83,7 +102,7 @@ pub fn load(
     dtype: ComputeType,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
-    check_compute_type(device, dtype)?;
+    check(device, dtype)?;
     with_backend!(device, |B, device| {
         Ok(Box::new(decoder::Decoder::<B>::load(checkpoint, device, dtype, progress)?))
     })

@@ -23,6 +23,16 @@ pub enum FloatType {
     BF16,
 }
 
+impl From<FloatType> for burn::tensor::DType {
+    fn from(dtype: FloatType) -> Self {
+        match dtype {
+            FloatType::F32 => Self::F32,
+            FloatType::F16 => Self::F16,
+            FloatType::BF16 => Self::BF16,
+        }
+    }
+}
+
 impl FloatType {
     /// The nearest value of this type (ties to even); infinite where it overflows.
     pub fn round(self, value: f32) -> f32 {

@@ -17,12 +17,15 @@ pub use run::{Metric, Metrics, RunDir};
 
 use crate::checkpoint::{Checkpoint, STAGING_PREFIX};
 use crate::data::tasks::Task;
-use crate::data::{Batch, Sampler, TokenizedDataset};
+use crate::data::{Batch, Load, Sampler, TokenizedDataset};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
 use crate::model::LanguageModel;
 use crate::zo::journal::{Header, Journal, Record, TornTail};
 use crate::zo::perturbation::{Perturb, step_seed};
+
+/// Steps whose batches are looked at to find the widest.
+const PLANNED_STEPS: u64 = 10_000;
 
 /// What a run trains on.
 pub struct Data {
@@ -301,6 +304,20 @@ impl State {
         }
         state
     }
+}
+
+/// The most that one forward pass of a run's training takes, for one sign of the perturbation.
+pub fn widest_batch(config: &TrainConfig, seed: u64, train: &TokenizedDataset) -> Load {
+    let mut loads = train.loads();
+    if config.max_steps > PLANNED_STEPS {
+        // Too many to go through: the longest rows that there are.
+        loads.sort_by_key(|load| std::cmp::Reverse(load.tokens));
+        return loads.into_iter().cycle().take(config.batch_size).sum();
+    }
+    let mut sampler = Sampler::new(seed, loads.len());
+    let mut batch = |step| sampler.batch(step * config.batch_size as u64, config.batch_size);
+    let batches = (0..config.max_steps).map(|step| batch(step).into_iter().map(|i| loads[i]).sum());
+    batches.fold(Load::default(), Load::max)
 }
 
 /// The old checkpoint goes only once the new one is whole. A run killed in between writes it again, so

@@ -3,51 +3,66 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
-use crate::checkpoint::STAGING_PREFIX;
+use crate::checkpoint::{STAGING_PREFIX, map};
 use crate::error::{Error, Result};
 use crate::model::LanguageModel;
 
 const STEP: &str = "step";
 const RUN: &str = "run";
+/// Name of the last tensor: BLAKE3 over the names, lengths and bytes of the others.
 const DIGEST: &str = "blake3";
 
-type NamedScales = Vec<(String, Vec<f32>)>;
+type NamedBytes<'a> = Vec<(String, &'a [u8])>;
 
-/// Writes the model's scales as they are after `step` steps of the run `run` (a hash that names it).
+/// Writes the model's scales as they are after `step` steps of the run `run` (a hash that names it), one
+/// weight in memory at a time.
 pub fn save(path: &Path, model: &dyn LanguageModel, step: u64, run: &str) -> Result<()> {
     let mut tensors = Vec::new();
+    let mut end = 0;
+    let mut add = |name: &str, dtype: Dtype, length: usize, bytes: usize| {
+        let info = TensorInfo { dtype, shape: vec![length], data_offsets: (end, end + bytes) };
+        tensors.push((name.to_string(), info));
+        end += bytes;
+    };
     for name in model.trained() {
-        tensors.push((name.clone(), model.scales(name)?));
+        let length = model.scale_count(name)?;
+        add(name, Dtype::F32, length, 4 * length);
     }
-    let digest = digest(tensors.iter().map(|(name, scales)| (name.as_str(), bytemuck::cast_slice(scales))));
-    let views = tensors
-        .iter()
-        .map(|(name, scales)| {
-            let view = TensorView::new(Dtype::F32, vec![scales.len()], bytemuck::cast_slice(scales));
-            view.map(|view| (name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>, _>>();
-    let metadata = [(STEP, step.to_string()), (RUN, run.to_string()), (DIGEST, digest)];
-    let metadata: HashMap<String, String> = metadata.map(|(k, v)| (k.to_string(), v)).into();
-    let bytes = views
-        .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(|error| Error::invalid(format!("{}: {error}", path.display()), ""))?;
-    write_atomically(path, &bytes)
+    add(DIGEST, Dtype::U8, blake3::OUT_LEN, blake3::OUT_LEN);
+    let about = [(STEP, step.to_string()), (RUN, run.to_string())];
+    let about: HashMap<String, String> = about.map(|(k, v)| (k.to_string(), v)).into();
+    let impossible = |what: String| Error::invalid(format!("{}: {what}", path.display()), "");
+    let header = Metadata::new(Some(about), tensors).map_err(|e| impossible(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| impossible(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let failed = || Error::io(path, "writing");
+    stream_atomically(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed())?;
+        file.write_all(&header).map_err(failed())?;
+        let mut digest = Digest::default();
+        for name in model.trained() {
+            let scales = model.scales(name)?;
+            let bytes = bytemuck::cast_slice(&scales);
+            digest.add(name, bytes);
+            file.write_all(bytes).map_err(failed())?;
+        }
+        file.write_all(&digest.finish()).map_err(failed())
+    })
 }
 
 /// Puts a snapshot's scales into the model and returns its step; `None` where there is no usable
 /// snapshot of this run up to `last_step`.
 pub fn restore(path: &Path, model: &mut dyn LanguageModel, last_step: u64, run: &str) -> Result<Option<u64>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "reading")(error)),
-    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = map(path)?;
     let Some((step, scales)) = parse(&bytes, run, model.trained()) else {
         tracing::warn!("{}: damaged or of another run; replaying the journal instead", path.display());
         return Ok(None);
@@ -57,51 +72,67 @@ pub fn restore(path: &Path, model: &mut dyn LanguageModel, last_step: u64, run: 
         return Ok(None);
     }
     for (name, scales) in scales {
-        model.set_scales(&name, scales)?;
+        model.set_scales(&name, bytemuck::pod_collect_to_vec(scales))?;
     }
     Ok(Some(step))
 }
 
-fn parse(bytes: &[u8], run: &str, trained: &[String]) -> Option<(u64, NamedScales)> {
+/// The step, and each weight's scales as bytes, where everything is as `save` wrote it.
+fn parse<'a>(bytes: &'a [u8], run: &str, trained: &[String]) -> Option<(u64, NamedBytes<'a>)> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let metadata = metadata.metadata().as_ref()?;
     let tensors = SafeTensors::deserialize(bytes).ok()?;
-    let views = trained.iter().map(|name| Some((name.as_str(), tensors.tensor(name).ok()?.data())));
-    let views: Vec<(&str, &[u8])> = views.collect::<Option<_>>()?;
-    if metadata.get(RUN)? != run || *metadata.get(DIGEST)? != digest(views.iter().copied()) {
+    let mut digest = Digest::default();
+    let mut scales = Vec::with_capacity(trained.len());
+    for name in trained {
+        let data = tensors.tensor(name).ok()?.data();
+        digest.add(name, data);
+        scales.push((name.clone(), data));
+    }
+    let stored = tensors.tensor(DIGEST).ok()?.data();
+    if metadata.get(RUN)? != run || stored != digest.finish() {
         return None;
     }
-    let scales = views.iter().map(|(name, data)| (name.to_string(), bytemuck::pod_collect_to_vec(data)));
-    Some((metadata.get(STEP)?.parse().ok()?, scales.collect()))
+    Some((metadata.get(STEP)?.parse().ok()?, scales))
 }
 
-fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
-    let mut hash = blake3::Hasher::new();
-    for (name, data) in tensors {
-        hash.update(name.as_bytes());
-        hash.update(&(data.len() as u64).to_le_bytes());
-        hash.update(data);
+#[derive(Default)]
+struct Digest(blake3::Hasher);
+
+impl Digest {
+    fn add(&mut self, name: &str, data: &[u8]) {
+        self.0.update(name.as_bytes());
+        self.0.update(&(data.len() as u64).to_le_bytes());
+        self.0.update(data);
     }
-    hash.finalize().to_hex().to_string()
+
+    fn finish(&self) -> [u8; blake3::OUT_LEN] {
+        *self.0.finalize().as_bytes()
+    }
 }
 
 /// A whole file or the old one: temporary file in the same directory, fsync, rename, fsync directory.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path, "writing")))
+}
+
+fn stream_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let failed = || Error::io(path, "writing");
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(STAGING_PREFIX);
-        #[cfg(unix)]
-        {
-            // The default, 0600, would outlive the rename.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(directory)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(Error::io(path, "writing"))
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(STAGING_PREFIX);
+    #[cfg(unix)]
+    {
+        // The default, 0600, would outlive the rename.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let file = builder.tempfile_in(directory).map_err(failed())?;
+    let mut buffered = BufWriter::new(file.as_file());
+    write(&mut buffered)?;
+    buffered.flush().map_err(failed())?;
+    drop(buffered);
+    file.as_file().sync_all().map_err(failed())?;
+    file.persist(path).map_err(|error| failed()(error.error))?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed())
 }

@@ -22,12 +22,14 @@ use rayon::prelude::*;
 use super::config::ModelConfig;
 use super::publish::{self, Staging};
 use super::safetensors::missing;
-use super::{ScaleSource, TensorSummary, Weight};
+use super::{Layout, ScaleSource, TensorSummary, Values, Weight};
 use crate::data::tokenizer::GgufVocab;
+use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::words_per_row;
 use crate::kernels::packed::{Levels, PackedWeight};
-use blocks::BLOCK;
+use crate::quant::rtn::FloatType;
+use blocks::{BLOCK, GgmlType};
 use header::{Header, TensorInfo};
 use names::RowOrder;
 
@@ -75,7 +77,7 @@ impl Gguf {
         Ok((gguf, config))
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &Mmap {
         &self.bytes
     }
 
@@ -129,11 +131,18 @@ impl Gguf {
     pub fn weight(&self, name: &str) -> Result<Weight> {
         let stored = self.stored(name)?;
         let [out_features, in_features] = stored.matrix()?;
-        let Some(bits) = stored.info.kind.quantized_bits() else {
-            return Ok(Weight::Dense { shape: [out_features, in_features], data: self.dense(name)? });
+        let kind = stored.info.kind;
+        let Some(bits) = kind.quantized_bits() else {
+            let rows: Vec<&[u8]> = (0..out_features).map(|row| stored.row(row)).collect();
+            let values = match kind {
+                GgmlType::Float(dtype) => Values::read(dtype, &rows.concat()),
+                _ => Values::F32(self.dense(name)?),
+            };
+            return Ok(Weight::Dense { shape: [out_features, in_features], values });
         };
         let words = words_per_row(in_features, bits);
         let mut codes = vec![0u32; out_features * words];
+        host::prefer_huge_pages(&mut codes);
         codes
             .par_chunks_mut(words)
             .enumerate()
@@ -149,6 +158,18 @@ impl Gguf {
             scales,
             levels,
         }))
+    }
+
+    pub fn layout(&self, name: &str) -> Result<Layout> {
+        let kind = self.stored(name)?.info.kind;
+        Ok(match (kind, kind.quantized_bits()) {
+            (_, Some(bits)) => {
+                let level_bytes = if kind.zero().is_some() { 0 } else { 4 };
+                Layout::Packed { bits, group_size: BLOCK, level_bytes }
+            }
+            (GgmlType::Float(dtype), None) => Layout::Dense(dtype),
+            (_, None) => Layout::Dense(FloatType::F32),
+        })
     }
 
     pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {

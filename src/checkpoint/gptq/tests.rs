@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::checkpoint::safetensors::Writer;
 
-const SCHEME: Scheme = Scheme { bits: 4, group_size: None, zeros_minus_one: true };
+const SCHEME: Scheme = Scheme { bits: 4, group_size: None, zeros_minus_one: true, symmetric: false };
 
 fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
@@ -79,6 +79,9 @@ fn settings_are_read_with_their_defaults() {
     let parse = |json| Scheme::parse(Path::new("config.json"), &json);
     assert_eq!(parse(json!({"bits": 4, "group_size": -1})).unwrap(), SCHEME);
     let v2 = parse(json!({"bits": 3, "group_size": 64, "checkpoint_format": "gptq_v2", "dynamic": {}}));
-    assert_eq!(v2.unwrap(), Scheme { bits: 3, group_size: Some(64), zeros_minus_one: false });
+    assert_eq!(
+        v2.unwrap(),
+        Scheme { bits: 3, group_size: Some(64), zeros_minus_one: false, symmetric: false }
+    );
     assert!(parse(json!({"bits": 4})).is_err());
 }

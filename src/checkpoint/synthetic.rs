@@ -1,0 +1,210 @@
+//! Random weights of a known model's shape, made when they are asked for and packed from the start: so
+//! that speed and memory can be measured at any size without a download.
+
+use std::fmt;
+use std::str::FromStr;
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::config::ModelConfig;
+use super::float::Values;
+use super::safetensors::missing;
+use super::{Layout, TensorSummary, Weight};
+use crate::device::host;
+use crate::error::{Error, Result};
+use crate::kernels::packed::{Levels, PackedWeight, words_per_row};
+use crate::quant::rtn::FloatType;
+
+/// The dimensions of a published model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Of a few million weights, to see that things run.
+    Tiny,
+    Llama2_7b,
+    Llama2_13b,
+    Qwen25_32b,
+    Llama3_70b,
+}
+
+const NAMES: [(&str, Shape); 5] = [
+    ("tiny", Shape::Tiny),
+    ("llama2-7b", Shape::Llama2_7b),
+    ("llama2-13b", Shape::Llama2_13b),
+    ("qwen2.5-32b", Shape::Qwen25_32b),
+    ("llama3-70b", Shape::Llama3_70b),
+];
+
+impl Shape {
+    pub fn config(self) -> ModelConfig {
+        // Layers, hidden, intermediate, heads, key/value heads, vocabulary.
+        let [layers, hidden, inner, heads, kv_heads, vocab] = match self {
+            Self::Tiny => [2, 256, 704, 4, 2, 1024],
+            Self::Llama2_7b => [32, 4096, 11008, 32, 32, 32000],
+            Self::Llama2_13b => [40, 5120, 13824, 40, 40, 32000],
+            Self::Qwen25_32b => [64, 5120, 27648, 40, 8, 152_064],
+            Self::Llama3_70b => [80, 8192, 28672, 64, 8, 128_256],
+        };
+        ModelConfig {
+            architecture: "LlamaForCausalLM".to_string(),
+            vocab_size: vocab,
+            hidden_size: hidden,
+            intermediate_size: inner,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim: hidden / heads,
+            max_position_embeddings: 131_072,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: None,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            mlp_bias: false,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAMES.iter().find(|(_, shape)| shape == self).map_or("?", |(name, _)| name))
+    }
+}
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, shape)| *shape).ok_or_else(|| {
+            let names = NAMES.map(|(name, _)| name).join(", ");
+            format!("no such shape: `{text}` (expected {names})")
+        })
+    }
+}
+
+pub struct Synthetic {
+    /// Byte-sorted.
+    tensors: Vec<(String, Vec<usize>)>,
+    linears: Vec<String>,
+    bits: u32,
+    group_size: usize,
+}
+
+impl Synthetic {
+    pub fn new(config: &ModelConfig, bits: u32, group_size: usize) -> Self {
+        let mut tensors: Vec<_> = config.tensors().collect();
+        tensors.sort_unstable();
+        Self { tensors, linears: config.block_linears(), bits, group_size }
+    }
+
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.tensors[self.index(name)?].1.clone())
+    }
+
+    pub fn tensors(&self) -> Vec<TensorSummary> {
+        let summary = |(name, shape): &(String, Vec<usize>)| {
+            let elements: usize = shape.iter().product();
+            let (dtype, bytes) = match self.is_packed(name) {
+                true => (format!("random {}-bit", self.bits), elements * self.bits as usize / 8),
+                false => ("F16".to_string(), elements * 2),
+            };
+            TensorSummary::new(name, name, dtype, shape, bytes)
+        };
+        self.tensors.iter().map(summary).collect()
+    }
+
+    pub fn weight(&self, name: &str) -> Result<Weight> {
+        let index = self.index(name)?;
+        let &[out_features, in_features] = &self.tensors[index].1[..] else {
+            return Err(Error::tensor("random weights", name, "is no matrix"));
+        };
+        if !self.is_packed(name) {
+            let mut values = vec![f16::ZERO; out_features * in_features];
+            values.par_chunks_mut(in_features).enumerate().for_each(|(row, values)| {
+                let mut random = Random::new(index, row);
+                values.iter_mut().for_each(|value| *value = f16::from_f32(random.float()));
+            });
+            return Ok(Weight::Dense { shape: [out_features, in_features], values: Values::F16(values) });
+        }
+        let words = words_per_row(in_features, self.bits);
+        let mut codes = vec![0u32; out_features * words];
+        host::prefer_huge_pages(&mut codes);
+        codes.par_chunks_mut(words).enumerate().for_each(|(row, codes)| {
+            let mut random = Random::new(index, row);
+            codes.iter_mut().for_each(|word| *word = random.word());
+        });
+        let groups = in_features.div_ceil(self.group_size);
+        // Activations keep their size from layer to layer.
+        let scale = 1.0 / ((1u32 << (self.bits - 1)) as f32 * (in_features as f32 / 3.0).sqrt());
+        Ok(Weight::Packed(PackedWeight {
+            out_features,
+            in_features,
+            bits: self.bits,
+            group_size: self.group_size,
+            codes,
+            scales: vec![scale; out_features * groups],
+            levels: Levels::Zero(1 << (self.bits - 1)),
+        }))
+    }
+
+    pub fn layout(&self, name: &str) -> Result<Layout> {
+        self.index(name)?;
+        Ok(match self.is_packed(name) {
+            true => Layout::Packed { bits: self.bits, group_size: self.group_size, level_bytes: 0 },
+            false => Layout::Dense(FloatType::F16),
+        })
+    }
+
+    pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
+        let index = self.index(name)?;
+        match &self.tensors[index].1[..] {
+            // Norms and biases.
+            &[length] => Ok(vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; length]),
+            _ => Err(Error::tensor("random weights", name, "is made row by row")),
+        }
+    }
+
+    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+        let index = self.index(name)?;
+        let width = self.tensors[index].1.last().copied().unwrap_or(0);
+        let row = |&row: &u32| {
+            let mut random = Random::new(index, row as usize);
+            (0..width).map(move |_| random.float()).collect::<Vec<_>>()
+        };
+        Ok(rows.iter().flat_map(row).collect())
+    }
+
+    fn is_packed(&self, name: &str) -> bool {
+        self.linears.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        let found = self.tensors.binary_search_by(|(known, _)| known.as_str().cmp(name));
+        let names = self.tensors.iter().map(|(name, _)| name.as_str());
+        found.map_err(|_| missing("random weights".as_ref(), name, names))
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014), one stream per row.
+struct Random(u64);
+
+impl Random {
+    fn new(tensor: usize, row: usize) -> Self {
+        Self(((tensor as u64) << 32 | row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z >> 32) as u32
+    }
+
+    /// Uniform in [−0.05, 0.05): about as large as embeddings are.
+    fn float(&mut self) -> f32 {
+        (self.word() >> 8) as f32 / (1 << 24) as f32 * 0.1 - 0.05
+    }
+}

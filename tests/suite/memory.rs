@@ -1,0 +1,57 @@
+//! Memory: what is planned is what is taken, and what cannot fit is refused before anything is loaded.
+
+use crate::support::Workplace;
+use crate::support::training::Training;
+
+/// The tiny models are dwarfed by the program itself, so a shape is measured whose weights and activations
+/// are not.
+#[test]
+fn the_peak_of_a_shapes_steps_is_the_plan() {
+    let place = Workplace::new();
+    for tokens in ["512", "16384"] {
+        let report = place
+            .qzo([
+                "bench", "--shape", "tiny", "--steps", "1", "--tokens", tokens, "--device", "cpu", "--json",
+            ])
+            .json();
+        let bytes = |key: &str| report[key].as_f64().unwrap();
+        // A model of this size is as small as the allocator's margins: at 7 GB they no longer count.
+        let (difference, margin) = (bytes("peak_bytes") - bytes("plan_bytes"), 4e6);
+        assert!(difference.abs() < 0.05 * bytes("plan_bytes") + margin, "{tokens} tokens: {report}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_each_part_takes() {
+    let training = Training::tiny("max_steps = 5");
+    let plan = training.place.qzo(["plan", "--config", "run.toml", "--json"]).json();
+    let parts = plan["parts"].as_object().unwrap();
+    let sum: u64 = parts.values().map(|bytes| bytes.as_u64().unwrap()).sum();
+    assert_eq!(plan["total_bytes"], sum);
+    for part in ["codes", "scales", "activations", "logits", "workspace", "program"] {
+        assert!(parts[part].as_u64().unwrap() > 0, "{part}: {plan}");
+    }
+    assert_eq!(plan["fits"], true);
+    assert!(plan["batch"]["tokens"].as_u64().unwrap() >= 4);
+}
+
+#[test]
+fn what_cannot_fit_is_refused_with_a_batch_that_does() {
+    let training = Training::tiny("max_steps = 1\neval_steps = 0");
+    let plan = training.place.qzo(["plan", "--config", "run.toml", "--json"]).json();
+    let Some(available) = plan["available_bytes"].as_u64() else {
+        eprintln!("SKIPPED: this system does not tell how much memory is free");
+        return;
+    };
+    let row = plan["parts"]["activations"].as_u64().unwrap() / 4;
+    let batch = &format!("train.batch_size={}", 4 * available / row);
+    let plan = training.place.qzo(["plan", "--config", "run.toml", "--json", "--set", batch]).json();
+    assert_eq!(plan["fits"], false, "{plan}");
+    let refused = training.finetune("run", &["--set", batch]).refused(&["needs", "free"]);
+    assert!(refused.stderr.contains("set train.batch_size = "), "{refused:#?}");
+    assert!(!training.out("run").exists(), "{refused:#?}");
+    let fitting = plan["help"].as_str().unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    let fitting = format!("train.batch_size={fitting}");
+    let plan = training.place.qzo(["plan", "--config", "run.toml", "--json", "--set", &fitting]).json();
+    assert_eq!(plan["fits"], true, "{plan}");
+}
