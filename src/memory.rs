@@ -19,6 +19,8 @@ use crate::quant::rtn::FloatType;
 pub struct Workload {
     pub train: Load,
     pub evaluation: Load,
+    /// Whether the weights come from files, whose pages are in memory while a tensor is read.
+    pub reads_files: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -121,7 +123,8 @@ pub fn plan(
         None => {
             let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
             let later = parts.activations + parts.logits + parts.evaluation;
-            largest.saturating_sub(later).max(threads * THREAD_BYTES)
+            let loading = if workload.reads_files { largest.saturating_sub(later) } else { 0 };
+            loading.max(threads * THREAD_BYTES)
         }
     };
     parts.program = match device.is_host() {

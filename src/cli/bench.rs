@@ -107,9 +107,11 @@ fn shaped(args: &BenchArgs, shape: Shape, common: &Common) -> Result<()> {
     let dtype = common.compute_type(&device)?;
     let checkpoint = Arc::new(Checkpoint::synthetic(shape, args.bits, args.group_size));
     let batch = made_up_batch(args.tokens, args.seq_length, checkpoint.config().vocab_size as u32);
-    let train = if args.steps > 0 { batch.load() } else { Load::default() };
-    let workload =
-        Workload { train, evaluation: if args.steps > 0 { Load::default() } else { batch.load() } };
+    let (train, evaluation) = match args.steps {
+        0 => (Load::default(), batch.load()),
+        _ => (batch.load(), Load::default()),
+    };
+    let workload = Workload { train, evaluation, reads_files: false };
     let plan = plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)?;
     if let Some(available) = plan.available_bytes.filter(|_| !plan.fits()) {
         let what = format!("{shape} needs {} bytes, but {device} has {available} free", plan.total_bytes);

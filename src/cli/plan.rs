@@ -107,6 +107,7 @@ impl Planner<'_> {
         Workload {
             train: widest_batch(&train, self.config.seed, &self.data.train),
             evaluation: self.data.dev.as_ref().map(widest_pass).unwrap_or_default(),
+            reads_files: true,
         }
     }
 
