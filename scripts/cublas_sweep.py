@@ -76,15 +76,15 @@ def main() -> None:
     keys = ("dtype", "rows", "out_features", "in_features", "tflops")
     cublas = [dict(zip(keys, (*at, t))) for at, t in tflops.items()]
     result = {"torch": torch.__version__, "cublas": cublas, "shares": []}
-    print("| tokens | out | in | qzo TFLOP/s | cuBLAS TFLOP/s | share |", file=sys.stderr)
-    print("|---|---|---|---|---|---|", file=sys.stderr)
+    print("| tokens | out | in | path | qzo TFLOP/s | cuBLAS TFLOP/s | share |", file=sys.stderr)
+    print("|---|---|---|---|---|---|---|", file=sys.stderr)
     for at, row in zip(joined, report["matmul"]):
         if at in tflops:
             ours, share = row["gflops"] / 1e3, row["gflops"] / 1e3 / tflops[at]
-            sizes = (row["tokens"], row["out_features"], row["in_features"])
-            named = dict(zip(("tokens", "out_features", "in_features"), sizes))
+            sizes = (row["tokens"], row["out_features"], row["in_features"], row["path"])
+            named = dict(zip(("tokens", "out_features", "in_features", "path"), sizes))
             result["shares"].append(named | {"share": share})
-            row = "| {} | {} | {} |".format(*sizes)
+            row = "| {} | {} | {} | {} |".format(*sizes)
             print(row, f"{ours:.3g} | {tflops[at]:.3g} | {share:.0%} |", file=sys.stderr)
     print(json.dumps(result))
 
