@@ -121,7 +121,7 @@ pub fn plan(
         Some(_) => largest,
         // While a tensor is loaded, its pages of the file are in memory, too; but nothing else yet.
         None => {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+            let threads = rayon::current_num_threads() as u64;
             let later = parts.activations + parts.logits + parts.evaluation;
             let loading = if workload.reads_files { largest.saturating_sub(later) } else { 0 };
             loading.max(threads * THREAD_BYTES)

@@ -1,7 +1,7 @@
 //! Memory: what is planned is what is taken, and what cannot fit is refused before anything is loaded.
 
-use crate::support::Workplace;
 use crate::support::training::Training;
+use crate::support::{Answer, Workplace};
 
 /// The tiny models are dwarfed by the program itself, so a shape is measured whose weights and activations
 /// are not.
@@ -9,11 +9,11 @@ use crate::support::training::Training;
 fn the_peak_of_a_shapes_steps_is_the_plan() {
     let place = Workplace::new();
     for tokens in ["512", "16384"] {
-        let report = place
-            .qzo([
-                "bench", "--shape", "tiny", "--steps", "1", "--tokens", tokens, "--device", "cpu", "--json",
-            ])
-            .json();
+        let mut command = place.command();
+        command.args([
+            "bench", "--shape", "tiny", "--steps", "1", "--tokens", tokens, "--device", "cpu", "--json",
+        ]);
+        let report = Answer::of(command.env("RAYON_NUM_THREADS", "2")).json();
         let bytes = |key: &str| report[key].as_f64().unwrap();
         // A model of this size is as small as the allocator's margins: at 7 GB they no longer count.
         let (difference, margin) = (bytes("peak_bytes") - bytes("plan_bytes"), 4e6);
