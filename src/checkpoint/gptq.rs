@@ -195,7 +195,7 @@ impl<'a> Layer<'a> {
         });
         let (scales, levels) = (self.scales()?, self.levels());
         let (bits, group_size) = (self.bits, self.group_size);
-        Ok(PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels })
+        Ok(PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels, order: None })
     }
 
     /// What the file can hold of `scales` (`[out, groups]`).

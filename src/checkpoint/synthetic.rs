@@ -147,6 +147,7 @@ impl Synthetic {
             codes,
             scales: vec![scale; out_features * groups],
             levels: Levels::Zero(1 << (self.bits - 1)),
+            order: None,
         }))
     }
 

@@ -39,6 +39,7 @@ pub fn time_linear<B: Kernels>(
         codes,
         scales,
         levels: Levels::Zero(8),
+        order: None,
     };
     let weight = DeviceWeight::<B>::upload(weight, Some(0), compute, device);
     let (kind, mode) = (Perturbation::Gaussian, ScaleMode::Relative);

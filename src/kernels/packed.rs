@@ -3,13 +3,23 @@
 //! ```text
 //! row o of the weight (out_features rows, Hugging Face order)
 //!
-//! codes   | c0 c1 c2 … c(in-1) pad |   `bits` bits each, low bits of a u32 word first, a code may
-//!         | w0 w1 …  w(words-1)    |   straddle two words (3 bits); each row starts a new word
-//! scales  | s0        s1       …   |   one f32 per group of `group_size` input features, the last
-//! levels  | zero or minimum a group|   group of a row may be short
+//! codes   | c0 c1 c2 …           pad |   `bits` bits each, low bits of a u32 word first, a code may
+//!         | w0 w1 …  w(words-1)      |   straddle two words; each row starts a new word
+//! scales  | s0        s1       …     |   one f32 per group of `group_size` input features, the last
+//! levels  | zero or minimum a group  |   group of a row may be short
 //!
 //! weight[o, i] = scales[o, i / group_size] · level(code[o, i])
 //! ```
+//!
+//! With a codebook of vectors, `width` neighbouring features share a place in the stream of codes, which
+//! holds one code for each of its `books`: their entries are added.
+//!
+//! ```text
+//! weight[o, v·width + j] = scales[o, v·width / group_size] · Σ_b entries[b, code[o, v·books + b], j]
+//! ```
+//!
+//! Where the features are quantized in another order than the model's, `order` says which feature of the
+//! input stands at each place: `y[o] = Σ_i weight[o, i] · x[order[i]]`.
 
 /// What a code stands for before the scale multiplies it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +32,25 @@ pub enum Levels {
     /// group moves as a whole. Where the scale is 0 the group is constant: the weight *is* the minimum.
     /// Length: out_features × groups.
     Minimum(Vec<f32>),
-    /// `codebook[code]`. Length: 2^bits.
-    Codebook(Vec<f32>),
+    Codebook(Codebook),
+}
+
+/// The same for the whole weight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codebook {
+    /// Features that share a code; divides the group size and the row.
+    pub width: usize,
+    /// Codes that are added for each vector.
+    pub books: usize,
+    /// `[books, 2^bits, width]`
+    pub entries: Vec<f32>,
+}
+
+impl Codebook {
+    /// One level for each code.
+    pub fn scalar(levels: Vec<f32>) -> Self {
+        Self { width: 1, books: 1, entries: levels }
+    }
 }
 
 /// A quantized matrix `[out_features, in_features]`; see the drawing above.
@@ -31,7 +58,7 @@ pub enum Levels {
 pub struct PackedWeight {
     pub out_features: usize,
     pub in_features: usize,
-    /// 2, 3, 4 or 8.
+    /// Of a code. 2, 3, 4 or 8; with a codebook 1 to 16.
     pub bits: u32,
     /// Input features per group; `groups()` rounds up.
     pub group_size: usize,
@@ -40,6 +67,8 @@ pub struct PackedWeight {
     /// `[out_features, groups]`, f32 master copy.
     pub scales: Vec<f32>,
     pub levels: Levels,
+    /// The input feature at each place of a row; `None`: their own order. Length: in_features.
+    pub order: Option<Vec<u32>>,
 }
 
 impl PackedWeight {
@@ -48,37 +77,59 @@ impl PackedWeight {
     }
 
     pub fn words_per_row(&self) -> usize {
-        words_per_row(self.in_features, self.bits)
+        words_per_row(self.codes_per_row(), self.bits)
     }
 
-    /// The code at `[row, column]`.
-    pub fn code(&self, row: usize, column: usize) -> u32 {
-        let words = &self.codes[row * self.words_per_row()..(row + 1) * self.words_per_row()];
-        get_code(words, column, self.bits)
-    }
-
-    /// The weight at `[row, column]`: the plain definition that every kernel is tested against.
-    pub fn value(&self, row: usize, column: usize) -> f32 {
-        let group = row * self.groups() + column / self.group_size;
-        let (scale, code) = (self.scales[group], self.code(row, column));
+    pub fn codes_per_row(&self) -> usize {
         match &self.levels {
-            Levels::Zero(zero) => scale * (code as f32 - f32::from(*zero)),
-            Levels::Zeros(zeros) => scale * (code as f32 - f32::from(zeros[group])),
-            Levels::Minimum(minimum) if scale == 0.0 => minimum[group],
-            Levels::Minimum(minimum) => scale * (code as f32 + minimum[group]),
-            Levels::Codebook(codebook) => scale * codebook[code as usize],
+            Levels::Codebook(codebook) => self.in_features / codebook.width * codebook.books,
+            Levels::Zero(_) | Levels::Zeros(_) | Levels::Minimum(_) => self.in_features,
         }
     }
 
-    /// All weights, row-major.
+    /// Code number `index` of a row.
+    pub fn code(&self, row: usize, index: usize) -> u32 {
+        let words = &self.codes[row * self.words_per_row()..(row + 1) * self.words_per_row()];
+        get_code(words, index, self.bits)
+    }
+
+    /// The weight at a place of a row: the plain definition that every kernel is tested against.
+    pub fn value(&self, row: usize, place: usize) -> f32 {
+        let group = row * self.groups() + place / self.group_size;
+        let scale = self.scales[group];
+        let code = || self.code(row, place) as f32;
+        match &self.levels {
+            Levels::Zero(zero) => scale * (code() - f32::from(*zero)),
+            Levels::Zeros(zeros) => scale * (code() - f32::from(zeros[group])),
+            Levels::Minimum(minimum) if scale == 0.0 => minimum[group],
+            Levels::Minimum(minimum) => scale * (code() + minimum[group]),
+            Levels::Codebook(Codebook { width, books, entries }) => {
+                let (vector, j) = (place / width, place % width);
+                let entry = |book: usize| {
+                    let code = self.code(row, vector * books + book) as usize;
+                    entries[((book << self.bits) + code) * width + j]
+                };
+                scale * (0..*books).map(entry).sum::<f32>()
+            }
+        }
+    }
+
+    /// All weights, row-major, the features in the model's order.
     pub fn to_dense(&self) -> Vec<f32> {
         let columns = self.in_features;
-        (0..self.out_features * columns).map(|i| self.value(i / columns, i % columns)).collect()
+        let mut dense = vec![0.0; self.out_features * columns];
+        for (row, dense) in dense.chunks_exact_mut(columns.max(1)).enumerate() {
+            for place in 0..columns {
+                let feature = self.order.as_ref().map_or(place, |order| order[place] as usize);
+                dense[feature] = self.value(row, place);
+            }
+        }
+        dense
     }
 }
 
-pub fn words_per_row(in_features: usize, bits: u32) -> usize {
-    (in_features * bits as usize).div_ceil(32)
+pub fn words_per_row(codes: usize, bits: u32) -> usize {
+    (codes * bits as usize).div_ceil(32)
 }
 
 /// Code number `index` of a bit stream of `bits`-wide codes, low bits first.

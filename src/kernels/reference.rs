@@ -8,7 +8,7 @@ use super::{
     step,
 };
 use crate::device::ComputeType;
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{Codebook, Levels, PackedWeight};
 use crate::kernels::packed::{put_code, words_per_row};
 use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 use crate::zo::philox::philox4x32_10;
@@ -55,9 +55,18 @@ fn random_weight(
         0 => Levels::Zero(1 << (bits - 1)),
         1 => Levels::Zeros((0..out * groups).map(|_| (rng.word() >> (32 - bits)) as u8).collect()),
         2 => Levels::Minimum((0..out * groups).map(|_| 8.0 * rng.float()).collect()),
-        _ => Levels::Codebook(rng.floats(1 << bits)),
+        _ => Levels::Codebook(Codebook::scalar(rng.floats(1 << bits))),
     };
-    PackedWeight { out_features: out, in_features: input, bits, group_size, codes, scales, levels }
+    PackedWeight {
+        out_features: out,
+        in_features: input,
+        bits,
+        group_size,
+        codes,
+        scales,
+        levels,
+        order: None,
+    }
 }
 
 fn perturbed(weight: &PackedWeight, parameter: u32, noise: Noise) -> PackedWeight {

@@ -44,7 +44,8 @@ impl<B: Backend> DeviceWeight<B> {
         compute: ComputeType,
         device: &B::Device,
     ) -> Self {
-        let PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels } = weight;
+        let PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels, order: _ } =
+            weight;
         let levels = match levels {
             Levels::Zero(zero) => DeviceLevels::Zero(zero),
             Levels::Zeros(mut zeros) => {
@@ -54,7 +55,7 @@ impl<B: Backend> DeviceWeight<B> {
                 DeviceLevels::Zeros(upload_words(words, device))
             }
             Levels::Minimum(minimum) => DeviceLevels::Minimum(upload_floats(minimum, device)),
-            Levels::Codebook(codebook) => DeviceLevels::Codebook(upload_floats(codebook, device)),
+            Levels::Codebook(codebook) => DeviceLevels::Codebook(upload_floats(codebook.entries, device)),
         };
         Self {
             out_features,

@@ -114,7 +114,16 @@ pub fn quantize(weight: &[f32], shape: [usize; 2], options: RtnOptions) -> Resul
         true => Levels::Zero(1 << (options.bits - 1)),
         false => Levels::Zeros(zeros),
     };
-    Ok(PackedWeight { out_features, in_features, bits: options.bits, group_size, codes, scales, levels })
+    Ok(PackedWeight {
+        out_features,
+        in_features,
+        bits: options.bits,
+        group_size,
+        codes,
+        scales,
+        levels,
+        order: None,
+    })
 }
 
 const BAD_WEIGHT: &str = "the checkpoint holds a weight that cannot be quantized; fetch it again, or use \

@@ -157,6 +157,7 @@ impl Gguf {
             codes,
             scales,
             levels,
+            order: None,
         }))
     }
 

@@ -121,6 +121,7 @@ mod tests {
                 codes: vec![0; out * words_per_row(input, 3)],
                 scales: vec![1.0; parts * out * input.div_ceil(24)],
                 levels: Levels::Zero(4),
+                order: None,
             };
             let weight = DeviceWeight::<Wgpu>::upload(weight, None, ComputeType::F32, &device);
             let x = TensorData::new(vec![1.0f32; parts * rows * input], [parts, rows, input]);
