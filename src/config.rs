@@ -116,7 +116,9 @@ impl Config {
             let other = beside.join(path);
             (path.is_relative() && !path.exists() && other.exists()).then_some(other)
         };
-        for path in [&mut self.data.train, &mut self.data.dev].into_iter().flatten() {
+        let calibration = self.quantize.as_mut().and_then(|quantize| quantize.calibration.as_mut());
+        let data = [&mut self.data.train, &mut self.data.dev].into_iter().flatten();
+        for path in data.chain(calibration) {
             if let Some(found) = find(path) {
                 *path = found;
             }

@@ -17,7 +17,7 @@
 //! | [`quant`] | one matrix → a packed weight |
 //! | [`checkpoint`] | files ↔ weights, one file per format |
 //! | [`model`] | forward passes |
-//! | [`generate`], [`eval`], [`memory`] | text and measurements from a model, and what it takes to hold one |
+//! | [`generate`], [`calibrate`], [`eval`], [`memory`] | text and measurements from a model, its quantization block by block, and what it takes to hold one |
 //! | [`train`] | the loop, the run directory, replay |
 //! | [`config`] | every room's settings, read in one pass |
 //! | [`cli`] | one file per subcommand; the only room that prints |
@@ -34,6 +34,7 @@ pub mod quant;
 pub mod checkpoint;
 pub mod model;
 pub mod generate;
+pub mod calibrate;
 pub mod eval;
 pub mod memory;
 pub mod train;

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::kernels::Kernels;
 use crate::kernels::packed::words_per_row;
 use crate::model::LOGIT_BYTES;
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 
 /// The widest passes of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 
 /// Values in the type they are stored in.
 #[derive(Debug, Clone, PartialEq)]

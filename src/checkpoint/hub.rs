@@ -22,13 +22,35 @@ pub fn locate(model: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_path_buf());
     }
-    let id = HubId::parse(model).ok_or_else(|| {
+    let id = HubId::parse(model, &[".gguf"]).ok_or_else(|| {
         Error::invalid(
             format!("{model}: no such file or directory"),
             "give a directory, a .gguf file, or a Hugging Face id such as org/name",
         )
     })?;
-    let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision);
+    find(model, RepoType::Model, id, on_download)
+}
+
+/// The local path of a text: a file, or `org/name/file.txt` (or .jsonl) of a dataset on the hub.
+///
+/// # Errors
+/// As in [`locate`].
+pub fn locate_text(text: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
+    let path = Path::new(text);
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    let id = HubId::parse(text, &[".txt", ".jsonl"]).filter(|id| id.file.is_some()).ok_or_else(|| {
+        Error::invalid(
+            format!("{text}: no such file"),
+            "give a text or JSONL file, or one of a Hugging Face dataset, as in org/name/file.jsonl",
+        )
+    })?;
+    find(text, RepoType::Dataset, id, on_download)
+}
+
+fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> Result<PathBuf> {
+    let repo = Repo::with_revision(id.repo.clone(), kind, id.revision);
     let cached = cache().repo(repo.clone());
     if is_offline() {
         let found = cached.get(id.file.as_deref().unwrap_or("config.json")).ok_or_else(|| {
@@ -158,7 +180,8 @@ struct HubId {
 }
 
 impl HubId {
-    fn parse(text: &str) -> Option<Self> {
+    /// `endings`: of the files that may be named.
+    fn parse(text: &str, endings: &[&str]) -> Option<Self> {
         let (org, rest) = text.split_once('/')?;
         let (name, file) = match rest.split_once('/') {
             Some((name, file)) => (name, Some(file)),
@@ -169,7 +192,7 @@ impl HubId {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
         };
-        let file_ok = file.is_none_or(|f| f.ends_with(".gguf") && f.split('/').all(plain));
+        let file_ok = file.is_none_or(|f| endings.iter().any(|e| f.ends_with(e)) && f.split('/').all(plain));
         (plain(org) && plain(name) && plain(revision) && file_ok).then(|| Self {
             repo: format!("{org}/{name}"),
             revision: revision.to_string(),
@@ -188,13 +211,16 @@ mod tests {
 
     #[test]
     fn hub_ids_name_a_repository_a_revision_or_a_file() {
-        assert_eq!(HubId::parse("org/name"), id("org/name", "main", None));
-        assert_eq!(HubId::parse("org/name@v1.0"), id("org/name", "v1.0", None));
-        assert_eq!(HubId::parse("org/name/x.Q4_0.gguf"), id("org/name", "main", Some("x.Q4_0.gguf")));
+        assert_eq!(HubId::parse("org/name", &[".gguf"]), id("org/name", "main", None));
+        assert_eq!(HubId::parse("org/name@v1.0", &[".gguf"]), id("org/name", "v1.0", None));
+        assert_eq!(
+            HubId::parse("org/name/x.Q4_0.gguf", &[".gguf"]),
+            id("org/name", "main", Some("x.Q4_0.gguf"))
+        );
         for not in
             ["name", "./name", "/abs/path", "org/", "../x", "org/name/config.json", "a/../b.gguf", "a b/c"]
         {
-            assert_eq!(HubId::parse(not), None, "{not}");
+            assert_eq!(HubId::parse(not, &[".gguf"]), None, "{not}");
         }
     }
 }

@@ -1,34 +1,25 @@
 //! A Hugging Face directory: config.json and safetensors files, the linears dense or quantized.
-//! Where it is quantized, the scheme's own file knows the tensors (`gptq`).
+//! Where it is quantized, its scheme knows the tensors.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use super::config::ModelConfig;
 use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::publish::{self, Staging};
 use super::safetensors::{Shards, Tensor, missing};
-use super::{Layout, ScaleSource, TensorSummary, Values, Weight, float, gptq};
+use super::scheme::{self, Layer, Scheme};
+use super::{Format, Layout, ScaleSource, TensorSummary, Values, Weight, float};
 use crate::error::{Error, Result};
 use crate::kernels::packed::Levels;
-
-/// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
-pub const QUANTIZE_CONFIG_FILE: &str = "quantize_config.json";
 
 pub struct HuggingFace {
     directory: PathBuf,
     shards: Shards,
-    scheme: Option<Scheme>,
+    scheme: Option<Box<dyn Scheme>>,
     /// The quantized linears: name (`….weight`) → `[out, in]`.
     packed: BTreeMap<String, [usize; 2]>,
-}
-
-/// How the linears of a directory are quantized.
-enum Scheme {
-    Gptq(gptq::Scheme),
 }
 
 impl HuggingFace {
@@ -44,7 +35,7 @@ impl HuggingFace {
                 config.eos_token_ids.push(id);
             }
         }
-        let scheme = read_scheme(directory, &path, &json)?;
+        let scheme = scheme::read(directory, &path, &json)?;
         let shards = Shards::open(directory)?;
         let mut opened = Self { directory: directory.to_path_buf(), shards, scheme, packed: BTreeMap::new() };
         opened.check(&config)?;
@@ -59,8 +50,8 @@ impl HuggingFace {
         &self.shards
     }
 
-    pub fn is_quantized(&self) -> bool {
-        self.scheme.is_some()
+    pub fn format(&self) -> Format {
+        self.scheme.as_ref().map_or(Format::HuggingFace, |scheme| scheme.format())
     }
 
     /// Names of the quantized linears, byte-sorted.
@@ -80,28 +71,24 @@ impl HuggingFace {
     }
 
     pub fn tensors(&self) -> Vec<TensorSummary> {
+        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
         let dense = |name: &str| -> Option<TensorSummary> {
-            let is_part = ["qweight", "qzeros", "scales", "g_idx"].iter().any(|part| {
-                let module = name.strip_suffix(part).and_then(|m| m.strip_suffix('.'));
-                module.is_some_and(|m| self.packed.contains_key(&format!("{m}.weight")))
-            });
-            let tensor = self.shards.get(name).filter(|_| !is_part)?;
-            Some(TensorSummary::new(
-                name,
-                name,
-                format!("{:?}", tensor.dtype),
-                tensor.shape,
-                tensor.bytes.len(),
-            ))
+            let is_part = parts.iter().filter_map(|part| name.strip_suffix(part));
+            let mut modules = is_part.map(|module| format!("{module}.weight"));
+            if modules.any(|weight| self.packed.contains_key(&weight)) {
+                return None;
+            }
+            let tensor = self.shards.get(name)?;
+            let dtype = format!("{:?}", tensor.dtype);
+            Some(TensorSummary::new(name, name, dtype, tensor.shape, tensor.bytes.len()))
         };
-        let packed = |(name, shape): (&String, &[usize; 2])| -> Option<TensorSummary> {
-            let Scheme::Gptq(scheme) = self.scheme.as_ref()?;
-            let layer = self.gptq_layer(name, *shape, scheme).ok()?;
-            let stored = format!("{}.qweight", module(name));
-            Some(TensorSummary::new(name, &stored, format!("GPTQ {}-bit", scheme.bits), shape, layer.bytes()))
+        let packed = |name: &String| -> Option<TensorSummary> {
+            let (scheme, shape, layer) = self.layer(name).ok()?;
+            let stored = format!("{}{}", module(name), scheme.parts().first()?);
+            Some(TensorSummary::new(name, &stored, scheme.name(), &shape, layer.bytes()))
         };
         let mut all: Vec<_> =
-            self.shards.names().filter_map(dense).chain(self.packed.iter().filter_map(packed)).collect();
+            self.shards.names().filter_map(dense).chain(self.packed.keys().filter_map(packed)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -117,10 +104,8 @@ impl HuggingFace {
     }
 
     pub fn weight(&self, name: &str) -> Result<Weight> {
-        if let Some((scheme, shape)) = self.scheme.as_ref().zip(self.packed.get(name)) {
-            return match scheme {
-                Scheme::Gptq(scheme) => Ok(Weight::Packed(self.gptq_layer(name, *shape, scheme)?.packed()?)),
-            };
+        if self.packed.contains_key(name) {
+            return Ok(Weight::Packed(self.layer(name)?.2.packed()?));
         }
         let tensor = self.tensor(name)?;
         match *tensor.shape {
@@ -134,7 +119,7 @@ impl HuggingFace {
 
     pub fn layout(&self, name: &str) -> Result<Layout> {
         match (&self.scheme, self.packed.get(name)) {
-            (Some(Scheme::Gptq(scheme)), Some([_, in_features])) => Ok(scheme.layout(*in_features)),
+            (Some(scheme), Some(shape)) => Ok(scheme.layout(*shape)),
             _ => Ok(Layout::Dense(self.tensor(name)?.float_type()?)),
         }
     }
@@ -156,12 +141,8 @@ impl HuggingFace {
     }
 
     pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
-        match (self.scheme.as_ref(), self.packed.get(name)) {
-            (Some(Scheme::Gptq(scheme)), Some(shape)) => {
-                self.gptq_layer(name, *shape, scheme)?.rounded(scales)
-            }
-            _ => Err(Error::tensor(&self.directory, name, "is not quantized")),
-        }
+        let (_, _, layer) = self.layer(name)?;
+        Ok((layer.scales().rounded(scales)?, layer.levels()?))
     }
 
     /// A copy of the directory in which only the scales differ.
@@ -169,16 +150,16 @@ impl HuggingFace {
         let staging = Staging::new(out)?;
         self.copy_other_files(staging.path(), &[])?;
         for (index, file) in self.shards.files().iter().enumerate() {
-            let mut ranges: Vec<_> = (self.packed.keys())
-                .filter_map(|name| {
-                    let (file, range) = self.shards.position(&format!("{}.scales", module(name)))?;
-                    (file == index).then_some((range, name))
-                })
-                .collect();
+            let mut ranges = Vec::new();
+            for name in self.packed.keys() {
+                let (_, _, layer) = self.layer(name)?;
+                let position = self.shards.position(layer.scales().tensor().name);
+                ranges.extend(position.filter(|(file, _)| *file == index).map(|(_, range)| (range, name)));
+            }
             ranges.sort_by_key(|(range, _)| range.start);
             let to = staging.path().join(file.path.file_name().unwrap_or_default());
             publish::copy_with_replacements(&file.bytes, &to, &ranges, |name| {
-                self.encode(name, &scales(name)?)
+                self.layer(name)?.2.scales().encode(&scales(name)?)
             })?;
         }
         staging.publish()
@@ -204,17 +185,12 @@ impl HuggingFace {
         Ok(())
     }
 
-    fn encode(&self, name: &str, scales: &[f32]) -> Result<Vec<u8>> {
-        match (self.scheme.as_ref(), self.packed.get(name)) {
-            (Some(Scheme::Gptq(scheme)), Some(shape)) => {
-                self.gptq_layer(name, *shape, scheme)?.encode(scales)
-            }
-            _ => Err(Error::tensor(&self.directory, name, "is not quantized")),
-        }
-    }
-
-    fn gptq_layer(&self, name: &str, shape: [usize; 2], scheme: &gptq::Scheme) -> Result<gptq::Layer<'_>> {
-        gptq::Layer::open(&self.shards, module(name), shape, scheme)
+    /// A quantized linear.
+    fn layer(&self, name: &str) -> Result<(&dyn Scheme, [usize; 2], Box<dyn Layer + '_>)> {
+        let found = self.scheme.as_ref().zip(self.packed.get(name));
+        let not_quantized = || Error::tensor(&self.directory, name, "is not quantized");
+        let (scheme, shape) = found.ok_or_else(not_quantized)?;
+        Ok((scheme.as_ref(), *shape, scheme.open(&self.shards, module(name), *shape)?))
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
@@ -225,11 +201,12 @@ impl HuggingFace {
     /// Finds the quantized linears and holds every tensor the model needs against its shape.
     fn check(&mut self, config: &ModelConfig) -> Result<()> {
         for (name, shape) in config.tensors() {
-            match (&self.scheme, &shape[..]) {
-                (Some(Scheme::Gptq(scheme)), &[out, input])
-                    if self.shards.contains(&format!("{}.qweight", module(&name))) =>
+            let marker = self.scheme.as_ref().and_then(|scheme| Some((scheme, scheme.parts().first()?)));
+            match (marker, &shape[..]) {
+                (Some((scheme, part)), &[out, input])
+                    if self.shards.contains(&format!("{}{part}", module(&name))) =>
                 {
-                    self.gptq_layer(&name, [out, input], scheme)?;
+                    scheme.open(&self.shards, module(&name), [out, input])?;
                     if !name.starts_with("model.layers.") {
                         return Err(Error::unsupported(
                             format!("{}: `{name}` is quantized", self.directory.display()),
@@ -249,7 +226,7 @@ impl HuggingFace {
     }
 }
 
-fn module(name: &str) -> &str {
+pub fn module(name: &str) -> &str {
     name.strip_suffix(".weight").unwrap_or(name)
 }
 
@@ -261,23 +238,4 @@ fn is_other_weight_file(name: &str) -> bool {
     let of_llama = name.starts_with("consolidated.") && name.ends_with(".pth");
     let others = [".safetensors", ".gguf", ".h5", ".msgpack", ".onnx"];
     of_pytorch || of_llama || others.iter().any(|ending| name.ends_with(ending))
-}
-
-/// `quantization_config` of config.json, or the file old GPTQ tools write.
-fn read_scheme(directory: &Path, path: &Path, json: &Value) -> Result<Option<Scheme>> {
-    if let Some(settings) = json.get("quantization_config").filter(|s| !s.is_null()) {
-        return match settings.get("quant_method").and_then(Value::as_str) {
-            Some("gptq") => Ok(Some(Scheme::Gptq(gptq::Scheme::parse(path, settings)?))),
-            Some(other) => Err(Error::unsupported(
-                format!("{}: quantization method \"{other}\" is not supported", path.display()),
-                "works: gptq, GGUF files, and f32, f16 or bf16 checkpoints (`qzo quantize` them)",
-            )),
-            None => Err(Error::damaged(path, "quantization_config names no quant_method")),
-        };
-    }
-    let path = directory.join(QUANTIZE_CONFIG_FILE);
-    match path.exists() {
-        true => Ok(Some(Scheme::Gptq(gptq::Scheme::parse(&path, &read_json(&path)?)?))),
-        false => Ok(None),
-    }
 }

@@ -6,7 +6,9 @@
 //! ```text
 //! mod.rs           Checkpoint: which format is it, and one match arm per format
 //! config           the model's numbers; hf_config reads them from config.json
-//! huggingface      a directory of safetensors; gptq is the quantization scheme it knows
+//! huggingface      a directory of safetensors
+//! scheme/          how its linears are quantized: one file per scheme
+//! write            such a directory again, quantized; workspace keeps what was done before a kill
 //! gguf/            a .gguf file: header, block types, names, metadata
 //! safetensors      the container: reading, shards, writing
 //! synthetic        random weights of a known model's shape, in no file at all
@@ -16,8 +18,7 @@
 //!
 //! To add a format: one file with its layout (drawn once, pinned by an assert), one match arm, one
 //! fixture from `scripts/fixtures_checkpoints.py`. Which arm:
-//! - a scheme of Hugging Face directories (compressed-tensors, AWQ, AQLM, NF4): a variant of
-//!   `huggingface::Scheme`, with what `gptq::Layer` offers (open, packed, rounded, encode, bytes);
+//! - a scheme of Hugging Face directories (compressed-tensors, AWQ): a file in `scheme`;
 //! - a GGUF block type (Q4_K, …): a variant of `gguf::blocks::GgmlType`;
 //! - another container: a variant of `Source` below.
 //!
@@ -26,13 +27,15 @@
 pub mod config;
 mod float;
 mod gguf;
-mod gptq;
 mod hf_config;
 pub mod hub;
 mod huggingface;
 mod publish;
 mod safetensors;
+mod scheme;
 mod synthetic;
+mod workspace;
+mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,14 +44,16 @@ use rayon::prelude::*;
 
 pub use config::{ModelConfig, RopeScaling};
 pub use float::Values;
-pub use gptq::{GptqOptions, write_gptq};
 pub use publish::{STAGING_PREFIX, map};
+pub use scheme::{Packing, QuantizedFormat};
 pub use synthetic::Shape;
+pub use workspace::Workspace;
+pub use write::{check_packing, write_quantized};
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, PackedWeight};
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 use gguf::Gguf;
 use huggingface::HuggingFace;
 use synthetic::Synthetic;
@@ -71,6 +76,10 @@ pub enum Format {
     /// Safetensors with dense linears.
     HuggingFace,
     Gptq,
+    Aqlm,
+    BitsAndBytes,
+    /// qzo's own scheme in such a directory.
+    Qzo,
     Gguf,
     Synthetic,
 }
@@ -80,6 +89,9 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::HuggingFace => "Hugging Face",
             Self::Gptq => "GPTQ",
+            Self::Aqlm => "AQLM",
+            Self::BitsAndBytes => "bitsandbytes NF4",
+            Self::Qzo => "qzo codebooks",
             Self::Gguf => "GGUF",
             Self::Synthetic => "random weights",
         })
@@ -171,8 +183,7 @@ impl Checkpoint {
 
     pub fn format(&self) -> Format {
         match &self.source {
-            Source::HuggingFace(directory) if directory.is_quantized() => Format::Gptq,
-            Source::HuggingFace(_) => Format::HuggingFace,
+            Source::HuggingFace(directory) => directory.format(),
             Source::Gguf(_) => Format::Gguf,
             Source::Synthetic(_) => Format::Synthetic,
         }
@@ -273,9 +284,7 @@ impl Checkpoint {
                 Format::Gguf => {
                     "use a quantized GGUF (Q4_0, Q4_1, Q8_0), or quantize the original Hugging Face checkpoint"
                 }
-                Format::HuggingFace | Format::Gptq | Format::Synthetic => {
-                    "quantize the model first: `qzo quantize MODEL -o OUT`"
-                }
+                _ => "quantize the model first: `qzo quantize MODEL -o OUT`",
             },
         ))
     }
@@ -359,6 +368,18 @@ impl Checkpoint {
             }),
             Source::Gguf(gguf) => publish::release(gguf.bytes()),
             Source::Synthetic(_) => {}
+        }
+    }
+
+    /// Asks the system to read the tensors whose names begin with `prefix`, and does not wait for it.
+    pub fn prefetch(&self, prefix: &str) {
+        if let Source::HuggingFace(directory) = &self.source {
+            let names = directory.shards().names().filter(|name| name.starts_with(prefix));
+            for (file, range) in names.filter_map(|name| directory.shards().position(name)) {
+                if let Some(file) = directory.shards().files().get(file) {
+                    publish::prefetch(&file.bytes, range);
+                }
+            }
         }
     }
 

@@ -118,6 +118,17 @@ pub fn release(map: &Mmap) {
     let _ = map;
 }
 
+/// Asks the system to read some bytes of a map soon.
+pub fn prefetch(map: &Mmap, range: Range<usize>) {
+    #[cfg(unix)]
+    {
+        // Where the system refuses, they are read when they are needed.
+        let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+    }
+    #[cfg(not(unix))]
+    let _ = (map, range);
+}
+
 fn sync_directory(path: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path, "syncing"))?;

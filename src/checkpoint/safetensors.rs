@@ -20,7 +20,7 @@ pub use writer::Writer;
 
 use super::{float, publish};
 use crate::error::{Error, Result, nearest};
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 
 pub const SINGLE_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -129,6 +129,15 @@ impl Shards {
         }
         self.files.push(MappedFile { path: path.to_path_buf(), bytes });
         Ok(())
+    }
+}
+
+/// How a float type is called in these files.
+pub fn dtype(float: FloatType) -> Dtype {
+    match float {
+        FloatType::F32 => Dtype::F32,
+        FloatType::F16 => Dtype::F16,
+        FloatType::BF16 => Dtype::BF16,
     }
 }
 

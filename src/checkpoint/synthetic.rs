@@ -14,7 +14,7 @@ use super::{Layout, TensorSummary, Weight};
 use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, PackedWeight, words_per_row};
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 
 /// The dimensions of a published model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

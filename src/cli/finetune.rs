@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::console::{Console, Progress};
 use super::eval::describe;
 use super::plan::Planner;
-use super::{Common, open, quantize};
-use crate::checkpoint::{Checkpoint, Format};
+use super::quantize::{self, Job};
+use super::{Common, open};
+use crate::checkpoint::{Checkpoint, Format, QuantizedFormat};
 use crate::config::Config;
 use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
 use crate::error::{Error, Result};
@@ -70,7 +71,10 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data }.check()?;
     directory.create(args.resume)?;
     let base = match quantize {
-        Some(quantize) => quantized(source, quantize, &directory, console)?,
+        Some(quantize) => {
+            let job = Job { device: &device, seed: config.seed, console };
+            quantized(source, quantize, &directory, job)?
+        }
         None => source,
     };
 
@@ -169,7 +173,7 @@ fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeC
         source.check_trainable()?;
         return Ok(None);
     }
-    let quantize = config.quantize.ok_or_else(|| {
+    let quantize = config.quantize.clone().ok_or_else(|| {
         Error::invalid(
             format!(
                 "{} is not quantized, and the configuration has no [quantize] table",
@@ -186,10 +190,10 @@ fn quantized(
     source: Arc<Checkpoint>,
     quantize: QuantizeConfig,
     directory: &RunDir,
-    console: Console,
+    job: Job<'_>,
 ) -> Result<Arc<Checkpoint>> {
-    let origin =
-        Origin { model: blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string(), quantize };
+    let model = blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string();
+    let origin = Origin { model, quantize };
     match directory.read_origin::<Origin>()? {
         Some(known) if known.model != origin.model => {
             return Err(Error::invalid(
@@ -197,7 +201,7 @@ fn quantized(
                 "resume with the same model, or start another run with -o",
             ));
         }
-        Some(known) if known.quantize != quantize => {
+        Some(known) if known.quantize != origin.quantize => {
             return Err(Error::invalid(
                 format!("[quantize] differs from what this run was started with: {:?}", known.quantize),
                 "resume with the same settings, or start another run with -o",
@@ -207,7 +211,8 @@ fn quantized(
         None => directory.write_origin(&origin)?,
     }
     if !directory.base().exists() {
-        quantize::quantize(&source, &directory.base(), quantize, console)?;
+        let target = QuantizedFormat::of(origin.quantize.method);
+        quantize::quantize(&source, &directory.base(), &origin.quantize, target, job)?;
     }
     Ok(Arc::new(Checkpoint::open(&directory.base())?))
 }

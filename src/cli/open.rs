@@ -54,8 +54,20 @@ pub fn limits(checkpoint: &Checkpoint, data: Option<&DataConfig>) -> Limits {
 }
 
 pub fn locate(model: &str, console: Console) -> Result<PathBuf> {
+    with_progress(console, |on_download| hub::locate(model, on_download))
+}
+
+/// A file, or one of a dataset on the hub.
+pub fn text(text: &Path, console: Console) -> Result<PathBuf> {
+    with_progress(console, |on_download| hub::locate_text(&text.to_string_lossy(), on_download))
+}
+
+fn with_progress(
+    console: Console,
+    fetch: impl FnOnce(hub::OnDownload<'_>) -> Result<PathBuf>,
+) -> Result<PathBuf> {
     let mut progress = None;
-    let path = hub::locate(model, &mut |file, done, of| {
+    let path = fetch(&mut |file, done, of| {
         let bar = progress.get_or_insert_with(|| console.progress(file, of));
         bar.message(file);
         bar.set_total(of);

@@ -87,7 +87,7 @@ impl Planner<'_> {
     fn plan(&self, batch_size: usize) -> Result<Plan> {
         let config = self.config;
         // What is not quantized yet will be, in the run itself.
-        let quantize = config.quantize.filter(|_| self.checkpoint.trained_names().is_empty());
+        let quantize = config.quantize.as_ref().filter(|_| self.checkpoint.trained_names().is_empty());
         let linears = quantize.map(|_| self.checkpoint.config().block_linears());
         let layout = |name: &str| match (quantize, &linears) {
             (Some(quantize), Some(linears)) if linears.iter().any(|linear| linear == name) => {

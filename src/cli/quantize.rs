@@ -1,16 +1,26 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::console::Console;
 use super::{Common, open};
-use crate::checkpoint::{Checkpoint, Format, GptqOptions, Weight, write_gptq};
+use crate::calibrate::{Calibration, Event, LinearReport};
+use crate::checkpoint::{
+    Checkpoint, Format, Layout, QuantizedFormat, Weight, Workspace, check_packing, write_quantized,
+};
+use crate::data::calibration;
+use crate::device::{ComputeType, Device};
 use crate::error::{Error, Result};
-use crate::kernels::packed::PackedWeight;
-use crate::quant::{Method, QuantizeConfig, rtn};
+use crate::model;
+use crate::quant::{self, FloatType, Method, Options, OutputError, QuantizeConfig};
 
-/// Quantize a Hugging Face checkpoint into a GPTQ directory
+/// Quantize a Hugging Face checkpoint
+///
+/// `gptq`, `learned` and `vector` are calibrated on a text; so is `nf4` where one is given. A run that is
+/// killed continues where it was when the same command is given again.
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
     model: String,
@@ -19,48 +29,110 @@ pub struct QuantizeArgs {
     bits: u32,
     #[arg(long, value_enum, default_value_t = QuantizeConfig::default().method)]
     method: Method,
-    /// Input features that share a scale; -1: a whole row
-    #[arg(long, allow_negative_numbers = true, default_value_t = QuantizeConfig::default().group_size)]
-    group_size: i64,
+    /// Input features that share a scale; -1: a whole row [default: 64 with nf4, else 128]
+    #[arg(long, allow_negative_numbers = true)]
+    group_size: Option<i64>,
     /// One zero point per group instead of the middle of the range
     #[arg(long)]
     asymmetric: bool,
-    /// New directory for the result [default: MODEL-rtn-4bit and the like, in this directory]
+    /// Search each group's range for the least squared error
+    #[arg(long)]
+    mse: bool,
+    /// Text that the model is calibrated on: a text file, JSONL with a `text` field, or such a file of a
+    /// dataset on the hub (org/name/file.jsonl)
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Windows of it that are used
+    #[arg(long, value_name = "N", default_value_t = QuantizeConfig::default().calibration_samples)]
+    calibration_samples: usize,
+    /// Tokens in a window
+    #[arg(long, value_name = "TOKENS", default_value_t = QuantizeConfig::default().calibration_length)]
+    calibration_length: usize,
+    /// Quantize the features with the largest inputs first
+    #[arg(long, visible_alias = "desc-act")]
+    act_order: bool,
+    /// With --act-order: keep groups of neighbouring features, which every reader is fast with
+    #[arg(long)]
+    static_groups: bool,
+    /// Share of the mean diagonal that is added to the Hessian
+    #[arg(long, value_name = "SHARE", default_value_t = QuantizeConfig::default().damp_percent)]
+    damp_percent: f64,
+    /// Weights that share a code, with --method vector [default: 4 with 2 bits, else 2]
+    #[arg(long, value_name = "N")]
+    vector_size: Option<usize>,
+    /// What is written [default: gptq for rtn and gptq, bitsandbytes for nf4, else qzo]
+    #[arg(long, value_enum)]
+    format: Option<QuantizedFormat>,
+    /// New directory for the result [default: MODEL-gptq-4bit and the like, in this directory]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 }
 
+/// Where and how a quantization is done.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    pub device: &'a Device,
+    pub seed: u64,
+    pub console: Console,
+}
+
 pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
     let console = common.console();
-    let config = QuantizeConfig {
-        method: args.method,
-        bits: args.bits,
-        group_size: args.group_size,
-        asymmetric: args.asymmetric,
-    };
+    let config = args.config();
     config.validate()?;
+    let target = args.format.unwrap_or(QuantizedFormat::of(config.method));
+    target.packing(&config, FloatType::F16)?;
     let source = open::checkpoint(&args.model, console)?;
-    let out = args.output.clone().unwrap_or_else(|| default_output(&args.model, config));
-    quantize(&source, &out, config, console)?;
+    let out = args.output.clone().unwrap_or_else(|| default_output(&args.model, &config));
+    let started = Instant::now();
+    let device = open::device(common)?;
+    let job = Job { device: &device, seed: common.seed.unwrap_or(0), console };
+    let linears = quantize(&source, &out, &config, target, job)?;
+    let written = Checkpoint::open(&out)?;
     let bytes = |c: &Checkpoint| c.tensors().map(|t| t.bytes).sum::<usize>();
-    let (before, after) = (bytes(&source), bytes(&Checkpoint::open(&out)?));
+    let (before, after, bits) = (bytes(&source), bytes(&written), bits_per_weight(&written));
     let report = json!({
-        "output": out, "format": "gptq", "method": config.method, "bits": config.bits,
-        "group_size": config.group_size, "symmetric": !config.asymmetric,
-        "bytes_before": before, "bytes_after": after,
+        "output": out, "format": target, "method": config.method, "bits": config.bits,
+        "group_size": config.group_size().map_or(-1, |size| size as i64), "symmetric": !config.asymmetric,
+        "bits_per_weight": bits, "bytes_before": before, "bytes_after": after,
+        "seconds": started.elapsed().as_secs_f64(), "linears": linears,
     });
     console.result(&report, || {
+        let (before, after) = (before as f64 / 1e6, after as f64 / 1e6);
         format!(
-            "{}: {:.1} MB of tensors, {:.1} MB before",
-            out.display(),
-            after as f64 / 1e6,
-            before as f64 / 1e6
+            "{}: {after:.1} MB of tensors, {before:.1} MB before; {bits:.2} bits per weight",
+            out.display()
         )
     })
 }
 
-/// Writes `source`, quantized, to the new directory `out`.
-pub fn quantize(source: &Checkpoint, out: &Path, config: QuantizeConfig, console: Console) -> Result<()> {
+impl QuantizeArgs {
+    fn config(&self) -> QuantizeConfig {
+        QuantizeConfig {
+            method: self.method,
+            bits: self.bits,
+            group_size: self.group_size,
+            asymmetric: self.asymmetric,
+            mse: self.mse,
+            calibration: self.calibration.clone(),
+            calibration_samples: self.calibration_samples,
+            calibration_length: self.calibration_length,
+            act_order: self.act_order,
+            static_groups: self.static_groups,
+            damp_percent: self.damp_percent,
+            vector_size: self.vector_size,
+        }
+    }
+}
+
+/// Writes `source`, quantized, to the new directory `out`; what calibration says of each linear.
+pub fn quantize(
+    source: &Arc<Checkpoint>,
+    out: &Path,
+    config: &QuantizeConfig,
+    target: QuantizedFormat,
+    job: Job<'_>,
+) -> Result<Vec<LinearReport>> {
     if source.format() != Format::HuggingFace {
         source.check_trainable()?;
         return Err(Error::invalid(
@@ -68,35 +140,159 @@ pub fn quantize(source: &Checkpoint, out: &Path, config: QuantizeConfig, console
             "fine-tune it as it is: qzo keeps its codes and trains its scales",
         ));
     }
-    let options = GptqOptions {
-        bits: config.bits,
-        group_size: config.group_size(),
-        symmetric: !config.asymmetric,
-        ..GptqOptions::default()
+    if out.symlink_metadata().is_ok() {
+        return Err(Error::invalid(
+            format!("{} exists already", out.display()),
+            "choose another output directory, or move this one away: nothing is overwritten",
+        ));
+    }
+    let packing = target.packing(config, stored_type(source)?)?;
+    check_packing(source, packing.as_ref())?;
+    let options = config.options(packing.scale_dtype());
+    let Some(text) = &config.calibration else {
+        let mut bar = job.console.progress("quantizing", source.config().block_linears().len() as u64);
+        let mut done = 0;
+        write_quantized(source, out, packing.as_ref(), &mut |name| {
+            let packed = nearest(source, name, options)?;
+            done += 1;
+            bar.set(done);
+            Ok(packed)
+        })?;
+        bar.finish();
+        return Ok(vec![]);
     };
-    let mut bar = console.progress("quantizing", source.config().block_linears().len() as u64);
-    let mut done = 0;
-    write_gptq(source, out, options, &mut |name, weight| {
-        let packed = one(name, weight, config)?;
-        done += 1;
-        bar.set(done);
-        Ok(packed)
+    let samples = samples(source, text, config, job)?;
+    let workspace = Workspace::open(out, &settings(source, config, &samples)?)?;
+    let calibration = Calibration { checkpoint: source, samples: &samples, options, workspace: &workspace };
+    calibration.check()?;
+    let mut model = model::block_by_block(Arc::clone(source), job.device, ComputeType::F32)?;
+    let linears = calibrate(calibration, model.as_mut(), job.console)?;
+    drop(model);
+    // Linears come in byte order of their names, blocks do not.
+    let mut block: Option<(usize, Vec<_>)> = None;
+    write_quantized(source, out, packing.as_ref(), &mut |name| {
+        let index = block_of(name);
+        if block.as_ref().is_none_or(|(at, _)| *at != index) {
+            block = Some((index, workspace.load(index)?));
+        }
+        let found = block.iter().flat_map(|(_, weights)| weights).find(|(n, _)| n == name);
+        let (_, weight) = found.ok_or_else(|| Error::tensor(workspace.path(), name, "was not quantized"))?;
+        Ok(weight.clone())
     })?;
-    bar.finish();
-    Ok(())
+    workspace.remove()?;
+    Ok(linears)
 }
 
-fn one(name: &str, weight: Weight, config: QuantizeConfig) -> Result<PackedWeight> {
-    match (weight, config.method) {
-        (Weight::Dense { shape, values }, Method::Rtn) => {
-            rtn::quantize(&values.into_f32(), shape, config.rtn())
-                .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default()))
-        }
-        (Weight::Packed(_), _) => Err(Error::invalid(format!("{name} is quantized already"), "")),
+fn nearest(
+    source: &Checkpoint,
+    name: &str,
+    options: Options,
+) -> Result<crate::kernels::packed::PackedWeight> {
+    match source.weight(name)? {
+        Weight::Dense { shape, values } => quant::quantize(&values.into_f32(), shape, options)
+            .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default())),
+        Weight::Packed(_) => Err(Error::invalid(format!("{name} is quantized already"), "")),
     }
 }
 
-fn default_output(model: &str, config: QuantizeConfig) -> PathBuf {
+fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job<'_>) -> Result<Vec<Vec<u32>>> {
+    let (wanted, length) = (config.calibration_samples, config.calibration_length);
+    let context = source.config().max_position_embeddings;
+    if length > context {
+        return Err(Error::invalid(
+            format!("samples of {length} tokens: the model's context holds {context}"),
+            format!("use a --calibration-length of at most {context}"),
+        ));
+    }
+    let (text, tokenizer) = (open::text(text, job.console)?, open::tokenizer(source)?);
+    let samples = calibration::windows(&text, &tokenizer, wanted, length, job.seed)?;
+    if let Some(token) = samples.iter().flatten().find(|token| **token as usize >= source.config().vocab_size)
+    {
+        let what =
+            format!("the tokenizer gives token {token}, and the model has {}", source.config().vocab_size);
+        return Err(Error::invalid(what, "the tokenizer and the weights are of different models"));
+    }
+    if samples.len() < wanted {
+        let few =
+            format!("{} has {} windows of {length} tokens, not {wanted}", text.display(), samples.len());
+        job.console.note(&format!("note: {few}; the result is better with more"));
+    }
+    Ok(samples)
+}
+
+/// All that decides what calibration gives.
+fn settings(source: &Checkpoint, config: &QuantizeConfig, samples: &[Vec<u32>]) -> Result<Value> {
+    let tokens: Vec<u8> = samples.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+    let config = QuantizeConfig { calibration: None, ..config.clone() };
+    let mut settings = serde_json::to_value(config).map_err(|e| Error::invalid(e.to_string(), ""))?;
+    if let Some(settings) = settings.as_object_mut() {
+        settings
+            .insert("model".into(), blake3::Hash::from_bytes(source.fingerprint()?).to_hex().as_str().into());
+        settings.insert("calibration".into(), blake3::hash(&tokens).to_hex().as_str().into());
+    }
+    Ok(settings)
+}
+
+fn calibrate(
+    calibration: Calibration<'_>,
+    model: &mut dyn model::BlockByBlock,
+    console: Console,
+) -> Result<Vec<LinearReport>> {
+    let blocks = calibration.checkpoint.config().num_hidden_layers;
+    let mut bar = console.progress("quantizing", blocks as u64);
+    let (started, mut resumed, mut linears) = (Instant::now(), 0, vec![]);
+    calibration.run(model, &mut |event| match event {
+        Event::Resumed { blocks } => {
+            resumed = blocks;
+            bar.set(blocks as u64);
+            bar.note(&format!("continuing after block {blocks}"));
+        }
+        Event::Linear(report) => {
+            tracing::info!("{}: {}", report.name, describe(report.error));
+            linears.push(report);
+        }
+        Event::Block { done, of, error } => {
+            bar.set(done as u64);
+            let each = started.elapsed().as_secs_f64() / (done - resumed).max(1) as f64;
+            let left = each * (of - done) as f64;
+            bar.note(&format!("block {done}/{of}  {}  {left:.0} s left", describe(error)));
+        }
+    })?;
+    bar.finish();
+    Ok(linears)
+}
+
+fn describe(error: OutputError) -> String {
+    format!("output error {:.4} % rounded, {:.4} % so", 100.0 * error.nearest, 100.0 * error.feedback)
+}
+
+/// Of the dense linears.
+fn stored_type(source: &Checkpoint) -> Result<FloatType> {
+    let linears = source.config().block_linears();
+    match linears.first().map(|name| source.layout(name)).transpose()? {
+        Some(Layout::Dense(dtype)) => Ok(dtype),
+        _ => Ok(FloatType::F32),
+    }
+}
+
+fn block_of(name: &str) -> usize {
+    let rest = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+    rest.and_then(|index| index.parse().ok()).unwrap_or(0)
+}
+
+/// Of the quantized weights, scales and all.
+fn bits_per_weight(written: &Checkpoint) -> f64 {
+    let trained = written.trained_names();
+    let weights = written.tensors().filter(|tensor| trained.binary_search(&tensor.name).is_ok());
+    let (bits, count) = weights.fold((0.0, 0.0), |(bits, count), tensor| {
+        let elements = tensor.shape.iter().product::<usize>() as f64;
+        (bits + tensor.bits_per_weight * elements, count + elements)
+    });
+    bits / f64::max(count, 1.0)
+}
+
+fn default_output(model: &str, config: &QuantizeConfig) -> PathBuf {
     let name = Path::new(model).file_name().map_or("model".into(), |name| name.to_string_lossy());
-    PathBuf::from(format!("{name}-rtn-{}bit", config.bits))
+    let method = format!("{:?}", config.method).to_lowercase();
+    PathBuf::from(format!("{name}-{method}-{}bit", config.bits))
 }

@@ -4,6 +4,7 @@
 //! asked the probability of. To add a task: one arm per `match` in `tasks`, one row in its tests.
 
 pub mod batch;
+pub mod calibration;
 pub mod chat;
 pub mod config;
 pub mod dataset;

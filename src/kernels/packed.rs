@@ -114,17 +114,19 @@ impl PackedWeight {
         }
     }
 
-    /// All weights, row-major, the features in the model's order.
-    pub fn to_dense(&self) -> Vec<f32> {
-        let columns = self.in_features;
-        let mut dense = vec![0.0; self.out_features * columns];
-        for (row, dense) in dense.chunks_exact_mut(columns.max(1)).enumerate() {
-            for place in 0..columns {
-                let feature = self.order.as_ref().map_or(place, |order| order[place] as usize);
-                dense[feature] = self.value(row, place);
-            }
+    /// The weights of a row, the features in the model's order.
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        let mut dense = vec![0.0; self.in_features];
+        for place in 0..self.in_features {
+            let feature = self.order.as_ref().map_or(place, |order| order[place] as usize);
+            dense[feature] = self.value(row, place);
         }
         dense
+    }
+
+    /// All weights, row-major.
+    pub fn to_dense(&self) -> Vec<f32> {
+        (0..self.out_features).flat_map(|row| self.row(row)).collect()
     }
 }
 

@@ -4,13 +4,17 @@
 //! A family that differs from Llama by configuration belongs into `decoder`; one with another block
 //! becomes a file beside it and one arm in [`load`].
 
+mod blockwise;
 mod decoder;
+mod layer;
 mod linear;
 mod rope;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+
+pub use blockwise::{BlockByBlock, Rows, Stage, Step};
 
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::{Batch, Sequence, Target};
@@ -105,5 +109,17 @@ pub fn load(
     check(device, dtype)?;
     with_backend!(device, |B, device| {
         Ok(Box::new(decoder::Decoder::<B>::load(checkpoint, device, dtype, progress)?))
+    })
+}
+
+/// A dense checkpoint to be taken through one decoder block at a time.
+pub fn block_by_block(
+    checkpoint: Arc<Checkpoint>,
+    device: &Device,
+    dtype: ComputeType,
+) -> Result<Box<dyn BlockByBlock>> {
+    check(device, dtype)?;
+    with_backend!(device, |B, device| {
+        Ok(Box::new(blockwise::Blocks::<B>::new(checkpoint, device, dtype)))
     })
 }

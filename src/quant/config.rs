@@ -1,63 +1,180 @@
 //! The `[quantize]` table: how a model that is not quantized yet becomes so.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::rtn::{FloatType, RtnOptions};
+use super::{Feedback, FloatType, Kind, Options};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Round to nearest: needs no data.
+    /// Integers, rounded to the nearest: needs no data
     #[default]
     Rtn,
+    /// Integers with error feedback, calibrated
+    Gptq,
+    /// The 4-bit codebook of QLoRA and bitsandbytes; calibrated where there is data
+    Nf4,
+    /// A codebook for each weight, calibrated
+    Learned,
+    /// A codebook of vectors for each weight, calibrated
+    Vector,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
     pub method: Method,
-    /// 2, 3, 4 or 8.
+    /// Per weight: 2, 3, 4 or 8.
     pub bits: u32,
-    /// Input features that share a scale; −1: a whole row.
-    pub group_size: i64,
+    /// Input features that share a scale; −1: a whole row. Where unset: 64 for nf4, else 128.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<i64>,
     /// One zero point per group instead of the middle of the range.
     pub asymmetric: bool,
+    /// Search each group's range for the least squared error.
+    pub mse: bool,
+    /// A text file, or JSONL with a `text` field: what the model is calibrated on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<PathBuf>,
+    pub calibration_samples: usize,
+    /// Tokens per sample.
+    pub calibration_length: usize,
+    /// Quantize the features with the largest inputs first.
+    pub act_order: bool,
+    /// With `act_order`: groups of neighbouring features still, their scales fitted beforehand.
+    pub static_groups: bool,
+    /// Share of the mean diagonal that is added to the Hessian.
+    pub damp_percent: f64,
+    /// Weights in a vector; where unset: 4 with 2 bits, else 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector_size: Option<usize>,
 }
 
 impl Default for QuantizeConfig {
     fn default() -> Self {
-        Self { method: Method::Rtn, bits: 4, group_size: 128, asymmetric: false }
+        let Feedback { damping, act_order, static_groups } = Feedback::default();
+        Self {
+            method: Method::Rtn,
+            bits: 4,
+            group_size: None,
+            asymmetric: false,
+            mse: false,
+            calibration: None,
+            calibration_samples: 128,
+            calibration_length: 512,
+            act_order,
+            static_groups,
+            damp_percent: damping,
+            vector_size: None,
+        }
     }
 }
 
 impl QuantizeConfig {
     /// # Errors
-    /// Bits or a group size that no format here can hold.
+    /// Settings that contradict each other or the method.
     pub fn validate(&self) -> Result<()> {
-        if ![2, 3, 4, 8].contains(&self.bits) {
-            return Err(Error::invalid(format!("bits is {}", self.bits), "use 2, 3, 4 or 8"));
+        use Method::{Gptq, Learned, Nf4, Rtn, Vector};
+        let Self { method, bits, .. } = *self;
+        let name = format!("{method:?}").to_lowercase();
+        let invalid = |what: String, help: &str| Err(Error::invalid(what, help));
+        let allowed: &[u32] = match method {
+            Rtn | Gptq => &[2, 3, 4, 8],
+            Nf4 => &[4],
+            Learned | Vector => &[2, 3, 4],
+        };
+        if !allowed.contains(&bits) {
+            let allowed: Vec<String> = allowed.iter().map(u32::to_string).collect();
+            return invalid(
+                format!("{name} with {bits} bits"),
+                &format!("use bits = {}", allowed.join(", ")),
+            );
         }
-        if self.group_size != -1 && !(8..=65_536).contains(&self.group_size) {
-            return Err(Error::invalid(
-                format!("group_size is {}", self.group_size),
+        let group_size = self.group_size.unwrap_or(-1);
+        if group_size != -1 && !(8..=65_536).contains(&group_size) {
+            return invalid(
+                format!("group_size is {group_size}"),
                 "use 32, 64, 128, or -1 for one scale per row",
-            ));
+            );
+        }
+        let integers = matches!(method, Rtn | Gptq);
+        if !integers && (self.asymmetric || self.mse) {
+            return invalid(
+                format!("asymmetric or mse with {name}"),
+                "leave them out: a codebook has no zero point, and its scales are fitted anyway",
+            );
+        }
+        if matches!(method, Gptq | Learned | Vector) && self.calibration.is_none() {
+            return invalid(
+                format!("{name} needs calibration data"),
+                "give --calibration FILE, a text file or JSONL with a `text` field; or use --method rtn",
+            );
+        }
+        if self.calibration.is_some() && method == Rtn {
+            return invalid(
+                "rtn uses no calibration data".into(),
+                "use --method gptq, or leave --calibration out",
+            );
+        }
+        if (self.act_order || self.static_groups) && self.calibration.is_none() {
+            return invalid(
+                "act_order and static_groups need calibration data".into(),
+                "give --calibration FILE and --method gptq",
+            );
+        }
+        if self.calibration_samples == 0 || self.calibration_length < 2 {
+            return invalid(
+                format!("{} samples of {} tokens", self.calibration_samples, self.calibration_length),
+                "calibrate on 128 samples of 512 tokens, or more",
+            );
+        }
+        if !(0.0..=1.0).contains(&self.damp_percent) {
+            return invalid(format!("damp_percent is {}", self.damp_percent), "use 0.01, or up to 1");
+        }
+        if self.vector_size.is_some() && method != Vector {
+            return invalid(format!("vector_size with {name}"), "use --method vector");
+        }
+        let code = self.vector_size() as u32 * bits;
+        if method == Vector && !(matches!(self.vector_size(), 2 | 4 | 8) && code <= 12) {
+            return invalid(
+                format!("vectors of {} weights at {bits} bits", self.vector_size()),
+                "use 2 or 4 weights, of at most 12 bits together: 2 bits × 4, 3 bits × 2 or 4, 4 bits × 2",
+            );
         }
         Ok(())
     }
 
     /// `None`: a whole row.
     pub fn group_size(&self) -> Option<usize> {
-        usize::try_from(self.group_size).ok()
+        let default = if self.method == Method::Nf4 { 64 } else { 128 };
+        usize::try_from(self.group_size.unwrap_or(default)).ok()
     }
 
-    pub fn rtn(&self) -> RtnOptions {
-        RtnOptions {
-            bits: self.bits,
-            group_size: self.group_size(),
-            symmetric: !self.asymmetric,
-            scale_dtype: FloatType::F16,
+    /// Weights that share a code.
+    pub fn vector_size(&self) -> usize {
+        match self.method {
+            Method::Vector => self.vector_size.unwrap_or(if self.bits == 2 { 4 } else { 2 }),
+            _ => 1,
         }
+    }
+
+    /// For a file that keeps scales as `scale_dtype`.
+    pub fn options(&self, scale_dtype: FloatType) -> Options {
+        let kind = match self.method {
+            Method::Rtn | Method::Gptq => {
+                Kind::Integer { bits: self.bits, symmetric: !self.asymmetric, mse: self.mse }
+            }
+            Method::Nf4 => Kind::NormalFloat,
+            Method::Learned | Method::Vector => {
+                let width = self.vector_size();
+                Kind::Learned { bits: self.bits * width as u32, width }
+            }
+        };
+        let (damping, act_order, static_groups) = (self.damp_percent, self.act_order, self.static_groups);
+        let feedback = Feedback { damping, act_order, static_groups };
+        Options { kind, group_size: self.group_size(), scale_dtype, feedback }
     }
 }

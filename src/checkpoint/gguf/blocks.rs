@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::super::float;
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 
 /// Elements per block of every quantized type here.
 pub const BLOCK: usize = 32;

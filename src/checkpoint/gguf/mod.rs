@@ -28,7 +28,7 @@ use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::words_per_row;
 use crate::kernels::packed::{Levels, PackedWeight};
-use crate::quant::rtn::FloatType;
+use crate::quant::FloatType;
 use blocks::{BLOCK, GgmlType};
 use header::{Header, TensorInfo};
 use names::RowOrder;

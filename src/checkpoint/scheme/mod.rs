@@ -1,0 +1,299 @@
+//! How the linears of a Hugging Face directory are stored quantized: one file per scheme, which owns its
+//! tensors' names and layouts, in both directions. To add one: its file, and a line in [`read`].
+
+pub mod aqlm;
+pub mod bitsandbytes;
+pub mod codebook;
+pub mod gptq;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::hf_config::read_json;
+use super::safetensors::{Dtype, Shards, Tensor};
+use super::{Format, Layout, float};
+use crate::error::{Error, Result};
+use crate::kernels::packed::{Levels, PackedWeight};
+use crate::quant::{FloatType, Method, QuantizeConfig};
+
+/// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
+pub const QUANTIZE_CONFIG_FILE: &str = "quantize_config.json";
+
+/// What a directory's settings say about all of its quantized linears.
+pub trait Scheme: Send + Sync {
+    fn format(&self) -> Format;
+
+    /// For `inspect`: "GPTQ 4-bit".
+    fn name(&self) -> String;
+
+    /// Endings of the names of a linear's tensors, after its module's name. A linear that has the first is
+    /// stored in this scheme.
+    fn parts(&self) -> &'static [&'static str];
+
+    /// How a linear of shape `[out, in]` lies in memory once it is loaded.
+    fn layout(&self, shape: [usize; 2]) -> Layout;
+
+    /// `module` is the weight's name without `.weight`; `shape` is `[out, in]`.
+    ///
+    /// # Errors
+    /// A tensor that is missing, or of another shape or type.
+    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>>;
+}
+
+/// One linear's tensors, of checked shapes.
+pub trait Layer {
+    fn scales(&self) -> &StoredScales<'_>;
+
+    fn levels(&self) -> Result<Levels>;
+
+    fn packed(&self) -> Result<PackedWeight>;
+
+    /// Of all its tensors.
+    fn bytes(&self) -> usize;
+}
+
+/// How linears are written in a scheme. Which codes and scales, the caller's quantizer decides; here they
+/// only get their place.
+pub trait Packing {
+    /// Type of the scales in the file.
+    fn scale_dtype(&self) -> FloatType;
+
+    /// What config.json says under `quantization_config`.
+    fn settings(&self) -> Value;
+
+    /// Whether the settings are also expected in [`QUANTIZE_CONFIG_FILE`].
+    fn has_own_config(&self) -> bool {
+        false
+    }
+
+    /// The tensors of a linear of shape `[out, in]`: ending of the name, type and shape.
+    ///
+    /// # Errors
+    /// A shape that does not fit the format.
+    fn describe(&self, shape: [usize; 2]) -> Result<Vec<(String, Dtype, Vec<usize>)>, String>;
+
+    /// Their bytes, in the same order.
+    ///
+    /// # Errors
+    /// A weight that is not as the settings say, or that the format cannot hold.
+    fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String>;
+}
+
+/// The formats that a dense checkpoint can be quantized into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizedFormat {
+    /// Integers; read by transformers, vLLM, SGLang and many others
+    Gptq,
+    /// NF4 with f32 scales; read by transformers and vLLM
+    Bitsandbytes,
+    /// Vectors with one scale per row; read by transformers with the aqlm package
+    Aqlm,
+    /// qzo's own: codebooks with scales per group
+    Qzo,
+}
+
+impl QuantizedFormat {
+    /// What holds the results of a method best.
+    pub fn of(method: Method) -> Self {
+        match method {
+            Method::Rtn | Method::Gptq => Self::Gptq,
+            Method::Nf4 => Self::Bitsandbytes,
+            Method::Learned | Method::Vector => Self::Qzo,
+        }
+    }
+
+    /// How weights that are quantized by `config`, and were stored as `dtype`, are written.
+    ///
+    /// # Errors
+    /// The format cannot hold them.
+    pub fn packing(self, config: &QuantizeConfig, dtype: FloatType) -> Result<Box<dyn Packing>> {
+        let (bits, vector_size, group_size) = (config.bits, config.vector_size(), config.group_size());
+        let unfit = |help: &str| {
+            let (method, format) = (format!("{:?}", config.method), format!("{self:?}"));
+            let (method, format) = (method.to_lowercase(), format.to_lowercase());
+            let what = format!("the format {format} does not hold what {method} gives with these settings");
+            Err(Error::invalid(what, help))
+        };
+        match (self, config.method) {
+            (Self::Gptq, Method::Rtn | Method::Gptq) => Ok(Box::new(gptq::GptqPacking {
+                bits,
+                group_size,
+                symmetric: !config.asymmetric,
+                desc_act: config.act_order && !config.static_groups,
+                static_groups: config.static_groups,
+                damp_percent: config.damp_percent,
+                true_sequential: true,
+            })),
+            (Self::Gptq, _) => unfit("use --method rtn or gptq, or leave --format out"),
+            (Self::Bitsandbytes, Method::Nf4) => {
+                let block = group_size.unwrap_or(0);
+                let dtype = match dtype {
+                    FloatType::F32 => "float32",
+                    FloatType::F16 => "float16",
+                    FloatType::BF16 => "bfloat16",
+                };
+                match [32, 64, 128, 256, 512, 1024, 2048, 4096].contains(&block) {
+                    true => Ok(Box::new(bitsandbytes::Nf4Packing { block, dtype: dtype.into() })),
+                    false => {
+                        unfit("use a --group-size of 32, 64, 128, … 4096: the block sizes of bitsandbytes")
+                    }
+                }
+            }
+            (Self::Bitsandbytes, _) => unfit("use --method nf4, or leave --format out"),
+            (Self::Aqlm, Method::Vector) if group_size.is_none() => Ok(Box::new(aqlm::Aqlm {
+                nbits_per_codebook: bits * vector_size as u32,
+                num_codebooks: 1,
+                in_group_size: vector_size,
+                out_group_size: 1,
+            })),
+            (Self::Aqlm, _) => unfit("use --method vector with --group-size -1: AQLM has one scale per row"),
+            (Self::Qzo, Method::Nf4 | Method::Learned | Method::Vector) => {
+                Ok(Box::new(codebook::CodebookScheme {
+                    bits: bits * vector_size as u32,
+                    vector_size,
+                    num_codebooks: 1,
+                    group_size,
+                    // NF4 has more digits than f16.
+                    codebook_dtype: if config.method == Method::Nf4 {
+                        FloatType::F32
+                    } else {
+                        FloatType::F16
+                    },
+                }))
+            }
+            (Self::Qzo, _) => unfit("leave --format out: integers are stored as GPTQ"),
+        }
+    }
+}
+
+/// `quantization_config` of config.json, or the file old GPTQ tools write.
+pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dyn Scheme>>> {
+    if let Some(settings) = json.get("quantization_config").filter(|s| !s.is_null()) {
+        return match settings.get("quant_method").and_then(Value::as_str) {
+            Some("gptq") => Ok(Some(Box::new(gptq::Gptq::parse(path, settings)?))),
+            Some("aqlm") => Ok(Some(Box::new(aqlm::Aqlm::parse(path, settings)?))),
+            Some("bitsandbytes") => Ok(Some(Box::new(bitsandbytes::Nf4::parse(path, settings)?))),
+            Some("qzo") => Ok(Some(Box::new(codebook::CodebookScheme::parse(path, settings)?))),
+            Some(other) => Err(Error::unsupported(
+                format!("{}: quantization method \"{other}\" is not supported", path.display()),
+                "works: gptq, aqlm, bitsandbytes NF4, qzo, GGUF files, and f32, f16 or bf16 checkpoints \
+                 (`qzo quantize` them)",
+            )),
+            None => Err(Error::damaged(path, "quantization_config names no quant_method")),
+        };
+    }
+    let path = directory.join(QUANTIZE_CONFIG_FILE);
+    match path.exists() {
+        true => Ok(Some(Box::new(gptq::Gptq::parse(&path, &read_json(&path)?)?))),
+        false => Ok(None),
+    }
+}
+
+/// The tensor that training changes.
+pub struct StoredScales<'a> {
+    tensor: Tensor<'a>,
+    /// `[out, groups]`, which the tensor holds in this order or transposed.
+    shape: [usize; 2],
+    transposed: bool,
+}
+
+impl<'a> StoredScales<'a> {
+    /// A tensor whose number of values was checked.
+    pub fn new(tensor: Tensor<'a>, shape: [usize; 2], transposed: bool) -> Result<Self> {
+        tensor.float_type()?;
+        Ok(Self { tensor, shape, transposed })
+    }
+
+    pub fn tensor(&self) -> &Tensor<'a> {
+        &self.tensor
+    }
+
+    /// `[out, groups]`
+    ///
+    /// # Errors
+    /// One that is not finite.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        let stored = self.tensor.floats()?;
+        if stored.iter().any(|scale| !scale.is_finite()) {
+            return Err(self.tensor.wrong("holds a scale that is not finite"));
+        }
+        Ok(if self.transposed { transpose(&stored, self.shape[1]) } else { stored })
+    }
+
+    /// What the file can hold of `scales` (`[out, groups]`).
+    pub fn rounded(&self, scales: &[f32]) -> Result<Vec<f32>> {
+        let dtype = self.tensor.float_type()?;
+        Ok(self.checked(scales)?.into_iter().map(|scale| dtype.round(scale)).collect())
+    }
+
+    /// The tensor's bytes for `scales` (`[out, groups]`).
+    pub fn encode(&self, scales: &[f32]) -> Result<Vec<u8>> {
+        let dtype = self.tensor.float_type()?;
+        let checked = self.checked(scales)?;
+        let stored = if self.transposed { transpose(&checked, self.shape[0]) } else { checked };
+        let mut bytes = Vec::with_capacity(self.tensor.bytes.len());
+        stored.into_iter().for_each(|value| float::encode_into(dtype, value, &mut bytes));
+        Ok(bytes)
+    }
+
+    /// The new scales, where the stored ones are not 0: such a group is constant and is not trained.
+    fn checked(&self, scales: &[f32]) -> Result<Vec<f32>> {
+        let dtype = self.tensor.float_type()?;
+        let stored = self.values()?;
+        if scales.len() != stored.len() {
+            let what = format!("expected {} scales, got {}", stored.len(), scales.len());
+            return Err(self.tensor.wrong(what));
+        }
+        let checked = stored.iter().zip(scales).map(|(&old, &new)| match old == 0.0 {
+            true => Ok(old),
+            false if dtype.round(new).is_finite() => Ok(new),
+            false => Err(self.tensor.wrong(format!("the tuned scale {new:e} does not fit {dtype:?}"))),
+        });
+        checked.collect()
+    }
+}
+
+/// The bytes of scales in f16.
+fn f16_bytes(scales: &[f32]) -> Result<Vec<u8>, String> {
+    match scales.iter().find(|scale| !FloatType::F16.round(**scale).is_finite()) {
+        Some(scale) => Err(format!("the scale {scale:e} does not fit f16")),
+        None => Ok(scales.iter().flat_map(|scale| half::f16::from_f32(*scale).to_le_bytes()).collect()),
+    }
+}
+
+fn words_from(tensor: &Tensor) -> Vec<u32> {
+    tensor.bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
+}
+
+fn word_bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// `[rows, columns]` → `[columns, rows]`, row-major both.
+fn transpose<T: Copy>(values: &[T], rows: usize) -> Vec<T> {
+    let columns = values.len() / rows.max(1);
+    (0..values.len()).map(|i| values[(i % rows) * columns + i / rows]).collect()
+}
+
+/// `group_size` of a settings file, where −1 is a whole row.
+fn group_size(path: &Path, stored: i64) -> Result<Option<usize>> {
+    match stored {
+        -1 => Ok(None),
+        size if (1..=i64::from(i32::MAX)).contains(&size) => Ok(Some(size as usize)),
+        size => Err(Error::damaged(path, format!("group_size {size}: expected −1 or more than 0"))),
+    }
+}
+
+/// What a packed weight must be for the settings to be true.
+fn expect(packed: &PackedWeight, bits: u32, group_size: Option<usize>) -> Result<(), String> {
+    let size = group_size.unwrap_or(packed.in_features);
+    match (packed.bits, packed.group_size) == (bits, size) {
+        true => Ok(()),
+        false => Err(format!(
+            "expected codes of {bits} bits in groups of {size}, the quantizer gave {} in {}",
+            packed.bits, packed.group_size
+        )),
+    }
+}

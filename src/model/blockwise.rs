@@ -1,0 +1,201 @@
+//! A model of which one decoder block at a time is on the device: what calibration needs, whatever the
+//! model's size. Between the steps the hidden states of all samples lie with the caller.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Tensor, TensorData};
+
+use super::layer::{Layer, Pass, embed, visible};
+use super::linear::{Linear, LinearWeight};
+use super::rope;
+use crate::checkpoint::Checkpoint;
+use crate::data::Sequence;
+use crate::device::ComputeType;
+use crate::error::{Error, Result};
+use crate::kernels::packed::PackedWeight;
+use crate::kernels::{DeviceWeight, Kernels, read};
+use crate::zo::perturbation::Perturb;
+
+/// The inputs that some linears of a block share, in the order in which a pass comes to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// q_proj, k_proj, v_proj
+    Attention,
+    /// o_proj
+    Output,
+    /// gate_proj, up_proj
+    Gate,
+    /// down_proj
+    Down,
+}
+
+/// Where a pass goes from where the one before it stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// From the stage before to the inputs of this one, whose products are added up.
+    To(Stage),
+    /// From the inputs of `Down` to the end of the block.
+    Finish,
+    /// From the beginning of the block to its end.
+    Through,
+}
+
+/// What some samples have become.
+pub struct Rows<'a> {
+    /// f32 `[T, hidden]`: between blocks, and within one the residual.
+    pub hidden: &'a mut [f32],
+    /// f32 `[T, heads · head_dim]`: between `Output` and `Gate`.
+    pub attended: &'a mut [f32],
+    /// Tokens of each sample; T together.
+    pub lengths: &'a [usize],
+}
+
+/// See the module.
+pub trait BlockByBlock {
+    /// f32 `[T, hidden]`
+    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>>;
+
+    /// Brings a block onto the device, dense, in the place of the one before.
+    fn enter(&mut self, block: usize) -> Result<()>;
+
+    /// Names of the linears that read the inputs of a stage.
+    fn linears(&self, stage: Stage) -> Vec<String>;
+
+    /// Puts a quantized weight in the place of a linear's.
+    fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()>;
+
+    fn advance(&mut self, step: Step, rows: Rows<'_>) -> Result<()>;
+
+    /// `Σ xᵀx` of the inputs since the last call, `[features, features]`.
+    fn take_gram(&mut self) -> Result<Vec<f32>>;
+}
+
+pub struct Blocks<B: Kernels> {
+    checkpoint: Arc<Checkpoint>,
+    device: B::Device,
+    dtype: ComputeType,
+    frequencies: Vec<f32>,
+    entered: Option<(usize, Layer<B>)>,
+    gram: Option<Tensor<B, 2>>,
+}
+
+impl<B: Kernels> Blocks<B> {
+    pub fn new(checkpoint: Arc<Checkpoint>, device: B::Device, dtype: ComputeType) -> Self {
+        let frequencies = rope::inverse_frequencies(checkpoint.config());
+        Self { checkpoint, device, dtype, frequencies, entered: None, gram: None }
+    }
+
+    fn layer(&self) -> Result<&Layer<B>> {
+        let layer = self.entered.as_ref().map(|(_, layer)| layer);
+        layer.ok_or_else(|| Error::tensor(self.checkpoint.path(), "model.layers", "no block was entered"))
+    }
+
+    fn upload(&self, values: &[f32], rows: usize) -> Tensor<B, 2> {
+        let data = TensorData::new(values.to_vec(), [rows, values.len() / rows.max(1)]);
+        Tensor::<B, 2>::from_data(data, (&self.device, DType::F32)).cast(B::tensor_type(self.dtype))
+    }
+
+    fn pass(&self, lengths: &[usize]) -> Pass<B> {
+        let mut end = 0;
+        let sequences: Vec<Sequence> = lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                Sequence::alone(end - length..end)
+            })
+            .collect();
+        let rows = sequences.iter().flat_map(|sequence| visible(sequence, 0));
+        Pass::new(rows, &self.frequencies, Perturb::No, &self.device)
+    }
+
+    fn add_to_gram(&mut self, x: Tensor<B, 2>) {
+        let x = x.cast(DType::F32);
+        let gram = x.clone().transpose().matmul(x);
+        self.gram = Some(match self.gram.take() {
+            Some(sum) => sum + gram,
+            None => gram,
+        });
+    }
+}
+
+impl<B: Kernels> BlockByBlock for Blocks<B> {
+    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        read(embed::<B>(&self.checkpoint, tokens, &self.device)?)
+    }
+
+    fn enter(&mut self, block: usize) -> Result<()> {
+        // The memory of the one before is needed for this one.
+        self.entered = None;
+        let layer = Layer::load(&self.checkpoint, block, &[], &self.device, self.dtype)?;
+        self.entered = Some((block, layer));
+        Ok(())
+    }
+
+    fn linears(&self, stage: Stage) -> Vec<String> {
+        let block = self.entered.as_ref().map_or(0, |(block, _)| *block);
+        let linears: &[&str] = match stage {
+            Stage::Attention => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            Stage::Output => &["self_attn.o_proj"],
+            Stage::Gate => &["mlp.gate_proj", "mlp.up_proj"],
+            Stage::Down => &["mlp.down_proj"],
+        };
+        linears.iter().map(|linear| format!("model.layers.{block}.{linear}.weight")).collect()
+    }
+
+    fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()> {
+        let path = self.checkpoint.path().to_path_buf();
+        let weight = DeviceWeight::upload(weight, None, self.dtype, &self.device);
+        let stages = [Stage::Attention, Stage::Output, Stage::Gate, Stage::Down];
+        let names = stages.map(|stage| self.linears(stage)).concat();
+        let layer = self.entered.as_mut().map(|(_, layer)| layer.linears_mut());
+        let mut linears = layer.into_iter().flatten().zip(names);
+        let found: Option<&mut Linear<B>> = linears.find(|(_, n)| n == name).map(|(linear, _)| linear);
+        let linear = found.ok_or_else(|| Error::tensor(path, name, "is not in the block at hand"))?;
+        linear.weight = LinearWeight::Packed(weight);
+        Ok(())
+    }
+
+    fn advance(&mut self, step: Step, rows: Rows<'_>) -> Result<()> {
+        let count = rows.lengths.iter().sum();
+        let layer = self.layer()?;
+        let x = self.upload(rows.hidden, count);
+        let put = |tensor: Tensor<B, 2>, to: &mut [f32]| -> Result<()> {
+            to.copy_from_slice(&read(tensor.cast(DType::F32))?);
+            Ok(())
+        };
+        let config = self.checkpoint.config();
+        let input = match step {
+            Step::To(Stage::Attention) => layer.input_layernorm.forward(x),
+            Step::To(Stage::Output) => {
+                let h = layer.input_layernorm.forward(x);
+                let attended = layer.attend(h, &self.pass(rows.lengths), config, None);
+                put(attended.clone(), rows.attended)?;
+                attended
+            }
+            Step::To(Stage::Gate) => {
+                let attended = self.upload(rows.attended, count);
+                let x = x + layer.o_proj.forward(attended, Perturb::No);
+                put(x.clone(), rows.hidden)?;
+                layer.post_attention_layernorm.forward(x)
+            }
+            Step::To(Stage::Down) => layer.gate(layer.post_attention_layernorm.forward(x), Perturb::No),
+            Step::Finish => {
+                let gated = layer.gate(layer.post_attention_layernorm.forward(x.clone()), Perturb::No);
+                return put(x + layer.down_proj.forward(gated, Perturb::No), rows.hidden);
+            }
+            Step::Through => {
+                let out = layer.forward(x, &self.pass(rows.lengths), config, None);
+                return put(out, rows.hidden);
+            }
+        };
+        self.add_to_gram(input);
+        Ok(())
+    }
+
+    fn take_gram(&mut self) -> Result<Vec<f32>> {
+        match self.gram.take() {
+            Some(gram) => read(gram),
+            None => Ok(vec![]),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! From weights to codes, row by row: each to its nearest level, or with GPTQ's error feedback, where the
+//! error of a feature is passed on to the features that are still to come (Frantar et al. 2022, algorithm 1;
+//! for vectors: van Baalen et al. 2024, GPTVQ, <https://arxiv.org/abs/2402.15319>).
+//!
+//! Rows do not see each other. A thread takes some of them through all features, a block at a time; what a
+//! block leaves for the features behind it is one product of matrices.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use super::book::{Book, Metric, Search};
+use super::grid::{Grid, Group};
+use super::hessian::Factor;
+use crate::error::{Error, Result};
+use crate::kernels::packed::{put_code, words_per_row};
+
+/// Rows that a thread takes at a time.
+const ROWS: usize = 32;
+
+/// Features after which the rest of a row hears of their errors. A group begins with a block, so that it is
+/// fitted to what the weights have become; or blocks hold whole groups.
+const BLOCK: usize = 128;
+
+/// What codes stand for before the scale multiplies them.
+pub enum Levels {
+    Grid(Grid),
+    Book(Book),
+}
+
+/// A matrix to be coded.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    /// `[out_features × in_features]`
+    pub weight: &'a [f32],
+    pub in_features: usize,
+    pub group_size: usize,
+}
+
+/// Where the groups' scales come from.
+#[derive(Clone, Copy)]
+pub enum Groups<'a> {
+    /// Fitted when they are reached, to what the weights have become by then.
+    Fitted,
+    /// Fitted to the weights as they are.
+    Static,
+    /// `[out_features × groups]`
+    Given(&'a [Group]),
+}
+
+/// Codes as [`crate::kernels::packed`] draws them.
+pub struct Coded {
+    pub codes: Vec<u32>,
+    /// `[out_features × groups]`
+    pub groups: Vec<Group>,
+    /// Whether places and groups follow the factor's order of features instead of the model's.
+    pub reordered: bool,
+}
+
+impl Matrix<'_> {
+    pub fn groups(&self) -> usize {
+        self.in_features.div_ceil(self.group_size)
+    }
+
+    pub fn out_features(&self) -> usize {
+        self.weight.len() / self.in_features
+    }
+}
+
+impl Levels {
+    fn width(&self) -> usize {
+        match self {
+            Self::Grid(_) => 1,
+            Self::Book(book) => book.width,
+        }
+    }
+
+    fn bits(&self) -> u32 {
+        match self {
+            Self::Grid(grid) => grid.bits,
+            Self::Book(book) => book.bits,
+        }
+    }
+
+    fn fit(&self, weights: &[f64]) -> Result<Group, String> {
+        match self {
+            Self::Grid(grid) => grid.fit(weights),
+            Self::Book(book) => book.fit(weights),
+        }
+    }
+}
+
+/// Without a factor every weight gets its nearest level.
+///
+/// # Errors
+/// A group that cannot be fitted, with its place.
+pub fn code(
+    matrix: Matrix<'_>,
+    levels: &Levels,
+    factor: Option<&Factor>,
+    groups: Groups<'_>,
+) -> Result<Coded> {
+    let (n, out) = (matrix.in_features, matrix.out_features());
+    let words = words_per_row(n / levels.width(), levels.bits());
+    let order: Vec<usize> = factor.map_or_else(|| (0..n).collect(), |factor| factor.order.clone());
+    let reordered = matches!(groups, Groups::Fitted) && !order.is_sorted();
+    let mut codes = vec![0u32; out * words];
+    let mut fitted = match groups {
+        Groups::Given(groups) => groups.to_vec(),
+        Groups::Fitted | Groups::Static => vec![Group::default(); out * matrix.groups()],
+    };
+    let coder = Coder { matrix, levels, factor, groups, order, reordered, words };
+    codes
+        .par_chunks_mut(ROWS * words)
+        .zip(fitted.par_chunks_mut(ROWS * matrix.groups()))
+        .zip(matrix.weight.par_chunks(ROWS * n))
+        .enumerate()
+        .try_for_each(|(chunk, ((codes, groups), weight))| {
+            coder.code(weight, codes, groups).map_err(|Unfit { row, group, what }| {
+                let row = chunk * ROWS + row;
+                Error::invalid(format!("row {row}, group {group}: {what}"), super::BAD_WEIGHT)
+            })
+        })?;
+    Ok(Coded { codes, groups: fitted, reordered })
+}
+
+struct Coder<'a> {
+    matrix: Matrix<'a>,
+    levels: &'a Levels,
+    factor: Option<&'a Factor>,
+    groups: Groups<'a>,
+    order: Vec<usize>,
+    reordered: bool,
+    words: usize,
+}
+
+struct Unfit {
+    row: usize,
+    group: usize,
+    what: String,
+}
+
+impl Coder<'_> {
+    fn code(&self, weight: &[f32], codes: &mut [u32], groups: &mut [Group]) -> Result<(), Unfit> {
+        let (n, width) = (self.matrix.in_features, self.levels.width());
+        let mut weights: Vec<f64> = weight
+            .chunks_exact(n)
+            .flat_map(|row| self.order.iter().map(|&feature| self.alive(row, feature)))
+            .collect();
+        if matches!(self.groups, Groups::Static) {
+            for (row, (weight, groups)) in
+                weight.chunks_exact(n).zip(groups.chunks_exact_mut(self.matrix.groups())).enumerate()
+            {
+                let weight: Vec<f64> = (0..n).map(|feature| self.alive(weight, feature)).collect();
+                for (g, (group, weight)) in
+                    groups.iter_mut().zip(weight.chunks(self.matrix.group_size)).enumerate()
+                {
+                    *group = self.levels.fit(weight).map_err(|what| Unfit { row, group: g, what })?;
+                }
+            }
+        }
+        let mut search = Search::default();
+        let mut errors = vec![];
+        let mut start = 0;
+        while start < n {
+            let end = self.block_end(start);
+            errors.clear();
+            errors.resize(weights.len() / n * (end - start), 0.0);
+            for place in (start..end).step_by(width) {
+                if matches!(self.groups, Groups::Fitted) && place.is_multiple_of(self.matrix.group_size) {
+                    self.fit(place, &weights, groups)?;
+                }
+                self.code_place(place, start..end, &mut weights, &mut errors, (codes, groups), &mut search);
+            }
+            self.pass_on(start..end, &mut weights, &errors);
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn alive(&self, row: &[f32], feature: usize) -> f64 {
+        let dead = self.factor.is_some_and(|factor| factor.dead[feature]);
+        if dead { 0.0 } else { f64::from(row[feature]) }
+    }
+
+    fn block_end(&self, start: usize) -> usize {
+        let (n, group) = (self.matrix.in_features, self.matrix.group_size);
+        let end = match group <= BLOCK {
+            true => start + BLOCK / group * group,
+            false => (start + BLOCK).min((start / group + 1) * group),
+        };
+        end.min(n)
+    }
+
+    /// Fits the group that begins at a place, in every row.
+    fn fit(&self, place: usize, weights: &[f64], groups: &mut [Group]) -> Result<(), Unfit> {
+        let (n, group) = (self.matrix.in_features, place / self.matrix.group_size);
+        let end = (place + self.matrix.group_size).min(n);
+        for (row, (weights, groups)) in
+            weights.chunks_exact(n).zip(groups.chunks_exact_mut(self.matrix.groups())).enumerate()
+        {
+            groups[group] =
+                self.levels.fit(&weights[place..end]).map_err(|what| Unfit { row, group, what })?;
+        }
+        Ok(())
+    }
+
+    /// Codes one place of every row and feeds the error back within the block.
+    fn code_place(
+        &self,
+        place: usize,
+        block: std::ops::Range<usize>,
+        weights: &mut [f64],
+        errors: &mut [f64],
+        (codes, groups): (&mut [u32], &[Group]),
+        search: &mut Search,
+    ) {
+        let (n, width) = (self.matrix.in_features, self.levels.width());
+        let stored = if self.reordered { place } else { self.order[place] };
+        let group = stored / self.matrix.group_size;
+        if let Levels::Book(book) = self.levels {
+            search.prepare(book, self.metric(place));
+        }
+        let rows = weights
+            .chunks_exact_mut(n)
+            .zip(errors.chunks_exact_mut(block.len()))
+            .zip(codes.chunks_exact_mut(self.words))
+            .zip(groups.chunks_exact(self.matrix.groups()));
+        let mut error = [0.0; Book::WIDEST];
+        for (((weights, errors), codes), groups) in rows {
+            let (group, now) = (groups[group], &weights[place..place + width]);
+            let code = match self.levels {
+                Levels::Grid(grid) => {
+                    let code = grid.code(now[0], group);
+                    error[0] = now[0] - grid.value(code, group);
+                    code
+                }
+                Levels::Book(book) => {
+                    let code = search.nearest(book, now, group.scale);
+                    for (error, (now, level)) in error.iter_mut().zip(now.iter().zip(book.entry(code))) {
+                        *error = now - f64::from(group.scale) * level;
+                    }
+                    code
+                }
+            };
+            put_code(codes, stored / width, self.levels.bits(), code);
+            let Some(factor) = self.factor else { continue };
+            factor.solve(place, &mut error[..width]);
+            for (i, error) in error[..width].iter().enumerate() {
+                let row = &factor.row(place + i)[place + width..block.end];
+                for (weight, u) in weights[place + width..block.end].iter_mut().zip(row) {
+                    *weight -= error * u;
+                }
+            }
+            errors[place - block.start..][..width].copy_from_slice(&error[..width]);
+        }
+    }
+
+    /// An error δ at a place costs `‖δ·U⁻¹‖²`, where U is the factor's block there, once the features behind
+    /// it have made up for it as far as they can.
+    fn metric(&self, place: usize) -> Metric {
+        let mut metric = Metric::default();
+        for (i, row) in metric.iter_mut().enumerate().take(self.levels.width()) {
+            row[i] = 1.0;
+            if let Some(factor) = self.factor {
+                factor.solve(place, &mut row[..self.levels.width()]);
+            }
+        }
+        metric
+    }
+
+    /// What the errors of a block mean for the features behind it.
+    fn pass_on(&self, block: std::ops::Range<usize>, weights: &mut [f64], errors: &[f64]) {
+        let n = self.matrix.in_features;
+        let (Some(factor), true) = (self.factor, block.end < n) else { return };
+        let rows = weights.len() / n;
+        let later = MatMut::from_row_major_slice_mut(weights, rows, n).subcols_mut(block.end, n - block.end);
+        let errors = MatRef::from_row_major_slice(errors, rows, block.len());
+        let upper = factor.upper().submatrix(block.start, block.end, block.len(), n - block.end);
+        matmul(later, Accum::Add, errors, upper, -1.0, Par::Seq);
+    }
+}

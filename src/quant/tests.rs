@@ -1,0 +1,255 @@
+//! Against independent implementations.
+
+use super::*;
+use crate::kernels::packed::get_code;
+use serde_json::Value;
+
+/// Written by `scripts/fixtures_rtn.py`, an independent numpy implementation.
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rtn/reference.json");
+
+fn integers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    integers(value).into_iter().map(f32::from_bits).collect()
+}
+
+fn options(bits: u32, symmetric: bool, group_size: Option<usize>) -> Options {
+    Options { kind: Kind::Integer { bits, symmetric, mse: false }, group_size, ..Options::default() }
+}
+
+fn codes(packed: &PackedWeight) -> Vec<u32> {
+    let words = packed.words_per_row();
+    let row =
+        |row: &[u32]| (0..packed.codes_per_row()).map(|i| get_code(row, i, packed.bits)).collect::<Vec<_>>();
+    packed.codes.chunks_exact(words).flat_map(row).collect()
+}
+
+fn zeros(packed: &PackedWeight) -> Vec<u32> {
+    match &packed.levels {
+        PackedLevels::Zero(zero) => vec![u32::from(*zero); packed.scales.len()],
+        PackedLevels::Zeros(zeros) => zeros.iter().map(|&z| u32::from(z)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn integers_and_scales_equal_the_numpy_reference() {
+    let reference: Value = serde_json::from_slice(&std::fs::read(REFERENCE).unwrap()).unwrap();
+    let shape = [0, 1].map(|i| reference["shape"][i].as_u64().unwrap() as usize);
+    let weight = floats(&reference["weight_bits"]);
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 4 * 2 * 3);
+    for case in cases {
+        let options = options(
+            case["bits"].as_u64().unwrap() as u32,
+            case["symmetric"].as_bool().unwrap(),
+            case["group_size"].as_u64().map(|g| g as usize),
+        );
+        let packed = quantize(&weight, shape, options).unwrap();
+        assert_eq!(codes(&packed), integers(&case["codes"]), "{options:?}");
+        assert_eq!(packed.scales, floats(&case["scale_bits"]), "{options:?}");
+        assert_eq!(zeros(&packed), integers(&case["zeros"]), "{options:?}");
+    }
+}
+
+#[test]
+fn a_group_of_zeros_stays_zero() {
+    for symmetric in [true, false] {
+        let packed = quantize(&[0.0; 10], [2, 5], options(4, symmetric, Some(4))).unwrap();
+        assert!(packed.scales.iter().all(|s| *s > 0.0));
+        assert_eq!(packed.to_dense(), [0.0; 10]);
+    }
+}
+
+#[test]
+fn weights_below_the_smallest_scale_do_not_divide_by_zero() {
+    let packed = quantize(&[1e-9, -1e-9], [1, 2], Options::default()).unwrap();
+    assert!(packed.to_dense().iter().all(|w| w.is_finite()));
+}
+
+#[test]
+fn a_weight_that_is_not_finite_or_too_large_is_refused() {
+    for kind in [Options::default().kind, Kind::NormalFloat, Kind::Learned { bits: 2, width: 1 }] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let options = Options { kind, ..Options::default() };
+            let error = quantize(&[0.0, bad, 0.0, 0.0], [2, 2], options).unwrap_err();
+            assert!(error.to_string().contains("row 0"), "{error}");
+        }
+    }
+    let error = quantize(&[0.0, 3e38, 0.0, 0.0], [2, 2], Options::default()).unwrap_err();
+    assert!(error.to_string().contains("row 0, group 0"), "{error}");
+    assert!(quantize(&[0.0; 4], [2, 2], options(5, true, None)).is_err());
+    assert!(quantize(&[0.0; 4], [2, 2], options(4, true, Some(0))).is_err());
+    assert!(quantize(&[0.0; 4], [usize::MAX, 2], Options::default()).is_err());
+}
+
+/// Uniform in [−1, 1).
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
+
+/// A weight, the Gram matrix of correlated inputs whose features are of different sizes, one of them dead.
+fn layer(out: usize, n: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut noise = Noise(7);
+    let weight = (0..out * n).map(|_| (noise.next() + noise.next() + noise.next()) as f32).collect();
+    let mix: Vec<f64> = (0..n * n / 4).map(|_| noise.next()).collect();
+    let mut gram = vec![0.0; n * n];
+    for _ in 0..4 * n {
+        let hidden: Vec<f64> = (0..n / 4).map(|_| noise.next()).collect();
+        let x: Vec<f64> = (0..n)
+            .map(|i| {
+                let shared: f64 = hidden.iter().zip(&mix[i * (n / 4)..]).map(|(h, m)| h * m).sum();
+                let size = if i == 5 { 0.0 } else { 1.0 + 4.0 * ((i * 7 % 11) as f64 / 11.0).powi(3) };
+                size * (shared + 0.3 * noise.next())
+            })
+            .collect();
+        for i in 0..n {
+            (0..n).for_each(|j| gram[i * n + j] += x[i] * x[j]);
+        }
+    }
+    (weight, gram.into_iter().map(|g| g as f32).collect())
+}
+
+/// Gauss–Jordan, with no Cholesky anywhere.
+fn inverse(matrix: &[f64], n: usize) -> Vec<f64> {
+    let (mut a, mut b) = (matrix.to_vec(), vec![0.0; n * n]);
+    (0..n).for_each(|i| b[i * n + i] = 1.0);
+    for i in 0..n {
+        let p = a[i * n + i];
+        for j in 0..n {
+            (a[i * n + j], b[i * n + j]) = (a[i * n + j] / p, b[i * n + j] / p);
+        }
+        for r in (0..n).filter(|r| *r != i) {
+            let f = a[r * n + i];
+            for j in 0..n {
+                a[r * n + j] -= f * a[i * n + j];
+                b[r * n + j] -= f * b[i * n + j];
+            }
+        }
+    }
+    b
+}
+
+/// GPTQ as optimal brain quantization says it: after each feature the rest of the row is moved by the
+/// inverse Hessian of the features that remain, which is computed anew; no Cholesky, no blocks.
+/// Codes in the order in which features are quantized.
+fn gptq(
+    weight: &[f32],
+    gram: &[f32],
+    n: usize,
+    order: &[usize],
+    group_size: usize,
+    grid: Grid,
+    static_groups: bool,
+) -> Vec<Vec<u32>> {
+    let mean = (0..n).map(|i| f64::from(gram[i * n + i])).sum::<f64>() / n as f64;
+    let dead = |i: usize| gram[i * n + i] == 0.0;
+    let hessian = |i: usize, j: usize| match i == j {
+        true if dead(i) => mean,
+        same => f64::from(gram[i * n + j]) + if same { 0.01 * mean } else { 0.0 },
+    };
+    let mut rows: Vec<Vec<f64>> = weight
+        .chunks(n)
+        .map(|row| order.iter().map(|&i| if dead(i) { 0.0 } else { f64::from(row[i]) }).collect())
+        .collect();
+    let fixed: Vec<Vec<grid::Group>> = rows
+        .iter()
+        .map(|row| {
+            let mut natural = vec![0.0; n];
+            order.iter().zip(row).for_each(|(&i, w)| natural[i] = *w);
+            natural.chunks(group_size).map(|group| grid.fit(group).unwrap()).collect()
+        })
+        .collect();
+    let mut groups = vec![grid::Group::default(); rows.len()];
+    let mut codes = vec![vec![]; rows.len()];
+    for place in 0..n {
+        let rest = &order[place..];
+        let m = rest.len();
+        let remaining: Vec<f64> = (0..m * m).map(|i| hessian(rest[i / m], rest[i % m])).collect();
+        let inverse = inverse(&remaining, m);
+        for (r, row) in rows.iter_mut().enumerate() {
+            if static_groups {
+                groups[r] = fixed[r][order[place] / group_size];
+            } else if place % group_size == 0 {
+                groups[r] = grid.fit(&row[place..(place + group_size).min(n)]).unwrap();
+            }
+            let code = grid.code(row[place], groups[r]);
+            let error = row[place] - grid.value(code, groups[r]);
+            codes[r].push(code);
+            for j in 0..m {
+                row[place + j] -= error / inverse[0] * inverse[j];
+            }
+        }
+    }
+    codes
+}
+
+#[test]
+fn codes_with_feedback_equal_optimal_brain_quantization_step_by_step() {
+    let (out, n) = (40, 72);
+    let (weight, gram) = layer(out, n);
+    let natural: Vec<usize> = (0..n).collect();
+    let mut descending = natural.clone();
+    descending.sort_by(|&a, &b| gram[b * n + b].total_cmp(&gram[a * n + a]));
+    for (bits, symmetric, mse) in
+        [(4, true, false), (4, false, false), (3, false, true), (2, true, false), (8, false, false)]
+    {
+        for group_size in [None, Some(24), Some(16), Some(50)] {
+            for (act_order, static_groups) in [(false, false), (true, false), (true, true), (false, true)] {
+                let mut options = options(bits, symmetric, group_size);
+                options.kind = Kind::Integer { bits, symmetric, mse };
+                options.feedback = Feedback { act_order, static_groups, ..Feedback::default() };
+                let order = if act_order { &descending } else { &natural };
+                let grid = Grid { bits, symmetric, mse, scale_dtype: FloatType::F16 };
+                let want = gptq(&weight, &gram, n, order, group_size.unwrap_or(n), grid, static_groups);
+                let (packed, _) = calibrate(&weight, [out, n], options, &gram).unwrap();
+                let got = codes(&packed);
+                let mut different = 0;
+                for (row, want) in want.iter().enumerate() {
+                    for (place, want) in want.iter().enumerate() {
+                        // Static groups are stored in the model's order.
+                        let place = if static_groups { order[place] } else { place };
+                        different += usize::from(got[row * n + place] != *want);
+                    }
+                }
+                assert_eq!(different, 0, "{options:?}");
+                let stored = (act_order && !static_groups).then(|| order.iter().map(|&i| i as u32).collect());
+                assert_eq!(packed.order, stored);
+            }
+        }
+    }
+}
+
+#[test]
+fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
+    let (out, n) = (64, 256);
+    let (weight, gram) = layer(out, n);
+    for kind in [
+        Kind::Integer { bits: 4, symmetric: true, mse: false },
+        Kind::Integer { bits: 3, symmetric: false, mse: true },
+        Kind::NormalFloat,
+        Kind::Learned { bits: 3, width: 1 },
+        Kind::Learned { bits: 6, width: 2 },
+        Kind::Learned { bits: 8, width: 4 },
+    ] {
+        let error = |act_order, static_groups| {
+            let feedback = Feedback { act_order, static_groups, ..Feedback::default() };
+            let options = Options { kind, group_size: Some(64), feedback, ..Options::default() };
+            let (_, error) = calibrate(&weight, [out, n], options, &gram).unwrap();
+            println!("{kind:?} act_order {act_order} static {static_groups}: {error:?}");
+            error
+        };
+        let plain = error(false, false);
+        assert!(plain.feedback < 0.5 * plain.nearest, "{kind:?}: {plain:?}");
+        let ordered = error(true, false);
+        assert!(ordered.feedback < plain.feedback, "{kind:?}: {plain:?}, in order {ordered:?}");
+        error(true, true);
+    }
+}
