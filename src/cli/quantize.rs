@@ -35,9 +35,9 @@ pub struct QuantizeArgs {
     /// One zero point per group instead of the middle of the range
     #[arg(long)]
     asymmetric: bool,
-    /// Search each group's range for the least squared error
-    #[arg(long)]
-    mse: bool,
+    /// Search each group's range for the least squared error [default: true for gptq, false for rtn]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    mse: Option<bool>,
     /// Text that the model is calibrated on: a text file, JSONL with a `text` field, or such a file of a
     /// dataset on the hub (org/name/file.jsonl)
     #[arg(long, value_name = "FILE")]

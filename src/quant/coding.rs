@@ -82,9 +82,9 @@ impl Levels {
         }
     }
 
-    fn fit(&self, weights: &[f64]) -> Result<Group, String> {
+    fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<Group, String> {
         match self {
-            Self::Grid(grid) => grid.fit(weights),
+            Self::Grid(grid) => grid.fit(weights, importance),
             Self::Book(book) => book.fit(weights),
         }
     }
@@ -109,7 +109,8 @@ pub fn code(
         Groups::Given(groups) => groups.to_vec(),
         Groups::Fitted | Groups::Static => vec![Group::default(); out * matrix.groups()],
     };
-    let coder = Coder { matrix, levels, factor, groups, order, reordered, words };
+    let importance = factor.map(Factor::importance);
+    let coder = Coder { matrix, levels, factor, groups, order, reordered, words, importance };
     codes
         .par_chunks_mut(ROWS * words)
         .zip(fitted.par_chunks_mut(ROWS * matrix.groups()))
@@ -132,6 +133,8 @@ struct Coder<'a> {
     order: Vec<usize>,
     reordered: bool,
     words: usize,
+    /// Of the features, in the model's order.
+    importance: Option<Vec<f64>>,
 }
 
 struct Unfit {
@@ -148,6 +151,7 @@ impl Coder<'_> {
             .flat_map(|row| self.order.iter().map(|&feature| self.alive(row, feature)))
             .collect();
         if matches!(self.groups, Groups::Static) {
+            let (size, natural) = (self.matrix.group_size, &self.importance);
             for (row, (weight, groups)) in
                 weight.chunks_exact(n).zip(groups.chunks_exact_mut(self.matrix.groups())).enumerate()
             {
@@ -155,7 +159,8 @@ impl Coder<'_> {
                 for (g, (group, weight)) in
                     groups.iter_mut().zip(weight.chunks(self.matrix.group_size)).enumerate()
                 {
-                    *group = self.levels.fit(weight).map_err(|what| Unfit { row, group: g, what })?;
+                    let importance = natural.as_ref().map(|i| &i[g * size..g * size + weight.len()]);
+                    *group = self.levels.fit(weight, importance).map_err(|what| Unfit { row, group: g, what })?;
                 }
             }
         }
@@ -196,11 +201,14 @@ impl Coder<'_> {
     fn fit(&self, place: usize, weights: &[f64], groups: &mut [Group]) -> Result<(), Unfit> {
         let (n, group) = (self.matrix.in_features, place / self.matrix.group_size);
         let end = (place + self.matrix.group_size).min(n);
+        let importance = self.importance.as_ref();
+        let importance: Option<Vec<f64>> =
+            importance.map(|i| self.order[place..end].iter().map(|&feature| i[feature]).collect());
         for (row, (weights, groups)) in
             weights.chunks_exact(n).zip(groups.chunks_exact_mut(self.matrix.groups())).enumerate()
         {
             groups[group] =
-                self.levels.fit(&weights[place..end]).map_err(|what| Unfit { row, group, what })?;
+                self.levels.fit(&weights[place..end], importance.as_deref()).map_err(|what| Unfit { row, group, what })?;
         }
         Ok(())
     }

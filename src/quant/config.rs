@@ -34,8 +34,9 @@ pub struct QuantizeConfig {
     pub group_size: Option<i64>,
     /// One zero point per group instead of the middle of the range.
     pub asymmetric: bool,
-    /// Search each group's range for the least squared error.
-    pub mse: bool,
+    /// Search each group's range for the least squared error. Where unset: for gptq.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mse: Option<bool>,
     /// A text file, or JSONL with a `text` field: what the model is calibrated on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<PathBuf>,
@@ -61,7 +62,7 @@ impl Default for QuantizeConfig {
             bits: 4,
             group_size: None,
             asymmetric: false,
-            mse: false,
+            mse: None,
             calibration: None,
             calibration_samples: 128,
             calibration_length: 512,
@@ -101,7 +102,7 @@ impl QuantizeConfig {
             );
         }
         let integers = matches!(method, Rtn | Gptq);
-        if !integers && (self.asymmetric || self.mse) {
+        if !integers && (self.asymmetric || self.mse == Some(true)) {
             return invalid(
                 format!("asymmetric or mse with {name}"),
                 "leave them out: a codebook has no zero point, and its scales are fitted anyway",
@@ -165,7 +166,8 @@ impl QuantizeConfig {
     pub fn options(&self, scale_dtype: FloatType) -> Options {
         let kind = match self.method {
             Method::Rtn | Method::Gptq => {
-                Kind::Integer { bits: self.bits, symmetric: !self.asymmetric, mse: self.mse }
+                let mse = self.mse.unwrap_or(self.method == Method::Gptq);
+                Kind::Integer { bits: self.bits, symmetric: !self.asymmetric, mse }
             }
             Method::Nf4 => Kind::NormalFloat,
             Method::Learned | Method::Vector => {

@@ -2,14 +2,18 @@
 //!
 //! The formulas are those of the GPTQ reference code's `Quantizer.find_params` (Frantar et al. 2022,
 //! <https://github.com/IST-DASLab/gptq>, `quant.py`), so results are interchangeable with other GPTQ tools;
-//! its `mse` option searches a shrunken range here too, by the squared error instead of its power 2.4.
+//! its `mse` option searches a smaller range here too, by the squared error instead of its power 2.4, weighted
+//! by what calibration says, and over zero points as well.
 //! Arithmetic is f64 and ties round to even. The scale is rounded to the type the file will store *before*
 //! codes are chosen, so that every code is the nearest one for the scale that is really used.
 
 use super::FloatType;
 
-/// Ranges that the search tries: 1, 0.99, … of the whole one, down to 0.2.
-const SHRUNKEN: std::ops::Range<u32> = 1..80;
+/// Shares of the whole range that the search tries, in fiftieths.
+const SHARES: std::ops::Range<u32> = 25..50;
+
+/// How far from the zero point of the whole range it looks for a better one.
+const ZEROS: std::ops::RangeInclusive<i64> = -1..=1;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
@@ -31,9 +35,11 @@ pub struct Group {
 }
 
 impl Grid {
+    /// `importance`: what an error in each weight costs, where that is known.
+    ///
     /// # Errors
     /// A weight that is not finite, or a scale that `scale_dtype` cannot hold.
-    pub fn fit(&self, weights: &[f64]) -> Result<Group, String> {
+    pub fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<Group, String> {
         if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
             return Err(format!("weight {i} of the group is {}", weights[i]));
         }
@@ -42,15 +48,43 @@ impl Grid {
         if min == 0.0 && max == 0.0 {
             (min, max) = (-1.0, 1.0);
         }
-        let mut best = self.spanning(min, max)?;
-        if self.mse {
-            let mut least = self.squared_error(weights, best);
-            for percent in SHRUNKEN {
-                let share = 1.0 - f64::from(percent) / 100.0;
-                let group = self.spanning(share * min, share * max)?;
-                let error = self.squared_error(weights, group);
-                if error < least {
-                    (best, least) = (group, error);
+        let whole = self.spanning(min, max)?;
+        match self.mse {
+            true => self.search(weights, importance, whole),
+            false => Ok(whole),
+        }
+    }
+
+    /// The group of least squared error whose range is a share of the whole one.
+    fn search(&self, weights: &[f64], importance: Option<&[f64]>, whole: Group) -> Result<Group, String> {
+        let error = |group: Group| -> f64 {
+            let inverse = 1.0 / f64::from(group.scale);
+            let (zero, most) = (f64::from(group.zero), f64::from(self.max_code()));
+            let squared = |weight: &f64| {
+                let steps = weight * inverse;
+                let level = (steps.round_ties_even() + zero).clamp(0.0, most) - zero;
+                (steps - level).powi(2)
+            };
+            let sum: f64 = match importance {
+                Some(importance) => weights.iter().zip(importance).map(|(w, i)| i * squared(w)).sum(),
+                None => weights.iter().map(squared).sum(),
+            };
+            sum * f64::from(group.scale).powi(2)
+        };
+        let (mut best, mut least) = (whole, error(whole));
+        let zeros = if self.symmetric { 0..=0 } else { ZEROS };
+        for share in SHARES {
+            let scale = scale_as_stored(f64::from(whole.scale) * f64::from(share) / 50.0, self.scale_dtype)?;
+            for shift in zeros.clone() {
+                let zero = i64::from(whole.zero) + shift;
+                let Ok(zero) = u32::try_from(zero) else { continue };
+                if zero > self.max_code() {
+                    continue;
+                }
+                let group = Group { scale, zero };
+                let now = error(group);
+                if now < least {
+                    (best, least) = (group, now);
                 }
             }
         }
@@ -69,10 +103,6 @@ impl Grid {
             false => (-min / f64::from(scale)).round_ties_even().clamp(0.0, max_code) as u32,
         };
         Ok(Group { scale, zero })
-    }
-
-    fn squared_error(&self, weights: &[f64], group: Group) -> f64 {
-        weights.iter().map(|&w| (w - self.value(self.code(w, group), group)).powi(2)).sum()
     }
 
     /// The nearest.
