@@ -27,7 +27,7 @@ use super::float;
 use super::safetensors::{Dtype, Shards, Tensor};
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight};
 use crate::kernels::packed::{get_code, words_per_row};
 
 pub use write::{GptqOptions, write_gptq};
@@ -106,7 +106,8 @@ impl Scheme {
 
     pub fn layout(&self, in_features: usize) -> Layout {
         let group_size = self.group_size.unwrap_or(in_features);
-        Layout::Packed { bits: self.bits, group_size, level_bytes: usize::from(!self.symmetric) }
+        let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
+        Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: false })
     }
 }
 

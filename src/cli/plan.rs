@@ -10,6 +10,7 @@ use crate::data::Load;
 use crate::device::{ComputeType, Device};
 use crate::error::{Error, Result};
 use crate::eval::widest_pass;
+use crate::kernels::packed::{LevelsKind, PackedLayout};
 use crate::memory::{Plan, Workload, plan};
 use crate::model::compute_type;
 use crate::train::{Data, TrainConfig, widest_batch};
@@ -92,8 +93,8 @@ impl Planner<'_> {
         let layout = |name: &str| match (quantize, &linears) {
             (Some(quantize), Some(linears)) if linears.iter().any(|linear| linear == name) => {
                 let group_size = quantize.group_size().unwrap_or(usize::MAX);
-                let level_bytes = usize::from(quantize.asymmetric);
-                Ok(Layout::Packed { bits: quantize.bits, group_size, level_bytes })
+                let levels = if quantize.asymmetric { LevelsKind::Zeros } else { LevelsKind::Zero };
+                Ok(Layout::Packed(PackedLayout { bits: quantize.bits, group_size, levels, ordered: false }))
             }
             _ => self.checkpoint.layout(name),
         };

@@ -19,6 +19,7 @@
 //! Every sum has one order, whatever the number of tokens and of threads.
 
 mod arithmetic;
+mod codebook;
 mod dense;
 mod input;
 mod tile;
@@ -27,6 +28,8 @@ mod unit;
 mod unpack;
 mod values;
 mod vector;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -65,7 +68,15 @@ pub(super) enum LevelsView<'a> {
     Zero(f32),
     Zeros(&'a [u8]),
     Minimum(&'a [f32]),
-    Codebook(&'a [f32]),
+    Codebook(CodebookView<'a>),
+}
+
+/// [`crate::kernels::packed::Codebook`]
+#[derive(Clone, Copy)]
+pub(super) struct CodebookView<'a> {
+    pub width: usize,
+    pub books: usize,
+    pub entries: &'a [f32],
 }
 
 impl WeightView<'_> {
@@ -73,9 +84,28 @@ impl WeightView<'_> {
         self.in_features.div_ceil(self.group_size)
     }
 
-    /// Whether words of two features straddle no groups.
-    pub fn is_even(&self) -> bool {
-        self.in_features.is_multiple_of(2) && self.group_size.is_multiple_of(2)
+    fn words_per_row(&self) -> usize {
+        self.code_bits(0..self.in_features).end.div_ceil(32)
+    }
+
+    /// Where in a row the codes of some features are.
+    fn code_bits(&self, features: Range<usize>) -> Range<usize> {
+        let bits = self.bits as usize;
+        match self.levels {
+            LevelsView::Codebook(CodebookView { width, books, .. }) => {
+                features.start / width * books * bits..features.end.div_ceil(width) * books * bits
+            }
+            _ => features.start * bits..features.end * bits,
+        }
+    }
+
+    /// Whether words of two features straddle no groups, and are known from whole codes.
+    pub fn fits_bf16(&self) -> bool {
+        let whole = match self.levels {
+            LevelsView::Codebook(codebook) => codebook.fits_bf16(self.bits),
+            _ => true,
+        };
+        whole && self.in_features.is_multiple_of(2) && self.group_size.is_multiple_of(2)
     }
 }
 
@@ -88,7 +118,7 @@ pub(super) struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
-/// `x`: `[T, in_features]`; only weights that are even where a word holds two features.
+/// `x`: `[T, in_features]`; only weights that fit where a word holds two features.
 pub(super) fn packed_linear(x: &[f32], products: Vec<Product<'_>>, arithmetic: Arithmetic) {
     let Some(in_features) = products.first().map(|product| product.weight.in_features) else { return };
     if x.is_empty() {
