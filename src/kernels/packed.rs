@@ -136,7 +136,7 @@ pub struct PackedWeight {
     /// `[out_features, groups]`, f32 master copy.
     pub scales: Vec<f32>,
     pub levels: Levels,
-    /// The input feature at each place of a row; `None`: their own order. Length: in_features.
+    /// The input feature at each place of a row, each once; `None`: their own order. Length: in_features.
     pub order: Option<Vec<u32>>,
 }
 

@@ -91,7 +91,7 @@ impl Kernels for Flex {
             let rounds = weight.compute == ComputeType::Bf16
                 && weight.parameter.is_some()
                 && perturb != Perturb::No
-                && view.fits_bf16();
+                && view.is_even();
             let products = if rounds { &mut in_bf16 } else { &mut in_f32 };
             products.push(Product { weight: view, parts: weight.parts(perturb), y: y.storage_mut() });
         }

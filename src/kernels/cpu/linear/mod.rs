@@ -14,7 +14,8 @@
 //! f32 weights are scaled while they are unpacked. In bf16 what a scale multiplies (`code − zero`, exact
 //! in bf16) is multiplied first, and the scale, perturbed or not, multiplies the sum over its group in
 //! f32. So rounding to bf16 touches the activations alone, the same way at both signs of a perturbation,
-//! and a perturbed scale is never rounded.
+//! and a perturbed scale is never rounded. The entries of a codebook are rounded, too, the same way for all
+//! tokens.
 //!
 //! Every sum has one order, whatever the number of tokens and of threads.
 
@@ -99,13 +100,9 @@ impl WeightView<'_> {
         }
     }
 
-    /// Whether words of two features straddle no groups, and are known from whole codes.
-    pub fn fits_bf16(&self) -> bool {
-        let whole = match self.levels {
-            LevelsView::Codebook(codebook) => codebook.fits_bf16(self.bits),
-            _ => true,
-        };
-        whole && self.in_features.is_multiple_of(2) && self.group_size.is_multiple_of(2)
+    /// Whether words of two features straddle no groups.
+    pub fn is_even(&self) -> bool {
+        self.in_features.is_multiple_of(2) && self.group_size.is_multiple_of(2)
     }
 }
 
@@ -118,7 +115,7 @@ pub(super) struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
-/// `x`: `[T, in_features]`; only weights that fit where a word holds two features.
+/// `x`: `[T, in_features]`; only weights that are even where a word holds two features.
 pub(super) fn packed_linear(x: &[f32], products: Vec<Product<'_>>, arithmetic: Arithmetic) {
     let Some(in_features) = products.first().map(|product| product.weight.in_features) else { return };
     if x.is_empty() {
