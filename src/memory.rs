@@ -10,7 +10,6 @@ use crate::data::Load;
 use crate::device::{ComputeType, Device, host, with_backend};
 use crate::error::Result;
 use crate::kernels::Kernels;
-use crate::kernels::packed::words_per_row;
 use crate::model::LOGIT_BYTES;
 use crate::quant::FloatType;
 
@@ -34,7 +33,7 @@ pub struct Plan {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Parts {
-    /// Codes of the quantized weights, and their zero points or minima.
+    /// Codes of the quantized weights, and their zero points, minima, codebooks and orders.
     pub codes: u64,
     /// f32 master scales.
     pub scales: u64,
@@ -90,18 +89,18 @@ pub fn plan(
 ) -> Result<Plan> {
     let costs = with_backend!(device, |B, _device| Costs::of::<B>(compute));
     let mut parts = Parts { embeddings: EMBEDDING_BYTES, ..Parts::default() };
-    let mut largest = 0;
+    let (mut largest, mut ordered) = (0, false);
     for (name, shape) in config.tensors() {
         let elements: u64 = shape.iter().map(|d| *d as u64).product();
         let is_table = name == "model.embed_tokens.weight";
         match &shape[..] {
             _ if is_table && !config.tie_word_embeddings => {}
             &[out, input] => match layout(&name)? {
-                Layout::Packed { bits, group_size, level_bytes } => {
-                    let groups = (out * input.div_ceil(group_size)) as u64;
-                    let codes = 4 * (out * words_per_row(input, bits)) as u64;
-                    parts.codes += codes + groups * level_bytes as u64;
-                    parts.scales += 4 * groups;
+                Layout::Packed(packed) => {
+                    let codes = packed.code_bytes([out, input]);
+                    parts.codes += codes + packed.level_bytes([out, input]);
+                    parts.scales += packed.scale_bytes([out, input]);
+                    ordered |= packed.ordered;
                     largest = largest.max(costs.scratch.map_or(codes, |bytes| elements * bytes));
                 }
                 Layout::Dense(stored) => {
@@ -113,8 +112,8 @@ pub fn plan(
             _ => parts.dense += 4 * elements,
         }
     }
-    let train = costs.pass(config, workload.train, true);
-    let evaluation = costs.pass(config, workload.evaluation, false);
+    let train = costs.pass(config, workload.train, ordered, true);
+    let evaluation = costs.pass(config, workload.evaluation, ordered, false);
     (parts.activations, parts.logits) = train;
     parts.evaluation = (evaluation.0 + evaluation.1).saturating_sub(train.0 + train.1);
     parts.workspace = match costs.scratch {
@@ -171,7 +170,7 @@ impl Costs {
     }
 
     /// Bytes of activations and of logits.
-    fn pass(&self, config: &ModelConfig, load: Load, both_signs: bool) -> (u64, u64) {
+    fn pass(&self, config: &ModelConfig, load: Load, ordered: bool, both_signs: bool) -> (u64, u64) {
         let parts = if both_signs && load.tokens <= self.paired_tokens { 2 } else { 1 };
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) =
@@ -181,7 +180,10 @@ impl Costs {
         let attention = 2 * hidden + q + 2 * kv;
         // On a card the gate is not written in place.
         let gated = if self.scratch.is_some() { 3 * inner } else { 2 * inner + hidden };
-        let widest = hidden + attention.max(2 * hidden + 2 * inner).max(gated);
+        // A product's input in the order of the weight beside that in the model's.
+        let [of_hidden, of_inner] = [hidden, inner].map(|width| if ordered { width } else { 0 });
+        let norm = attention.max(2 * hidden + 2 * inner) + of_hidden;
+        let widest = hidden + norm.max(gated + of_inner);
         let angles = 4 * config.head_dim;
         let row = widest as u64 * self.activation + angles as u64;
         // Logits, their difference from the largest, and its exponential.

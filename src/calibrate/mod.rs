@@ -122,13 +122,15 @@ impl Calibration<'_> {
                 self.advance(model, Step::Through, &mut hidden)?;
                 continue;
             }
-            let (weights, reports) = self.quantize(model, &mut hidden, on_event)?;
+            let linears = self.quantize(model, &mut hidden, on_event)?;
             if block + 1 < of {
                 self.advance(model, Step::Finish, &mut hidden)?;
             }
+            let error = mean(&linears);
+            let weights: Vec<_> = linears.into_iter().map(|(report, packed)| (report.name, packed)).collect();
             self.workspace.save(block, &weights)?;
             self.checkpoint.release();
-            on_event(Event::Block { done: block + 1, of, error: mean(&reports) });
+            on_event(Event::Block { done: block + 1, of, error });
         }
         Ok(())
     }
@@ -138,21 +140,20 @@ impl Calibration<'_> {
         model: &mut dyn BlockByBlock,
         hidden: &mut Hidden,
         on_event: &mut dyn FnMut(Event),
-    ) -> Result<(Vec<(String, PackedWeight)>, Vec<LinearReport>)> {
-        let (mut weights, mut reports) = (vec![], vec![]);
+    ) -> Result<Vec<(LinearReport, PackedWeight)>> {
+        let mut done = vec![];
         for stage in STAGES {
             self.advance(model, Step::To(stage), hidden)?;
             let gram = model.take_gram()?;
             for name in model.linears(stage) {
                 let (packed, error) = self.linear(&name, &gram)?;
                 model.replace(&name, packed.clone())?;
-                weights.push((name.clone(), packed));
                 let report = LinearReport { name, error };
                 on_event(Event::Linear(report.clone()));
-                reports.push(report);
+                done.push((report, packed));
             }
         }
-        Ok((weights, reports))
+        Ok(done)
     }
 
     fn linear(&self, name: &str, gram: &[f32]) -> Result<(PackedWeight, OutputError)> {
@@ -199,9 +200,9 @@ impl Calibration<'_> {
     }
 }
 
-fn mean(reports: &[LinearReport]) -> OutputError {
+fn mean(linears: &[(LinearReport, PackedWeight)]) -> OutputError {
     let mean = |of: fn(&OutputError) -> f64| {
-        reports.iter().map(|report| of(&report.error)).sum::<f64>() / reports.len().max(1) as f64
+        linears.iter().map(|(report, _)| of(&report.error)).sum::<f64>() / linears.len().max(1) as f64
     };
     OutputError { nearest: mean(|error| error.nearest), feedback: mean(|error| error.feedback) }
 }

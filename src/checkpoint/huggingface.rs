@@ -82,13 +82,13 @@ impl HuggingFace {
             let dtype = format!("{:?}", tensor.dtype);
             Some(TensorSummary::new(name, name, dtype, tensor.shape, tensor.bytes.len()))
         };
-        let packed = |name: &String| -> Option<TensorSummary> {
-            let (scheme, shape, layer) = self.layer(name).ok()?;
+        let packed = |(name, shape): (&String, &[usize; 2])| -> Option<TensorSummary> {
+            let scheme = self.scheme.as_ref()?;
             let stored = format!("{}{}", module(name), scheme.parts().first()?);
-            Some(TensorSummary::new(name, &stored, scheme.name(), &shape, layer.bytes()))
+            Some(TensorSummary::new(name, &stored, scheme.name(), shape, self.layer(name).ok()?.bytes()))
         };
         let mut all: Vec<_> =
-            self.shards.names().filter_map(dense).chain(self.packed.keys().filter_map(packed)).collect();
+            self.shards.names().filter_map(dense).chain(self.packed.iter().filter_map(packed)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -105,7 +105,7 @@ impl HuggingFace {
 
     pub fn weight(&self, name: &str) -> Result<Weight> {
         if self.packed.contains_key(name) {
-            return Ok(Weight::Packed(self.layer(name)?.2.packed()?));
+            return Ok(Weight::Packed(self.layer(name)?.packed()?));
         }
         let tensor = self.tensor(name)?;
         match *tensor.shape {
@@ -141,7 +141,7 @@ impl HuggingFace {
     }
 
     pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
-        let (_, _, layer) = self.layer(name)?;
+        let layer = self.layer(name)?;
         Ok((layer.scales().rounded(scales)?, layer.levels()?))
     }
 
@@ -152,14 +152,14 @@ impl HuggingFace {
         for (index, file) in self.shards.files().iter().enumerate() {
             let mut ranges = Vec::new();
             for name in self.packed.keys() {
-                let (_, _, layer) = self.layer(name)?;
+                let layer = self.layer(name)?;
                 let position = self.shards.position(layer.scales().tensor().name);
                 ranges.extend(position.filter(|(file, _)| *file == index).map(|(_, range)| (range, name)));
             }
             ranges.sort_by_key(|(range, _)| range.start);
             let to = staging.path().join(file.path.file_name().unwrap_or_default());
             publish::copy_with_replacements(&file.bytes, &to, &ranges, |name| {
-                self.layer(name)?.2.scales().encode(&scales(name)?)
+                self.layer(name)?.scales().encode(&scales(name)?)
             })?;
         }
         staging.publish()
@@ -186,11 +186,11 @@ impl HuggingFace {
     }
 
     /// A quantized linear.
-    fn layer(&self, name: &str) -> Result<(&dyn Scheme, [usize; 2], Box<dyn Layer + '_>)> {
+    fn layer(&self, name: &str) -> Result<Box<dyn Layer + '_>> {
         let found = self.scheme.as_ref().zip(self.packed.get(name));
         let not_quantized = || Error::tensor(&self.directory, name, "is not quantized");
         let (scheme, shape) = found.ok_or_else(not_quantized)?;
-        Ok((scheme.as_ref(), *shape, scheme.open(&self.shards, module(name), *shape)?))
+        scheme.open(&self.shards, module(name), *shape)
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor<'_>> {

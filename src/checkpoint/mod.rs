@@ -52,7 +52,7 @@ pub use write::{check_packing, write_quantized};
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{Levels, PackedLayout, PackedWeight};
 use crate::quant::FloatType;
 use gguf::Gguf;
 use huggingface::HuggingFace;
@@ -113,12 +113,7 @@ pub enum Weight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     Dense(FloatType),
-    Packed {
-        bits: u32,
-        group_size: usize,
-        /// Bytes per group beside its scale: a zero point's 1, a minimum's 4, or 0.
-        level_bytes: usize,
-    },
+    Packed(PackedLayout),
 }
 
 /// One line of `qzo inspect`.

@@ -13,7 +13,7 @@ use super::safetensors::missing;
 use super::{Layout, TensorSummary, Weight};
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedWeight, words_per_row};
+use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 use crate::quant::FloatType;
 
 /// The dimensions of a published model.
@@ -154,7 +154,12 @@ impl Synthetic {
     pub fn layout(&self, name: &str) -> Result<Layout> {
         self.index(name)?;
         Ok(match self.is_packed(name) {
-            true => Layout::Packed { bits: self.bits, group_size: self.group_size, level_bytes: 0 },
+            true => Layout::Packed(PackedLayout {
+                bits: self.bits,
+                group_size: self.group_size,
+                levels: LevelsKind::Zero,
+                ordered: false,
+            }),
             false => Layout::Dense(FloatType::F16),
         })
     }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::widest_pass;
 use crate::memory::{Plan, Workload, plan};
 use crate::model::compute_type;
+use crate::quant::FloatType;
 use crate::train::{Data, TrainConfig, widest_batch};
 
 /// Say how much memory a recipe needs, part by part, before anything is loaded
@@ -92,8 +93,7 @@ impl Planner<'_> {
         let layout = |name: &str| match (quantize, &linears) {
             (Some(quantize), Some(linears)) if linears.iter().any(|linear| linear == name) => {
                 let group_size = quantize.group_size().unwrap_or(usize::MAX);
-                let level_bytes = usize::from(quantize.asymmetric);
-                Ok(Layout::Packed { bits: quantize.bits, group_size, level_bytes })
+                Ok(Layout::Packed(quantize.options(FloatType::F16).layout(group_size)))
             }
             _ => self.checkpoint.layout(name),
         };

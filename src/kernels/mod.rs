@@ -15,7 +15,7 @@ mod reference;
 mod weight;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 pub use weight::{DeviceLevels, DeviceWeight};
@@ -55,7 +55,12 @@ pub trait Kernels: Backend {
     /// The type of the activations' tensors when computing in `compute`.
     fn tensor_type(compute: ComputeType) -> DType;
 
-    /// See [`linear`].
+    /// The features of `x`, `[T, in_features]`, as `order` names them.
+    fn in_order(x: FloatTensor<Self>, order: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(x, 1, order)
+    }
+
+    /// See [`linear`]; the features of `x` are in the order of the weights'.
     fn packed_linear<const N: usize>(
         x: FloatTensor<Self>,
         weights: [&DeviceWeight<Self>; N],
@@ -133,7 +138,19 @@ pub fn linear_by<B: Kernels, const N: usize>(
 ) -> [Tensor<B, 2>; N] {
     debug_assert!(x.dims()[0].is_multiple_of(perturb.parts().len()));
     let x = x.into_primitive().tensor();
-    B::packed_linear_by(path, x, weights, perturb).map(|y| Tensor::from_primitive(TensorPrimitive::Float(y)))
+    let y = if weights.iter().all(|weight| weight.order.is_none()) {
+        B::packed_linear_by(path, x, weights, perturb)
+    } else {
+        weights.map(|weight| {
+            let x = match &weight.order {
+                Some(order) => B::in_order(x.clone(), order.clone().into_primitive()),
+                None => x.clone(),
+            };
+            let [y] = B::packed_linear_by(path, x, [weight], perturb);
+            y
+        })
+    };
+    y.map(|y| Tensor::from_primitive(TensorPrimitive::Float(y)))
 }
 
 /// `y = x · Wᵀ` for a dense weight of the type that [`Kernels::weight_type`] gave.

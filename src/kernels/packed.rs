@@ -46,6 +46,75 @@ pub struct Codebook {
     pub entries: Vec<f32>,
 }
 
+/// What [`Levels`] there are, without their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LevelsKind {
+    Zero,
+    Zeros,
+    Minimum,
+    /// See [`Codebook`].
+    Codebook {
+        width: usize,
+        books: usize,
+    },
+}
+
+/// How a packed weight lies in memory, known without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedLayout {
+    pub bits: u32,
+    pub group_size: usize,
+    pub levels: LevelsKind,
+    /// Whether the features are in another order than the model's.
+    pub ordered: bool,
+}
+
+impl Levels {
+    pub fn kind(&self) -> LevelsKind {
+        match self {
+            Self::Zero(_) => LevelsKind::Zero,
+            Self::Zeros(_) => LevelsKind::Zeros,
+            Self::Minimum(_) => LevelsKind::Minimum,
+            Self::Codebook(Codebook { width, books, .. }) => {
+                LevelsKind::Codebook { width: *width, books: *books }
+            }
+        }
+    }
+}
+
+impl LevelsKind {
+    /// Codes of so many neighbouring features, where none of them shares its place with one outside.
+    pub fn codes(self, features: usize) -> usize {
+        match self {
+            Self::Zero | Self::Zeros | Self::Minimum => features,
+            Self::Codebook { width, books } => features / width * books,
+        }
+    }
+}
+
+impl PackedLayout {
+    /// Bytes of a weight `[out, input]`: of its codes.
+    pub fn code_bytes(&self, [out, input]: [usize; 2]) -> u64 {
+        4 * out as u64 * words_per_row(self.levels.codes(input), self.bits) as u64
+    }
+
+    /// Of its f32 scales.
+    pub fn scale_bytes(&self, [out, input]: [usize; 2]) -> u64 {
+        4 * out as u64 * input.div_ceil(self.group_size) as u64
+    }
+
+    /// Of its zero points, minima or codebook, and of the order of its features.
+    pub fn level_bytes(&self, shape: [usize; 2]) -> u64 {
+        let levels = match self.levels {
+            LevelsKind::Zero => 0,
+            LevelsKind::Zeros => self.scale_bytes(shape) / 4,
+            LevelsKind::Minimum => self.scale_bytes(shape),
+            LevelsKind::Codebook { width, books } => 4 * ((books << self.bits) * width) as u64,
+        };
+        levels + if self.ordered { 4 * shape[1] as u64 } else { 0 }
+    }
+}
+
 impl Codebook {
     /// One level for each code.
     pub fn scalar(levels: Vec<f32>) -> Self {
@@ -67,7 +136,7 @@ pub struct PackedWeight {
     /// `[out_features, groups]`, f32 master copy.
     pub scales: Vec<f32>,
     pub levels: Levels,
-    /// The input feature at each place of a row; `None`: their own order. Length: in_features.
+    /// The input feature at each place of a row, each once; `None`: their own order. Length: in_features.
     pub order: Option<Vec<u32>>,
 }
 
@@ -81,10 +150,7 @@ impl PackedWeight {
     }
 
     pub fn codes_per_row(&self) -> usize {
-        match &self.levels {
-            Levels::Codebook(codebook) => self.in_features / codebook.width * codebook.books,
-            Levels::Zero(_) | Levels::Zeros(_) | Levels::Minimum(_) => self.in_features,
-        }
+        self.levels.kind().codes(self.in_features)
     }
 
     /// Code number `index` of a row.
@@ -161,11 +227,28 @@ mod tests {
 
     #[test]
     fn codes_of_every_width_survive_packing_across_word_boundaries() {
-        for bits in [2, 3, 4, 8] {
+        for bits in 1..=16 {
             let mut words = vec![0; words_per_row(45, bits)];
             let code = |i: usize| (i as u32 * 7 + 3) & (u32::MAX >> (32 - bits));
             (0..45).for_each(|i| put_code(&mut words, i, bits, code(i)));
             assert!((0..45).all(|i| get_code(&words, i, bits) == code(i)), "{bits} bits");
         }
+    }
+
+    #[test]
+    fn a_layout_counts_bytes_without_the_weight() {
+        let bytes = |bits, levels, ordered| {
+            let layout = PackedLayout { bits, group_size: 64, levels, ordered };
+            let shape = [10, 600];
+            [layout.code_bytes(shape), layout.scale_bytes(shape), layout.level_bytes(shape)]
+        };
+        // 1800 bits are 57 words, and 600 features 10 groups.
+        assert_eq!(bytes(3, LevelsKind::Zero, false), [10 * 57 * 4, 400, 0]);
+        assert_eq!(bytes(3, LevelsKind::Zeros, true), [10 * 57 * 4, 400, 100 + 4 * 600]);
+        assert_eq!(bytes(3, LevelsKind::Minimum, false), [10 * 57 * 4, 400, 400]);
+        let pairs = LevelsKind::Codebook { width: 2, books: 1 };
+        assert_eq!(bytes(6, pairs, false), [10 * 57 * 4, 400, 64 * 2 * 4]);
+        let octets = LevelsKind::Codebook { width: 8, books: 2 };
+        assert_eq!(bytes(8, octets, true), [10 * 38 * 4, 400, 2 * 256 * 8 * 4 + 4 * 600]);
     }
 }

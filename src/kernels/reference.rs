@@ -8,8 +8,7 @@ use super::{
     step,
 };
 use crate::device::ComputeType;
-use crate::kernels::packed::{Codebook, Levels, PackedWeight};
-use crate::kernels::packed::{put_code, words_per_row};
+use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedWeight, put_code, words_per_row};
 use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 use crate::zo::philox::philox4x32_10;
 
@@ -34,28 +33,48 @@ impl Uniform {
     }
 }
 
+const SCALAR: LevelsKind = LevelsKind::Codebook { width: 1, books: 1 };
+const KINDS: [LevelsKind; 4] = [LevelsKind::Zero, LevelsKind::Zeros, LevelsKind::Minimum, SCALAR];
+
+/// Codes of single features, of vectors that fill a read and that do not, and of several books.
+const CODEBOOKS: [(u32, LevelsKind); 9] = [
+    (4, LevelsKind::Codebook { width: 2, books: 1 }),
+    (6, LevelsKind::Codebook { width: 2, books: 1 }),
+    (8, LevelsKind::Codebook { width: 4, books: 1 }),
+    (12, LevelsKind::Codebook { width: 4, books: 1 }),
+    (8, LevelsKind::Codebook { width: 8, books: 2 }),
+    (16, LevelsKind::Codebook { width: 8, books: 1 }),
+    (5, LevelsKind::Codebook { width: 1, books: 3 }),
+    (7, LevelsKind::Codebook { width: 6, books: 2 }),
+    (1, LevelsKind::Codebook { width: 3, books: 1 }),
+];
+
 fn random_weight(
     out: usize,
     input: usize,
     bits: u32,
     group_size: usize,
-    kind: usize,
+    kind: LevelsKind,
     rng: &mut Uniform,
 ) -> PackedWeight {
     let groups = input.div_ceil(group_size);
     let mut codes = vec![];
     for _ in 0..out {
-        let mut row = vec![0; words_per_row(input, bits)];
-        (0..input).for_each(|i| put_code(&mut row, i, bits, rng.word() >> (32 - bits)));
+        let mut row = vec![0; words_per_row(kind.codes(input), bits)];
+        (0..kind.codes(input)).for_each(|i| put_code(&mut row, i, bits, rng.word() >> (32 - bits)));
         codes.extend(row);
     }
     let mut scales: Vec<f32> = (0..out * groups).map(|_| 0.02 * rng.float()).collect();
     scales[groups / 2] = 0.0;
     let levels = match kind {
-        0 => Levels::Zero(1 << (bits - 1)),
-        1 => Levels::Zeros((0..out * groups).map(|_| (rng.word() >> (32 - bits)) as u8).collect()),
-        2 => Levels::Minimum((0..out * groups).map(|_| 8.0 * rng.float()).collect()),
-        _ => Levels::Codebook(Codebook::scalar(rng.floats(1 << bits))),
+        LevelsKind::Zero => Levels::Zero(1 << (bits - 1)),
+        LevelsKind::Zeros => {
+            Levels::Zeros((0..out * groups).map(|_| (rng.word() >> (32 - bits)) as u8).collect())
+        }
+        LevelsKind::Minimum => Levels::Minimum((0..out * groups).map(|_| 8.0 * rng.float()).collect()),
+        LevelsKind::Codebook { width, books } => {
+            Levels::Codebook(Codebook { width, books, entries: rng.floats((books << bits) * width) })
+        }
     };
     PackedWeight {
         out_features: out,
@@ -67,6 +86,13 @@ fn random_weight(
         levels,
         order: None,
     }
+}
+
+/// The same with its features in some other order.
+fn shuffled(weight: &PackedWeight, rng: &mut Uniform) -> PackedWeight {
+    let mut order: Vec<u32> = (0..weight.in_features as u32).collect();
+    order.sort_by_cached_key(|_| rng.word());
+    PackedWeight { order: Some(order), ..weight.clone() }
 }
 
 fn perturbed(weight: &PackedWeight, parameter: u32, noise: Noise) -> PackedWeight {
@@ -81,10 +107,19 @@ fn linear_reference(x: &[f32], weight: &PackedWeight) -> Vec<f64> {
     let mut y = vec![];
     for x in x.chunks(weight.in_features) {
         for o in 0..weight.out_features {
-            y.push(x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(weight.value(o, i))).sum());
+            let x = |i: usize| x[weight.order.as_ref().map_or(i, |order| order[i] as usize)];
+            let product = |i: usize| f64::from(x(i)) * f64::from(weight.value(o, i));
+            y.push((0..weight.in_features).map(product).sum());
         }
     }
     y
+}
+
+/// As many rows at +e as at −e after them; at none where the weight is not trained.
+fn both_signs_reference(x: &[f32], weight: &PackedWeight, parameter: Option<u32>, noise: Noise) -> Vec<f64> {
+    let signs = [noise.coefficient, -noise.coefficient].map(|e| noise.with_coefficient(e));
+    let moved = |noise| parameter.map_or(weight.clone(), |id| perturbed(weight, id, noise));
+    x.chunks(x.len() / 2).zip(signs).flat_map(|(x, noise)| linear_reference(x, &moved(noise))).collect()
 }
 
 fn relative_error(got: &[f32], want: &[f64]) -> f64 {
@@ -128,7 +163,7 @@ fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
     for (i, (rows, out, input, group_size)) in shapes.into_iter().enumerate() {
         for bits in [2, 3, 4, 8] {
             // Two kinds of levels at each shape: a kernel to compile for each is what takes the time.
-            for kind in [i % 4, (i + 1 + bits as usize / 2) % 4] {
+            for kind in [i % 4, (i + 1 + bits as usize / 2) % 4].map(|kind| KINDS[kind]) {
                 let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
                 let x = rng.floats(rows * input);
                 for noise in noises() {
@@ -145,10 +180,40 @@ fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
                         let error = relative_error(&read(got), &want);
                         assert!(
                             error < TOLERANCE,
-                            "{rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {noise:?} {path:?}: {error:e}"
+                            "{rows}×{out}×{input}/{group_size} bits {bits} {kind:?} {noise:?} {path:?}: {error:e}"
                         );
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Codebooks of vectors and of several books, each with its features in the model's order and in another.
+fn codebooks_and_orders_match_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(111);
+    // Most often the last group is short, and the rows are of several slices on a CPU.
+    let shapes = [(3, 37, 600, 72), (20, 9, 120, 48), (5, 70, 264, 96)].into_iter().cycle();
+    let kinds = [(4, SCALAR), (4, LevelsKind::Zeros)].into_iter().chain(CODEBOOKS);
+    for (i, ((bits, kind), (rows, out, input, group_size))) in kinds.zip(shapes).enumerate() {
+        let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+        let noise = noises()[1 + i % 4].unwrap();
+        let x = rng.floats(2 * rows * input);
+        for path in B::PATHS {
+            let run = |weight: &PackedWeight| {
+                let weight = DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
+                let x = float(&x, [2 * rows, input], device);
+                let [y] = linear_by(*path, x, [&weight], Perturb::BothWays(noise));
+                read(y)
+            };
+            let same = PackedWeight { order: Some((0..input as u32).collect()), ..weight.clone() };
+            assert_eq!(run(&same), run(&weight), "{path:?}");
+            for weight in [weight.clone(), shuffled(&weight, &mut rng)] {
+                let error = relative_error(&run(&weight), &both_signs_reference(&x, &weight, Some(7), noise));
+                assert!(
+                    error < TOLERANCE,
+                    "{rows}×{out}×{input}/{group_size} bits {bits} {kind:?} {noise:?} {path:?}: {error:e}"
+                );
             }
         }
     }
@@ -163,34 +228,30 @@ fn linear_in_half_precision_is_within_its_rounding<B: Kernels>(device: &B::Devic
         }
         let mut rng = Uniform(55);
         // As many weights at a time as there can be, and one.
-        for (rows, out, input, group_size) in [(5, 37, 96, 24), (3, 7, 75, 21)] {
-            for (bits, kind) in [(2, 3), (4, 1)] {
-                let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
-                let x = rng.floats(2 * rows * input);
-                let noise = noises()[4].unwrap();
-                let want: Vec<f64> = [noise.coefficient, -noise.coefficient]
-                    .iter()
-                    .zip(x.chunks(rows * input))
-                    .flat_map(|(e, x)| {
-                        linear_reference(x, &perturbed(&weight, 7, noise.with_coefficient(*e)))
-                    })
-                    .collect();
-                let on_device = DeviceWeight::<B>::upload(weight, Some(7), compute, device);
-                for path in B::PATHS {
-                    let x = float::<B, 2>(&x, [2 * rows, input], device).cast(B::tensor_type(compute));
-                    let [got] = linear_by(*path, x, [&on_device], Perturb::BothWays(noise));
-                    let error = relative_error(&read(got.cast(DType::F32)), &want);
-                    assert!(
-                        error < tolerance,
-                        "{compute} {rows}×{out}×{input}/{group_size} bits {bits} levels {kind} {path:?}: {error:e}"
-                    );
-                }
+        let shapes = [(5, 37, 96, 24), (3, 7, 75, 21)].into_iter();
+        let single = |shape| [(2, SCALAR), (4, LevelsKind::Zeros)].map(|(bits, kind)| (shape, bits, kind));
+        let vectors = CODEBOOKS.map(|(bits, kind)| ((5, 37, 600, 48), bits, kind));
+        for ((rows, out, input, group_size), bits, kind) in shapes.flat_map(single).chain(vectors) {
+            let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+            let x = rng.floats(2 * rows * input);
+            let noise = noises()[4].unwrap();
+            let want = both_signs_reference(&x, &weight, Some(7), noise);
+            let on_device = DeviceWeight::<B>::upload(weight, Some(7), compute, device);
+            for path in B::PATHS {
+                let x = float::<B, 2>(&x, [2 * rows, input], device).cast(B::tensor_type(compute));
+                let [got] = linear_by(*path, x, [&on_device], Perturb::BothWays(noise));
+                let error = relative_error(&read(got.cast(DType::F32)), &want);
+                assert!(
+                    error < tolerance,
+                    "{compute} {rows}×{out}×{input}/{group_size} bits {bits} {kind:?} {path:?}: {error:e}"
+                );
             }
         }
     }
 }
 
-/// The bf16 product against f64 on the same rounded activations: all else in it is exact or f32.
+/// The bf16 product against f64 on the same rounded activations: all else in it is exact or f32, codebooks
+/// of few digits among it.
 #[test]
 fn bf16_rounds_the_activations_alone() {
     let device = burn_flex::FlexDevice;
@@ -208,26 +269,28 @@ fn bf16_rounds_the_activations_alone() {
         (65, 13, 4100, 50),
         (3, 5, 71, 7),
     ];
-    for (rows, out, input, group_size) in shapes {
-        for bits in [2, 3, 4, 8] {
-            for kind in 0..3 {
-                let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
-                let x: Vec<f32> =
-                    rng.floats(rows * input).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
-                for noise in noises() {
-                    let upload = weight.clone();
-                    let on_device = DeviceWeight::upload(upload, Some(7), ComputeType::Bf16, &device);
-                    let x_device = float::<burn_flex::Flex, 2>(&x, [rows, input], &device);
-                    let [got] = linear(x_device, [&on_device], noise.map_or(Perturb::No, Perturb::By));
-                    let got = read(got);
-                    let moved = noise.map_or(weight.clone(), |noise| perturbed(&weight, 7, noise));
-                    let error = relative_error(&got, &linear_reference(&x, &moved));
-                    assert!(
-                        error < TOLERANCE,
-                        "{rows}×{out}×{input}/{group_size} bits {bits} {kind} {noise:?}: {error:e}"
-                    );
-                }
-            }
+    let levels = [2, 3, 4, 8].into_iter().flat_map(|bits| KINDS.map(|kind| (bits, kind)));
+    let single = levels.flat_map(|(bits, kind)| shapes.map(|shape| (shape, bits, kind)));
+    let vectors = CODEBOOKS.map(|(bits, kind)| ((20, 37, 600, 48), bits, kind));
+    for ((rows, out, input, group_size), bits, kind) in single.chain(vectors) {
+        let mut weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+        if let Levels::Codebook(codebook) = &mut weight.levels {
+            codebook.entries.iter_mut().for_each(|entry| *entry = (*entry * 64.0).round() / 64.0);
+        }
+        let x: Vec<f32> =
+            rng.floats(rows * input).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+        for noise in noises() {
+            let upload = weight.clone();
+            let on_device = DeviceWeight::upload(upload, Some(7), ComputeType::Bf16, &device);
+            let x_device = float::<burn_flex::Flex, 2>(&x, [rows, input], &device);
+            let [got] = linear(x_device, [&on_device], noise.map_or(Perturb::No, Perturb::By));
+            let got = read(got);
+            let moved = noise.map_or(weight.clone(), |noise| perturbed(&weight, 7, noise));
+            let error = relative_error(&got, &linear_reference(&x, &moved));
+            assert!(
+                error < TOLERANCE,
+                "{rows}×{out}×{input}/{group_size} bits {bits} {kind:?} {noise:?}: {error:e}"
+            );
         }
     }
 }
@@ -263,8 +326,13 @@ fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device: &B::Device
     let mut rng = Uniform(33);
     let ids = [Some(3), Some(4), None];
     for (rows, input, group_size) in [(1, 72, 32), (3, 128, 64), (40, 576, 64)] {
-        let weights = [(37, 4, 0), (5, 2, 1), (64, 4, 2)]
+        let mut weights = [(37, 4, LevelsKind::Zero), (5, 6, CODEBOOKS[1].1), (64, 4, LevelsKind::Minimum)]
             .map(|(out, bits, kind)| random_weight(out, input, bits, group_size, kind, &mut rng));
+        // Of weights that share an input, some may have an order.
+        if rows == 3 {
+            weights[0] = shuffled(&weights[0], &mut rng);
+            weights[1] = shuffled(&weights[1], &mut rng);
+        }
         let x = rng.floats(2 * rows * input);
         for noise in noises().into_iter().flatten() {
             let mut id = ids.into_iter().flatten();
@@ -276,12 +344,7 @@ fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device: &B::Device
                 linear_by(*path, x, uploaded.each_ref(), Perturb::BothWays(noise))
             });
             for ((got, weight), id) in got.zip(weights.iter().cycle()).zip(ids.into_iter().cycle()) {
-                let mut want = vec![];
-                for (x, coefficient) in x.chunks(rows * input).zip([noise.coefficient, -noise.coefficient]) {
-                    let noise = noise.with_coefficient(coefficient);
-                    let moved = id.map_or(weight.clone(), |id| perturbed(weight, id, noise));
-                    want.extend(linear_reference(x, &moved));
-                }
+                let want = both_signs_reference(&x, weight, id, noise);
                 let error = relative_error(&read(got), &want);
                 assert!(error < TOLERANCE, "{rows}×{input}/{group_size} {noise:?}: {error:e}");
             }
@@ -291,7 +354,7 @@ fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device: &B::Device
 
 fn an_untrained_weight_ignores_the_noise<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(5);
-    let weight = random_weight(8, 64, 4, 32, 0, &mut rng);
+    let weight = random_weight(8, 64, 4, 32, LevelsKind::Zero, &mut rng);
     let x = rng.floats(64);
     let on_device = DeviceWeight::<B>::upload(weight.clone(), None, ComputeType::F32, device);
     let perturb = Perturb::By(noises()[1].unwrap());
@@ -303,7 +366,7 @@ fn an_untrained_weight_ignores_the_noise<B: Kernels>(device: &B::Device) {
 /// Bit for bit: a journal must mean the same on every device.
 fn steps_give_the_bits_of_the_definition<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(9);
-    let weight = random_weight(33, 4128, 2, 24, 0, &mut rng);
+    let weight = random_weight(33, 4128, 2, 24, LevelsKind::Zero, &mut rng);
     for noise in noises().into_iter().flatten() {
         let mut on_device = DeviceWeight::<B>::upload(weight.clone(), Some(11), ComputeType::F32, device);
         step(&mut on_device, 11, noise);
@@ -407,6 +470,10 @@ macro_rules! on {
             #[test]
             fn linear_matches_the_loops() {
                 run(super::linear_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn codebooks_and_orders_match_the_loops() {
+                run(super::codebooks_and_orders_match_the_loops::<$backend>)
             }
             #[test]
             fn a_dense_weight_matches_the_loops() {

@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::device::ComputeType;
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{Codebook, Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturb};
 
 /// [`Levels`] on the device.
@@ -15,8 +15,12 @@ pub enum DeviceLevels<B: Backend> {
     Zeros(Tensor<B, 1, Int>),
     /// f32 `[out_features × groups]`
     Minimum(Tensor<B, 1>),
-    /// f32 `[2^bits]`
-    Codebook(Tensor<B, 1>),
+    Codebook {
+        width: usize,
+        books: usize,
+        /// f32 `[books × 2^bits × width]`
+        entries: Tensor<B, 1>,
+    },
 }
 
 /// [`PackedWeight`] on the device; layouts as drawn there.
@@ -31,6 +35,8 @@ pub struct DeviceWeight<B: Backend> {
     /// f32 `[out_features × groups]`
     pub scales: Tensor<B, 1>,
     pub levels: DeviceLevels<B>,
+    /// i32 `[in_features]`
+    pub order: Option<Tensor<B, 1, Int>>,
     /// The weight's number in the byte-sorted list of trained weights; `None` where it is not trained.
     pub parameter: Option<u32>,
     /// Type of the arithmetic of its product, where a backend has a choice.
@@ -44,7 +50,7 @@ impl<B: Backend> DeviceWeight<B> {
         compute: ComputeType,
         device: &B::Device,
     ) -> Self {
-        let PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels, order: _ } =
+        let PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels, order } =
             weight;
         let levels = match levels {
             Levels::Zero(zero) => DeviceLevels::Zero(zero),
@@ -55,7 +61,9 @@ impl<B: Backend> DeviceWeight<B> {
                 DeviceLevels::Zeros(upload_words(words, device))
             }
             Levels::Minimum(minimum) => DeviceLevels::Minimum(upload_floats(minimum, device)),
-            Levels::Codebook(codebook) => DeviceLevels::Codebook(upload_floats(codebook.entries, device)),
+            Levels::Codebook(Codebook { width, books, entries }) => {
+                DeviceLevels::Codebook { width, books, entries: upload_floats(entries, device) }
+            }
         };
         Self {
             out_features,
@@ -65,6 +73,7 @@ impl<B: Backend> DeviceWeight<B> {
             codes: upload_words(codes, device),
             scales: upload_floats(scales, device),
             levels,
+            order: order.map(|order| upload_words(order, device)),
             parameter,
             compute,
         }

@@ -86,13 +86,10 @@ impl Search {
         self.lengths.clear();
         self.lengths.resize(count, 0.0);
         for (code, entry) in book.entries.chunks_exact(book.width).enumerate() {
-            let mut length = 0.0;
-            for j in 0..book.width {
-                let value: f64 = (0..=j).map(|i| entry[i] * metric[i][j]).sum();
-                self.entries[j * count + code] = value as f32;
-                length += value * value;
-            }
-            self.lengths[code] = (0.5 * length) as f32;
+            let column = |j: usize| entry.iter().zip(&metric).map(|(e, row)| e * row[j]).sum::<f64>();
+            let moved = (0..book.width).map(column);
+            self.lengths[code] = (0.5 * moved.clone().map(|value| value * value).sum::<f64>()) as f32;
+            moved.enumerate().for_each(|(j, value)| self.entries[j * count + code] = value as f32);
         }
     }
 

@@ -160,7 +160,8 @@ impl Coder<'_> {
                     groups.iter_mut().zip(weight.chunks(self.matrix.group_size)).enumerate()
                 {
                     let importance = natural.as_ref().map(|i| &i[g * size..g * size + weight.len()]);
-                    *group = self.levels.fit(weight, importance).map_err(|what| Unfit { row, group: g, what })?;
+                    *group =
+                        self.levels.fit(weight, importance).map_err(|what| Unfit { row, group: g, what })?;
                 }
             }
         }
@@ -207,8 +208,10 @@ impl Coder<'_> {
         for (row, (weights, groups)) in
             weights.chunks_exact(n).zip(groups.chunks_exact_mut(self.matrix.groups())).enumerate()
         {
-            groups[group] =
-                self.levels.fit(&weights[place..end], importance.as_deref()).map_err(|what| Unfit { row, group, what })?;
+            groups[group] = self
+                .levels
+                .fit(&weights[place..end], importance.as_deref())
+                .map_err(|what| Unfit { row, group, what })?;
         }
         Ok(())
     }

@@ -28,8 +28,6 @@ pub struct Factor {
     pub dead: Vec<bool>,
     /// `[features × features]`, row-major, upper triangular, in `order`.
     upper: Vec<f64>,
-    /// The share of the mean diagonal that was added to it.
-    pub damping: f64,
 }
 
 /// How a Gram matrix is factored.
@@ -86,7 +84,7 @@ impl Factor {
             Par::rayon(0),
         );
         upper.reverse();
-        Ok(Self { order, dead, upper, damping })
+        Ok(Self { order, dead, upper })
     }
 
     pub fn features(&self) -> usize {

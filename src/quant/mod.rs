@@ -30,7 +30,7 @@ use grid::Grid;
 use hessian::{Factor, Ordering};
 
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels as PackedLevels, PackedWeight};
+use crate::kernels::packed::{Codebook, Levels as PackedLevels, LevelsKind, PackedLayout, PackedWeight};
 
 const BAD_WEIGHT: &str = "the checkpoint holds a weight that cannot be quantized; fetch it again, or use \
                           another one if its author's file has the same value";
@@ -163,6 +163,19 @@ impl Kind {
 }
 
 impl Options {
+    /// How a weight that is quantized so lies in memory, in groups of `group_size`.
+    pub fn layout(self, group_size: usize) -> PackedLayout {
+        let levels = match self.kind {
+            Kind::Integer { symmetric: true, .. } => LevelsKind::Zero,
+            Kind::Integer { .. } => LevelsKind::Zeros,
+            Kind::NormalFloat | Kind::Learned { .. } => {
+                LevelsKind::Codebook { width: self.kind.width(), books: 1 }
+            }
+        };
+        let ordered = self.feedback.act_order && !self.feedback.static_groups;
+        PackedLayout { bits: self.kind.bits(), group_size, levels, ordered }
+    }
+
     /// The levels for a matrix, and the scales where they were fitted with them.
     fn levels(self, matrix: Matrix<'_>, importance: &[f64]) -> Result<(Levels, Option<Vec<grid::Group>>)> {
         let scale_dtype = self.scale_dtype;

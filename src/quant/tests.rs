@@ -198,9 +198,7 @@ fn codes_with_feedback_equal_optimal_brain_quantization_step_by_step() {
     let natural: Vec<usize> = (0..n).collect();
     let mut descending = natural.clone();
     descending.sort_by(|&a, &b| gram[b * n + b].total_cmp(&gram[a * n + a]));
-    for (bits, symmetric) in
-        [(4, true), (4, false), (3, false), (2, true), (8, false)]
-    {
+    for (bits, symmetric) in [(4, true), (4, false), (3, false), (2, true), (8, false)] {
         for group_size in [None, Some(24), Some(16), Some(50)] {
             for (act_order, static_groups) in [(false, false), (true, false), (true, true), (false, true)] {
                 let mut options = options(bits, symmetric, group_size);

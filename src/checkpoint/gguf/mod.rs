@@ -27,7 +27,7 @@ use crate::data::tokenizer::GgufVocab;
 use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::words_per_row;
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight};
 use crate::quant::FloatType;
 use blocks::{BLOCK, GgmlType};
 use header::{Header, TensorInfo};
@@ -165,8 +165,8 @@ impl Gguf {
         let kind = self.stored(name)?.info.kind;
         Ok(match (kind, kind.quantized_bits()) {
             (_, Some(bits)) => {
-                let level_bytes = if kind.zero().is_some() { 0 } else { 4 };
-                Layout::Packed { bits, group_size: BLOCK, level_bytes }
+                let levels = if kind.zero().is_some() { LevelsKind::Zero } else { LevelsKind::Minimum };
+                Layout::Packed(PackedLayout { bits, group_size: BLOCK, levels, ordered: false })
             }
             (GgmlType::Float(dtype), None) => Layout::Dense(dtype),
             (_, None) => Layout::Dense(FloatType::F32),

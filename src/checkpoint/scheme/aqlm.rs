@@ -21,7 +21,9 @@ use super::super::safetensors::{Dtype, Shards, Tensor};
 use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, PackedWeight, put_code, words_per_row};
+use crate::kernels::packed::{
+    Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, put_code, words_per_row,
+};
 use crate::quant::FloatType;
 
 const PARTS: [&str; 3] = [".codes", ".codebooks", ".scales"];
@@ -86,7 +88,9 @@ impl Scheme for Aqlm {
     }
 
     fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
-        Layout::Packed { bits: self.nbits_per_codebook, group_size: in_features, level_bytes: 0 }
+        let levels = LevelsKind::Codebook { width: self.in_group_size, books: self.num_codebooks };
+        let bits = self.nbits_per_codebook;
+        Layout::Packed(PackedLayout { bits, group_size: in_features, levels, ordered: false })
     }
 
     fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {

@@ -20,7 +20,7 @@ use super::super::safetensors::{Dtype, Shards, Tensor};
 use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, PackedWeight};
+use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
 use crate::quant::{FloatType, NF4};
 
 const STATE: &str = ".weight.quant_state.bitsandbytes__nf4";
@@ -84,7 +84,8 @@ impl Scheme for Nf4 {
     }
 
     fn layout(&self, _: [usize; 2]) -> Layout {
-        Layout::Packed { bits: 4, group_size: BLOCK, level_bytes: 0 }
+        let levels = LevelsKind::Codebook { width: 1, books: 1 };
+        Layout::Packed(PackedLayout { bits: 4, group_size: BLOCK, levels, ordered: false })
     }
 
     fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {

@@ -27,7 +27,7 @@ use super::super::safetensors::{Dtype, Shards, Tensor, dtype};
 use super::super::{Format, Layout, float};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, word_bytes, words_from};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, PackedWeight, words_per_row};
+use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 use crate::quant::FloatType;
 
 const PARTS: [&str; 3] = [".codes", ".scales", ".codebook"];
@@ -117,7 +117,8 @@ impl Scheme for CodebookScheme {
 
     fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
         let group_size = self.group_size.unwrap_or(in_features);
-        Layout::Packed { bits: self.bits, group_size, level_bytes: 0 }
+        let levels = LevelsKind::Codebook { width: self.vector_size, books: self.num_codebooks };
+        Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: false })
     }
 
     fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {

@@ -25,7 +25,9 @@ use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, transpose, word_bytes, words_from};
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedWeight, get_code, put_code, words_per_row};
+use crate::kernels::packed::{
+    Levels, LevelsKind, PackedLayout, PackedWeight, get_code, put_code, words_per_row,
+};
 use crate::quant::FloatType;
 
 /// Rows that are transposed together: what one cache line of the file holds.
@@ -43,6 +45,8 @@ pub struct Gptq {
     zeros_minus_one: bool,
     /// One zero point for all groups.
     symmetric: bool,
+    /// Groups may hold features that are no neighbours.
+    desc_act: bool,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +58,8 @@ struct QuantizationConfig {
     dynamic: Option<Value>,
     #[serde(default)]
     sym: bool,
+    #[serde(default)]
+    desc_act: bool,
     #[serde(default)]
     planar: bool,
     #[serde(default)]
@@ -90,7 +96,7 @@ impl Gptq {
                 return unsupported(format!("checkpoint_format \"{other}\""), "gptq, gptq_v2");
             }
         };
-        Ok(Self { bits: raw.bits, group_size, zeros_minus_one, symmetric: raw.sym })
+        Ok(Self { bits: raw.bits, group_size, zeros_minus_one, symmetric: raw.sym, desc_act: raw.desc_act })
     }
 }
 
@@ -109,7 +115,8 @@ impl Scheme for Gptq {
 
     fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
         let group_size = self.group_size.unwrap_or(in_features);
-        Layout::Packed { bits: self.bits, group_size, level_bytes: usize::from(!self.symmetric) }
+        let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
+        Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: self.desc_act })
     }
 
     fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {

@@ -3,7 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::checkpoint::safetensors::Writer;
 
-const SCHEME: Scheme = Scheme { bits: 4, group_size: None, zeros_minus_one: true, symmetric: false };
+const SCHEME: Gptq =
+    Gptq { bits: 4, group_size: None, zeros_minus_one: true, symmetric: false, desc_act: false };
 
 fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
@@ -29,7 +30,7 @@ fn with_layer<T>(zeros: u32, codes: [u32; 8], test: impl FnOnce(&Shards) -> T) -
 #[test]
 fn the_first_input_is_in_the_lowest_bits_and_symmetric_zeros_are_7_in_the_file() {
     with_layer(0x7777_7777, [0x7654_3210; 8], |shards| {
-        let packed = Layer::open(shards, "m", [8, 8], &SCHEME).unwrap().packed().unwrap();
+        let packed = GptqLayer::open(shards, "m", [8, 8], &SCHEME).unwrap().packed().unwrap();
         assert_eq!(packed.levels, Levels::Zero(8));
         let row: Vec<f32> = (0..8).map(|i| packed.value(2, i)).collect();
         assert_eq!(row, [-24.0, -21.0, -18.0, -15.0, -12.0, -9.0, -6.0, -3.0]);
@@ -40,7 +41,7 @@ fn the_first_input_is_in_the_lowest_bits_and_symmetric_zeros_are_7_in_the_file()
 fn zeros_that_wrapped_in_whole_words_come_back() {
     // Zero points 0, 8, 8, …: 0x8888_8880 − 0x1111_1111 borrows.
     with_layer(0x8888_8880u32.wrapping_sub(0x1111_1111), [0; 8], |shards| {
-        let packed = Layer::open(shards, "m", [8, 8], &SCHEME).unwrap().packed().unwrap();
+        let packed = GptqLayer::open(shards, "m", [8, 8], &SCHEME).unwrap().packed().unwrap();
         assert_eq!(packed.levels, Levels::Zeros(vec![0, 8, 8, 8, 8, 8, 8, 8]));
     });
 }
@@ -49,13 +50,13 @@ fn zeros_that_wrapped_in_whole_words_come_back() {
 fn tensors_of_another_shape_are_refused_by_name() {
     with_layer(0, [0; 8], |shards| {
         for (shape, expected) in [([16, 8], "m.qweight"), ([8, 9], "m.qweight"), ([8, 0], "m.qweight")] {
-            let Err(error) = Layer::open(shards, "m", shape, &Scheme { group_size: Some(8), ..SCHEME })
+            let Err(error) = GptqLayer::open(shards, "m", shape, &Gptq { group_size: Some(8), ..SCHEME })
             else {
                 panic!("{shape:?}")
             };
             assert!(error.to_string().contains(expected), "{error}");
         }
-        let Err(error) = Layer::open(shards, "m", [8, 8], &Scheme { group_size: Some(4), ..SCHEME }) else {
+        let Err(error) = GptqLayer::open(shards, "m", [8, 8], &Gptq { group_size: Some(4), ..SCHEME }) else {
             panic!()
         };
         assert!(error.to_string().contains("m.qzeros"), "{error}");
@@ -65,23 +66,23 @@ fn tensors_of_another_shape_are_refused_by_name() {
 #[test]
 fn scales_keep_the_type_of_the_file() {
     with_layer(0x7777_7777, [0; 8], |shards| {
-        let layer = Layer::open(shards, "m", [8, 8], &SCHEME).unwrap();
-        let (rounded, _) = layer.rounded(&[1.001; 8]).unwrap();
+        let layer = GptqLayer::open(shards, "m", [8, 8], &SCHEME).unwrap();
+        let rounded = layer.scales().rounded(&[1.001; 8]).unwrap();
         assert_eq!(rounded, [1.0; 8]);
         // bf16 reaches further than f16.
-        assert!(layer.encode(&[1e30; 8]).is_ok());
-        assert!(layer.encode(&[f32::MAX; 8]).is_err());
+        assert!(layer.scales().encode(&[1e30; 8]).is_ok());
+        assert!(layer.scales().encode(&[f32::MAX; 8]).is_err());
     });
 }
 
 #[test]
 fn settings_are_read_with_their_defaults() {
-    let parse = |json| Scheme::parse(Path::new("config.json"), &json);
+    let parse = |json| Gptq::parse(Path::new("config.json"), &json);
     assert_eq!(parse(json!({"bits": 4, "group_size": -1})).unwrap(), SCHEME);
     let v2 = parse(json!({"bits": 3, "group_size": 64, "checkpoint_format": "gptq_v2", "dynamic": {}}));
     assert_eq!(
         v2.unwrap(),
-        Scheme { bits: 3, group_size: Some(64), zeros_minus_one: false, symmetric: false }
+        Gptq { bits: 3, group_size: Some(64), zeros_minus_one: false, symmetric: false, desc_act: false }
     );
     assert!(parse(json!({"bits": 4})).is_err());
 }

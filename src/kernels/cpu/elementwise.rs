@@ -1,4 +1,4 @@
-//! Norm, rotation and gate: one pass over the rows each, a row per task.
+//! Norm, rotation, gate and order of features: one pass over the rows each.
 
 use rayon::prelude::*;
 
@@ -24,6 +24,18 @@ pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: 
 pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     const BLOCK: usize = 8192;
     gate.par_chunks_mut(BLOCK).zip(up.par_chunks(BLOCK)).for_each(|(gate, up)| silu_mul_block(gate, up));
+}
+
+/// `y[t, i] = x[t, order[i]]`. `x`, `y`: `[T, in_features]`.
+pub(super) fn in_order(x: &[f32], order: &[i32], y: &mut [f32]) {
+    let block = ROWS * order.len();
+    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(order.len()).zip(x.chunks_exact(order.len())) {
+            for (y, feature) in y.iter_mut().zip(order) {
+                *y = x[*feature as usize];
+            }
+        }
+    });
 }
 
 multiversion! {

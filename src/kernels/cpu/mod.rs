@@ -6,7 +6,7 @@ mod elementwise;
 mod linear;
 mod noise;
 
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
-use linear::{Arithmetic, LevelsView, Product, WeightView};
+use linear::{Arithmetic, CodebookView, LevelsView, Product, WeightView};
 
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
 /// the widest one this machine has. Other architectures get the baseline (on aarch64 that is NEON).
@@ -65,6 +65,13 @@ impl Kernels for Flex {
     /// perturbation.
     fn tensor_type(_: ComputeType) -> DType {
         DType::F32
+    }
+
+    fn in_order(x: FlexTensor, order: IntTensor<Self>) -> FlexTensor {
+        let (x, order) = (x.to_contiguous(), order.to_contiguous());
+        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        elementwise::in_order(x.storage(), order.storage(), y.storage_mut());
+        y
     }
 
     fn packed_linear<const N: usize>(
@@ -180,7 +187,7 @@ enum HeldLevels {
     Zero(u8),
     Zeros(FlexTensor),
     Minimum(FlexTensor),
-    Codebook(FlexTensor),
+    Codebook { width: usize, books: usize, entries: FlexTensor },
 }
 
 impl Held {
@@ -189,7 +196,9 @@ impl Held {
             DeviceLevels::Zero(zero) => HeldLevels::Zero(*zero),
             DeviceLevels::Zeros(words) => HeldLevels::Zeros(int_primitive(words)),
             DeviceLevels::Minimum(minimum) => HeldLevels::Minimum(float_primitive(minimum)),
-            DeviceLevels::Codebook(codebook) => HeldLevels::Codebook(float_primitive(codebook)),
+            DeviceLevels::Codebook { width, books, entries } => {
+                HeldLevels::Codebook { width: *width, books: *books, entries: float_primitive(entries) }
+            }
         };
         Self { codes: int_primitive(&weight.codes), scales: float_primitive(&weight.scales), levels }
     }
@@ -206,7 +215,11 @@ impl Held {
                 HeldLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
                 HeldLevels::Zeros(words) => LevelsView::Zeros(bytemuck::cast_slice(words.storage::<i32>())),
                 HeldLevels::Minimum(minimum) => LevelsView::Minimum(minimum.storage()),
-                HeldLevels::Codebook(codebook) => LevelsView::Codebook(codebook.storage()),
+                HeldLevels::Codebook { width, books, entries } => LevelsView::Codebook(CodebookView {
+                    width: *width,
+                    books: *books,
+                    entries: entries.storage(),
+                }),
             },
         }
     }

@@ -132,7 +132,9 @@ fn buffers<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
             DeviceLevels::Zero(zero) => Levels::Zero(*zero),
             DeviceLevels::Zeros(zeros) => Levels::Zeros(int_primitive(zeros)),
             DeviceLevels::Minimum(minimum) => Levels::Minimum(float_primitive(minimum)),
-            DeviceLevels::Codebook(codebook) => Levels::Codebook(float_primitive(codebook)),
+            DeviceLevels::Codebook { width, books, entries } => {
+                Levels::Codebook { width: *width, books: *books, entries: float_primitive(entries) }
+            }
         },
     }
 }

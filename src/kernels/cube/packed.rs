@@ -8,20 +8,14 @@ use cubecl::std::tensor::launch::ViewArg;
 use cubecl::std::tensor::layout::Coords1d;
 use cubecl::std::tensor::layout::plain::PlainLayout;
 
+use crate::kernels::packed::{LevelsKind, words_per_row};
+
 /// What a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scheme {
     bits: u32,
     group_size: usize,
     levels: LevelsKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum LevelsKind {
-    Zero,
-    Zeros,
-    Minimum,
-    Codebook,
 }
 
 /// Everything that says what a weight is, with the scales in as many versions as there are parts.
@@ -32,7 +26,7 @@ pub struct Packed {
     scales: View<f32, Coords1d>,
     /// Four zero points a word; read where there are zeros.
     zeros: View<u32, Coords1d>,
-    /// Minima or the codebook; read where there are such.
+    /// Minima or the entries of the codebook; read where there are such.
     table: View<f32, Coords1d>,
     pub out_features: usize,
     pub in_features: usize,
@@ -49,7 +43,7 @@ pub(super) enum Levels<R: CubeRuntime> {
     Zero(u8),
     Zeros(CubeTensor<R>),
     Minimum(CubeTensor<R>),
-    Codebook(CubeTensor<R>),
+    Codebook { width: usize, books: usize, entries: CubeTensor<R> },
 }
 
 /// [`crate::kernels::DeviceWeight`] as buffers.
@@ -64,42 +58,32 @@ pub(super) struct Buffers<R: CubeRuntime> {
     pub levels: Levels<R>,
 }
 
-/// `lanes` neighbouring weights of one row, none of them beyond its end and all of one group, under the
-/// scales of one part. `first` is a multiple of `lanes`, a power of two of at most 8.
+/// `lanes` neighbouring weights of one row, as [`Buffers::lanes`] allows, under the scales of one part.
+/// `first` is a multiple of `lanes`, a power of two of at most 8.
 #[cube]
 pub fn weights<N: Size>(packed: &Packed, part: usize, row: usize, first: usize) -> Vector<f32, N> {
     let lanes = N::value().comptime();
-    let bits = comptime!(packed.scheme.bits as usize);
     let levels = comptime!(packed.scheme.levels);
     let index = row * packed.groups + first / comptime!(packed.scheme.group_size);
     let scale = packed.scales.read(part * packed.out_features * packed.groups + index);
-    let offset = offset(packed, index);
-    let words = row * packed.words_per_row + first * bits / 32;
-    let shift = (first * bits % 32) as u32;
-    let per_word = comptime!((32 / bits).min(lanes));
-
     let mut weights = Vector::<f32, N>::empty();
-    #[unroll]
-    for w in 0..comptime!(lanes / per_word) {
-        let mut word = 0u32;
-        if comptime!(bits != 3) {
-            word = packed.codes.read(words + w) >> shift;
-        }
+    if comptime!(matches!(levels, LevelsKind::Codebook { .. })) {
+        let entries = entries::<N>(packed, row, first);
         #[unroll]
-        for i in 0..per_word {
-            let lane = comptime!(w * per_word + i);
-            let mut code = word >> comptime!((i * bits) as u32);
-            if comptime!(bits == 3) {
-                code = straddling_code(packed, row, first + lane);
-            }
-            code &= comptime!(u32::MAX >> (32 - bits));
-            weights[lane] = if comptime!(levels == LevelsKind::Codebook) {
-                scale * packed.table.read(code as usize)
-            } else if comptime!(levels == LevelsKind::Minimum) {
+        for lane in 0..lanes {
+            weights[lane] = scale * entries[lane];
+        }
+    } else {
+        let offset = offset(packed, index);
+        let codes = codes(packed, row, first, lanes);
+        #[unroll]
+        for lane in 0..lanes {
+            let level = f32::cast_from(codes[lane]) + offset;
+            weights[lane] = if comptime!(levels == LevelsKind::Minimum) {
                 // A block whose scale is 0 is constant: its minimum is the weight itself.
-                select(scale == 0.0f32, offset, scale * (f32::cast_from(code) + offset))
+                select(scale == 0.0f32, offset, scale * level)
             } else {
-                scale * (f32::cast_from(code) + offset)
+                scale * level
             };
         }
     }
@@ -114,25 +98,83 @@ fn offset(packed: &Packed, index: usize) -> f32 {
     } else if comptime!(packed.scheme.levels == LevelsKind::Zeros) {
         let zero = (packed.zeros.read(index / 4) >> ((index % 4) as u32 * 8u32)) & 255u32;
         -f32::cast_from(zero)
-    } else if comptime!(packed.scheme.levels == LevelsKind::Minimum) {
-        packed.table.read(index)
     } else {
-        0.0f32.runtime()
+        packed.table.read(index)
     }
 }
 
-/// A code that may begin in one word and end in the next, with other bits above it.
+/// The sums of the books' entries: of whole vectors, or of a part of one.
 #[cube]
-fn straddling_code(packed: &Packed, row: usize, column: usize) -> u32 {
-    let bits = comptime!(packed.scheme.bits);
-    let bit = column * comptime!(bits as usize);
-    let word = row * packed.words_per_row + bit / 32;
-    let shift = (bit % 32) as u32;
-    let mut code = packed.codes.read(word) >> shift;
-    if shift > comptime!(32 - bits) {
-        code |= packed.codes.read(word + 1) << (32u32 - shift);
+fn entries<N: Size>(packed: &Packed, row: usize, first: usize) -> Vector<f32, N> {
+    let lanes = N::value().comptime();
+    let bits = comptime!(packed.scheme.bits as usize);
+    let (width, books) = comptime!(packed.scheme.vectors());
+    let part = comptime!(width.min(lanes));
+    let count = comptime!(lanes / part * books);
+    let codes = codes(packed, row, first / width * books, count);
+    let mut begin = 0;
+    if comptime!(part < width) {
+        begin = first % width;
     }
-    code
+    let mut entries = Vector::<f32, N>::empty();
+    #[unroll]
+    for lane in 0..lanes {
+        let mut sum = 0.0f32;
+        #[unroll]
+        for book in 0..books {
+            let code = codes[comptime!(lane / part * books + book)] as usize;
+            sum +=
+                packed.table.read((code + comptime!(book << bits)) * width + begin + comptime!(lane % part));
+        }
+        entries[lane] = sum;
+    }
+    entries
+}
+
+/// `count` codes of a row from number `first` on.
+#[cube]
+fn codes(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -> Array<u32> {
+    let bits = comptime!(packed.scheme.bits as usize);
+    let mask = comptime!(u32::MAX >> (32 - bits));
+    // As many as lie in one word wherever it is: `first` is a multiple of `count`.
+    let per_word =
+        comptime!(if 32 % bits == 0 && count.is_power_of_two() { (32 / bits).min(count) } else { 1 });
+    let mut codes = Array::<u32>::new(count);
+    #[unroll]
+    for w in 0..comptime!(count / per_word) {
+        let bit = (first + comptime!(w * per_word)) * bits;
+        let word = row * packed.words_per_row + bit / 32;
+        let shift = (bit % 32) as u32;
+        let mut read = packed.codes.read(word) >> shift;
+        if comptime!(32 % bits != 0) {
+            read |= rest(packed, word, shift);
+        }
+        #[unroll]
+        for i in 0..per_word {
+            codes[comptime!(w * per_word + i)] = (read >> comptime!((i * bits) as u32)) & mask;
+        }
+    }
+    codes
+}
+
+/// What of a code that begins in a word lies in the next, with other bits above it.
+#[cube]
+fn rest(packed: &Packed, word: usize, shift: u32) -> u32 {
+    let mut rest = 0u32;
+    if shift > comptime!(32 - packed.scheme.bits) {
+        rest = packed.codes.read(word + 1) << (32u32 - shift);
+    }
+    rest
+}
+
+impl Scheme {
+    /// Width and books of the codebook.
+    fn vectors(&self) -> (usize, usize) {
+        match self.levels {
+            LevelsKind::Codebook { width, books } => (width, books),
+            _ => (1, 1),
+        }
+    }
 }
 
 impl<R: CubeRuntime> Buffers<R> {
@@ -140,11 +182,28 @@ impl<R: CubeRuntime> Buffers<R> {
         self.in_features.div_ceil(self.group_size)
     }
 
+    pub fn words_per_row(&self) -> usize {
+        words_per_row(self.levels_kind().codes(self.in_features), self.bits)
+    }
+
+    fn levels_kind(&self) -> LevelsKind {
+        match self.levels {
+            Levels::Zero(_) => LevelsKind::Zero,
+            Levels::Zeros(_) => LevelsKind::Zeros,
+            Levels::Minimum(_) => LevelsKind::Minimum,
+            Levels::Codebook { width, books, .. } => LevelsKind::Codebook { width, books },
+        }
+    }
+
     /// How many neighbouring weights can be unpacked at a time into elements of `size` bytes: they fill at
-    /// most 16 bytes, and no group or row ends within them.
+    /// most 16 bytes, no group or row ends within them, and they are whole vectors or lie in one.
     pub fn lanes(&self, size: usize) -> usize {
-        let fits =
-            |lanes: &usize| self.in_features.is_multiple_of(*lanes) && self.group_size.is_multiple_of(*lanes);
+        let width = if let Levels::Codebook { width, .. } = self.levels { width } else { 1 };
+        let fits = |lanes: &usize| {
+            self.in_features.is_multiple_of(*lanes)
+                && self.group_size.is_multiple_of(*lanes)
+                && (lanes.is_multiple_of(width) || width.is_multiple_of(*lanes))
+        };
         [8, 4, 2].into_iter().filter(|lanes| lanes * size <= 16).find(fits).unwrap_or(1)
     }
 
@@ -156,14 +215,13 @@ impl<R: CubeRuntime> Buffers<R> {
             unsafe { ArrayArg::<R>::from_raw_parts(client.empty(4), 1) }
         };
         let groups = self.groups();
-        let (levels, zero, zeros, table) = match self.levels {
-            Levels::Zero(zero) => (LevelsKind::Zero, f32::from(zero), unread(), unread()),
-            Levels::Zeros(zeros) => (LevelsKind::Zeros, 0.0, zeros.binding().into_array_arg(), unread()),
-            Levels::Minimum(minimum) => {
-                (LevelsKind::Minimum, 0.0, unread(), minimum.binding().into_array_arg())
-            }
-            Levels::Codebook(codebook) => {
-                (LevelsKind::Codebook, 0.0, unread(), codebook.binding().into_array_arg())
+        let words_per_row = self.words_per_row();
+        let scheme = Scheme { bits: self.bits, group_size: self.group_size, levels: self.levels_kind() };
+        let (zero, zeros, table) = match self.levels {
+            Levels::Zero(zero) => (f32::from(zero), unread(), unread()),
+            Levels::Zeros(zeros) => (0.0, zeros.binding().into_array_arg(), unread()),
+            Levels::Minimum(table) | Levels::Codebook { entries: table, .. } => {
+                (0.0, unread(), table.binding().into_array_arg())
             }
         };
         let view = |array| ViewArg::new_array::<PlainLayout>(array, ());
@@ -174,10 +232,10 @@ impl<R: CubeRuntime> Buffers<R> {
             view(table),
             self.out_features,
             self.in_features,
-            crate::kernels::packed::words_per_row(self.in_features, self.bits),
+            words_per_row,
             groups,
             zero,
-            Scheme { bits: self.bits, group_size: self.group_size, levels },
+            scheme,
         )
     }
 }

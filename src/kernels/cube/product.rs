@@ -104,23 +104,29 @@ mod tests {
     use super::*;
     use crate::device::{ComputeType, Device, for_tests};
     use crate::kernels::DeviceWeight;
-    use crate::kernels::packed::{Levels, PackedWeight, words_per_row};
+    use crate::kernels::packed::{Codebook, Levels, PackedWeight, words_per_row};
 
     /// Otherwise every test of the fused path would test the dense one.
     #[test]
     fn the_fused_product_takes_shapes_that_are_multiples_of_nothing() {
         let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
-        for (parts, rows, out, input) in
-            [(1, 1, 3, 72), (1, 5, 37, 101), (2, 33, 17, 75), (2, 128, 256, 512), (1, 1, 1, 1)]
-        {
+        let octets = Codebook { width: 8, books: 2, entries: vec![-2.0; 2 * 8 * 8] };
+        for (parts, rows, out, input, levels) in [
+            (1, 1, 3, 72, Levels::Zero(4)),
+            (1, 5, 37, 101, Levels::Zero(4)),
+            (2, 33, 17, 75, Levels::Zero(4)),
+            (2, 128, 256, 512, Levels::Zero(4)),
+            (1, 1, 1, 1, Levels::Zero(4)),
+            (2, 33, 17, 80, Levels::Codebook(octets)),
+        ] {
             let weight = PackedWeight {
                 out_features: out,
                 in_features: input,
                 bits: 3,
                 group_size: 24,
-                codes: vec![0; out * words_per_row(input, 3)],
+                codes: vec![0; out * words_per_row(levels.kind().codes(input), 3)],
                 scales: vec![1.0; parts * out * input.div_ceil(24)],
-                levels: Levels::Zero(4),
+                levels,
                 order: None,
             };
             let weight = DeviceWeight::<Wgpu>::upload(weight, None, ComputeType::F32, &device);

@@ -14,11 +14,13 @@
 //! f32 weights are scaled while they are unpacked. In bf16 what a scale multiplies (`code − zero`, exact
 //! in bf16) is multiplied first, and the scale, perturbed or not, multiplies the sum over its group in
 //! f32. So rounding to bf16 touches the activations alone, the same way at both signs of a perturbation,
-//! and a perturbed scale is never rounded.
+//! and a perturbed scale is never rounded. The entries of a codebook are rounded, too, the same way for all
+//! tokens.
 //!
 //! Every sum has one order, whatever the number of tokens and of threads.
 
 mod arithmetic;
+mod codebook;
 mod dense;
 mod input;
 mod tile;
@@ -27,6 +29,8 @@ mod unit;
 mod unpack;
 mod values;
 mod vector;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -65,12 +69,35 @@ pub(super) enum LevelsView<'a> {
     Zero(f32),
     Zeros(&'a [u8]),
     Minimum(&'a [f32]),
-    Codebook(&'a [f32]),
+    Codebook(CodebookView<'a>),
+}
+
+/// [`crate::kernels::packed::Codebook`]
+#[derive(Clone, Copy)]
+pub(super) struct CodebookView<'a> {
+    pub width: usize,
+    pub books: usize,
+    pub entries: &'a [f32],
 }
 
 impl WeightView<'_> {
     fn groups(&self) -> usize {
         self.in_features.div_ceil(self.group_size)
+    }
+
+    fn words_per_row(&self) -> usize {
+        self.code_bits(0..self.in_features).end.div_ceil(32)
+    }
+
+    /// Where in a row the codes of some features are.
+    fn code_bits(&self, features: Range<usize>) -> Range<usize> {
+        let bits = self.bits as usize;
+        match self.levels {
+            LevelsView::Codebook(CodebookView { width, books, .. }) => {
+                features.start / width * books * bits..features.end.div_ceil(width) * books * bits
+            }
+            _ => features.start * bits..features.end * bits,
+        }
     }
 
     /// Whether words of two features straddle no groups.

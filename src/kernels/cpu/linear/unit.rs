@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::super::columns::Columns;
 use super::arithmetic::Arithmetic;
+use super::codebook::Codebook;
 use super::input::{Input, Sums};
 use super::tile::{self, Groups, Offsets, Slice};
 use super::transpose::transpose;
-use super::unpack::{self, Codebook, Codes};
+use super::unpack::{self, Codes};
 use super::values::Values;
 use super::{LANES, LevelsView, Product, SLICE, WeightView};
-use crate::kernels::packed::words_per_row;
 use crate::zo::perturbation::Noise;
 
 /// A product made ready to be split.
@@ -22,7 +22,7 @@ pub(super) struct Prepared<'a> {
     y: Columns<'a>,
     arithmetic: Arithmetic,
     group_words: usize,
-    codebook: Option<Codebook>,
+    codebook: Option<Codebook<'a>>,
     input: &'a Input,
     /// `None` where nothing is added to the weights of a group, or where that is in the weights.
     sums: Option<Arc<Sums>>,
@@ -36,7 +36,7 @@ impl<'a> Prepared<'a> {
             let group_words = weight.group_size / features;
             let (mut codebook, mut sums) = (None, None);
             match weight.levels {
-                LevelsView::Codebook(levels) => codebook = Some(unpack::codebook(levels, features)),
+                LevelsView::Codebook(view) => codebook = Some(Codebook::new(view, weight.bits, features)),
                 LevelsView::Minimum(_) if features > 1 => {
                     let new = || Arc::new(input.sums(group_words));
                     sums = Some(sums_of.entry(group_words).or_insert_with(new).clone());
@@ -109,17 +109,19 @@ impl<'a> Unit<'a> {
     fn unpack(&self, slice: usize, buffers: &mut Buffers) {
         let Prepared { weight, arithmetic, group_words, codebook, input, parts, .. } = self.product;
         let length = input.length(slice);
-        let row = words_per_row(weight.in_features, weight.bits);
-        let most = SLICE * arithmetic.features() * weight.bits as usize / 32;
-        buffers.codes.resize(most.min(row - slice * most), [0; LANES]);
-        let codes = &weight.codes[self.first * row + slice * most..];
+        let features = slice * SLICE * arithmetic.features();
+        let bits = weight.code_bits(features..features + length * arithmetic.features());
+        let (row, word) = (weight.words_per_row(), bits.start / 32);
+        buffers.codes.resize(bits.end.div_ceil(32) - word, [0; LANES]);
+        let codes = &weight.codes[self.first * row + word..];
         transpose(codes, row, self.width, &mut buffers.codes);
         let codes = Codes {
             codes: &buffers.codes,
+            first_bit: 32 * word,
             bits: weight.bits,
             slice,
             group_words: *group_words,
-            codebook: codebook.as_deref(),
+            codebook: codebook.as_ref(),
             values: &self.values,
         };
         if arithmetic.features() == 1 {

@@ -68,6 +68,21 @@ fn launched(architecture: u16) -> Vec<(&'static str, String)> {
     let f32s = |length: usize| tensor(&[length], DType::F32);
     let words = |length: usize| tensor(&[length], DType::I32);
 
+    let product = |[rows, out, input, group_size]: [usize; 4], bits, levels: Levels<Recorder>, dtype| {
+        let mut packed = Buffers {
+            out_features: out,
+            in_features: input,
+            bits,
+            group_size,
+            codes: words(0),
+            scales: f32s(2 * out * input.div_ceil(group_size)),
+            levels,
+        };
+        packed.codes = words(out * packed.words_per_row());
+        unpack::launch(packed.clone(), tensor(&[2, out, input], dtype));
+        let (x, y) = (tensor(&[2, rows, input], dtype), tensor(&[2, rows, out], dtype));
+        fused::launch(x, packed, y).unwrap();
+    };
     for noise in noises() {
         step::launch(f32s(100), 1, noise, f32s(100));
         step::launch(f32s(100), 1, noise, f32s(200));
@@ -94,26 +109,26 @@ fn launched(architecture: u16) -> Vec<(&'static str, String)> {
                 Levels::Zero(8),
                 Levels::Zeros(words(groups.div_ceil(4))),
                 Levels::Minimum(f32s(groups)),
-                Levels::Codebook(f32s(1 << bits)),
+                Levels::Codebook { width: 1, books: 1, entries: f32s(1 << bits) },
             ];
             for (j, levels) in levels.into_iter().enumerate() {
-                let packed = Buffers {
-                    out_features: out,
-                    in_features: input,
-                    bits,
-                    group_size,
-                    codes: words(out * crate::kernels::packed::words_per_row(input, bits)),
-                    scales: f32s(2 * groups),
-                    levels,
-                };
                 // Each type and card with each width and kind of levels, though not all of them together.
-                let dtype = FLOATS[(i + j) % 3];
-                if ARCHITECTURES[(i + 2 * j) % 3] != architecture {
-                    continue;
+                if ARCHITECTURES[(i + 2 * j) % 3] == architecture {
+                    product([rows, out, input, group_size], bits, levels, FLOATS[(i + j) % 3]);
                 }
-                unpack::launch(packed.clone(), tensor(&[2, out, input], dtype));
-                let (x, y) = (tensor(&[2, rows, input], dtype), tensor(&[2, rows, out], dtype));
-                fused::launch(x, packed, y).unwrap();
+            }
+        }
+    }
+    // Vectors that are narrower and wider than a read, codes that straddle words, several books.
+    for (i, (bits, width, books)) in
+        [(6, 2, 1), (12, 4, 1), (8, 8, 2), (16, 8, 1), (5, 1, 3), (1, 3, 1)].into_iter().enumerate()
+    {
+        for (j, shape) in
+            [[16, 4096, 4080, 120], [2048, 4096, 4080, 120], [5, 70, 120, 48]].into_iter().enumerate()
+        {
+            if ARCHITECTURES[(i + j) % 3] == architecture {
+                let levels = Levels::Codebook { width, books, entries: f32s((books << bits) * width) };
+                product(shape, bits, levels, FLOATS[(i + 2 * j + i / 3) % 3]);
             }
         }
     }
