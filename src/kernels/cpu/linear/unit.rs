@@ -121,15 +121,15 @@ impl<'a> Unit<'a> {
             bits: weight.bits,
             slice,
             group_words: *group_words,
-            codebook: codebook.as_ref(),
             values: &self.values,
         };
-        if arithmetic.features() == 1 {
-            buffers.w.resize(parts.len() * length, [0; LANES]);
-            unpack::unpack_f32(&codes, length, &mut buffers.w);
-        } else {
-            buffers.w.resize(length, [0; LANES]);
-            unpack::unpack_bf16(&codes, &mut buffers.w);
+        let (w, scaled) = (&mut buffers.w, arithmetic.features() == 1);
+        w.resize(if scaled { parts.len() * length } else { length }, [0; LANES]);
+        match (scaled, codebook) {
+            (true, None) => unpack::unpack_f32(&codes, length, w),
+            (true, Some(codebook)) => unpack::look_up_f32(&codes, codebook, length, w),
+            (false, None) => unpack::unpack_bf16(&codes, w),
+            (false, Some(codebook)) => unpack::look_up_bf16(&codes, codebook, w),
         }
     }
 

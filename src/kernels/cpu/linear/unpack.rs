@@ -15,6 +15,25 @@ multiversion! {
     pub(super) fn unpack_bf16(slice: &Codes<'_>, out: &mut [[u32; LANES]]) => unpack_bf16_body;
 }
 
+multiversion! {
+    /// [`unpack_f32`] of what a codebook gives.
+    pub(super) fn look_up_f32(
+        slice: &Codes<'_>,
+        codebook: &Codebook<'_>,
+        words: usize,
+        out: &mut [[u32; LANES]],
+    ) => look_up_f32_body;
+}
+
+multiversion! {
+    /// [`unpack_bf16`] of what a codebook gives.
+    pub(super) fn look_up_bf16(
+        slice: &Codes<'_>,
+        codebook: &Codebook<'_>,
+        out: &mut [[u32; LANES]],
+    ) => look_up_bf16_body;
+}
+
 /// The codes of one slice.
 pub(super) struct Codes<'a> {
     /// `[words of codes]`
@@ -25,7 +44,6 @@ pub(super) struct Codes<'a> {
     /// See [`runs`].
     pub slice: usize,
     pub group_words: usize,
-    pub codebook: Option<&'a Codebook<'a>>,
     pub values: &'a Values,
 }
 
@@ -55,9 +73,6 @@ impl Codes<'_> {
 
 #[inline(always)]
 fn unpack_f32_body(slice: &Codes<'_>, words: usize, out: &mut [[u32; LANES]]) {
-    if let Some(codebook) = slice.codebook {
-        return unpack_entries(slice, codebook, words, out);
-    }
     let first = slice.slice * SLICE;
     for (part, out) in out.chunks_exact_mut(words).enumerate() {
         let mut word = 0;
@@ -76,9 +91,28 @@ fn unpack_f32_body(slice: &Codes<'_>, words: usize, out: &mut [[u32; LANES]]) {
     }
 }
 
+#[inline(always)]
+fn unpack_bf16_body(slice: &Codes<'_>, out: &mut [[u32; LANES]]) {
+    let first = slice.slice * SLICE;
+    let mut word = 0;
+    for (group, length) in runs(slice.slice, out.len(), slice.group_words) {
+        let shift = slice.values.shift(group);
+        for word in word..word + length {
+            let feature = 2 * (first + word);
+            let (low, high) = (level(slice, feature, shift), level(slice, feature + 1, shift));
+            let out = &mut out[word];
+            // Exact: the levels have no more bits than bf16 keeps.
+            for i in 0..LANES {
+                out[i] = low[i].to_bits() >> 16 | high[i].to_bits() & 0xffff_0000;
+            }
+        }
+        word += length;
+    }
+}
+
 /// Looked up once for all parts: that is what takes the time.
 #[inline(always)]
-fn unpack_entries(slice: &Codes<'_>, codebook: &Codebook<'_>, words: usize, out: &mut [[u32; LANES]]) {
+fn look_up_f32_body(slice: &Codes<'_>, codebook: &Codebook<'_>, words: usize, out: &mut [[u32; LANES]]) {
     for word in 0..words {
         let at = slice.slice * SLICE + word;
         let level = codebook.word(slice, at);
@@ -93,27 +127,9 @@ fn unpack_entries(slice: &Codes<'_>, codebook: &Codebook<'_>, words: usize, out:
 }
 
 #[inline(always)]
-fn unpack_bf16_body(slice: &Codes<'_>, out: &mut [[u32; LANES]]) {
-    let first = slice.slice * SLICE;
-    if let Some(codebook) = slice.codebook {
-        for (word, out) in out.iter_mut().enumerate() {
-            *out = codebook.word(slice, first + word);
-        }
-        return;
-    }
-    let mut word = 0;
-    for (group, length) in runs(slice.slice, out.len(), slice.group_words) {
-        let shift = slice.values.shift(group);
-        for word in word..word + length {
-            let feature = 2 * (first + word);
-            let (low, high) = (level(slice, feature, shift), level(slice, feature + 1, shift));
-            let out = &mut out[word];
-            // Exact: the levels have no more bits than bf16 keeps.
-            for i in 0..LANES {
-                out[i] = low[i].to_bits() >> 16 | high[i].to_bits() & 0xffff_0000;
-            }
-        }
-        word += length;
+fn look_up_bf16_body(slice: &Codes<'_>, codebook: &Codebook<'_>, out: &mut [[u32; LANES]]) {
+    for (word, out) in out.iter_mut().enumerate() {
+        *out = codebook.word(slice, slice.slice * SLICE + word);
     }
 }
 
