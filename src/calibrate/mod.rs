@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for each block      next block's pages asked for; dense block onto the device
-//!   for each stage    q,k,v | o | gate,up | down
+//!   for each stage    q | k,v | o | gate,up | down
 //!     all samples through the part before it; Σ xᵀx of its inputs
 //!     its linears quantized on the host, and put into the block
 //!   all samples through the rest; the block's linears saved
@@ -25,8 +25,6 @@ use hidden::Hidden;
 
 /// Tokens that go through a block together, unless one sample alone has more.
 const TOKENS_PER_PASS: usize = 4096;
-
-const STAGES: [Stage; 4] = [Stage::Attention, Stage::Output, Stage::Gate, Stage::Down];
 
 /// What is done to which model.
 #[derive(Clone, Copy)]
@@ -142,7 +140,7 @@ impl Calibration<'_> {
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<(LinearReport, PackedWeight)>> {
         let mut done = vec![];
-        for stage in STAGES {
+        for stage in Stage::ALL {
             self.advance(model, Step::To(stage), hidden)?;
             let gram = model.take_gram()?;
             for name in model.linears(stage) {

@@ -24,7 +24,7 @@ pub fn windows(
         true => {
             let mut tokens = Vec::new();
             for row in &Dataset::read(path)?.rows {
-                tokens.extend(tokenizer.encode(row.text("text")?, true)?);
+                tokens.extend(tokenizer.encode(row.text("text")?, false)?);
             }
             tokens
         }
@@ -34,10 +34,12 @@ pub fn windows(
                 let what = format!("not UTF-8, from byte {} on", error.utf8_error().valid_up_to());
                 Error::damaged(path, what)
             })?;
-            tokenizer.encode(&text, true)?
+            tokenizer.encode(&text, false)?
         }
     };
-    let windows: Vec<&[u32]> = tokens.chunks_exact(length).collect();
+    // What the tokenizer puts before every text stands before every window, too.
+    let before = tokenizer.encode("", true)?;
+    let windows: Vec<&[u32]> = tokens.chunks_exact(length.saturating_sub(before.len()).max(1)).collect();
     if windows.is_empty() {
         return Err(Error::invalid(
             format!("{}: {} tokens, less than one window of {length}", path.display(), tokens.len()),
@@ -47,5 +49,5 @@ pub fn windows(
     let mut drawn = batch_indices(seed, 0, samples.min(windows.len()), windows.len());
     // In the order of the text, which reads as well as any and shows what was drawn.
     drawn.sort_unstable();
-    Ok(drawn.into_iter().map(|window| windows[window].to_vec()).collect())
+    Ok(drawn.into_iter().map(|window| [&before, windows[window]].concat()).collect())
 }

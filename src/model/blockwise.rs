@@ -19,14 +19,20 @@ use crate::zo::perturbation::Perturb;
 /// The inputs that some linears of a block share, in the order in which a pass comes to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// q_proj, k_proj, v_proj
-    Attention,
+    /// q_proj
+    Query,
+    /// k_proj, v_proj: the inputs of `Query`, each weighted by the attention that it receives
+    KeyValue,
     /// o_proj
     Output,
     /// gate_proj, up_proj
     Gate,
     /// down_proj
     Down,
+}
+
+impl Stage {
+    pub const ALL: [Self; 5] = [Self::Query, Self::KeyValue, Self::Output, Self::Gate, Self::Down];
 }
 
 /// Where a pass goes from where the one before it stopped.
@@ -134,7 +140,8 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
     fn linears(&self, stage: Stage) -> Vec<String> {
         let block = self.entered.as_ref().map_or(0, |(block, _)| *block);
         let linears: &[&str] = match stage {
-            Stage::Attention => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            Stage::Query => &["self_attn.q_proj"],
+            Stage::KeyValue => &["self_attn.k_proj", "self_attn.v_proj"],
             Stage::Output => &["self_attn.o_proj"],
             Stage::Gate => &["mlp.gate_proj", "mlp.up_proj"],
             Stage::Down => &["mlp.down_proj"],
@@ -145,8 +152,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
     fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()> {
         let path = self.checkpoint.path().to_path_buf();
         let weight = DeviceWeight::upload(weight, None, self.dtype, &self.device);
-        let stages = [Stage::Attention, Stage::Output, Stage::Gate, Stage::Down];
-        let names = stages.map(|stage| self.linears(stage)).concat();
+        let names = Stage::ALL.map(|stage| self.linears(stage)).concat();
         let layer = self.entered.as_mut().map(|(_, layer)| layer.linears_mut());
         let mut linears = layer.into_iter().flatten().zip(names);
         let found: Option<&mut Linear<B>> = linears.find(|(_, n)| n == name).map(|(linear, _)| linear);
@@ -165,7 +171,14 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         };
         let config = self.checkpoint.config();
         let input = match step {
-            Step::To(Stage::Attention) => layer.input_layernorm.forward(x),
+            Step::To(Stage::Query) => layer.input_layernorm.forward(x),
+            Step::To(Stage::KeyValue) => {
+                let h = layer.input_layernorm.forward(x);
+                let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
+                let weights = weights(&read(received)?, config.head_dim, rows.lengths);
+                let roots: Vec<f32> = weights.iter().map(|weight| weight.sqrt()).collect();
+                h.cast(DType::F32) * self.upload(&roots, count).cast(DType::F32)
+            }
             Step::To(Stage::Output) => {
                 let h = layer.input_layernorm.forward(x);
                 let attended = layer.attend(h, &self.pass(rows.lengths), config, None);
@@ -198,4 +211,30 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
             None => Ok(vec![]),
         }
     }
+}
+
+/// How much an error in each token's key and value matters, 1 on the average.
+///
+/// A few tokens, the first above all, receive most of the attention (Xiao et al. 2023, "attention sinks"):
+/// what their values lose is lost everywhere, though they are hardly seen among the inputs. So a token
+/// counts by the squared attention that it receives (Sung et al. 2025, RSQ). `received` says it for the first
+/// `known` tokens of each sample; the others get what most of these have.
+fn weights(received: &[f32], known: usize, lengths: &[usize]) -> Vec<f32> {
+    let mut weights = Vec::new();
+    let mut rest = received;
+    for length in lengths {
+        let (rows, later) = rest.split_at(length * known);
+        rest = later;
+        let mut sums = vec![0f32; known.min(*length)];
+        for row in rows.chunks_exact(known) {
+            sums.iter_mut().zip(row).for_each(|(sum, p)| *sum += p);
+        }
+        let mut sorted = sums.clone();
+        sorted.sort_by(f32::total_cmp);
+        let typical = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        sums.resize(*length, typical);
+        weights.extend(sums);
+    }
+    let mean = weights.iter().sum::<f32>() / weights.len().max(1) as f32;
+    weights.iter().map(|weight| weight / mean.max(f32::MIN_POSITIVE)).collect()
 }

@@ -133,6 +133,32 @@ impl<B: Kernels> Layer<B> {
         attended.reshape([rows, heads * dim])
     }
 
+    /// The attention that the first keys of each sequence receive: `Σ p²` over queries and heads, f32
+    /// `[T, head_dim]` by query, column `i` for the key `i` places behind the first of its sequence.
+    pub fn received(
+        &self,
+        h: Tensor<B, 2>,
+        pass: &Pass<B>,
+        config: &ModelConfig,
+        lengths: &[usize],
+    ) -> Tensor<B, 2> {
+        let rows = h.dims()[0];
+        let (heads, kv_heads, dim) =
+            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let device = h.device();
+        let [q, k] = forward([&self.q_proj, &self.k_proj], h, pass.perturb);
+        let q = pass.rotation.apply(q.reshape([rows, heads, dim]));
+        let k = pass.rotation.apply(k.reshape([rows, kv_heads, dim]));
+        // Values that name their keys make attention give its own probabilities.
+        let name = |i: usize| (0..kv_heads * dim).map(move |at| if at % dim == i { 1.0f32 } else { 0.0 });
+        let names: Vec<f32> = lengths.iter().flat_map(|length| (0..*length).flat_map(name)).collect();
+        let names = TensorData::new(names, [rows, kv_heads, dim]);
+        let names = Tensor::<B, 3>::from_data(names, (&device, DType::F32)).cast(k.dtype());
+        let scale = (dim as f32).sqrt().recip();
+        let p = kernels::attention(q, k, names, &pass.keys, scale).cast(DType::F32); // [T, nh, D]
+        (p.clone() * p).sum_dim(1).reshape([rows, dim])
+    }
+
     /// What the MLP gives before its output projection: `[T, intermediate]`.
     pub fn gate(&self, h: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
         let [gate, up] = forward([&self.gate_proj, &self.up_proj], h, perturb);
