@@ -5,6 +5,7 @@
 //! layering     rooms import only the rooms above them; cubecl, features and prints stay where they belong
 //! reference    per-token NLL of tiny Llamas against transformers, on cpu and wgpu
 //! formats      quantize and fine-tune every format: the right bytes change, and no others
+//! quantize     every method: what it writes can be measured and trained; wrong use is one clear error
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
@@ -30,6 +31,7 @@ mod suite {
     mod formats;
     mod layering;
     mod memory;
+    mod quantize;
     mod recipes;
     mod reference;
     mod resume;

@@ -12,6 +12,8 @@
 //! One block is on the device at a time, and the samples' hidden states are in memory or in a file.
 
 mod hidden;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 
@@ -75,26 +77,26 @@ fn working_bytes(checkpoint: &Checkpoint) -> Result<u64> {
     Ok(2 * block + widest + (4 * TOKENS_PER_PASS * wide) as u64)
 }
 
-impl Calibration<'_> {
-    /// Whether this machine has the memory, before anything is done.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn check(&self) -> Result<()> {
-        let needed = working_bytes(self.checkpoint)?;
-        match host::available() {
-            Some(available) if needed > available => Err(Error::invalid(
-                format!(
-                    "calibration needs {:.1} GB of memory beside the samples, and {:.1} GB are free",
-                    needed as f64 / 1e9,
-                    available as f64 / 1e9
-                ),
-                "close other programs, or use --method rtn, which needs one weight at a time",
-            )),
-            _ => Ok(()),
-        }
+/// Whether this machine has the memory, before anything is done.
+///
+/// # Errors
+/// It does not; what the checkpoint reports.
+pub fn check_memory(checkpoint: &Checkpoint) -> Result<()> {
+    let needed = working_bytes(checkpoint)?;
+    match host::available() {
+        Some(available) if needed > available => Err(Error::invalid(
+            format!(
+                "calibration needs {:.1} GB of memory beside the samples, and {:.1} GB are free",
+                needed as f64 / 1e9,
+                available as f64 / 1e9
+            ),
+            "close other programs, or use --method rtn, which needs one weight at a time",
+        )),
+        _ => Ok(()),
     }
+}
 
+impl Calibration<'_> {
     /// Quantizes every linear of every block into the workspace.
     ///
     /// # Errors

@@ -508,10 +508,10 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     assert_eq!(names, ["config.json", "model.safetensors", "quantize_config.json", "tokenizer.json"]);
     assert!(out.join("tokenizer.json").symlink_metadata().unwrap().is_file());
     assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), b"tokens");
-    let config = hf_config::read_json(&out.join("config.json")).unwrap();
-    assert_eq!(config["quantization_config"]["checkpoint_format"], "gptq");
-    assert_eq!(config["torch_dtype"], "bfloat16");
-    assert_eq!(config.as_object().unwrap().keys().next_back().unwrap(), "quantization_config");
+    let written = hf_config::read_json(&out.join("config.json")).unwrap();
+    assert_eq!(written["quantization_config"]["checkpoint_format"], "gptq");
+    assert_eq!(written["torch_dtype"], "bfloat16");
+    assert_eq!(written.as_object().unwrap().keys().next_back().unwrap(), "quantization_config");
 
     for refused in [&out, &fixture("q4_0.gguf")] {
         let already = Checkpoint::open(refused).unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::console::Console;
 use super::{Common, open};
-use crate::calibrate::{Calibration, Event, LinearReport};
+use crate::calibrate::{Calibration, Event, LinearReport, check_memory};
 use crate::checkpoint::{
     Checkpoint, Format, Layout, QuantizedFormat, Weight, Workspace, check_packing, write_quantized,
 };
@@ -15,7 +15,7 @@ use crate::data::calibration;
 use crate::device::{ComputeType, Device};
 use crate::error::{Error, Result};
 use crate::model;
-use crate::quant::{self, FloatType, Method, Options, OutputError, QuantizeConfig};
+use crate::quant::{self, CALIBRATION_LENGTH, FloatType, Method, Options, OutputError, QuantizeConfig};
 
 /// Quantize a Hugging Face checkpoint
 ///
@@ -45,9 +45,9 @@ pub struct QuantizeArgs {
     /// Windows of it that are used
     #[arg(long, value_name = "N", default_value_t = QuantizeConfig::default().calibration_samples)]
     calibration_samples: usize,
-    /// Tokens in a window
-    #[arg(long, value_name = "TOKENS", default_value_t = QuantizeConfig::default().calibration_length)]
-    calibration_length: usize,
+    /// Tokens in a window [default: 512, or the model's context where that is less]
+    #[arg(long, value_name = "TOKENS")]
+    calibration_length: Option<usize>,
     /// Quantize the features with the largest inputs first
     #[arg(long, visible_alias = "desc-act")]
     act_order: bool,
@@ -162,9 +162,9 @@ pub fn quantize(
         return Ok(vec![]);
     };
     let samples = samples(source, text, config, job)?;
+    check_memory(source)?;
     let workspace = Workspace::open(out, &settings(source, config, &samples)?)?;
     let calibration = Calibration { checkpoint: source, samples: &samples, options, workspace: &workspace };
-    calibration.check()?;
     let mut model = model::block_by_block(Arc::clone(source), job.device, ComputeType::F32)?;
     let linears = calibrate(calibration, model.as_mut(), job.console)?;
     drop(model);
@@ -196,8 +196,9 @@ fn nearest(
 }
 
 fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job<'_>) -> Result<Vec<Vec<u32>>> {
-    let (wanted, length) = (config.calibration_samples, config.calibration_length);
     let context = source.config().max_position_embeddings;
+    let wanted = config.calibration_samples;
+    let length = config.calibration_length.unwrap_or(CALIBRATION_LENGTH.min(context));
     if length > context {
         return Err(Error::invalid(
             format!("samples of {length} tokens: the model's context holds {context}"),

@@ -23,6 +23,9 @@ pub enum Method {
     Vector,
 }
 
+/// Tokens per sample where nothing is said.
+pub const CALIBRATION_LENGTH: usize = 512;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
@@ -41,8 +44,9 @@ pub struct QuantizeConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<PathBuf>,
     pub calibration_samples: usize,
-    /// Tokens per sample.
-    pub calibration_length: usize,
+    /// Tokens per sample. Where unset: 512, or the model's context where that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration_length: Option<usize>,
     /// Quantize the features with the largest inputs first.
     pub act_order: bool,
     /// With `act_order`: groups of neighbouring features still, their scales fitted beforehand.
@@ -65,7 +69,7 @@ impl Default for QuantizeConfig {
             mse: None,
             calibration: None,
             calibration_samples: 128,
-            calibration_length: 512,
+            calibration_length: None,
             act_order,
             static_groups,
             damp_percent: damping,
@@ -126,9 +130,13 @@ impl QuantizeConfig {
                 "give --calibration FILE and --method gptq",
             );
         }
-        if self.calibration_samples == 0 || self.calibration_length < 2 {
+        if self.calibration_samples == 0 || self.calibration_length.is_some_and(|length| length < 2) {
             return invalid(
-                format!("{} samples of {} tokens", self.calibration_samples, self.calibration_length),
+                format!(
+                    "{} samples of {} tokens",
+                    self.calibration_samples,
+                    self.calibration_length.unwrap_or(CALIBRATION_LENGTH)
+                ),
                 "calibrate on 128 samples of 512 tokens, or more",
             );
         }

@@ -21,7 +21,7 @@ mod learn;
 mod tests;
 
 pub use book::NF4;
-pub use config::{Method, QuantizeConfig};
+pub use config::{CALIBRATION_LENGTH, Method, QuantizeConfig};
 pub use float_type::FloatType;
 
 use book::Book;

@@ -1,0 +1,55 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::device::{ComputeType, DeviceSpec};
+use crate::model;
+use crate::quant::Kind;
+
+fn run(workspace: &Workspace) -> Vec<Event> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/base");
+    let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
+    // Of different lengths, more than one pass takes.
+    let token = |i: u32| (i * i + 7 * i) % 120 + 4;
+    let samples: Vec<Vec<u32>> =
+        (0..50).map(|s| (0..90 + s % 7).map(|i| token(31 * s + i)).collect()).collect();
+    let kind = Kind::Integer { bits: 3, symmetric: false, mse: true };
+    let options = Options { kind, group_size: Some(32), ..Options::default() };
+    let calibration = Calibration { checkpoint: &checkpoint, samples: &samples, options, workspace };
+    let device = "cpu".parse::<DeviceSpec>().unwrap().resolve().unwrap();
+    let mut blocks = model::block_by_block(Arc::clone(&checkpoint), &device, ComputeType::F32).unwrap();
+    let mut events = vec![];
+    check_memory(&checkpoint).unwrap();
+    calibration.run(blocks.as_mut(), &mut |event| events.push(event)).unwrap();
+    events
+}
+
+/// A run that was killed after its first block gives what one that was not killed gives.
+#[test]
+fn an_interrupted_run_continues_at_its_block_to_the_same_weights() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = json!({ "bits": 3 });
+    let whole = Workspace::open(&directory.path().join("whole"), &settings).unwrap();
+    let events = run(&whole);
+    let linears = events.iter().filter(|event| matches!(event, Event::Linear(_))).count();
+    assert_eq!(linears, 14);
+    for event in &events {
+        if let Event::Linear(LinearReport { name, error }) = event {
+            assert!(error.feedback < error.nearest, "{name}: {error:?}");
+        }
+    }
+
+    let killed = Workspace::open(&directory.path().join("killed"), &settings).unwrap();
+    killed.save(0, &whole.load(0).unwrap()).unwrap();
+    let events = run(&killed);
+    assert!(matches!(events[0], Event::Resumed { blocks: 1 }));
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Linear(_))).count(), 7);
+    for block in 0..2 {
+        assert_eq!(killed.load(block).unwrap(), whole.load(block).unwrap());
+    }
+    let other = Workspace::open(&directory.path().join("killed"), &json!({ "bits": 4 }));
+    let Err(error) = other else { panic!("settings differ") };
+    assert!(error.to_string().contains("another bits"), "{error}");
+}
