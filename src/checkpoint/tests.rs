@@ -455,7 +455,7 @@ fn activation_order_survives_the_file() {
         let shape = source.shape(name)?;
         let n = shape[1];
         let gram: Vec<f32> =
-            (0..n * n).map(|i| if i / n == i % n { (i * 7 % 13) as f32 + 1.0 } else { 0.25 }).collect();
+            (0..n * n).map(|i| if i / n == i % n { (i / n * 7 % 13) as f32 + 1.0 } else { 0.25 }).collect();
         let options = config.options(packing.scale_dtype());
         let (packed, _) = quant::calibrate(&source.dense(name)?, [shape[0], n], options, &gram)?;
         given.insert(name.to_owned(), packed.clone());

@@ -112,7 +112,7 @@ fn wrong_use_is_one_clear_error_before_the_work() {
         ("--method nf4 --group-size 24".to_string(), "does not hold"),
         ("--method nf4 --group-size 64".to_string(), "blocks of 64"),
         ("--method rtn --format qzo".to_string(), "does not hold"),
-        (format!("--method vector --bits 2 --format aqlm {}", at(&long)), "one scale per row"),
+        (format!("--method vector --bits 2 --format aqlm {}", at(&long)), "does not hold"),
         (format!("--method gptq --damp-percent 7 {}", at(&long)), "damp_percent"),
         (format!("--method gptq --calibration-samples 0 {}", at(&long)), "0 samples"),
     ];
