@@ -21,7 +21,7 @@ use crate::zo::perturbation::Perturb;
 pub enum Stage {
     /// q_proj
     Query,
-    /// k_proj, v_proj: the inputs of `Query`, each weighted by the attention that it receives
+    /// k_proj, v_proj: the inputs of `Query`, weighted otherwise
     KeyValue,
     /// o_proj
     Output,
@@ -38,7 +38,7 @@ impl Stage {
 /// Where a pass goes from where the one before it stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// From the stage before to the inputs of this one, whose products are added up.
+    /// From the stage before to the inputs of this one, whose weighted products are added up.
     To(Stage),
     /// From the inputs of `Down` to the end of the block.
     Finish,
@@ -72,7 +72,8 @@ pub trait BlockByBlock {
 
     fn advance(&mut self, step: Step, rows: Rows<'_>) -> Result<()>;
 
-    /// `Σ xᵀx` of the inputs since the last call, `[features, features]`.
+    /// `Σ w·xᵀx` of the inputs since the last call, `[features, features]`; w is what an error there does
+    /// to the residual, which the next norm divides by its length, so that it counts relative to that.
     fn take_gram(&mut self) -> Result<Vec<f32>>;
 }
 
@@ -114,8 +115,9 @@ impl<B: Kernels> Blocks<B> {
         Pass::new(rows, &self.frequencies, Perturb::No, &self.device)
     }
 
-    fn add_to_gram(&mut self, x: Tensor<B, 2>) {
-        let x = x.cast(DType::F32);
+    /// `weights`: f32 `[T, 1]`
+    fn add_to_gram(&mut self, x: Tensor<B, 2>, weights: Tensor<B, 2>) {
+        let x = x.cast(DType::F32) * weights.sqrt();
         let gram = x.clone().transpose().matmul(x);
         self.gram = Some(match self.gram.take() {
             Some(sum) => sum + gram,
@@ -170,14 +172,15 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
             Ok(())
         };
         let config = self.checkpoint.config();
+        let mut weights = relevance(x.clone());
         let input = match step {
             Step::To(Stage::Query) => layer.input_layernorm.forward(x),
             Step::To(Stage::KeyValue) => {
                 let h = layer.input_layernorm.forward(x);
                 let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
-                let weights = weights(&read(received)?, config.head_dim, rows.lengths);
-                let roots: Vec<f32> = weights.iter().map(|weight| weight.sqrt()).collect();
-                h.cast(DType::F32) * self.upload(&roots, count).cast(DType::F32)
+                let keys = key_weights(&read(received * weights)?, config.head_dim, rows.lengths);
+                weights = Tensor::from_data(TensorData::new(keys, [count, 1]), (&self.device, DType::F32));
+                h
             }
             Step::To(Stage::Output) => {
                 let h = layer.input_layernorm.forward(x);
@@ -188,6 +191,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
             Step::To(Stage::Gate) => {
                 let attended = self.upload(rows.attended, count);
                 let x = x + layer.o_proj.forward(attended, Perturb::No);
+                weights = relevance(x.clone());
                 put(x.clone(), rows.hidden)?;
                 layer.post_attention_layernorm.forward(x)
             }
@@ -201,7 +205,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
                 return put(out, rows.hidden);
             }
         };
-        self.add_to_gram(input);
+        self.add_to_gram(input, weights);
         Ok(())
     }
 
@@ -213,13 +217,21 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
     }
 }
 
+/// How much an error that is added to each row of the residual matters: the inverse of its mean square,
+/// f32 `[T, 1]`. The few tokens whose residual is a thousand times larger than the others' (Sun et al. 2024,
+/// "massive activations") would be most of a Gram matrix otherwise, and little of what they lose is seen.
+fn relevance<B: Kernels>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let x = x.cast(DType::F32);
+    (x.clone() * x).mean_dim(1).clamp_min(f32::MIN_POSITIVE).recip()
+}
+
 /// How much an error in each token's key and value matters, 1 on the average.
 ///
 /// A few tokens, the first above all, receive most of the attention (Xiao et al. 2023, "attention sinks"):
 /// what their values lose is lost everywhere, though they are hardly seen among the inputs. So a token
-/// counts by the squared attention that it receives (Sung et al. 2025, RSQ). `received` says it for the first
-/// `known` tokens of each sample; the others get what most of these have.
-fn weights(received: &[f32], known: usize, lengths: &[usize]) -> Vec<f32> {
+/// counts by the squared attention that it receives (Sung et al. 2025, RSQ), each query by its relevance.
+/// `received` says it for the first `known` tokens of each sample; the others get what most of these have.
+fn key_weights(received: &[f32], known: usize, lengths: &[usize]) -> Vec<f32> {
     let mut weights = Vec::new();
     let mut rest = received;
     for length in lengths {
