@@ -20,8 +20,20 @@ impl Hidden {
     /// # Errors
     /// Neither the memory nor the disk has the room.
     pub fn new(tokens: usize, widths: [usize; 2], beside: u64, directory: &Path) -> Result<Self> {
+        Self::within(host::available(), tokens, widths, beside, directory)
+    }
+
+    /// `available`: bytes of memory that are free, where that is known.
+    fn within(
+        available: Option<u64>,
+        tokens: usize,
+        widths: [usize; 2],
+        beside: u64,
+        directory: &Path,
+    ) -> Result<Self> {
         let bytes = widths.map(|width| tokens * width * size_of::<f32>());
-        let in_memory = host::available().is_none_or(|free| (bytes[0] + bytes[1]) as u64 + beside < free);
+        let needed = beside.saturating_add((bytes[0] + bytes[1]) as u64);
+        let in_memory = available.is_none_or(|available| needed < available);
         let [first, second] =
             bytes.map(|bytes| if in_memory { anonymous(bytes) } else { mapped(bytes, directory) });
         tracing::info!(bytes = bytes[0] + bytes[1], in_memory, "hidden states");
@@ -63,4 +75,54 @@ fn allocate(file: &std::fs::File, bytes: u64) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fills the tables part by part; what they hold then.
+    fn filled(mut hidden: Hidden) -> (Vec<f32>, Vec<f32>) {
+        for (start, end) in [(0, 4), (4, 5), (5, 10)] {
+            let (first, second) = hidden.rows(start..end);
+            (0..).zip(first).for_each(|(i, value)| *value = (100 * start + i) as f32);
+            (0..).zip(second).for_each(|(i, value)| *value = -((100 * start + i) as f32));
+        }
+        let (first, second) = hidden.rows(0..10);
+        (first.to_vec(), second.to_vec())
+    }
+
+    #[test]
+    fn a_file_holds_what_memory_holds_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let hidden =
+            |available| Hidden::within(available, 10, [3, 7], 1000, directory.path()).map(filled).unwrap();
+        let (first, second) = hidden(None);
+        assert_eq!((first.len(), second.len()), (30, 70));
+        assert_eq!((first[0], first[29], second[69]), (0.0, 514.0, -534.0));
+        // 400 bytes beside 1000.
+        for available in [0, 1400, 1401, u64::MAX] {
+            assert_eq!(hidden(Some(available)), (first.clone(), second.clone()));
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_does_not_fit_into_memory_is_put_into_a_file() {
+        let nowhere = Path::new("/nowhere");
+        let within = |available, beside| Hidden::within(available, 10, [3, 7], beside, nowhere);
+        assert!(within(None, u64::MAX).is_ok() && within(Some(1401), 1000).is_ok());
+        for (available, beside) in [(1400, 1000), (u64::MAX, u64::MAX), (0, 0)] {
+            let Err(error) = within(Some(available), beside) else { panic!("{available} {beside}") };
+            assert!(error.to_string().contains("/nowhere: creating a file in"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_for_which_there_is_no_room_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        // More than a file can be.
+        let Err(error) = Hidden::within(Some(0), 1 << 58, [1, 1], 0, directory.path()) else { panic!() };
+        assert!(error.to_string().contains("taking room for all samples' hidden states"), "{error}");
+    }
 }

@@ -82,8 +82,11 @@ fn working_bytes(checkpoint: &Checkpoint) -> Result<u64> {
 /// # Errors
 /// It does not; what the checkpoint reports.
 pub fn check_memory(checkpoint: &Checkpoint) -> Result<()> {
-    let needed = working_bytes(checkpoint)?;
-    match host::available() {
+    fits(working_bytes(checkpoint)?, host::available())
+}
+
+fn fits(needed: u64, available: Option<u64>) -> Result<()> {
+    match available {
         Some(available) if needed > available => Err(Error::invalid(
             format!(
                 "calibration needs {:.1} GB of memory beside the samples, and {:.1} GB are free",
@@ -117,6 +120,13 @@ impl Calibration<'_> {
             model.enter(block)?;
             if block < finished {
                 for (name, weight) in self.workspace.load(block)? {
+                    if self.checkpoint.shape(&name)? != [weight.out_features, weight.in_features] {
+                        return Err(Error::tensor(
+                            self.workspace.path(),
+                            name,
+                            "is not of the model's shape",
+                        ));
+                    }
                     model.replace(&name, weight)?;
                 }
                 self.advance(model, Step::Through, &mut hidden)?;

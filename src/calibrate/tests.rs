@@ -49,7 +49,18 @@ fn an_interrupted_run_continues_at_its_block_to_the_same_weights() {
     for block in 0..2 {
         assert_eq!(killed.load(block).unwrap(), whole.load(block).unwrap());
     }
+    drop(killed);
     let other = Workspace::open(&directory.path().join("killed"), &json!({ "bits": 4 }));
     let Err(error) = other else { panic!("settings differ") };
     assert!(error.to_string().contains("another bits"), "{error}");
+}
+
+#[test]
+fn too_little_memory_is_refused_with_both_sizes() {
+    fits(3_000_000_000, None).unwrap();
+    fits(3_000_000_000, Some(3_000_000_000)).unwrap();
+    let error = fits(3_000_000_000, Some(2_900_000_000)).unwrap_err();
+    assert!(error.to_string().contains("needs 3.0 GB"), "{error}");
+    assert!(error.to_string().contains("2.9 GB are free"), "{error}");
+    assert!(error.help().unwrap().contains("--method rtn"));
 }

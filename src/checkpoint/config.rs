@@ -42,6 +42,11 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
+/// The decoder block that a tensor is in, by its Hugging Face name.
+pub fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
 impl ModelConfig {
     /// Says what is wrong with the numbers, if anything: the rest of the program divides, multiplies
     /// and allocates by them without looking again.

@@ -12,6 +12,7 @@
 //! gguf/            a .gguf file: header, block types, names, metadata
 //! safetensors      the container: reading, shards, writing
 //! synthetic        random weights of a known model's shape, in no file at all
+//! files            the bytes behind a checkpoint: which file, its digest, its pages
 //! publish          new checkpoints appear whole or not at all
 //! float            bytes ↔ f32
 //! ```
@@ -25,6 +26,7 @@
 //! Nothing else in the program knows which formats exist.
 
 pub mod config;
+mod files;
 mod float;
 mod gguf;
 mod hf_config;
@@ -39,8 +41,6 @@ mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-use rayon::prelude::*;
 
 pub use config::{ModelConfig, RopeScaling};
 pub use float::Values;
@@ -158,7 +158,7 @@ impl Checkpoint {
             let (directory, config) = HuggingFace::open(path)?;
             (config, Source::HuggingFace(directory))
         } else {
-            let (gguf, config) = Gguf::open(&only_gguf(path)?)?;
+            let (gguf, config) = Gguf::open(&files::only_gguf(path)?)?;
             (config, Source::Gguf(gguf))
         };
         Ok(Self { path: path.to_path_buf(), config, source })
@@ -284,33 +284,6 @@ impl Checkpoint {
         ))
     }
 
-    /// Identifies weights and config, not their names or places: BLAKE3 over the digests of 16 MiB
-    /// pieces, which are taken in parallel.
-    pub fn fingerprint(&self) -> Result<[u8; 32]> {
-        const PIECE: usize = 16 << 20;
-        let mut whole = blake3::Hasher::new();
-        let mut add = |bytes: &[u8]| {
-            whole.update(&(bytes.len() as u64).to_le_bytes());
-            for bytes in bytes.chunks(16 * PIECE) {
-                let pieces: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
-                pieces.iter().for_each(|digest| {
-                    whole.update(digest.as_bytes());
-                });
-                self.release();
-            }
-        };
-        match &self.source {
-            Source::HuggingFace(directory) => {
-                let path = directory.directory().join(hf_config::CONFIG_FILE);
-                add(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
-                directory.shards().files().iter().for_each(|file| add(&file.bytes));
-            }
-            Source::Gguf(gguf) => add(gguf.bytes()),
-            Source::Synthetic(_) => return Err(self.no_file()),
-        }
-        Ok(*whole.finalize().as_bytes())
-    }
-
     /// # Errors
     /// A GGUF file whose vocabulary is missing or damaged.
     pub fn tokenizer_source(&self) -> Result<TokenizerSource> {
@@ -354,30 +327,6 @@ impl Checkpoint {
         }
     }
 
-    /// Gives the pages of the mapped files that were read so far back to the system, which counts them as
-    /// this process's memory otherwise. They come back when they are read again.
-    pub fn release(&self) {
-        match &self.source {
-            Source::HuggingFace(directory) => directory.shards().files().iter().for_each(|file| {
-                publish::release(&file.bytes);
-            }),
-            Source::Gguf(gguf) => publish::release(gguf.bytes()),
-            Source::Synthetic(_) => {}
-        }
-    }
-
-    /// Asks the system to read the tensors whose names begin with `prefix`, and does not wait for it.
-    pub fn prefetch(&self, prefix: &str) {
-        if let Source::HuggingFace(directory) = &self.source {
-            let names = directory.shards().names().filter(|name| name.starts_with(prefix));
-            for (file, range) in names.filter_map(|name| directory.shards().position(name)) {
-                if let Some(file) = directory.shards().files().get(file) {
-                    publish::prefetch(&file.bytes, range);
-                }
-            }
-        }
-    }
-
     fn huggingface(&self) -> Option<&HuggingFace> {
         match &self.source {
             Source::HuggingFace(directory) => Some(directory),
@@ -402,23 +351,6 @@ impl TensorSummary {
             bits_per_weight: bytes as f64 * 8.0 / elements.max(1) as f64,
         }
     }
-}
-
-fn only_gguf(directory: &Path) -> Result<PathBuf> {
-    let entries = std::fs::read_dir(directory).map_err(Error::io(directory, "listing"))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io(directory, "listing"))?.path();
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
-            found.push(path);
-        }
-    }
-    <[PathBuf; 1]>::try_from(found).map(|[path]| path).map_err(|found| {
-        Error::invalid(
-            format!("{}: no {} and {} .gguf files", directory.display(), hf_config::CONFIG_FILE, found.len()),
-            "give a directory with config.json and safetensors files, or the path of one .gguf file",
-        )
-    })
 }
 
 #[cfg(test)]

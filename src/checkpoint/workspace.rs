@@ -1,12 +1,13 @@
 //! What an unfinished quantization has done so far: a directory beside the one it will become, with the
 //! packed linears of every finished block. It survives a kill, and goes with the result.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::config::block_of;
 use super::hf_config::read_json;
 use super::publish::Staging;
 use super::safetensors::{Dtype, SINGLE_FILE, Shards, Writer};
@@ -16,9 +17,19 @@ use crate::kernels::packed::{Codebook, Levels, PackedWeight};
 const PREFIX: &str = ".qzo-quantizing-";
 const SETTINGS_FILE: &str = "settings.json";
 const SHAPES_FILE: &str = "shapes.json";
+const LOCK_FILE: &str = "lock";
 
+/// One process at a time has it.
 pub struct Workspace {
     path: PathBuf,
+    /// Locked as long as this lives; the system unlocks it when the process ends, however it ends.
+    _lock: File,
+}
+
+/// The finished linears by their names; one block is in memory at a time.
+pub struct FinishedLinears<'a> {
+    workspace: &'a Workspace,
+    block: Option<(usize, Vec<(String, PackedWeight)>)>,
 }
 
 /// What tensors alone do not say about a packed weight.
@@ -45,10 +56,12 @@ impl Workspace {
     /// The workspace of the directory `out` that is to be; `settings` are all that decides the result.
     ///
     /// # Errors
-    /// One with other settings is there.
+    /// One with other settings is there; another process has it; the disk fails.
     pub fn open(out: &Path, settings: &Value) -> Result<Self> {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let path = out.with_file_name(format!("{PREFIX}{name}"));
+        fs::create_dir_all(&path).map_err(Error::io(&path, "creating the directory"))?;
+        let lock = lock(&path, out)?;
         let file = path.join(SETTINGS_FILE);
         if file.exists() {
             let known = read_json(&file)?;
@@ -60,10 +73,9 @@ impl Workspace {
                 ));
             }
         } else {
-            fs::create_dir_all(&path).map_err(Error::io(&path, "creating the directory"))?;
             write(&file, settings)?;
         }
-        Ok(Self { path })
+        Ok(Self { path, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -102,6 +114,10 @@ impl Workspace {
         shapes.into_iter().map(|shape| Ok((shape.name.clone(), weight(&shards, shape)?))).collect()
     }
 
+    pub fn finished(&self) -> FinishedLinears<'_> {
+        FinishedLinears { workspace: self, block: None }
+    }
+
     /// Once the result is there.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.path).map_err(Error::io(&self.path, "removing"))
@@ -109,6 +125,41 @@ impl Workspace {
 
     fn block(&self, block: usize) -> PathBuf {
         self.path.join(format!("block-{block:05}"))
+    }
+}
+
+impl FinishedLinears<'_> {
+    /// # Errors
+    /// As in [`Workspace::load`]; the linear is in no finished block.
+    pub fn take(&mut self, name: &str) -> Result<PackedWeight> {
+        let missing = || Error::tensor(&self.workspace.path, name, "was not quantized");
+        let index = block_of(name).ok_or_else(missing)?;
+        let mut weights = match self.block.take() {
+            Some((at, weights)) if at == index => weights,
+            _ => self.workspace.load(index)?,
+        };
+        let place = weights.iter().position(|(known, _)| known == name).ok_or_else(missing)?;
+        let (_, weight) = weights.swap_remove(place);
+        self.block = Some((index, weights));
+        Ok(weight)
+    }
+}
+
+fn lock(path: &Path, out: &Path) -> Result<File> {
+    let file = path.join(LOCK_FILE);
+    let opened =
+        File::options().create(true).append(true).open(&file).map_err(Error::io(&file, "opening"))?;
+    match opened.try_lock() {
+        Ok(()) => Ok(opened),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid(
+            format!("another process is quantizing into {}: it holds {}", out.display(), file.display()),
+            "wait for it to end, or choose another output with -o",
+        )),
+        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+            tracing::warn!("{}: this file system has no locks", file.display());
+            Ok(opened)
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(&file, "locking")(error)),
     }
 }
 
@@ -163,16 +214,24 @@ fn tensors(name: &str, weight: &PackedWeight) -> Vec<(String, Dtype, Vec<u8>)> {
 }
 
 fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
-    let tensor = |part: &str| shards.tensor(&format!("{}.{part}", shape.name));
-    let words = |part: &str| -> Result<Vec<u32>> {
-        Ok(tensor(part)?.bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    let tensor = |part: &str, dtype: Dtype| {
+        let tensor = shards.tensor(&format!("{}.{part}", shape.name))?;
+        match tensor.dtype == dtype {
+            true => Ok(tensor),
+            false => Err(tensor.wrong(format!("expected {dtype:?}, got {:?}", tensor.dtype))),
+        }
     };
+    let words = |part: &str| -> Result<Vec<u32>> {
+        let words = tensor(part, Dtype::U32)?.bytes.as_chunks().0;
+        Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    };
+    let floats = |part: &str| tensor(part, Dtype::F32)?.floats();
     let levels = match shape.levels {
         LevelsShape::Zero(zero) => Levels::Zero(zero),
-        LevelsShape::Zeros => Levels::Zeros(tensor("levels")?.bytes.to_vec()),
-        LevelsShape::Minimum => Levels::Minimum(tensor("levels")?.floats()?),
+        LevelsShape::Zeros => Levels::Zeros(tensor("levels", Dtype::U8)?.bytes.to_vec()),
+        LevelsShape::Minimum => Levels::Minimum(floats("levels")?),
         LevelsShape::Codebook { width, books } => {
-            Levels::Codebook(Codebook { width, books, entries: tensor("levels")?.floats()? })
+            Levels::Codebook(Codebook { width, books, entries: floats("levels")? })
         }
     };
     let weight = PackedWeight {
@@ -181,14 +240,118 @@ fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
         bits: shape.bits,
         group_size: shape.group_size,
         codes: words("codes")?,
-        scales: tensor("scales")?.floats()?,
+        scales: floats("scales")?,
         levels,
         order: shape.ordered.then(|| words("order")).transpose()?,
     };
-    let (codes, scales) =
-        (weight.out_features * weight.words_per_row(), weight.out_features * weight.groups());
-    match weight.codes.len() == codes && weight.scales.len() == scales {
-        true => Ok(weight),
-        false => Err(tensor("codes")?.wrong("is not of the size that was written here")),
+    match weight.check() {
+        Ok(()) => Ok(weight),
+        Err(what) => Err(tensor("codes", Dtype::U32)?.wrong(format!("belongs to no weight: {what}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn weight() -> PackedWeight {
+        PackedWeight {
+            out_features: 2,
+            in_features: 12,
+            bits: 3,
+            group_size: 8,
+            codes: vec![0o7654321; 2],
+            scales: vec![0.5; 4],
+            levels: Levels::Codebook(Codebook { width: 2, books: 1, entries: vec![0.25; 16] }),
+            order: Some((0..12).rev().collect()),
+        }
+    }
+
+    fn name(block: usize, linear: &str) -> String {
+        format!("model.layers.{block}.{linear}.weight")
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let first = Workspace::open(&out, &json!({})).unwrap();
+        let Err(error) = Workspace::open(&out, &json!({})) else { panic!("two have it") };
+        assert!(error.to_string().contains("another process is quantizing into"), "{error}");
+        assert!(error.help().unwrap().contains("-o"));
+        drop(first);
+        Workspace::open(&out, &json!({})).unwrap().remove().unwrap();
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn finished_linears_come_in_any_order() {
+        let parent = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&parent.path().join("out"), &json!({})).unwrap();
+        let scaled = |scale| PackedWeight { scales: vec![scale; 4], ..weight() };
+        for block in [0, 1, 10] {
+            let scale = block as f32;
+            let saved = [(name(block, "a"), scaled(scale)), (name(block, "b"), scaled(scale + 0.5))];
+            workspace.save(block, &saved).unwrap();
+        }
+        let mut finished = workspace.finished();
+        for (block, linear) in [(0, "a"), (0, "b"), (1, "b"), (10, "a"), (1, "a")] {
+            let scale = block as f32 + if linear == "b" { 0.5 } else { 0.0 };
+            assert_eq!(finished.take(&name(block, linear)).unwrap(), scaled(scale));
+        }
+        for absent in [name(0, "c"), "lm_head.weight".into()] {
+            let error = finished.take(&absent).unwrap_err();
+            assert!(error.to_string().contains("was not quantized"), "{error}");
+        }
+    }
+
+    /// Whatever its files say, a block that does not fit together is refused.
+    #[test]
+    fn a_damaged_block_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&parent.path().join("out"), &json!({})).unwrap();
+        workspace.save(0, &[(name(0, "a"), weight())]).unwrap();
+        assert_eq!(workspace.load(0).unwrap(), [(name(0, "a"), weight())]);
+        let path = workspace.block(0).join(SHAPES_FILE);
+        let good = read_json(&path).unwrap();
+        for (key, value, expected) in [
+            ("name", json!("model.layers.0.z.weight"), "z.weight"),
+            ("out_features", json!(3), "words of codes"),
+            ("in_features", json!(u64::MAX), "in_features is"),
+            ("bits", json!(4), "words of codes"),
+            ("bits", json!(64), "codes of 64 bits"),
+            ("group_size", json!(0), "group_size is 0"),
+            ("group_size", json!(4), "scales"),
+            ("levels", json!({ "Codebook": { "width": 0, "books": 1 } }), "vectors of 0"),
+            ("levels", json!({ "Codebook": { "width": 2, "books": 2 } }), "words of codes"),
+            ("levels", json!("Zeros"), "expected U8"),
+            ("levels", json!("Other"), "not what was written here"),
+        ] {
+            let mut shapes = good.clone();
+            shapes[0][key] = value.clone();
+            write(&path, &shapes).unwrap();
+            let error = workspace.load(0).unwrap_err();
+            assert!(error.to_string().contains(expected), "{key} {value}: {error}");
+        }
+        write(&path, &good).unwrap();
+        let tensors = workspace.block(0).join(SINGLE_FILE);
+        let whole = fs::read(&tensors).unwrap();
+        for (part, expected) in
+            [("scales", "a scale that"), ("levels", "entry of a codebook"), ("order", "an order that")]
+        {
+            let range = {
+                let shards = Shards::open(&workspace.block(0)).unwrap();
+                shards.position(&format!("{}.{part}", name(0, "a"))).unwrap().1
+            };
+            let mut damaged = whole.clone();
+            damaged[range.start..range.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+            fs::write(&tensors, &damaged).unwrap();
+            let error = workspace.load(0).unwrap_err();
+            assert!(error.to_string().contains(expected), "{part}: {error}");
+        }
+        fs::write(&tensors, &whole[..whole.len() - 1]).unwrap();
+        assert!(workspace.load(0).is_err());
     }
 }

@@ -72,7 +72,7 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     directory.create(args.resume)?;
     let base = match quantize {
         Some(quantize) => {
-            let job = Job { device: &device, seed: config.seed, console };
+            let job = Job { device: config.device, seed: config.seed, console };
             quantized(source, quantize, &directory, job)?
         }
         None => source,
@@ -190,7 +190,7 @@ fn quantized(
     source: Arc<Checkpoint>,
     quantize: QuantizeConfig,
     directory: &RunDir,
-    job: Job<'_>,
+    job: Job,
 ) -> Result<Arc<Checkpoint>> {
     let model = blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string();
     let origin = Origin { model, quantize };

@@ -12,8 +12,9 @@ use crate::checkpoint::{
     Checkpoint, Format, Layout, QuantizedFormat, Weight, Workspace, check_packing, write_quantized,
 };
 use crate::data::calibration;
-use crate::device::{ComputeType, Device};
+use crate::device::{ComputeType, DeviceSpec};
 use crate::error::{Error, Result};
+use crate::kernels::packed::PackedWeight;
 use crate::model;
 use crate::quant::{self, CALIBRATION_LENGTH, FloatType, Method, Options, OutputError, QuantizeConfig};
 
@@ -70,8 +71,9 @@ pub struct QuantizeArgs {
 
 /// Where and how a quantization is done.
 #[derive(Clone, Copy)]
-pub struct Job<'a> {
-    pub device: &'a Device,
+pub struct Job {
+    /// Opened for calibration alone.
+    pub device: DeviceSpec,
     pub seed: u64,
     pub console: Console,
 }
@@ -85,8 +87,7 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
     let source = open::checkpoint(&args.model, console)?;
     let out = args.output.clone().unwrap_or_else(|| default_output(&args.model, &config));
     let started = Instant::now();
-    let device = open::device(common)?;
-    let job = Job { device: &device, seed: common.seed.unwrap_or(0), console };
+    let job = Job { device: common.device.unwrap_or_default(), seed: common.seed.unwrap_or(0), console };
     let linears = quantize(&source, &out, &config, target, job)?;
     let written = Checkpoint::open(&out)?;
     let bytes = |c: &Checkpoint| c.tensors().map(|t| t.bytes).sum::<usize>();
@@ -131,7 +132,7 @@ pub fn quantize(
     out: &Path,
     config: &QuantizeConfig,
     target: QuantizedFormat,
-    job: Job<'_>,
+    job: Job,
 ) -> Result<Vec<LinearReport>> {
     if source.format() != Format::HuggingFace {
         source.check_trainable()?;
@@ -163,31 +164,19 @@ pub fn quantize(
     };
     let samples = samples(source, text, config, job)?;
     check_memory(source)?;
+    let device = job.device.resolve()?;
     let workspace = Workspace::open(out, &settings(source, config, &samples)?)?;
     let calibration = Calibration { checkpoint: source, samples: &samples, options, workspace: &workspace };
-    let mut model = model::block_by_block(Arc::clone(source), job.device, ComputeType::F32)?;
+    let mut model = model::block_by_block(Arc::clone(source), &device, ComputeType::F32)?;
     let linears = calibrate(calibration, model.as_mut(), job.console)?;
     drop(model);
-    // Linears come in byte order of their names, blocks do not.
-    let mut block: Option<(usize, Vec<_>)> = None;
-    write_quantized(source, out, packing.as_ref(), &mut |name| {
-        let index = block_of(name);
-        if block.as_ref().is_none_or(|(at, _)| *at != index) {
-            block = Some((index, workspace.load(index)?));
-        }
-        let found = block.iter().flat_map(|(_, weights)| weights).find(|(n, _)| n == name);
-        let (_, weight) = found.ok_or_else(|| Error::tensor(workspace.path(), name, "was not quantized"))?;
-        Ok(weight.clone())
-    })?;
+    let mut finished = workspace.finished();
+    write_quantized(source, out, packing.as_ref(), &mut |name| finished.take(name))?;
     workspace.remove()?;
     Ok(linears)
 }
 
-fn nearest(
-    source: &Checkpoint,
-    name: &str,
-    options: Options,
-) -> Result<crate::kernels::packed::PackedWeight> {
+fn nearest(source: &Checkpoint, name: &str, options: Options) -> Result<PackedWeight> {
     match source.weight(name)? {
         Weight::Dense { shape, values } => quant::quantize(&values.into_f32(), shape, options)
             .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default())),
@@ -195,7 +184,7 @@ fn nearest(
     }
 }
 
-fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job<'_>) -> Result<Vec<Vec<u32>>> {
+fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) -> Result<Vec<Vec<u32>>> {
     let context = source.config().max_position_embeddings;
     let wanted = config.calibration_samples;
     let length = config.calibration_length.unwrap_or(CALIBRATION_LENGTH.min(context));
@@ -274,11 +263,6 @@ fn stored_type(source: &Checkpoint) -> Result<FloatType> {
         Some(Layout::Dense(dtype)) => Ok(dtype),
         _ => Ok(FloatType::F32),
     }
-}
-
-fn block_of(name: &str) -> usize {
-    let rest = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-    rest.and_then(|index| index.parse().ok()).unwrap_or(0)
 }
 
 /// Of the quantized weights, scales and all.

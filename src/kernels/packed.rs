@@ -21,6 +21,8 @@
 //! Where the features are quantized in another order than the model's, `order` says which feature of the
 //! input stands at each place: `y[o] = Σ_i weight[o, i] · x[order[i]]`.
 
+use std::mem::replace;
+
 /// What a code stands for before the scale multiplies it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Levels {
@@ -115,13 +117,6 @@ impl PackedLayout {
     }
 }
 
-impl Codebook {
-    /// One level for each code.
-    pub fn scalar(levels: Vec<f32>) -> Self {
-        Self { width: 1, books: 1, entries: levels }
-    }
-}
-
 /// A quantized matrix `[out_features, in_features]`; see the drawing above.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackedWeight {
@@ -141,6 +136,56 @@ pub struct PackedWeight {
 }
 
 impl PackedWeight {
+    /// Says what contradicts the description above, if anything: kernels index by these numbers without
+    /// looking again.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { out_features, in_features, bits, group_size, .. } = *self;
+        // Small enough that no product below overflows.
+        let sizes =
+            [("out_features", out_features), ("in_features", in_features), ("group_size", group_size)];
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 31).contains(size)) {
+            return Err(format!("{name} is {size}"));
+        }
+        let (width, most) = match &self.levels {
+            Levels::Codebook(Codebook { width, books, .. }) => {
+                if !(1..=64).contains(width) || !(1..=64).contains(books) {
+                    return Err(format!("{books} codebooks of vectors of {width}"));
+                }
+                (*width, 16)
+            }
+            _ => (1, 8),
+        };
+        if !(1..=most).contains(&bits) {
+            return Err(format!("codes of {bits} bits"));
+        }
+        if !in_features.is_multiple_of(width) || !group_size.is_multiple_of(width) {
+            return Err(format!(
+                "vectors of {width} do not fill rows of {in_features} in groups of {group_size}"
+            ));
+        }
+        let groups = out_features * self.groups();
+        let length = |what: &str, got: usize, expected: usize| match got == expected {
+            true => Ok(()),
+            false => Err(format!("{got} {what}, expected {expected}")),
+        };
+        length("words of codes", self.codes.len(), out_features * self.words_per_row())?;
+        length("scales", self.scales.len(), groups)?;
+        finite("scale", &self.scales)?;
+        match &self.levels {
+            Levels::Zero(_) => {}
+            Levels::Zeros(zeros) => length("zero points", zeros.len(), groups)?,
+            Levels::Minimum(minimum) => {
+                length("minima", minimum.len(), groups)?;
+                finite("minimum", minimum)?;
+            }
+            Levels::Codebook(Codebook { books, entries, .. }) => {
+                length("values of codebooks", entries.len(), (books << bits) * width)?;
+                finite("entry of a codebook", entries)?;
+            }
+        }
+        self.order.as_ref().map_or(Ok(()), |order| permutation(order, in_features))
+    }
+
     pub fn groups(&self) -> usize {
         self.in_features.div_ceil(self.group_size)
     }
@@ -196,6 +241,22 @@ impl PackedWeight {
     }
 }
 
+fn finite(what: &str, values: &[f32]) -> Result<(), String> {
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(format!("a {what} that is not finite")),
+    }
+}
+
+fn permutation(order: &[u32], features: usize) -> Result<(), String> {
+    let mut seen = vec![false; order.len()];
+    let is_new = |feature: &u32| seen.get_mut(*feature as usize).is_some_and(|seen| !replace(seen, true));
+    match order.len() == features && order.iter().all(is_new) {
+        true => Ok(()),
+        false => Err(format!("an order that does not name each of {features} features once")),
+    }
+}
+
 pub fn words_per_row(codes: usize, bits: u32) -> usize {
     (codes * bits as usize).div_ceil(32)
 }
@@ -232,6 +293,61 @@ mod tests {
             let code = |i: usize| (i as u32 * 7 + 3) & (u32::MAX >> (32 - bits));
             (0..45).for_each(|i| put_code(&mut words, i, bits, code(i)));
             assert!((0..45).all(|i| get_code(&words, i, bits) == code(i)), "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_contradicts_itself_is_named() {
+        let weight = |width: usize, levels| PackedWeight {
+            out_features: 2,
+            in_features: 12,
+            bits: 3,
+            group_size: 8,
+            codes: vec![0; 2 * (36 / width).div_ceil(32)],
+            scales: vec![1.0; 4],
+            levels,
+            order: Some((0..12).rev().collect()),
+        };
+        let zeros = weight(1, Levels::Zeros(vec![3; 4]));
+        let minimum = weight(1, Levels::Minimum(vec![0.5; 4]));
+        let codebook =
+            |width, books, length| Levels::Codebook(Codebook { width, books, entries: vec![0.5; length] });
+        let pairs = weight(2, codebook(2, 1, 16));
+        for good in [&zeros, &minimum, &pairs] {
+            good.check().unwrap();
+        }
+        type Change = fn(&mut PackedWeight);
+        let cases: [(&PackedWeight, Change, &str); 15] = [
+            (&zeros, |w| w.out_features = 0, "out_features is 0"),
+            (&zeros, |w| w.in_features = usize::MAX, "in_features is"),
+            (&zeros, |w| w.group_size = 0, "group_size is 0"),
+            (&zeros, |w| w.bits = 9, "codes of 9 bits"),
+            (&pairs, |w| w.bits = 17, "codes of 17 bits"),
+            (&zeros, |w| w.bits = 0, "codes of 0 bits"),
+            (&zeros, |w| w.codes.truncate(3), "3 words of codes, expected 4"),
+            (&zeros, |w| w.scales.push(1.0), "5 scales, expected 4"),
+            (&zeros, |w| w.scales[2] = f32::NAN, "a scale that is not finite"),
+            (&zeros, |w| w.levels = Levels::Zeros(vec![3; 5]), "5 zero points"),
+            (&minimum, |w| w.levels = Levels::Minimum(vec![f32::INFINITY; 4]), "a minimum that"),
+            (&pairs, |w| w.group_size = 7, "vectors of 2 do not fill"),
+            (&zeros, |w| w.order = Some(vec![0; 12]), "an order that does not name each of 12"),
+            (&zeros, |w| w.order = Some((1..13).collect()), "an order that"),
+            (&zeros, |w| w.order = Some((0..11).collect()), "an order that"),
+        ];
+        for (good, change, expected) in cases {
+            let mut bad = good.clone();
+            change(&mut bad);
+            let error = bad.check().unwrap_err();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        for (width, books, length, expected) in [
+            (2, 1, 15, "15 values of codebooks, expected 16"),
+            (0, 1, 0, "vectors of 0"),
+            (2, 0, 0, "0 codebooks"),
+            (usize::MAX, 1, 16, "vectors of"),
+        ] {
+            let error = weight(2, codebook(width, books, length)).check().unwrap_err();
+            assert!(error.contains(expected), "{expected}: {error}");
         }
     }
 

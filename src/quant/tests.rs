@@ -250,3 +250,70 @@ fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
         error(true, true);
     }
 }
+
+/// What the range search may choose from, by the text of `grid`, each tried in plain loops: the whole range,
+/// and shares of it from 25 to 49 fiftieths with the zero point of the whole range or, where every group
+/// has its own, one beside it. The costs of the whole range, of the best choice, and of `chosen`.
+fn search_in_loops(grid: Grid, weights: &[f64], importance: &[f64], chosen: grid::Group) -> [f64; 3] {
+    let most = (1 << grid.bits) - 1;
+    let stored = |scale: f64| f64::from(half::f16::from_f32(scale as f32).to_f32());
+    let cost = |scale: f64, zero: i64| {
+        let nearest = |weight: f64| {
+            let errors = (0..=most).map(|code| (weight - scale * (code - zero) as f64).powi(2));
+            errors.fold(f64::INFINITY, f64::min)
+        };
+        weights.iter().zip(importance).map(|(weight, importance)| importance * nearest(*weight)).sum::<f64>()
+    };
+    let low = weights.iter().copied().fold(0.0, f64::min);
+    let high = weights.iter().copied().fold(0.0, f64::max);
+    let span = if grid.symmetric { 2.0 * f64::max(-low, high) } else { high - low };
+    let whole = stored(span / most as f64);
+    let zero = match grid.symmetric {
+        true => 1 << (grid.bits - 1),
+        false => ((-low / whole).round_ties_even() as i64).clamp(0, most),
+    };
+    let of_whole = cost(whole, zero);
+    let mut least = of_whole;
+    for share in 25..50 {
+        let scale = stored(whole * f64::from(share) / 50.0);
+        let zeros = if grid.symmetric { zero..=zero } else { (zero - 1).max(0)..=(zero + 1).min(most) };
+        least = zeros.map(|zero| cost(scale, zero)).fold(least, f64::min);
+    }
+    [of_whole, least, cost(f64::from(chosen.scale), i64::from(chosen.zero))]
+}
+
+#[test]
+fn the_range_search_finds_the_best_of_all_ranges_it_may_choose() {
+    let mut noise = Noise(3);
+    let (mut searched, mut smaller) = (0, 0);
+    for bits in [2, 3, 4, 8] {
+        for symmetric in [true, false] {
+            let grid = Grid { bits, symmetric, mse: true, scale_dtype: FloatType::F16 };
+            for case in 0..24 {
+                // Of all signs and of one, with outliers and without, with weights that are exactly 0.
+                let length = [7, 32, 128][case % 3];
+                let mut weights: Vec<f64> = (0..length).map(|_| noise.next() + noise.next()).collect();
+                match case / 3 % 4 {
+                    0 => weights[3] *= 9.0,
+                    1 => weights.iter_mut().for_each(|weight| *weight = weight.abs()),
+                    2 => weights.iter_mut().for_each(|weight| *weight = -0.01 * weight.abs()),
+                    _ => weights.iter_mut().step_by(2).for_each(|weight| *weight = 0.0),
+                }
+                let importance: Vec<f64> = (0..length).map(|i| noise.next().abs() * (i % 5) as f64).collect();
+                let alike = vec![1.0; length];
+                for importance in [None, Some(&importance[..])] {
+                    let group = grid.fit(&weights, importance).unwrap();
+                    let [whole, least, chosen] =
+                        search_in_loops(grid, &weights, importance.unwrap_or(&alike), group);
+                    let what = format!("{bits} bits, symmetric {symmetric}, case {case}: {group:?}");
+                    assert!((chosen - least).abs() <= 1e-9 * least, "{what}: {chosen:e}, not {least:e}");
+                    assert!(chosen <= whole * (1.0 + 1e-9), "{what}: {chosen:e}, whole {whole:e}");
+                    searched += 1;
+                    smaller += usize::from(chosen < 0.999 * whole);
+                }
+            }
+        }
+    }
+    println!("{smaller} of {searched} groups have a smaller range");
+    assert!(smaller > searched / 2, "{smaller} of {searched}");
+}

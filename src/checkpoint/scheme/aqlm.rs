@@ -124,15 +124,7 @@ impl Layer for AqlmLayer<'_> {
     }
 
     fn levels(&self) -> Result<Levels> {
-        let entries = self.codebooks.floats()?;
-        match entries.iter().all(|entry| entry.is_finite()) {
-            true => Ok(Levels::Codebook(Codebook {
-                width: self.scheme.in_group_size,
-                books: self.scheme.num_codebooks,
-                entries,
-            })),
-            false => Err(self.codebooks.wrong("holds an entry that is not finite")),
-        }
+        super::codebook(&self.codebooks, self.scheme.in_group_size, self.scheme.num_codebooks)
     }
 
     fn packed(&self) -> Result<PackedWeight> {

@@ -134,7 +134,7 @@ impl Layer for Nf4Layer<'_> {
     }
 
     fn levels(&self) -> Result<Levels> {
-        Ok(Levels::Codebook(Codebook::scalar(self.quant_map.floats()?)))
+        super::codebook(&self.quant_map, 1, 1)
     }
 
     fn packed(&self) -> Result<PackedWeight> {

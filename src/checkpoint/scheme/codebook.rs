@@ -154,15 +154,7 @@ impl Layer for CodebookLayer<'_> {
     }
 
     fn levels(&self) -> Result<Levels> {
-        let entries = self.codebook.floats()?;
-        match entries.iter().all(|entry| entry.is_finite()) {
-            true => Ok(Levels::Codebook(Codebook {
-                width: self.scheme.vector_size,
-                books: self.scheme.num_codebooks,
-                entries,
-            })),
-            false => Err(self.codebook.wrong("holds an entry that is not finite")),
-        }
+        super::codebook(&self.codebook, self.scheme.vector_size, self.scheme.num_codebooks)
     }
 
     fn packed(&self) -> Result<PackedWeight> {

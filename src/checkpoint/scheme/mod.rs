@@ -14,7 +14,7 @@ use super::hf_config::read_json;
 use super::safetensors::{Dtype, Shards, Tensor};
 use super::{Format, Layout, float};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::kernels::packed::{Codebook, Levels, PackedWeight};
 use crate::quant::{FloatType, Method, QuantizeConfig};
 
 /// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
@@ -252,6 +252,18 @@ impl<'a> StoredScales<'a> {
             false => Err(self.tensor.wrong(format!("the tuned scale {new:e} does not fit {dtype:?}"))),
         });
         checked.collect()
+    }
+}
+
+/// The entries `[books, 2^bits, width]` of a codebook that a tensor of checked shape holds.
+///
+/// # Errors
+/// One that is not finite.
+fn codebook(tensor: &Tensor, width: usize, books: usize) -> Result<Levels> {
+    let entries = tensor.floats()?;
+    match entries.iter().all(|entry| entry.is_finite()) {
+        true => Ok(Levels::Codebook(Codebook { width, books, entries })),
+        false => Err(tensor.wrong("holds an entry that is not finite")),
     }
 }
 

@@ -1,0 +1,80 @@
+//! The bytes behind a checkpoint, whatever they mean: which file a directory holds, a digest of all, and
+//! which pages of them are in memory.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::{Checkpoint, Source, hf_config, publish};
+use crate::error::{Error, Result};
+
+impl Checkpoint {
+    /// Identifies weights and config, not their names or places: BLAKE3 over the digests of 16 MiB
+    /// pieces, which are taken in parallel.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        const PIECE: usize = 16 << 20;
+        let mut whole = blake3::Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            whole.update(&(bytes.len() as u64).to_le_bytes());
+            for bytes in bytes.chunks(16 * PIECE) {
+                let pieces: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
+                pieces.iter().for_each(|digest| {
+                    whole.update(digest.as_bytes());
+                });
+                self.release();
+            }
+        };
+        match &self.source {
+            Source::HuggingFace(directory) => {
+                let path = directory.directory().join(hf_config::CONFIG_FILE);
+                add(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
+                directory.shards().files().iter().for_each(|file| add(&file.bytes));
+            }
+            Source::Gguf(gguf) => add(gguf.bytes()),
+            Source::Synthetic(_) => return Err(self.no_file()),
+        }
+        Ok(*whole.finalize().as_bytes())
+    }
+
+    /// Gives the pages of the mapped files that were read so far back to the system, which counts them as
+    /// this process's memory otherwise. They come back when they are read again.
+    pub fn release(&self) {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.shards().files().iter().for_each(|file| {
+                publish::release(&file.bytes);
+            }),
+            Source::Gguf(gguf) => publish::release(gguf.bytes()),
+            Source::Synthetic(_) => {}
+        }
+    }
+
+    /// Asks the system to read the tensors whose names begin with `prefix`, and does not wait for it.
+    pub fn prefetch(&self, prefix: &str) {
+        if let Source::HuggingFace(directory) = &self.source {
+            let names = directory.shards().names().filter(|name| name.starts_with(prefix));
+            for (file, range) in names.filter_map(|name| directory.shards().position(name)) {
+                if let Some(file) = directory.shards().files().get(file) {
+                    publish::prefetch(&file.bytes, range);
+                }
+            }
+        }
+    }
+}
+
+/// The one .gguf file of a directory.
+pub fn only_gguf(directory: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(directory).map_err(Error::io(directory, "listing"))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io(directory, "listing"))?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            found.push(path);
+        }
+    }
+    <[PathBuf; 1]>::try_from(found).map(|[path]| path).map_err(|found| {
+        Error::invalid(
+            format!("{}: no {} and {} .gguf files", directory.display(), hf_config::CONFIG_FILE, found.len()),
+            "give a directory with config.json and safetensors files, or the path of one .gguf file",
+        )
+    })
+}

@@ -1,0 +1,166 @@
+//! Dense directories written again in each scheme.
+
+use super::*;
+
+#[test]
+fn what_is_written_is_what_the_quantizer_gave() {
+    use crate::quant::Method::{Learned, Nf4, Rtn, Vector};
+    // Beside the text that a method needs, which no quantizer of this test reads.
+    let config = |method, bits, group_size| QuantizeConfig { method, bits, group_size, ..Default::default() };
+    let mut cases = vec![];
+    for bits in [2, 3, 4, 8] {
+        for (group_size, asymmetric) in [(32, false), (24, true), (-1, false), (128, true)] {
+            let config = QuantizeConfig { asymmetric, ..config(Rtn, bits, Some(group_size)) };
+            cases.push((config, QuantizedFormat::Gptq, Format::Gptq));
+        }
+    }
+    cases.push((config(Nf4, 4, Some(32)), QuantizedFormat::Bitsandbytes, Format::BitsAndBytes));
+    cases.push((config(Nf4, 4, Some(48)), QuantizedFormat::Qzo, Format::Qzo));
+    for bits in [2, 3, 4] {
+        for group_size in [-1, 16, 40] {
+            for method in [Learned, Vector] {
+                cases.push((config(method, bits, Some(group_size)), QuantizedFormat::Qzo, Format::Qzo));
+            }
+        }
+        cases.push((config(Vector, bits, Some(-1)), QuantizedFormat::Aqlm, Format::Aqlm));
+    }
+    let long = QuantizeConfig { vector_size: Some(4), ..config(Vector, 3, Some(-1)) };
+    cases.push((long, QuantizedFormat::Aqlm, Format::Aqlm));
+    for source_name in ["hf-f32", "hf-bf16-sharded", "hf-f16"] {
+        let source = open(source_name);
+        for (config, into, format) in &cases {
+            let parent = tempfile::tempdir().unwrap();
+            let out = parent.path().join("out");
+            let packing = into.packing(config, FloatType::F16).unwrap();
+            let options = config.options(packing.scale_dtype());
+            let mut given = BTreeMap::new();
+            let mut quantize = |name: &str| {
+                let shape = source.shape(name)?;
+                let packed = quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)?;
+                given.insert(name.to_owned(), packed.clone());
+                Ok(packed)
+            };
+            write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+            let written = Checkpoint::open(&out).unwrap();
+            assert_eq!(written.format(), *format);
+            assert_eq!(written.config(), source.config());
+            assert_eq!(written.trained_names(), given.keys().cloned().collect::<Vec<_>>());
+            for (name, packed) in &given {
+                let mut read = self::packed(&written, name);
+                if let (Levels::Zero(zero), Levels::Zeros(zeros)) = (&read.levels, &packed.levels) {
+                    read.levels = Levels::Zeros(vec![*zero; zeros.len()]);
+                }
+                assert_eq!(&read, packed, "{name}");
+            }
+            for tensor in source.tensors().filter(|t| !given.contains_key(&t.name)) {
+                assert_eq!(written.dense(&tensor.name).unwrap(), source.dense(&tensor.name).unwrap());
+            }
+            // Tuned: other scales, and nothing else.
+            let (tuned, mut asked) = (parent.path().join("tuned"), 0);
+            written
+                .save_tuned(&tuned, &mut |name| {
+                    asked += 1;
+                    Ok(given[name].scales.iter().map(|scale| scale * 1.25).collect())
+                })
+                .unwrap();
+            assert_eq!(asked, given.len());
+            let tuned = Checkpoint::open(&tuned).unwrap();
+            for (name, packed) in &given {
+                let scales: Vec<f32> = packed.scales.iter().map(|scale| scale * 1.25).collect();
+                let (scales, _) = written.rounded_scales(name, &scales).unwrap();
+                let before = self::packed(&written, name);
+                assert_eq!(self::packed(&tuned, name), PackedWeight { scales, ..before }, "{name}");
+            }
+        }
+    }
+}
+
+/// Codes whose features were quantized in another order come back, in the order of their groups.
+#[test]
+fn activation_order_survives_the_file() {
+    let source = open("hf-f32");
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("out");
+    let config = QuantizeConfig {
+        method: quant::Method::Gptq,
+        group_size: Some(16),
+        act_order: true,
+        asymmetric: true,
+        ..Default::default()
+    };
+    let packing = QuantizedFormat::Gptq.packing(&config, FloatType::F16).unwrap();
+    let mut given = BTreeMap::new();
+    let mut quantize = |name: &str| {
+        let shape = source.shape(name)?;
+        let n = shape[1];
+        let gram: Vec<f32> =
+            (0..n * n).map(|i| if i / n == i % n { (i / n * 7 % 13) as f32 + 1.0 } else { 0.25 }).collect();
+        let options = config.options(packing.scale_dtype());
+        let (packed, _) = quant::calibrate(&source.dense(name)?, [shape[0], n], options, &gram)?;
+        given.insert(name.to_owned(), packed.clone());
+        Ok(packed)
+    };
+    write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+    let settings = hf_config::read_json(&out.join("quantize_config.json")).unwrap();
+    assert_eq!(settings["desc_act"], true);
+    let written = Checkpoint::open(&out).unwrap();
+    for (name, packed) in &given {
+        assert!(packed.order.is_some());
+        // Within a group any order gives the same weights.
+        assert_eq!(self::packed(&written, name).to_dense(), packed.to_dense(), "{name}");
+    }
+}
+
+#[test]
+fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
+    let parent = tempfile::tempdir().unwrap();
+    let from = parent.path().join("from");
+    fs::create_dir(&from).unwrap();
+    for (file, bytes) in files(&fixture("hf-bf16-sharded")) {
+        fs::write(from.join(file), bytes).unwrap();
+    }
+    fs::write(parent.path().join("blob"), "tokens").unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(parent.path().join("blob"), from.join("tokenizer.json")).unwrap();
+    fs::write(from.join("pytorch_model.bin"), "stale").unwrap();
+    fs::create_dir(from.join("onnx")).unwrap();
+
+    let source = Checkpoint::open(&from).unwrap();
+    let out = parent.path().join("out");
+    let config = QuantizeConfig { group_size: Some(32), ..Default::default() };
+    let packing = QuantizedFormat::Gptq.packing(&config, FloatType::F16).unwrap();
+    let options = config.options(FloatType::F16);
+    let mut quantize = |name: &str| {
+        let shape = source.shape(name)?;
+        quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
+    };
+    let mut count = 0;
+    let error = write_quantized(&source, &out, packing.as_ref(), &mut |_| {
+        count += 1;
+        Err(Error::Interrupted("for the test".into()))
+    });
+    assert!(matches!(error, Err(Error::Interrupted(_))) && count == 1);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2, "from and blob");
+
+    write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+    let names: Vec<String> = files(&out).into_keys().collect();
+    assert_eq!(names, ["config.json", "model.safetensors", "quantize_config.json", "tokenizer.json"]);
+    assert!(out.join("tokenizer.json").symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), b"tokens");
+    let written = hf_config::read_json(&out.join("config.json")).unwrap();
+    assert_eq!(written["quantization_config"]["checkpoint_format"], "gptq");
+    assert_eq!(written["torch_dtype"], "bfloat16");
+    assert_eq!(written.as_object().unwrap().keys().next_back().unwrap(), "quantization_config");
+
+    for refused in [&out, &fixture("q4_0.gguf")] {
+        let already = Checkpoint::open(refused).unwrap();
+        let error = write_quantized(&already, &parent.path().join("twice"), packing.as_ref(), &mut quantize)
+            .unwrap_err();
+        assert!(error.to_string().contains("quantized as it is"), "{error}");
+    }
+    let other = QuantizeConfig { group_size: Some(64), ..config };
+    let other = QuantizedFormat::Gptq.packing(&other, FloatType::F16).unwrap();
+    let error =
+        write_quantized(&source, &parent.path().join("other"), other.as_ref(), &mut quantize).unwrap_err();
+    assert!(error.to_string().contains("in groups of 64"), "{error}");
+}

@@ -1,0 +1,108 @@
+//! What a checkpoint holds, against other implementations.
+
+use super::*;
+
+#[test]
+fn dense_checkpoints_of_every_type_hold_the_same_model() {
+    let exact = open("hf-f32");
+    assert_eq!(exact.format(), Format::HuggingFace);
+    for (name, dtype) in
+        [("hf-f16", FloatType::F16), ("hf-bf16-sharded", FloatType::BF16), ("f16.gguf", FloatType::F16)]
+    {
+        let other = open(name);
+        assert_eq!(other.tensors().count(), 21);
+        for tensor in exact.tensors() {
+            let norm_in_gguf = name == "f16.gguf" && tensor.shape.len() == 1;
+            let round = |v: f32| if norm_in_gguf { v } else { dtype.round(v) };
+            let values: Vec<f32> = exact.dense(&tensor.name).unwrap().into_iter().map(round).collect();
+            assert_eq!(other.dense(&tensor.name).unwrap(), values, "{name} {}", tensor.name);
+            assert_eq!(other.shape(&tensor.name).unwrap(), tensor.shape);
+        }
+        assert!(other.trained_names().is_empty());
+        let (mut a, mut b) = (exact.config().clone(), other.config().clone());
+        // generation_config.json and the GGUF's vocabulary add to these.
+        (a.eos_token_ids, b.eos_token_ids) = Default::default();
+        // GGUF keeps it in f32.
+        b.rms_norm_eps = f64::from(b.rms_norm_eps as f32);
+        a.rms_norm_eps = f64::from(a.rms_norm_eps as f32);
+        assert_eq!(a, b, "{name}");
+    }
+    assert_eq!(exact.config().eos_token_ids, [2, 3]);
+    assert_eq!(open("f16.gguf").config().eos_token_ids, [2, 39]);
+}
+
+#[test]
+fn quantized_tensors_expand_to_what_other_tools_expand_them_to() {
+    for name in QUANTIZED {
+        let checkpoint = open(name);
+        for (tensor, values) in expected(name) {
+            assert_eq!(checkpoint.dense(&tensor).unwrap(), values, "{name} {tensor}");
+        }
+    }
+}
+
+#[test]
+fn repacked_codes_lose_nothing() {
+    for name in QUANTIZED {
+        let checkpoint = open(name);
+        let names = checkpoint.trained_names();
+        assert_eq!(names.len(), 14);
+        assert!(names.is_sorted() && !names.iter().any(|n| n.contains("embed") || n.contains("lm_head")));
+        for tensor in names {
+            let values = checkpoint.dense(&tensor).unwrap();
+            let packed = packed(&checkpoint, &tensor);
+            assert_eq!(packed.scales.len(), packed.out_features * packed.groups());
+            // d·(q + m/d) instead of d·q + m: two roundings of the largest term.
+            let largest = packed.scales.iter().fold(0f32, |a, s| a.max(s.abs())) * 16.0;
+            let tolerance = if name == "q4_1.gguf" { largest * 2.0 * f32::EPSILON } else { 0.0 };
+            for (a, b) in packed.to_dense().iter().zip(&values) {
+                assert!((a - b).abs() <= tolerance, "{name} {tensor}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_those_of_the_whole_table() {
+    for name in ["hf-f32", "hf-f16", "hf-bf16-sharded", "f16.gguf", "q8_0.gguf", "q4_0.gguf", "q4_1.gguf"] {
+        let checkpoint = open(name);
+        for table in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.k_proj.weight"]
+        {
+            let whole = checkpoint.dense(table).unwrap();
+            let rows = checkpoint.rows(table, &[3, 15, 0, 3]).unwrap();
+            let expected: Vec<f32> =
+                [3, 15, 0, 3].iter().flat_map(|r| &whole[r * 32..(r + 1) * 32]).copied().collect();
+            assert_eq!(rows, expected, "{name} {table}");
+            let error = checkpoint.rows(table, &[0, u32::MAX]).unwrap_err();
+            assert!(error.to_string().contains("row 4294967295 of a table of"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn inspect_sees_each_weight_once_with_its_cost() {
+    let summary = |name: &str, tensor: &str| open(name).tensors().find(|t| t.name == tensor).unwrap();
+    let q4_1 = summary("q4_1.gguf", Q_PROJ);
+    assert_eq!((q4_1.stored_name.as_str(), q4_1.dtype.as_str()), ("blk.1.attn_q.weight", "Q4_1"));
+    assert_eq!((q4_1.bytes, q4_1.bits_per_weight), (640, 5.0));
+    assert_eq!(summary("q4_0.gguf", Q_PROJ).bits_per_weight, 4.5);
+    assert_eq!(summary("hf-bf16-sharded", Q_PROJ).dtype, "BF16");
+    let gptq = summary("gptq-4bit-v1", Q_PROJ);
+    assert_eq!((gptq.dtype.as_str(), &gptq.shape[..]), ("GPTQ 4-bit", &[32, 32][..]));
+    // 512 of codes, 16 of zeros, 64 of scales, 128 of g_idx.
+    assert_eq!(gptq.bytes, 720);
+    for name in QUANTIZED {
+        assert_eq!(open(name).tensors().count(), 21, "{name}");
+    }
+}
+
+#[test]
+fn the_tokenizer_is_where_the_format_keeps_it() {
+    assert_eq!(open("hf-f32").tokenizer_source().unwrap(), TokenizerSource::HuggingFace(fixture("hf-f32")));
+    let TokenizerSource::Gguf(vocab) = open("q8_0.gguf").tokenizer_source().unwrap() else { panic!() };
+    assert_eq!((vocab.model.as_str(), vocab.tokens.len()), ("llama", 40));
+    assert_eq!(vocab.tokens[38..], ["token 38", "<|im_end|>"]);
+    assert_eq!(vocab.scores.unwrap()[39], -39.0);
+    assert_eq!((vocab.bos, vocab.eos, vocab.unk, vocab.add_bos), (Some(1), Some(2), None, Some(true)));
+    assert_eq!(vocab.chat_template.as_deref(), Some("{{ messages }}"));
+}

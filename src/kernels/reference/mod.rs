@@ -1,0 +1,118 @@
+//! Plain loops in f64: what every kernel must compute, and the grid of awkward shapes on which each
+//! backend is held against them.
+
+mod block;
+mod linear;
+mod weights;
+
+use burn::tensor::{DType, Tensor, TensorData};
+
+use super::Kernels;
+use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
+use crate::zo::philox::philox4x32_10;
+
+/// f32 products of up to a few hundred terms, relative to the root mean square of the result.
+const TOLERANCE: f64 = 2e-6;
+
+/// Reproducible numbers without a generator crate: Philox words as uniform values in [−1, 1).
+struct Uniform(u32);
+
+impl Uniform {
+    fn word(&mut self) -> u32 {
+        self.0 += 1;
+        philox4x32_10([self.0, 0, 0, 99], [7, 7])[0]
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.word() >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, length: usize) -> Vec<f32> {
+        (0..length).map(|_| self.float()).collect()
+    }
+}
+
+fn relative_error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
+    let magnitude: f64 = want.iter().map(|w| w.powi(2)).sum();
+    (error / magnitude).sqrt()
+}
+
+fn float<B: Kernels, const D: usize>(values: &[f32], shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, DType::F32))
+}
+
+fn read<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().into_vec().unwrap()
+}
+
+fn noises() -> Vec<Option<Noise>> {
+    let mut noises = vec![None];
+    for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
+        for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
+            let e = if mode == ScaleMode::Absolute { 1e-3 } else { 5e-2 };
+            noises.push(Some(Noise {
+                kind,
+                mode,
+                seed: 0x1234_5678_9abc_def0,
+                probe: 2,
+                coefficient: coefficient(kind, e),
+            }));
+        }
+    }
+    noises
+}
+
+macro_rules! on {
+    ($name:ident, $spec:expr, $pattern:pat => $backend:ty, $device:expr) => {
+        mod $name {
+            fn run(test: fn(&<$backend as burn::tensor::backend::BackendTypes>::Device)) {
+                let $pattern = ($spec) else { return };
+                test(&$device)
+            }
+            #[test]
+            fn linear_matches_the_loops() {
+                run(super::linear::linear_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn codebooks_and_orders_match_the_loops() {
+                run(super::linear::codebooks_and_orders_match_the_loops::<$backend>)
+            }
+            #[test]
+            fn a_dense_weight_matches_the_loops() {
+                run(super::linear::a_dense_weight_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn both_signs_and_several_weights_match_the_loops() {
+                run(super::linear::both_signs_and_several_weights_match_the_loops::<$backend>)
+            }
+            #[test]
+            fn linear_in_half_precision_is_within_its_rounding() {
+                run(super::linear::linear_in_half_precision_is_within_its_rounding::<$backend>)
+            }
+            #[test]
+            fn an_untrained_weight_ignores_the_noise() {
+                run(super::linear::an_untrained_weight_ignores_the_noise::<$backend>)
+            }
+            #[test]
+            fn steps_give_the_bits_of_the_definition() {
+                run(super::linear::steps_give_the_bits_of_the_definition::<$backend>)
+            }
+            #[test]
+            fn norm_rotation_and_gate_match_the_loops() {
+                run(super::block::norm_rotation_and_gate_match_the_loops::<$backend>)
+            }
+            #[test]
+            fn attention_matches_the_loops() {
+                run(super::block::attention_matches_the_loops::<$backend>)
+            }
+        }
+    };
+}
+
+on!(cpu, Some(()), Some(()) => burn_flex::Flex, burn_flex::FlexDevice);
+#[cfg(feature = "wgpu")]
+on!(wgpu, crate::device::for_tests("wgpu"), Some(crate::device::Device::Wgpu(device)) => burn_wgpu::Wgpu, device);
+#[cfg(feature = "cuda")]
+on!(cuda, crate::device::for_tests("cuda"), Some(crate::device::Device::Cuda(device)) => burn_cuda::Cuda, device);
