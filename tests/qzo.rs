@@ -6,6 +6,7 @@
 //! reference    per-token NLL of tiny Llamas against transformers, on cpu and wgpu
 //! formats      quantize and fine-tune every format: the right bytes change, and no others
 //! quantize     every method: what it writes can be measured and trained; wrong use is one clear error
+//! hub          what is fetched, once, in parts and with a token, from a hub on this machine
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
@@ -29,6 +30,7 @@ mod suite {
     mod bad_input;
     mod contract;
     mod formats;
+    mod hub;
     mod layering;
     mod memory;
     mod quantize;

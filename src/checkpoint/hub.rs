@@ -50,7 +50,8 @@ pub fn locate_text(text: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
 }
 
 fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> Result<PathBuf> {
-    let repo = Repo::with_revision(id.repo.clone(), kind, id.revision);
+    let name = id.name();
+    let repo = Repo::with_revision(id.repo, kind, id.revision);
     let cached = cache().repo(repo.clone());
     if is_offline() {
         let found = cached.get(id.file.as_deref().unwrap_or("config.json")).ok_or_else(|| {
@@ -59,7 +60,7 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
         })?;
         return Ok(if id.file.is_some() { found } else { parent(&found) });
     }
-    let hub = Hub { model: &id.repo, cached, api: api(model)?.repo(repo) };
+    let hub = Hub { name: &name, cached, api: api(model)?.repo(repo) };
     match &id.file {
         Some(file) => hub.fetch(file, on_download),
         None => hub.fetch_directory(on_download),
@@ -85,20 +86,20 @@ fn api(model: &str) -> Result<Api> {
 
 /// One repository at one revision.
 struct Hub<'a> {
-    /// `org/name`
-    model: &'a str,
+    /// `org/name` or `org/name@revision`
+    name: &'a str,
     cached: CacheRepo,
     api: ApiRepo,
 }
 
 impl Hub<'_> {
     fn fetch_directory(&self, on_download: OnDownload<'_>) -> Result<PathBuf> {
-        let files = self.api.info().map_err(|error| failed(self.model, &error))?.siblings;
+        let files = self.api.info().map_err(|error| failed(self.name, &error))?.siblings;
         let files: Vec<String> =
             files.into_iter().map(|f| f.rfilename).filter(|name| is_wanted(name)).collect();
         if !files.iter().any(|name| name == "config.json") {
             return Err(Error::unsupported(
-                format!("{} has no config.json", self.model),
+                format!("{} has no config.json", self.name),
                 "name one of its files, as in org/name/file.gguf, where it holds GGUF files",
             ));
         }
@@ -106,7 +107,7 @@ impl Hub<'_> {
         for file in &files {
             directory = Some(parent(&self.fetch(file, on_download)?));
         }
-        directory.ok_or_else(|| Error::unsupported(format!("{} is empty", self.model), ""))
+        directory.ok_or_else(|| Error::unsupported(format!("{} is empty", self.name), ""))
     }
 
     fn fetch(&self, file: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
@@ -115,7 +116,7 @@ impl Hub<'_> {
         }
         let progress = Downloads { file: String::new(), done: 0, of: 0, on_download };
         let fetched = self.api.download_with_progress(file, progress);
-        fetched.map_err(|error| failed(&format!("{}/{file}", self.model), &error))
+        fetched.map_err(|error| failed(&format!("{}/{file}", self.name), &error))
     }
 }
 
@@ -180,6 +181,14 @@ struct HubId {
 }
 
 impl HubId {
+    /// As it was given, without the file.
+    fn name(&self) -> String {
+        match self.revision.as_str() {
+            "main" => self.repo.clone(),
+            revision => format!("{}@{revision}", self.repo),
+        }
+    }
+
     /// `endings`: of the files that may be named.
     fn parse(text: &str, endings: &[&str]) -> Option<Self> {
         let (org, rest) = text.split_once('/')?;

@@ -320,7 +320,7 @@ mod tests {
             ("name", json!("model.layers.0.z.weight"), "z.weight"),
             ("out_features", json!(3), "words of codes"),
             ("in_features", json!(u64::MAX), "in_features is"),
-            ("bits", json!(4), "words of codes"),
+            ("bits", json!(4), "16 values of codebooks, expected 32"),
             ("bits", json!(64), "codes of 64 bits"),
             ("group_size", json!(0), "group_size is 0"),
             ("group_size", json!(4), "scales"),

@@ -122,3 +122,37 @@ fn wrong_use_is_one_clear_error_before_the_work() {
         assert!(!place.path("out").exists() && !place.path(".qzo-quantizing-out").exists(), "{line}");
     }
 }
+
+#[test]
+fn only_calibration_opens_the_device() {
+    let place = Workplace::new();
+    let text = place.write("text.txt", text());
+    // There is none of this number anywhere.
+    place.run("quantize --device cuda:99 -o rounded", &[fixture("llama/base").as_ref()]).succeeded();
+    let line = format!("quantize --method gptq --calibration {} --device cuda:99 -o out", text.display());
+    place.run(&line, &[fixture("llama/base").as_ref()]).refused(&["CUDA"]);
+    assert!(!place.path("out").exists() && !place.path(".qzo-quantizing-out").exists());
+}
+
+#[test]
+fn two_processes_do_not_quantize_into_one_directory() {
+    let place = Workplace::new();
+    let text = place.write("text.txt", text());
+    let line = format!(
+        "quantize --method gptq --group-size 32 --calibration {} --calibration-samples 4 \
+         --calibration-length 64 --device cpu -o out",
+        text.display()
+    );
+    let workspace = place.path(".qzo-quantizing-out");
+    std::fs::create_dir(&workspace).unwrap();
+    let lock = std::fs::File::create(workspace.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let answer = place.run(&line, &[fixture("llama/base").as_ref()]);
+    let answer = answer.refused(&["another process is quantizing into out", ".qzo-quantizing-out"]);
+    assert!(answer.stderr.contains("choose another output with -o"), "{answer:#?}");
+    assert_eq!(std::fs::read_dir(&workspace).unwrap().count(), 1);
+    // The end of a process unlocks it, and the next one goes on.
+    drop(lock);
+    place.run(&line, &[fixture("llama/base").as_ref()]).succeeded();
+    assert!(place.path("out").exists() && !workspace.exists());
+}

@@ -1,6 +1,7 @@
 //! A place to work in, the program, and what it answered.
 
 pub mod gguf;
+pub mod hub;
 pub mod source;
 pub mod training;
 

@@ -164,3 +164,33 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
         write_quantized(&source, &parent.path().join("other"), other.as_ref(), &mut quantize).unwrap_err();
     assert!(error.to_string().contains("in groups of 64"), "{error}");
 }
+
+#[test]
+fn a_codebook_that_is_not_finite_is_refused_by_name() {
+    use crate::quant::Method::{Nf4, Vector};
+    let source = open("hf-f32");
+    for (method, group_size, into, part) in [
+        (Nf4, 32, QuantizedFormat::Bitsandbytes, ".weight.quant_map"),
+        (Nf4, 32, QuantizedFormat::Qzo, ".codebook"),
+        (Vector, -1, QuantizedFormat::Aqlm, ".codebooks"),
+    ] {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let config = QuantizeConfig { method, group_size: Some(group_size), ..Default::default() };
+        let packing = into.packing(&config, FloatType::F32).unwrap();
+        let options = config.options(packing.scale_dtype());
+        let mut quantize = |name: &str| {
+            let shape = source.shape(name)?;
+            quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
+        };
+        write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+        let tensor = format!("{}{part}", Q_PROJ.trim_end_matches(".weight"));
+        let (_, range) = safetensors::Shards::open(&out).unwrap().position(&tensor).unwrap();
+        let weights = out.join("model.safetensors");
+        let mut bytes = fs::read(&weights).unwrap();
+        bytes[range.start..range.start + 4].fill(0xff);
+        fs::write(&weights, bytes).unwrap();
+        let error = Checkpoint::open(&out).unwrap().weight(Q_PROJ).unwrap_err();
+        assert!(error.to_string().contains(&tensor) && error.to_string().contains("not finite"), "{error}");
+    }
+}
