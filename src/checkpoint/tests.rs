@@ -1,3 +1,5 @@
+mod packages;
+
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -6,7 +8,19 @@ use crate::quant::{self, FloatType, QuantizeConfig};
 
 /// Written by `scripts/fixtures_checkpoints.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
-const QUANTIZED: [&str; 5] = ["gptq-4bit-v1", "gptq-3bit-v2", "q4_0.gguf", "q4_1.gguf", "q8_0.gguf"];
+/// Those with ct- and awq- by `scripts/fixtures_packages.py`.
+const QUANTIZED: [&str; 10] = [
+    "gptq-4bit-v1",
+    "gptq-3bit-v2",
+    "ct-w4-group",
+    "ct-w4-asym-actorder",
+    "ct-w8-channel-ignore",
+    "ct-w3-asym",
+    "awq-gemm",
+    "q4_0.gguf",
+    "q4_1.gguf",
+    "q8_0.gguf",
+];
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj.weight";
 
 fn fixture(name: &str) -> PathBuf {
@@ -96,7 +110,7 @@ fn repacked_codes_lose_nothing() {
     for name in QUANTIZED {
         let checkpoint = open(name);
         let names = checkpoint.trained_names();
-        assert_eq!(names.len(), 14);
+        assert_eq!(names.len(), if name == "ct-w8-channel-ignore" { 13 } else { 14 });
         assert!(names.is_sorted() && !names.iter().any(|n| n.contains("embed") || n.contains("lm_head")));
         for tensor in names {
             let values = checkpoint.dense(&tensor).unwrap();
@@ -208,7 +222,8 @@ fn a_scale_that_does_not_fit_is_refused_by_name_and_leaves_nothing() {
             assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "{name}");
         }
         let short = checkpoint.rounded_scales(Q_PROJ, &[1.0]).unwrap_err();
-        assert!(short.to_string().contains("expected 32 scales, got 1") || short.to_string().contains("64"));
+        let scales = packed(&checkpoint, Q_PROJ).scales.len();
+        assert!(short.to_string().contains(&format!("expected {scales} scales, got 1")), "{short}");
     }
 }
 
@@ -253,6 +268,13 @@ fn inspect_sees_each_weight_once_with_its_cost() {
     assert_eq!((gptq.dtype.as_str(), &gptq.shape[..]), ("GPTQ 4-bit", &[32, 32][..]));
     // 512 of codes, 16 of zeros, 64 of scales, 128 of g_idx.
     assert_eq!(gptq.bytes, 720);
+    let ct = summary("ct-w4-asym-actorder", Q_PROJ);
+    assert_eq!(ct.dtype, "pack-quantized 4-bit");
+    assert_eq!(ct.stored_name, "model.layers.1.self_attn.q_proj.weight_packed");
+    // 512 of codes, 32 of zeros, 128 of scales, 16 of shape, 128 of g_idx.
+    assert_eq!(ct.bytes, 816);
+    let awq = summary("awq-gemm", Q_PROJ);
+    assert_eq!((awq.dtype.as_str(), awq.bytes), ("AWQ 4-bit", 512 + 16 + 64));
     for name in QUANTIZED {
         assert_eq!(open(name).tensors().count(), 21, "{name}");
     }
@@ -326,8 +348,7 @@ fn a_config_that_does_not_fit_the_weights_is_refused_naming_the_tensor() {
 #[test]
 fn quantization_settings_that_are_not_supported_are_named() {
     for (key, value, expected) in [
-        ("quant_method", serde_json::json!("awq"), "\"awq\""),
-        ("quant_method", serde_json::json!("compressed-tensors"), "\"compressed-tensors\""),
+        ("quant_method", serde_json::json!("fp8"), "\"fp8\""),
         ("quant_method", serde_json::Value::Null, "no quant_method"),
         ("bits", serde_json::json!(5), "5 bits"),
         ("bits", serde_json::json!(8), "qweight"),
@@ -374,6 +395,16 @@ fn what_is_written_is_what_the_quantizer_gave() {
             let config = QuantizeConfig { asymmetric, ..config(Rtn, bits, Some(group_size)) };
             cases.push((config, QuantizedFormat::Gptq, Format::Gptq));
         }
+    }
+    for bits in [2, 3, 4, 8] {
+        for (group_size, asymmetric) in [(32, false), (8, true), (-1, false), (-1, true)] {
+            let config = QuantizeConfig { asymmetric, ..config(Rtn, bits, Some(group_size)) };
+            cases.push((config, QuantizedFormat::CompressedTensors, Format::CompressedTensors));
+        }
+    }
+    for group_size in [32, 4, -1] {
+        let config = QuantizeConfig { asymmetric: true, ..config(Rtn, 4, Some(group_size)) };
+        cases.push((config, QuantizedFormat::Awq, Format::Awq));
     }
     cases.push((config(Nf4, 4, Some(32)), QuantizedFormat::Bitsandbytes, Format::BitsAndBytes));
     cases.push((config(Nf4, 4, Some(48)), QuantizedFormat::Qzo, Format::Qzo));
@@ -439,6 +470,12 @@ fn what_is_written_is_what_the_quantizer_gave() {
 /// Codes whose features were quantized in another order come back, in the order of their groups.
 #[test]
 fn activation_order_survives_the_file() {
+    for into in [QuantizedFormat::Gptq, QuantizedFormat::CompressedTensors] {
+        activation_order_survives(into);
+    }
+}
+
+fn activation_order_survives(into: QuantizedFormat) {
     let source = open("hf-f32");
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
@@ -449,7 +486,7 @@ fn activation_order_survives_the_file() {
         asymmetric: true,
         ..Default::default()
     };
-    let packing = QuantizedFormat::Gptq.packing(&config, FloatType::F16).unwrap();
+    let packing = into.packing(&config, FloatType::F16).unwrap();
     let mut given = BTreeMap::new();
     let mut quantize = |name: &str| {
         let shape = source.shape(name)?;
@@ -462,8 +499,11 @@ fn activation_order_survives_the_file() {
         Ok(packed)
     };
     write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
-    let settings = hf_config::read_json(&out.join("quantize_config.json")).unwrap();
-    assert_eq!(settings["desc_act"], true);
+    let settings = &hf_config::read_json(&out.join("config.json")).unwrap()["quantization_config"];
+    match into {
+        QuantizedFormat::Gptq => assert_eq!(settings["desc_act"], true),
+        _ => assert_eq!(settings["config_groups"]["group_0"]["weights"]["actorder"], "group"),
+    }
     let written = Checkpoint::open(&out).unwrap();
     for (name, packed) in &given {
         assert!(packed.order.is_some());
