@@ -18,8 +18,9 @@
 //! ```
 //!
 //! To add a format: one file with its layout (drawn once, pinned by an assert), one match arm, one
-//! fixture from `scripts/fixtures_checkpoints.py`. Which arm:
-//! - a scheme of Hugging Face directories (compressed-tensors, AWQ): a file in `scheme`;
+//! fixture from `scripts/fixtures_checkpoints.py` (`fixtures_packages.py` where a package writes it).
+//! Which arm:
+//! - a scheme of Hugging Face directories: a file in `scheme`;
 //! - a GGUF block type (Q4_K, …): a variant of `gguf::blocks::GgmlType`;
 //! - another container: a variant of `Source` below.
 //!
@@ -76,6 +77,8 @@ pub enum Format {
     /// Safetensors with dense linears.
     HuggingFace,
     Gptq,
+    CompressedTensors,
+    Awq,
     Aqlm,
     BitsAndBytes,
     /// qzo's own scheme in such a directory.
@@ -89,6 +92,8 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::HuggingFace => "Hugging Face",
             Self::Gptq => "GPTQ",
+            Self::CompressedTensors => "compressed-tensors",
+            Self::Awq => "AWQ",
             Self::Aqlm => "AQLM",
             Self::BitsAndBytes => "bitsandbytes NF4",
             Self::Qzo => "qzo codebooks",

@@ -58,7 +58,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
             let shape = format!("{:?}", t.shape);
             let _ = writeln!(
                 text,
-                "{:<52} {:<12} {shape:<16} {:>6.3} bits  {mark}",
+                "{:<52} {:<20} {shape:<16} {:>6.3} bits  {mark}",
                 t.name, t.dtype, t.bits_per_weight
             );
         }

@@ -142,8 +142,13 @@ fn a_model_that_is_quantized_is_not_quantized_again() {
 
 /// Where `file` (of a checkpoint in GPTQ format) stores scales.
 fn gptq_scale_bytes(file: &[u8]) -> Vec<Range<usize>> {
+    bytes_of(file, ".scales")
+}
+
+/// Where a safetensors file stores the tensors whose names end so.
+fn bytes_of(file: &[u8], ending: &str) -> Vec<Range<usize>> {
     let (header, metadata) = SafeTensors::read_metadata(file).unwrap();
-    let scales = metadata.tensors().into_iter().filter(|(name, _)| name.ends_with(".scales"));
+    let scales = metadata.tensors().into_iter().filter(|(name, _)| name.ends_with(ending));
     scales.map(|(_, info)| info.data_offsets.0 + header + 8..info.data_offsets.1 + header + 8).collect()
 }
 
@@ -209,6 +214,31 @@ fn fine_tuning_a_gptq_directory_changes_only_its_scales() {
                 assert_only_scales_differ(bytes, &tuned[name], &gptq_scale_bytes(bytes), &what);
             } else {
                 assert!(bytes == &tuned[name], "{what} is not a copy");
+            }
+        }
+    }
+}
+
+#[test]
+fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
+    for (name, scale) in [
+        ("ct-w4-group", ".weight_scale"),
+        ("ct-w4-asym-actorder", ".weight_scale"),
+        ("ct-w8-channel-ignore", ".weight_scale"),
+        ("ct-w3-asym", ".weight_scale"),
+        ("awq-gemm", ".scales"),
+    ] {
+        let model = fixture(&format!("checkpoints/{name}"));
+        let base = tree(&model);
+        let training = Training::new(&model, TWO_STEPS);
+        training.finetune("run", &[]).succeeded();
+        let tuned = tree(&training.out("run").join("final"));
+        assert_eq!(base.keys().collect::<Vec<_>>(), tuned.keys().collect::<Vec<_>>());
+        for (file, bytes) in &base {
+            let what = format!("{name}: {}", file.display());
+            match is_weights(file) {
+                true => assert_only_scales_differ(bytes, &tuned[file], &bytes_of(bytes, scale), &what),
+                false => assert!(bytes == &tuned[file], "{what} is not a copy"),
             }
         }
     }

@@ -16,6 +16,14 @@ const EVERY: &[(&str, &str)] = &[
     ("gptq", "--bits 4 --group-size 32 --asymmetric"),
     ("gptq", "--bits 2 --group-size 16 --act-order"),
     ("gptq", "--bits 3 --group-size -1 --act-order --static-groups --mse=false"),
+    ("rtn", "--bits 4 --group-size 32 --format compressed-tensors"),
+    ("rtn", "--bits 8 --group-size -1 --asymmetric --format compressed-tensors"),
+    ("rtn", "--bits 3 --group-size 16 --asymmetric --format compressed-tensors"),
+    ("gptq", "--bits 4 --group-size 16 --act-order --format compressed-tensors"),
+    ("gptq", "--bits 2 --group-size 16 --act-order --static-groups --format compressed-tensors"),
+    ("gptq", "--bits 4 --group-size -1 --act-order --format compressed-tensors"),
+    ("rtn", "--bits 4 --group-size 32 --asymmetric --format awq"),
+    ("gptq", "--bits 4 --group-size -1 --asymmetric --act-order --static-groups --format awq"),
     ("nf4", "--group-size 32"),
     ("nf4", "--group-size 32 --format qzo"),
     ("learned", "--bits 2 --group-size 32"),
@@ -66,7 +74,7 @@ fn what_every_method_gives_is_read_trained_and_written_again() {
         let (old, new) = (tensors(&model), tensors(&training.out("run/final")));
         let changed: Vec<&String> = old.keys().filter(|name| old[*name] != new[*name]).collect();
         assert_eq!(changed.len(), 14, "{line}: {changed:?}");
-        let scales = [".scales", ".absmax"];
+        let scales = [".scales", ".weight_scale", ".absmax"];
         assert!(
             changed.iter().all(|name| scales.iter().any(|end| name.ends_with(end))),
             "{line}: {changed:?}"
@@ -113,6 +121,15 @@ fn wrong_use_is_one_clear_error_before_the_work() {
         ("--method nf4 --group-size 64".to_string(), "blocks of 64"),
         ("--method rtn --format qzo".to_string(), "does not hold"),
         (format!("--method vector --bits 2 --format aqlm {}", at(&long)), "does not hold"),
+        ("--format compressed-tensors --group-size 64".to_string(), "groups of 64 do not fill rows of 96"),
+        ("--format awq --group-size 64 --asymmetric".to_string(), "groups of 64 do not fill rows of 96"),
+        ("--format awq".to_string(), "format awq does not hold"),
+        ("--format awq --bits 8 --asymmetric".to_string(), "format awq does not hold"),
+        (
+            format!("--method gptq --format awq --asymmetric --act-order {}", at(&long)),
+            "format awq does not hold",
+        ),
+        ("--method nf4 --format compressed-tensors".to_string(), "format compressed-tensors does not hold"),
         (format!("--method gptq --damp-percent 7 {}", at(&long)), "damp_percent"),
         (format!("--method gptq --calibration-samples 0 {}", at(&long)), "0 samples"),
     ];

@@ -7,12 +7,13 @@ use crate::support::{Workplace, fixture, has_device};
 /// f32 arithmetic in another order; the models are random, with NLLs of about 5.
 const TOLERANCE: f64 = 1e-4;
 
+/// The tiny Llamas, and the quantized checkpoints that other packages wrote.
 fn models() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(fixture("llama")).unwrap();
-    let mut models: Vec<PathBuf> =
-        entries.map(|entry| entry.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let entries = ["llama", "checkpoints"].map(|folder| std::fs::read_dir(fixture(folder)).unwrap());
+    let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut models: Vec<PathBuf> = paths.filter(|path| path.join("expected.json").exists()).collect();
     models.sort();
-    assert!(models.len() >= 8, "only {} models found", models.len());
+    assert!(models.len() >= 13, "only {} models found", models.len());
     models
 }
 

@@ -22,7 +22,9 @@ use serde_json::{Value, json};
 
 use super::super::safetensors::{Dtype, Shards, Tensor};
 use super::super::{Format, Layout};
-use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, transpose, word_bytes, words_from};
+use super::{
+    Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes, words_from,
+};
 use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{
@@ -152,7 +154,8 @@ impl<'a> GptqLayer<'a> {
             }
         }
         let g_idx = shards.get(&format!("{module}.g_idx"));
-        let order = g_idx.map(|g_idx| order(&g_idx, in_features, group_size)).transpose()?.flatten();
+        let order =
+            g_idx.map(|g_idx| ordering::of_groups(&g_idx, in_features, group_size)).transpose()?.flatten();
         Ok(Self {
             shape,
             bits: scheme.bits,
@@ -202,14 +205,7 @@ impl Layer for GptqLayer<'_> {
             }
         });
         if let Some(order) = &self.order {
-            codes.par_chunks_mut(words).for_each_init(Vec::new, |stored, row| {
-                stored.clear();
-                stored.extend_from_slice(row);
-                row.fill(0);
-                for (place, &feature) in order.iter().enumerate() {
-                    put_code(row, place, self.bits, get_code(stored, feature as usize, self.bits));
-                }
-            });
+            ordering::apply(&mut codes, self.bits, order);
         }
         Ok(PackedWeight {
             out_features,
@@ -245,22 +241,6 @@ impl Layer for GptqLayer<'_> {
             Some(&first) if zeros.iter().all(|&z| z == first) => Levels::Zero(first),
             _ => Levels::Zeros(zeros),
         })
-    }
-}
-
-/// The features by their groups, as they follow each other in the file; `None` where that is their own order.
-fn order(g_idx: &Tensor<'_>, in_features: usize, group_size: usize) -> Result<Option<Vec<u32>>> {
-    g_idx.expect_shape(&[in_features])?;
-    let groups = g_idx.integers()?;
-    let mut order: Vec<u32> = (0..in_features as u32).collect();
-    order.sort_by_key(|&feature| groups[feature as usize]);
-    let expected = |place: usize| i32::try_from(place / group_size).unwrap_or(i32::MAX);
-    match order.iter().enumerate().find(|(place, feature)| groups[**feature as usize] != expected(*place)) {
-        Some((place, _)) => {
-            let what = format!("group {} does not have {group_size} input features", expected(place));
-            Err(g_idx.wrong(what))
-        }
-        None => Ok((!order.is_sorted()).then_some(order)),
     }
 }
 
@@ -353,20 +333,7 @@ impl Packing for GptqPacking {
                 put_code(&mut qzeros[g * words..(g + 1) * words], o, bits, u32::from(stored));
             }
         }
-        let mut g_idx: Vec<u32> = (0..packed.in_features).map(|i| (i / packed.group_size) as u32).collect();
-        let mut codes = packed.codes.clone();
-        if let Some(order) = &packed.order {
-            codes.fill(0);
-            let words = packed.words_per_row();
-            for (row, codes) in codes.chunks_exact_mut(words).enumerate() {
-                for (place, &feature) in order.iter().enumerate() {
-                    put_code(codes, feature as usize, bits, packed.code(row, place));
-                }
-            }
-            for (place, &feature) in order.iter().enumerate() {
-                g_idx[feature as usize] = (place / packed.group_size) as u32;
-            }
-        }
+        let (codes, g_idx) = ordering::undo(packed);
         Ok(vec![
             word_bytes(&transpose(&codes, out_features)),
             word_bytes(&qzeros),

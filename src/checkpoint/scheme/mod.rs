@@ -2,12 +2,16 @@
 //! tensors' names and layouts, in both directions. To add one: its file, and a line in [`read`].
 
 pub mod aqlm;
+pub mod awq;
 pub mod bitsandbytes;
 pub mod codebook;
+pub mod compressed_tensors;
 pub mod gptq;
+mod ordering;
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 use super::hf_config::read_json;
@@ -86,6 +90,11 @@ pub trait Packing {
 pub enum QuantizedFormat {
     /// Integers; read by transformers, vLLM, SGLang and many others
     Gptq,
+    /// Integers; vLLM's own format, read by transformers too
+    #[serde(rename = "compressed-tensors")]
+    CompressedTensors,
+    /// Integers of 4 bits with zero points; read by transformers, vLLM and SGLang
+    Awq,
     /// NF4 with f32 scales; read by transformers and vLLM
     Bitsandbytes,
     /// Vectors with one scale per row; read by transformers with the aqlm package
@@ -111,8 +120,8 @@ impl QuantizedFormat {
     pub fn packing(self, config: &QuantizeConfig, dtype: FloatType) -> Result<Box<dyn Packing>> {
         let (bits, vector_size, group_size) = (config.bits, config.vector_size(), config.group_size());
         let unfit = |help: &str| {
-            let (method, format) = (format!("{:?}", config.method), format!("{self:?}"));
-            let (method, format) = (method.to_lowercase(), format.to_lowercase());
+            let method = format!("{:?}", config.method).to_lowercase();
+            let format = self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
             let what = format!("the format {format} does not hold what {method} gives with these settings");
             Err(Error::invalid(what, help))
         };
@@ -126,7 +135,29 @@ impl QuantizedFormat {
                 damp_percent: config.damp_percent,
                 true_sequential: true,
             })),
-            (Self::Gptq, _) => unfit("use --method rtn or gptq, or leave --format out"),
+            (Self::CompressedTensors, Method::Rtn | Method::Gptq) => {
+                Ok(Box::new(compressed_tensors::CompressedTensors {
+                    bits,
+                    group_size,
+                    symmetric: !config.asymmetric,
+                    // The features of a single group have no order.
+                    actorder: match (config.act_order && group_size.is_some(), config.static_groups) {
+                        (false, _) => None,
+                        (true, false) => Some(compressed_tensors::Actorder::Group),
+                        (true, true) => Some(compressed_tensors::Actorder::Weight),
+                    },
+                }))
+            }
+            (Self::Awq, Method::Rtn | Method::Gptq) => match (bits, config.asymmetric) {
+                _ if config.act_order && !config.static_groups => {
+                    unfit("add --static-groups, or leave --act-order out: AWQ's groups are of neighbours")
+                }
+                (4, true) => Ok(Box::new(awq::Awq { group_size })),
+                _ => unfit("use --bits 4 --asymmetric: AWQ holds nothing else"),
+            },
+            (Self::Gptq | Self::CompressedTensors | Self::Awq, _) => {
+                unfit("use --method rtn or gptq, or leave --format out")
+            }
             (Self::Bitsandbytes, Method::Nf4) => {
                 let block = group_size.unwrap_or(0);
                 let dtype = match dtype {
@@ -168,21 +199,30 @@ impl QuantizedFormat {
     }
 }
 
-/// `quantization_config` of config.json, or the file old GPTQ tools write.
+/// `quantization_config` of config.json (`compression_config` where compressed-tensors was young), or the file
+/// old GPTQ tools write.
 pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dyn Scheme>>> {
-    if let Some(settings) = json.get("quantization_config").filter(|s| !s.is_null()) {
+    let settings = |key| json.get(key).filter(|s: &&Value| !s.is_null());
+    if let Some(settings) = settings("quantization_config") {
         return match settings.get("quant_method").and_then(Value::as_str) {
             Some("gptq") => Ok(Some(Box::new(gptq::Gptq::parse(path, settings)?))),
+            Some("compressed-tensors") => {
+                Ok(Some(Box::new(compressed_tensors::CompressedTensors::parse(path, settings)?)))
+            }
+            Some("awq") => Ok(Some(Box::new(awq::Awq::parse(path, settings)?))),
             Some("aqlm") => Ok(Some(Box::new(aqlm::Aqlm::parse(path, settings)?))),
             Some("bitsandbytes") => Ok(Some(Box::new(bitsandbytes::Nf4::parse(path, settings)?))),
             Some("qzo") => Ok(Some(Box::new(codebook::CodebookScheme::parse(path, settings)?))),
             Some(other) => Err(Error::unsupported(
                 format!("{}: quantization method \"{other}\" is not supported", path.display()),
-                "works: gptq, aqlm, bitsandbytes NF4, qzo, GGUF files, and f32, f16 or bf16 checkpoints \
-                 (`qzo quantize` them)",
+                "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes NF4, qzo, GGUF files, and f32, f16 or \
+                 bf16 checkpoints (`qzo quantize` them)",
             )),
             None => Err(Error::damaged(path, "quantization_config names no quant_method")),
         };
+    }
+    if let Some(settings) = settings("compression_config") {
+        return Ok(Some(Box::new(compressed_tensors::CompressedTensors::parse(path, settings)?)));
     }
     let path = directory.join(QUANTIZE_CONFIG_FILE);
     match path.exists() {

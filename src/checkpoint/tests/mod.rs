@@ -1,5 +1,6 @@
 //! Against the files of `tests/fixtures/checkpoints`.
 
+mod packages;
 mod quantizing;
 mod reading;
 mod refusing;
@@ -13,7 +14,19 @@ use crate::quant::{self, FloatType, QuantizeConfig};
 
 /// Written by `scripts/fixtures_checkpoints.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
-const QUANTIZED: [&str; 5] = ["gptq-4bit-v1", "gptq-3bit-v2", "q4_0.gguf", "q4_1.gguf", "q8_0.gguf"];
+/// Those with ct- and awq- by `scripts/fixtures_packages.py`.
+const QUANTIZED: [&str; 10] = [
+    "gptq-4bit-v1",
+    "gptq-3bit-v2",
+    "ct-w4-group",
+    "ct-w4-asym-actorder",
+    "ct-w8-channel-ignore",
+    "ct-w3-asym",
+    "awq-gemm",
+    "q4_0.gguf",
+    "q4_1.gguf",
+    "q8_0.gguf",
+];
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj.weight";
 
 fn fixture(name: &str) -> PathBuf {

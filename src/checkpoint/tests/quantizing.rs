@@ -14,6 +14,16 @@ fn what_is_written_is_what_the_quantizer_gave() {
             cases.push((config, QuantizedFormat::Gptq, Format::Gptq));
         }
     }
+    for bits in [2, 3, 4, 8] {
+        for (group_size, asymmetric) in [(32, false), (8, true), (-1, false), (-1, true)] {
+            let config = QuantizeConfig { asymmetric, ..config(Rtn, bits, Some(group_size)) };
+            cases.push((config, QuantizedFormat::CompressedTensors, Format::CompressedTensors));
+        }
+    }
+    for group_size in [32, 4, -1] {
+        let config = QuantizeConfig { asymmetric: true, ..config(Rtn, 4, Some(group_size)) };
+        cases.push((config, QuantizedFormat::Awq, Format::Awq));
+    }
     cases.push((config(Nf4, 4, Some(32)), QuantizedFormat::Bitsandbytes, Format::BitsAndBytes));
     cases.push((config(Nf4, 4, Some(48)), QuantizedFormat::Qzo, Format::Qzo));
     for bits in [2, 3, 4] {
@@ -78,6 +88,12 @@ fn what_is_written_is_what_the_quantizer_gave() {
 /// Codes whose features were quantized in another order come back, in the order of their groups.
 #[test]
 fn activation_order_survives_the_file() {
+    for into in [QuantizedFormat::Gptq, QuantizedFormat::CompressedTensors] {
+        activation_order_survives(into);
+    }
+}
+
+fn activation_order_survives(into: QuantizedFormat) {
     let source = open("hf-f32");
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
@@ -88,7 +104,7 @@ fn activation_order_survives_the_file() {
         asymmetric: true,
         ..Default::default()
     };
-    let packing = QuantizedFormat::Gptq.packing(&config, FloatType::F16).unwrap();
+    let packing = into.packing(&config, FloatType::F16).unwrap();
     let mut given = BTreeMap::new();
     let mut quantize = |name: &str| {
         let shape = source.shape(name)?;
@@ -101,8 +117,11 @@ fn activation_order_survives_the_file() {
         Ok(packed)
     };
     write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
-    let settings = hf_config::read_json(&out.join("quantize_config.json")).unwrap();
-    assert_eq!(settings["desc_act"], true);
+    let settings = &hf_config::read_json(&out.join("config.json")).unwrap()["quantization_config"];
+    match into {
+        QuantizedFormat::Gptq => assert_eq!(settings["desc_act"], true),
+        _ => assert_eq!(settings["config_groups"]["group_0"]["weights"]["actorder"], "group"),
+    }
     let written = Checkpoint::open(&out).unwrap();
     for (name, packed) in &given {
         assert!(packed.order.is_some());

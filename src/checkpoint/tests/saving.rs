@@ -98,7 +98,8 @@ fn a_scale_that_does_not_fit_is_refused_by_name_and_leaves_nothing() {
             assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "{name}");
         }
         let short = checkpoint.rounded_scales(Q_PROJ, &[1.0]).unwrap_err();
-        assert!(short.to_string().contains("expected 32 scales, got 1") || short.to_string().contains("64"));
+        let scales = packed(&checkpoint, Q_PROJ).scales.len();
+        assert!(short.to_string().contains(&format!("expected {scales} scales, got 1")), "{short}");
     }
 }
 
