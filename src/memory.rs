@@ -90,9 +90,10 @@ pub fn plan(
     let costs = with_backend!(device, |B, _device| Costs::of::<B>(compute));
     let mut parts = Parts { embeddings: EMBEDDING_BYTES, ..Parts::default() };
     let (mut largest, mut ordered) = (0, false);
+    let table = format!("{}.weight", config.embed_tokens());
     for (name, shape) in config.tensors() {
         let elements: u64 = shape.iter().map(|d| *d as u64).product();
-        let is_table = name == "model.embed_tokens.weight";
+        let is_table = name == table;
         match &shape[..] {
             _ if is_table && !config.tie_word_embeddings => {}
             &[out, input] => match layout(&name)? {

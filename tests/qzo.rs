@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! layering     rooms import only the rooms above them; cubecl, features and prints stay where they belong
-//! reference    per-token NLL of tiny Llamas against transformers, on cpu and wgpu
+//! reference    per-token NLL of tiny models against transformers, on cpu and wgpu
 //! formats      quantize and fine-tune every format: the right bytes change, and no others
 //! quantize     every method: what it writes can be measured and trained; wrong use is one clear error
+//! families     every family is quantized and trained, and its GGUF means what its directory means
 //! hub          what is fetched, once, in parts and with a token, from a hub on this machine
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
@@ -29,6 +30,7 @@ mod support;
 mod suite {
     mod bad_input;
     mod contract;
+    mod families;
     mod formats;
     mod hub;
     mod layering;

@@ -17,7 +17,7 @@ mod tests;
 
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Workspace};
+use crate::checkpoint::{Checkpoint, ModelConfig, Workspace};
 use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::PackedWeight;
@@ -57,32 +57,26 @@ pub struct LinearReport {
 
 /// Bytes of host memory that calibration takes at its widest, hidden states apart: two blocks as they are
 /// stored, and what the widest linear needs in f64.
-///
-/// # Errors
-/// What the checkpoint reports.
-fn working_bytes(checkpoint: &Checkpoint) -> Result<u64> {
-    let config = checkpoint.config();
+fn working_bytes(config: &ModelConfig) -> u64 {
     let (mut block, mut widest) = (0, 0);
-    for name in config.block_linears().iter().filter(|name| name.starts_with("model.layers.0.")) {
-        if let &[out, input] = &checkpoint.shape(name)?[..] {
-            let (out, input) = (out as u64, input as u64);
-            block += 4 * out * input;
-            // The Gram matrix on the device and on the host in f32, its factor and the inverse in f64, the
-            // weight in f32 and its codes.
-            widest = widest.max((4 + 4 + 8 + 8) * input * input + 8 * out * input);
-        }
+    for linear in config.linears(0) {
+        let [out, input] = linear.shape.map(|features| features as u64);
+        block += 4 * out * input;
+        // The Gram matrix on the device and on the host in f32, its factor and the inverse in f64, the weight
+        // in f32 and its codes.
+        widest = widest.max((4 + 4 + 8 + 8) * input * input + 8 * out * input);
     }
     let wide =
         config.hidden_size + config.num_attention_heads * config.head_dim + 3 * config.intermediate_size;
-    Ok(2 * block + widest + (4 * TOKENS_PER_PASS * wide) as u64)
+    2 * block + widest + (4 * TOKENS_PER_PASS * wide) as u64
 }
 
 /// Whether this machine has the memory, before anything is done.
 ///
 /// # Errors
-/// It does not; what the checkpoint reports.
+/// It does not.
 pub fn check_memory(checkpoint: &Checkpoint) -> Result<()> {
-    fits(working_bytes(checkpoint)?, host::available())
+    fits(working_bytes(checkpoint.config()), host::available())
 }
 
 fn fits(needed: u64, available: Option<u64>) -> Result<()> {
@@ -116,7 +110,7 @@ impl Calibration<'_> {
             on_event(Event::Resumed { blocks: finished });
         }
         for block in 0..of {
-            self.checkpoint.prefetch(&format!("model.layers.{}.", block + 1));
+            self.checkpoint.prefetch(&self.checkpoint.config().block_prefix(block + 1));
             model.enter(block)?;
             if block < finished {
                 for (name, weight) in self.workspace.load(block)? {
@@ -179,7 +173,7 @@ impl Calibration<'_> {
         let config = self.checkpoint.config();
         let tokens = self.samples.iter().map(Vec::len).sum();
         let widths = [config.hidden_size, config.num_attention_heads * config.head_dim];
-        let mut hidden = Hidden::new(tokens, widths, working_bytes(self.checkpoint)?, self.workspace.path())?;
+        let mut hidden = Hidden::new(tokens, widths, working_bytes(config), self.workspace.path())?;
         let mut row = 0;
         for sample in self.samples {
             let embedded = model.embed(sample)?;

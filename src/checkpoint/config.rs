@@ -1,5 +1,8 @@
-//! What a model is, apart from its weights: the numbers every format states in its own words, and the
-//! tensors that follow from them.
+//! What a model is, apart from its weights: the numbers every format states in its own words. `tensors` says
+//! which tensors follow from them.
+
+/// More layers than any model has: what is listed by layer stays small.
+pub const MOST_LAYERS: usize = 1 << 16;
 
 /// RoPE frequencies' correction for longer contexts.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,10 +20,20 @@ pub enum RopeScaling {
     Factors(Vec<f32>),
 }
 
-/// The decoder's dimensions; field names are those of a Hugging Face `config.json`.
+/// Layers whose queries see only the keys close to them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlidingWindow {
+    /// Keys that a query sees, itself among them.
+    pub length: usize,
+    /// Which layers have it.
+    pub layers: Vec<bool>,
+}
+
+/// The decoder's dimensions and what sets its family apart; field names are those of a Hugging Face
+/// `config.json` where it has them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// `LlamaForCausalLM`; the only family so far.
+    /// `LlamaForCausalLM`, in the words of Hugging Face: for the reader only.
     pub architecture: String,
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -34,17 +47,16 @@ pub struct ModelConfig {
     pub rope_theta: f64,
     pub rope_scaling: Option<RopeScaling>,
     pub tie_word_embeddings: bool,
-    /// Biases on q, k, v and o.
-    pub attention_bias: bool,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    pub o_bias: bool,
     /// Biases on gate, up and down.
     pub mlp_bias: bool,
+    /// A norm over each head's queries and keys, before they are rotated.
+    pub qk_norm: bool,
+    pub sliding_window: Option<SlidingWindow>,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
-}
-
-/// The decoder block that a tensor is in, by its Hugging Face name.
-pub fn block_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 impl ModelConfig {
@@ -67,6 +79,15 @@ impl ModelConfig {
                 return Err(format!("{name} is {value}: expected 1 to {}", i32::MAX));
             }
         }
+        if self.num_hidden_layers > MOST_LAYERS {
+            return Err(format!(
+                "num_hidden_layers is {}: expected at most {MOST_LAYERS}",
+                self.num_hidden_layers
+            ));
+        }
+        if self.sliding_window.as_ref().is_some_and(|window| window.length == 0) {
+            return Err("sliding_window is 0".into());
+        }
         let heads = (self.num_attention_heads, self.num_key_value_heads);
         if !heads.0.is_multiple_of(heads.1) {
             return Err(format!(
@@ -88,51 +109,6 @@ impl ModelConfig {
             ));
         }
         self.check_rope_scaling()
-    }
-
-    /// Hugging Face names of the linears inside the decoder blocks, byte-sorted.
-    pub fn block_linears(&self) -> Vec<String> {
-        let mut names: Vec<String> = (0..self.num_hidden_layers)
-            .flat_map(|layer| self.block(layer))
-            .filter(|(name, shape)| shape.len() == 2 && name.ends_with(".weight"))
-            .map(|(name, _)| name)
-            .collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// Every tensor the model needs: Hugging Face name and shape, `[out, in]` for linears.
-    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
-        let hidden = self.hidden_size;
-        let table = vec![self.vocab_size, hidden];
-        let head = (!self.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), table.clone()));
-        let first = ("model.embed_tokens.weight".to_owned(), table);
-        let last = ("model.norm.weight".to_owned(), vec![hidden]);
-        let blocks = (0..self.num_hidden_layers).flat_map(|layer| self.block(layer));
-        [first, last].into_iter().chain(head).chain(blocks)
-    }
-
-    fn block(&self, layer: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let (attention, mlp) = (self.attention_bias, self.mlp_bias);
-        let linears = [
-            ("self_attn.q_proj", q, hidden, attention),
-            ("self_attn.k_proj", kv, hidden, attention),
-            ("self_attn.v_proj", kv, hidden, attention),
-            ("self_attn.o_proj", hidden, q, attention),
-            ("mlp.gate_proj", inner, hidden, mlp),
-            ("mlp.up_proj", inner, hidden, mlp),
-            ("mlp.down_proj", hidden, inner, mlp),
-        ];
-        let norms = ["input_layernorm", "post_attention_layernorm"];
-        let linears = linears.into_iter().flat_map(move |(name, out, input, bias)| {
-            let weight = (format!("model.layers.{layer}.{name}.weight"), vec![out, input]);
-            let bias = bias.then(|| (format!("model.layers.{layer}.{name}.bias"), vec![out]));
-            std::iter::once(weight).chain(bias)
-        });
-        let norms = norms.map(|name| (format!("model.layers.{layer}.{name}.weight"), vec![hidden]));
-        linears.chain(norms)
     }
 
     fn check_rope_scaling(&self) -> Result<(), String> {

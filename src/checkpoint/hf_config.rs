@@ -6,14 +6,18 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::{ModelConfig, RopeScaling};
+use super::config::{MOST_LAYERS, ModelConfig, RopeScaling, SlidingWindow};
 use crate::error::{Error, Result};
+
+mod family;
+
+use family::Family;
 
 pub const CONFIG_FILE: &str = "config.json";
 
-/// The keys of `LlamaConfig` (transformers 4.x and 5.x) that a forward pass depends on.
+/// The keys of the families' configs (transformers 4.x and 5.x) that a forward pass depends on.
 #[derive(Deserialize)]
-struct LlamaConfig {
+struct DecoderConfig {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -33,6 +37,10 @@ struct LlamaConfig {
     tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
     bos_token_id: Option<TokenIds>,
     eos_token_id: Option<TokenIds>,
 }
@@ -79,13 +87,16 @@ pub fn read_json(path: &Path) -> Result<Value> {
 /// impossible number.
 pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
     // The architecture first: another family's other keys would only give a misleading message.
-    check_family(path, json)?;
-    let raw = LlamaConfig::deserialize(json)
-        .map_err(|e| Error::damaged(path, format!("not the configuration of a Llama model: {e}")))?;
+    let family = Family::of(path, json)?;
+    let defaults = family.defaults();
+    let raw = DecoderConfig::deserialize(json)
+        .map_err(|e| Error::damaged(path, format!("not the configuration of a {family:?} model: {e}")))?;
     if raw.num_attention_heads == 0 {
         return Err(Error::damaged(path, "num_attention_heads is 0"));
     }
-    let head_dim = match raw.head_dim {
+    // What is null says more than what is absent.
+    let or = |key: &str, value: Option<usize>, default| if json.get(key).is_none() { default } else { value };
+    let head_dim = match or("head_dim", raw.head_dim, defaults.head_dim) {
         Some(head_dim) => head_dim,
         None if raw.hidden_size % raw.num_attention_heads == 0 => raw.hidden_size / raw.num_attention_heads,
         None => {
@@ -96,10 +107,13 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
             ));
         }
     };
+    let kv_heads = or("num_key_value_heads", raw.num_key_value_heads, defaults.num_key_value_heads);
+    let window = or("sliding_window", raw.sliding_window, defaults.sliding_window);
+    let sliding_window = sliding_window(path, family, &raw, window)?;
     if let Some(activation) = raw.hidden_act.filter(|a| a != "silu" && a != "swish") {
         return Err(unsupported(path, format!("hidden_act \"{activation}\""), "silu"));
     }
-    let max_position_embeddings = raw.max_position_embeddings.unwrap_or(2048);
+    let max_position_embeddings = raw.max_position_embeddings.unwrap_or(defaults.max_position_embeddings);
     let old_theta = raw.rope_theta;
     let rope = raw.rope_parameters.or(raw.rope_scaling);
     let partial = rope.as_ref().and_then(|r| r.partial_rotary_factor).or(raw.partial_rotary_factor);
@@ -107,22 +121,31 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
         return Err(unsupported(path, "partial_rotary_factor other than 1", "full rotary embeddings"));
     }
     let rope_theta = rope.as_ref().and_then(|r| r.rope_theta).or(old_theta).unwrap_or(10_000.0);
+    let attention_bias = raw.attention_bias.unwrap_or(false);
+    let (qkv_bias, o_bias) = match family {
+        Family::Llama | Family::Qwen3 => (attention_bias, attention_bias),
+        Family::Mistral => (false, false),
+        Family::Qwen2 => (true, false),
+    };
     let config = ModelConfig {
-        architecture: LLAMA.to_owned(),
+        architecture: family.architecture().to_owned(),
         vocab_size: raw.vocab_size,
         hidden_size: raw.hidden_size,
         intermediate_size: raw.intermediate_size,
         num_hidden_layers: raw.num_hidden_layers,
         num_attention_heads: raw.num_attention_heads,
-        num_key_value_heads: raw.num_key_value_heads.unwrap_or(raw.num_attention_heads),
+        num_key_value_heads: kv_heads.unwrap_or(raw.num_attention_heads),
         head_dim,
         max_position_embeddings,
         rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
         rope_theta,
         rope_scaling: rope.map(|r| rope_scaling(path, r, max_position_embeddings)).transpose()?.flatten(),
         tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
-        attention_bias: raw.attention_bias.unwrap_or(false),
-        mlp_bias: raw.mlp_bias.unwrap_or(false),
+        qkv_bias,
+        o_bias,
+        mlp_bias: family == Family::Llama && raw.mlp_bias.unwrap_or(false),
+        qk_norm: family == Family::Qwen3,
+        sliding_window,
         bos_token_id: raw.bos_token_id.and_then(|ids| ids.into_vec().first().copied()),
         eos_token_ids: raw.eos_token_id.map(TokenIds::into_vec).unwrap_or_default(),
     };
@@ -141,18 +164,45 @@ pub fn generation_eos(path: &Path) -> Result<Vec<u32>> {
     Ok(ids.map(TokenIds::into_vec).unwrap_or_default())
 }
 
-const LLAMA: &str = "LlamaForCausalLM";
-
-fn check_family(path: &Path, json: &Value) -> Result<()> {
-    let architecture = json.pointer("/architectures/0").and_then(Value::as_str);
-    let model_type = json.get("model_type").and_then(Value::as_str);
-    match (architecture, model_type) {
-        (Some(LLAMA), _) | (None, Some("llama")) => Ok(()),
-        (Some(other), _) | (None, Some(other)) => {
-            Err(unsupported(path, format!("architecture \"{other}\""), LLAMA))
-        }
-        (None, None) => Err(Error::damaged(path, "names no architecture and no model_type")),
+/// `length`: of the window, where any layer has one.
+fn sliding_window(
+    path: &Path,
+    family: Family,
+    raw: &DecoderConfig,
+    length: Option<usize>,
+) -> Result<Option<SlidingWindow>> {
+    let count = raw.num_hidden_layers;
+    if count > MOST_LAYERS {
+        return Err(Error::damaged(path, format!("num_hidden_layers is {count}: more than any model has")));
     }
+    let length = match family {
+        Family::Qwen2 | Family::Qwen3 => length.filter(|_| raw.use_sliding_window == Some(true)),
+        Family::Llama => None,
+        Family::Mistral => length,
+    };
+    let layers = match (&raw.layer_types, family) {
+        (_, Family::Llama | Family::Mistral) => vec![true; count],
+        (Some(kinds), _) => layer_types(path, kinds, count)?,
+        (None, Family::Qwen2 | Family::Qwen3) => {
+            (0..count).map(|layer| layer >= raw.max_window_layers.unwrap_or(28)).collect()
+        }
+    };
+    Ok(length.filter(|_| layers.contains(&true)).map(|length| SlidingWindow { length, layers }))
+}
+
+/// Which layers have a window.
+fn layer_types(path: &Path, kinds: &[String], count: usize) -> Result<Vec<bool>> {
+    if kinds.len() != count {
+        return Err(Error::damaged(path, format!("{} layer_types for {count} layers", kinds.len())));
+    }
+    let slides = |kind: &String| match kind.as_str() {
+        "sliding_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => {
+            Err(unsupported(path, format!("layer type \"{other}\""), "full_attention, sliding_attention"))
+        }
+    };
+    kinds.iter().map(slides).collect()
 }
 
 fn rope_scaling(path: &Path, rope: Rope, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {

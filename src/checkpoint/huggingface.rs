@@ -10,6 +10,7 @@ use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::publish::{self, Staging};
 use super::safetensors::{Shards, Tensor, missing};
 use super::scheme::{self, Layer, Scheme};
+use super::tensors::block_of;
 use super::{Format, Layout, ScaleSource, TensorSummary, Values, Weight, float};
 use crate::error::{Error, Result};
 use crate::kernels::packed::Levels;
@@ -207,7 +208,7 @@ impl HuggingFace {
                     if self.shards.contains(&format!("{}{part}", module(&name))) =>
                 {
                     scheme.open(&self.shards, module(&name), [out, input])?;
-                    if !name.starts_with("model.layers.") {
+                    if block_of(&name).is_none() {
                         return Err(Error::unsupported(
                             format!("{}: `{name}` is quantized", self.directory.display()),
                             "works: checkpoints whose embeddings and lm_head are F32, F16 or BF16",

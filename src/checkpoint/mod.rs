@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! mod.rs           Checkpoint: which format is it, and one match arm per format
-//! config           the model's numbers; hf_config reads them from config.json
+//! config           the model's numbers; hf_config reads them from config.json, tensors names what follows
 //! huggingface      a directory of safetensors
 //! scheme/          how its linears are quantized: one file per scheme
 //! write            such a directory again, quantized; workspace keeps what was done before a kill
@@ -37,6 +37,7 @@ mod publish;
 mod safetensors;
 mod scheme;
 mod synthetic;
+mod tensors;
 mod workspace;
 mod write;
 
@@ -48,6 +49,7 @@ pub use float::Values;
 pub use publish::{STAGING_PREFIX, map};
 pub use scheme::{Packing, QuantizedFormat};
 pub use synthetic::Shape;
+pub use tensors::{LinearRole, LinearSpec, NormRole};
 pub use workspace::Workspace;
 pub use write::{check_packing, write_quantized};
 

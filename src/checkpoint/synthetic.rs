@@ -59,8 +59,11 @@ impl Shape {
             rope_theta: 1e4,
             rope_scaling: None,
             tie_word_embeddings: false,
-            attention_bias: false,
+            qkv_bias: false,
+            o_bias: false,
             mlp_bias: false,
+            qk_norm: false,
+            sliding_window: None,
             bos_token_id: None,
             eos_token_ids: Vec::new(),
         }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::block_of;
 use super::hf_config::read_json;
 use super::publish::Staging;
 use super::safetensors::{Dtype, SINGLE_FILE, Shards, Writer};
+use super::tensors::block_of;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, PackedWeight};
 

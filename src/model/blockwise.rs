@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::layer::{Layer, Pass, embed, visible};
+use super::layer::{Layer, embed};
 use super::linear::{Linear, LinearWeight};
-use super::rope;
-use crate::checkpoint::Checkpoint;
+use super::pass::{Pass, visible};
+use super::rope::Rope;
+use crate::checkpoint::{Checkpoint, LinearRole};
 use crate::data::Sequence;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
@@ -19,20 +20,26 @@ use crate::zo::perturbation::Perturb;
 /// The inputs that some linears of a block share, in the order in which a pass comes to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// q_proj
     Query,
-    /// k_proj, v_proj: the inputs of `Query`, weighted otherwise
+    /// The inputs of `Query`, weighted otherwise.
     KeyValue,
-    /// o_proj
     Output,
-    /// gate_proj, up_proj
     Gate,
-    /// down_proj
     Down,
 }
 
 impl Stage {
     pub const ALL: [Self; 5] = [Self::Query, Self::KeyValue, Self::Output, Self::Gate, Self::Down];
+
+    fn of(role: LinearRole) -> Self {
+        match role {
+            LinearRole::Query => Self::Query,
+            LinearRole::Key | LinearRole::Value => Self::KeyValue,
+            LinearRole::AttentionOutput => Self::Output,
+            LinearRole::Gate | LinearRole::Up => Self::Gate,
+            LinearRole::MlpOutput => Self::Down,
+        }
+    }
 }
 
 /// Where a pass goes from where the one before it stopped.
@@ -81,15 +88,15 @@ pub struct Blocks<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     device: B::Device,
     dtype: ComputeType,
-    frequencies: Vec<f32>,
+    rope: Rope,
     entered: Option<(usize, Layer<B>)>,
     gram: Option<Tensor<B, 2>>,
 }
 
 impl<B: Kernels> Blocks<B> {
     pub fn new(checkpoint: Arc<Checkpoint>, device: B::Device, dtype: ComputeType) -> Self {
-        let frequencies = rope::inverse_frequencies(checkpoint.config());
-        Self { checkpoint, device, dtype, frequencies, entered: None, gram: None }
+        let rope = Rope::new(checkpoint.config());
+        Self { checkpoint, device, dtype, rope, entered: None, gram: None }
     }
 
     fn layer(&self) -> Result<&Layer<B>> {
@@ -112,7 +119,7 @@ impl<B: Kernels> Blocks<B> {
             })
             .collect();
         let rows = sequences.iter().flat_map(|sequence| visible(sequence, 0));
-        Pass::new(rows, &self.frequencies, Perturb::No, &self.device)
+        Pass::new(rows, &self.rope, self.checkpoint.config(), Perturb::No, &self.device)
     }
 
     /// `weights`: f32 `[T, 1]`
@@ -141,14 +148,8 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
 
     fn linears(&self, stage: Stage) -> Vec<String> {
         let block = self.entered.as_ref().map_or(0, |(block, _)| *block);
-        let linears: &[&str] = match stage {
-            Stage::Query => &["self_attn.q_proj"],
-            Stage::KeyValue => &["self_attn.k_proj", "self_attn.v_proj"],
-            Stage::Output => &["self_attn.o_proj"],
-            Stage::Gate => &["mlp.gate_proj", "mlp.up_proj"],
-            Stage::Down => &["mlp.down_proj"],
-        };
-        linears.iter().map(|linear| format!("model.layers.{block}.{linear}.weight")).collect()
+        let linears = self.checkpoint.config().linears(block).into_iter();
+        linears.filter(|linear| Stage::of(linear.role) == stage).map(|linear| linear.weight()).collect()
     }
 
     fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()> {
@@ -174,16 +175,16 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         let config = self.checkpoint.config();
         let mut weights = relevance(x.clone());
         let input = match step {
-            Step::To(Stage::Query) => layer.input_layernorm.forward(x),
+            Step::To(Stage::Query) => layer.attention_norm.forward(x),
             Step::To(Stage::KeyValue) => {
-                let h = layer.input_layernorm.forward(x);
+                let h = layer.attention_norm.forward(x);
                 let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
                 let keys = key_weights(&read(received * weights)?, config.head_dim, rows.lengths);
                 weights = Tensor::from_data(TensorData::new(keys, [count, 1]), (&self.device, DType::F32));
                 h
             }
             Step::To(Stage::Output) => {
-                let h = layer.input_layernorm.forward(x);
+                let h = layer.attention_norm.forward(x);
                 let attended = layer.attend(h, &self.pass(rows.lengths), config, None);
                 put(attended.clone(), rows.attended)?;
                 attended
@@ -193,11 +194,11 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
                 let x = x + layer.o_proj.forward(attended, Perturb::No);
                 weights = relevance(x.clone());
                 put(x.clone(), rows.hidden)?;
-                layer.post_attention_layernorm.forward(x)
+                layer.mlp_norm.forward(x)
             }
-            Step::To(Stage::Down) => layer.gate(layer.post_attention_layernorm.forward(x), Perturb::No),
+            Step::To(Stage::Down) => layer.gate(layer.mlp_norm.forward(x), Perturb::No),
             Step::Finish => {
-                let gated = layer.gate(layer.post_attention_layernorm.forward(x.clone()), Perturb::No);
+                let gated = layer.gate(layer.mlp_norm.forward(x.clone()), Perturb::No);
                 return put(x + layer.down_proj.forward(gated, Perturb::No), rows.hidden);
             }
             Step::Through => {

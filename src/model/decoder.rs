@@ -1,12 +1,15 @@
-//! The Llama-like decoder; fields carry the names of the checkpoint's tensors.
+//! The decoder of every family: what sets them apart, the config says.
 
 use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::layer::{Layer, LayerCache, Pass, RmsNorm, embed, ints, visible};
+use super::layer::{Layer, LayerCache, embed};
 use super::linear::{Linear, LinearWeight};
-use super::{Input, LOGIT_BYTES, LanguageModel, Session, rope};
+use super::norm::Norm;
+use super::pass::{Pass, Row, ints, visible};
+use super::rope::Rope;
+use super::{Input, LOGIT_BYTES, LanguageModel, Session};
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::Target;
 use crate::device::ComputeType;
@@ -19,9 +22,9 @@ pub struct Decoder<B: Kernels> {
     trained: Vec<String>,
     device: B::Device,
     dtype: ComputeType,
-    frequencies: Vec<f32>,
+    rope: Rope,
     layers: Vec<Layer<B>>,
-    norm: RmsNorm<B>,
+    norm: Norm<B>,
     lm_head: Linear<B>,
 }
 
@@ -40,11 +43,10 @@ impl<B: Kernels> Decoder<B> {
             layers.push(Layer::load(&checkpoint, index, &trained, &device, dtype)?);
         }
         progress(config.num_hidden_layers, config.num_hidden_layers);
-        let head = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        let norm = RmsNorm::load(&checkpoint, "model.norm", &device)?;
-        let lm_head = Linear::load(&checkpoint, head, false, &trained, &device, dtype)?;
-        let frequencies = rope::inverse_frequencies(&config);
-        Ok(Self { checkpoint, trained, device, dtype, frequencies, layers, norm, lm_head })
+        let norm = Norm::load(&checkpoint, config.final_norm(), &device)?;
+        let lm_head = Linear::load(&checkpoint, config.head(), false, &trained, &device, dtype)?;
+        let rope = Rope::new(&config);
+        Ok(Self { checkpoint, trained, device, dtype, rope, layers, norm, lm_head })
     }
 
     /// Final hidden states of packed sequences, once for each part of `perturb`: `[parts · T, hidden]`.
@@ -56,11 +58,15 @@ impl<B: Kernels> Decoder<B> {
             let shift = part * input.tokens.len();
             input.sequences.iter().flat_map(move |sequence| visible(sequence, shift))
         });
-        let pass = Pass::new(rows, &self.frequencies, perturb, &self.device);
+        let pass = self.pass(rows, perturb);
         for layer in &self.layers {
             x = layer.forward(x, &pass, self.checkpoint.config(), None);
         }
         Ok(self.norm.forward(x))
+    }
+
+    fn pass(&self, rows: impl Iterator<Item = Row>, perturb: Perturb) -> Pass<B> {
+        Pass::new(rows, &self.rope, self.checkpoint.config(), perturb, &self.device)
     }
 
     /// f32 logits of some hidden rows: `[R, hidden]` → `[R, vocab]`.
@@ -198,7 +204,7 @@ impl<B: Kernels> Session for Growing<'_, B> {
         let mut x = x.cast(B::tensor_type(decoder.dtype));
         let positions = *length..*length + tokens.len();
         let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));
-        let pass = Pass::new(rows, &decoder.frequencies, Perturb::No, &decoder.device);
+        let pass = decoder.pass(rows, Perturb::No);
         for (layer, cache) in decoder.layers.iter().zip(cache) {
             x = layer.forward(x, &pass, decoder.checkpoint.config(), Some(cache));
         }

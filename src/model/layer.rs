@@ -1,16 +1,15 @@
-//! One decoder block: its weights, and the steps of its pass. Fields carry the names of the checkpoint's
-//! tensors.
+//! One decoder block: its weights, and the steps of its pass.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
-use super::linear::{Linear, forward, vector};
-use super::rope::Rotation;
-use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::data::Sequence;
+use super::linear::{Linear, Projections};
+use super::norm::Norm;
+use super::pass::Pass;
+use crate::checkpoint::{Checkpoint, LinearRole, ModelConfig, NormRole};
 use crate::device::ComputeType;
-use crate::error::Result;
-use crate::kernels::{self, Kernels, KeyRanges};
+use crate::error::{Error, Result};
+use crate::kernels::{self, Kernels};
 use crate::zo::perturbation::Perturb;
 
 /// Rows of the embedding table that are read before its pages are given back: the system maps sixteen
@@ -18,49 +17,20 @@ use crate::zo::perturbation::Perturb;
 const EMBEDDED_ROWS: usize = 64;
 
 pub struct Layer<B: Backend> {
-    pub input_layernorm: RmsNorm<B>,
-    pub q_proj: Linear<B>,
-    pub k_proj: Linear<B>,
-    pub v_proj: Linear<B>,
+    pub attention_norm: Norm<B>,
+    qkv: Projections<B, 3>,
+    q_norm: Option<Norm<B>>,
+    k_norm: Option<Norm<B>>,
     pub o_proj: Linear<B>,
-    pub post_attention_layernorm: RmsNorm<B>,
-    pub gate_proj: Linear<B>,
-    pub up_proj: Linear<B>,
+    pub mlp_norm: Norm<B>,
+    gate_up: Projections<B, 2>,
     pub down_proj: Linear<B>,
-}
-
-pub struct RmsNorm<B: Backend> {
-    /// `[hidden]`, f32
-    weight: Tensor<B, 1>,
-    eps: f32,
-}
-
-/// What every layer of one pass shares.
-pub struct Pass<B: Backend> {
-    rotation: Rotation<B>,
-    keys: KeyRanges<B>,
-    perturb: Perturb,
+    /// Whether it sees a window of the keys.
+    sliding: bool,
 }
 
 /// Keys and values of the tokens so far, `[S, kv_heads, head_dim]` each.
 pub type LayerCache<B> = Option<(Tensor<B, 3>, Tensor<B, 3>)>;
-
-impl<B: Kernels> Pass<B> {
-    /// `rows`: position and visible keys of each.
-    pub fn new(
-        rows: impl Iterator<Item = (usize, [usize; 4])>,
-        frequencies: &[f32],
-        perturb: Perturb,
-        device: &B::Device,
-    ) -> Self {
-        let (positions, bounds): (Vec<usize>, Vec<[usize; 4]>) = rows.unzip();
-        Self {
-            rotation: Rotation::new(positions.into_iter(), frequencies, device),
-            keys: key_ranges(bounds.into_iter(), device),
-            perturb,
-        }
-    }
-}
 
 impl<B: Kernels> Layer<B> {
     pub fn load(
@@ -71,19 +41,37 @@ impl<B: Kernels> Layer<B> {
         dtype: ComputeType,
     ) -> Result<Self> {
         let config = checkpoint.config();
-        let at = |part: &str| format!("model.layers.{index}.{part}");
-        let linear = |part: &str, bias| Linear::load(checkpoint, &at(part), bias, trained, device, dtype);
-        let norm = |part: &str| RmsNorm::load(checkpoint, &at(part), device);
+        let (linears, norms) = (config.linears(index), config.norms(index));
+        let linear = |role: LinearRole| {
+            let spec = linears.iter().find(|linear| linear.role == role);
+            let missing =
+                || Error::tensor(checkpoint.path(), config.block_prefix(index), format!("has no {role:?}"));
+            let spec = spec.ok_or_else(missing)?;
+            Linear::load(checkpoint, &spec.module, spec.bias, trained, device, dtype)
+        };
+        let norm = |role: NormRole| {
+            let spec = norms.iter().find(|norm| norm.role == role);
+            spec.map(|spec| Norm::load(checkpoint, &spec.module, device)).transpose()
+        };
+        let input = |role: NormRole| {
+            let missing =
+                || Error::tensor(checkpoint.path(), config.block_prefix(index), format!("has no {role:?}"));
+            norm(role)?.ok_or_else(missing)
+        };
         Ok(Self {
-            input_layernorm: norm("input_layernorm")?,
-            q_proj: linear("self_attn.q_proj", config.attention_bias)?,
-            k_proj: linear("self_attn.k_proj", config.attention_bias)?,
-            v_proj: linear("self_attn.v_proj", config.attention_bias)?,
-            o_proj: linear("self_attn.o_proj", config.attention_bias)?,
-            post_attention_layernorm: norm("post_attention_layernorm")?,
-            gate_proj: linear("mlp.gate_proj", config.mlp_bias)?,
-            up_proj: linear("mlp.up_proj", config.mlp_bias)?,
-            down_proj: linear("mlp.down_proj", config.mlp_bias)?,
+            attention_norm: input(NormRole::AttentionInput)?,
+            qkv: Projections::new([
+                linear(LinearRole::Query)?,
+                linear(LinearRole::Key)?,
+                linear(LinearRole::Value)?,
+            ]),
+            q_norm: norm(NormRole::Queries)?,
+            k_norm: norm(NormRole::Keys)?,
+            o_proj: linear(LinearRole::AttentionOutput)?,
+            mlp_norm: input(NormRole::MlpInput)?,
+            gate_up: Projections::new([linear(LinearRole::Gate)?, linear(LinearRole::Up)?]),
+            down_proj: linear(LinearRole::MlpOutput)?,
+            sliding: config.sliding_window.as_ref().is_some_and(|window| window.layers[index]),
         })
     }
 
@@ -94,9 +82,9 @@ impl<B: Kernels> Layer<B> {
         config: &ModelConfig,
         cache: Option<&mut LayerCache<B>>,
     ) -> Tensor<B, 2> {
-        let attended = self.attend(self.input_layernorm.forward(x.clone()), pass, config, cache);
+        let attended = self.attend(self.attention_norm.forward(x.clone()), pass, config, cache);
         let x = x + self.o_proj.forward(attended, pass.perturb);
-        let gated = self.gate(self.post_attention_layernorm.forward(x.clone()), pass.perturb);
+        let gated = self.gate(self.mlp_norm.forward(x.clone()), pass.perturb);
         x + self.down_proj.forward(gated, pass.perturb)
     }
 
@@ -109,12 +97,7 @@ impl<B: Kernels> Layer<B> {
         cache: Option<&mut LayerCache<B>>,
     ) -> Tensor<B, 2> {
         let rows = h.dims()[0];
-        let (heads, kv_heads, dim) =
-            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let [q, k, v] = forward([&self.q_proj, &self.k_proj, &self.v_proj], h, pass.perturb);
-        let q = pass.rotation.apply(q.reshape([rows, heads, dim])); // [T, nh, D]
-        let k = pass.rotation.apply(k.reshape([rows, kv_heads, dim])); // [T, nkv, D]
-        let v = v.reshape([rows, kv_heads, dim]);
+        let [q, k, v] = self.queries_keys_values(h, pass, config);
         let (k, v) = match cache {
             Some(cache) => {
                 let (k, v) = match cache.take() {
@@ -128,9 +111,7 @@ impl<B: Kernels> Layer<B> {
             }
             None => (k, v),
         };
-        let scale = (dim as f32).sqrt().recip();
-        let attended = kernels::attention(q, k, v, &pass.keys, scale); // [T, nh, D]
-        attended.reshape([rows, heads * dim])
+        self.softmax(q, k, v, pass, config).reshape([rows, config.num_attention_heads * config.head_dim])
     }
 
     /// The attention that the first keys of each sequence receive: `Σ p²` over queries and heads, f32
@@ -143,47 +124,68 @@ impl<B: Kernels> Layer<B> {
         lengths: &[usize],
     ) -> Tensor<B, 2> {
         let rows = h.dims()[0];
-        let (heads, kv_heads, dim) =
-            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let (kv_heads, dim) = (config.num_key_value_heads, config.head_dim);
         let device = h.device();
-        let [q, k] = forward([&self.q_proj, &self.k_proj], h, pass.perturb);
-        let q = pass.rotation.apply(q.reshape([rows, heads, dim]));
-        let k = pass.rotation.apply(k.reshape([rows, kv_heads, dim]));
+        let [q, k, _] = self.queries_keys_values(h, pass, config);
         // Values that name their keys make attention give its own probabilities.
         let name = |i: usize| (0..kv_heads * dim).map(move |at| if at % dim == i { 1.0f32 } else { 0.0 });
         let names: Vec<f32> = lengths.iter().flat_map(|length| (0..*length).flat_map(name)).collect();
         let names = TensorData::new(names, [rows, kv_heads, dim]);
         let names = Tensor::<B, 3>::from_data(names, (&device, DType::F32)).cast(k.dtype());
-        let scale = (dim as f32).sqrt().recip();
-        let p = kernels::attention(q, k, names, &pass.keys, scale).cast(DType::F32); // [T, nh, D]
+        let p = self.softmax(q, k, names, pass, config).cast(DType::F32); // [T, nh, D]
         (p.clone() * p).sum_dim(1).reshape([rows, dim])
     }
 
     /// What the MLP gives before its output projection: `[T, intermediate]`.
     pub fn gate(&self, h: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
-        let [gate, up] = forward([&self.gate_proj, &self.up_proj], h, perturb);
+        let [gate, up] = self.gate_up.forward(h, perturb);
         kernels::silu_mul(gate, up)
     }
 
-    pub fn linears(&self) -> [&Linear<B>; 7] {
-        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
-        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    /// In the order of [`ModelConfig::linears`].
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        let Self { qkv, o_proj, gate_up, down_proj, .. } = self;
+        qkv.linears().iter().chain([o_proj]).chain(gate_up.linears()).chain([down_proj])
     }
 
-    pub fn linears_mut(&mut self) -> [&mut Linear<B>; 7] {
-        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
-        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
-    }
-}
-
-impl<B: Kernels> RmsNorm<B> {
-    pub fn load(checkpoint: &Checkpoint, name: &str, device: &B::Device) -> Result<Self> {
-        let weight = vector(checkpoint, &format!("{name}.weight"), device, ComputeType::F32)?;
-        Ok(Self { weight, eps: checkpoint.config().rms_norm_eps as f32 })
+    /// In the order of [`ModelConfig::linears`].
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
+        let Self { qkv, o_proj, gate_up, down_proj, .. } = self;
+        qkv.linears_mut().iter_mut().chain([o_proj]).chain(gate_up.linears_mut()).chain([down_proj])
     }
 
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        kernels::rms_norm(x, self.weight.clone(), self.eps)
+    /// `[T, heads, head_dim]`, `[T, kv_heads, head_dim]` twice; queries and keys rotated.
+    fn queries_keys_values(
+        &self,
+        h: Tensor<B, 2>,
+        pass: &Pass<B>,
+        config: &ModelConfig,
+    ) -> [Tensor<B, 3>; 3] {
+        let rows = h.dims()[0];
+        let (heads, kv_heads, dim) =
+            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let [q, k, v] = self.qkv.forward(h, pass.perturb);
+        let turn = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
+            let x = x.reshape([rows, heads, dim]);
+            let x = match norm {
+                Some(norm) => norm.heads(x),
+                None => x,
+            };
+            pass.view(self.sliding).rotation.apply(x)
+        };
+        [turn(q, heads, &self.q_norm), turn(k, kv_heads, &self.k_norm), v.reshape([rows, kv_heads, dim])]
+    }
+
+    fn softmax(
+        &self,
+        q: Tensor<B, 3>,
+        k: Tensor<B, 3>,
+        v: Tensor<B, 3>,
+        pass: &Pass<B>,
+        config: &ModelConfig,
+    ) -> Tensor<B, 3> {
+        let scale = (config.head_dim as f32).sqrt().recip();
+        kernels::attention(q, k, v, &pass.view(self.sliding).keys, scale) // [T, nh, D]
     }
 }
 
@@ -193,31 +195,12 @@ pub fn embed<B: Backend>(
     tokens: &[u32],
     device: &B::Device,
 ) -> Result<Tensor<B, 2>> {
+    let table = format!("{}.weight", checkpoint.config().embed_tokens());
     let mut rows = Vec::with_capacity(tokens.len() * checkpoint.config().hidden_size);
     for tokens in tokens.chunks(EMBEDDED_ROWS) {
-        rows.extend(checkpoint.rows("model.embed_tokens.weight", tokens)?);
+        rows.extend(checkpoint.rows(&table, tokens)?);
         checkpoint.release();
     }
     let shape = [tokens.len(), checkpoint.config().hidden_size];
     Ok(Tensor::from_data(TensorData::new(rows, shape), (device, DType::F32)))
-}
-
-/// Position and visible keys (see [`KeyRanges`]) of every row of a sequence, `shift` rows further down.
-pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = (usize, [usize; 4])> + '_ {
-    let Sequence { rows, prefix } = sequence;
-    let prefix_bounds = if prefix.is_empty() { [0, 0] } else { [prefix.start + shift, prefix.end + shift] };
-    rows.clone().map(move |row| {
-        let position = prefix.len() + row - rows.start;
-        (position, [prefix_bounds[0], prefix_bounds[1], rows.start + shift, row + shift + 1])
-    })
-}
-
-fn key_ranges<B: Backend>(bounds: impl Iterator<Item = [usize; 4]>, device: &B::Device) -> KeyRanges<B> {
-    KeyRanges { bounds: ints(bounds.flatten().map(|bound| bound as i32), device) }
-}
-
-pub fn ints<B: Backend>(values: impl Iterator<Item = i32>, device: &B::Device) -> Tensor<B, 1, Int> {
-    let values: Vec<i32> = values.collect();
-    let length = values.len();
-    Tensor::from_data(TensorData::new(values, [length]), (device, DType::I32))
 }

@@ -71,8 +71,32 @@ impl<B: Kernels> Linear<B> {
     }
 }
 
+/// Several linears of one input.
+pub struct Projections<B: Backend, const N: usize> {
+    linears: [Linear<B>; N],
+}
+
+impl<B: Kernels, const N: usize> Projections<B, N> {
+    pub fn new(linears: [Linear<B>; N]) -> Self {
+        Self { linears }
+    }
+
+    /// `x`: `[T, in_features]` → `[T, out_features]` each.
+    pub fn forward(&self, x: Tensor<B, 2>, perturb: Perturb) -> [Tensor<B, 2>; N] {
+        forward(self.linears.each_ref(), x, perturb)
+    }
+
+    pub fn linears(&self) -> &[Linear<B>] {
+        &self.linears
+    }
+
+    pub fn linears_mut(&mut self) -> &mut [Linear<B>] {
+        &mut self.linears
+    }
+}
+
 /// The products of one input with several weights: `[T, in_features]` → `[T, out_features]` each.
-pub fn forward<B: Kernels, const N: usize>(
+fn forward<B: Kernels, const N: usize>(
     linears: [&Linear<B>; N],
     x: Tensor<B, 2>,
     perturb: Perturb,

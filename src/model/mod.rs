@@ -1,13 +1,21 @@
 //! Forward passes. A caller sees [`LanguageModel`]: token ids in, log-probabilities out, on whichever
 //! backend the device named; the generic decoder behind it is compiled once per backend.
 //!
-//! A family that differs from Llama by configuration belongs into `decoder`; one with another block
-//! becomes a file beside it and one arm in [`load`].
+//! ```text
+//! decoder    embeddings, blocks, head; packed sequences, or one that grows
+//! blockwise  the same blocks one at a time, for calibration
+//! layer      a block; linear, norm and rope are its parts
+//! pass       what all blocks share: positions, and which keys a row sees
+//! ```
+//!
+//! The families differ by the config alone: by its numbers, and by the tensors that follow from it.
 
 mod blockwise;
 mod decoder;
 mod layer;
 mod linear;
+mod norm;
+mod pass;
 mod rope;
 #[cfg(test)]
 mod tests;

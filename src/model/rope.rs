@@ -6,14 +6,20 @@ use burn::tensor::{DType, Tensor, TensorData};
 use crate::checkpoint::{ModelConfig, RopeScaling};
 use crate::kernels::{self, Kernels};
 
-/// Radians per position: `[head_dim / 2]`, f32 as transformers keeps them.
-pub fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
-    let half = config.head_dim / 2;
-    let plain = (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.head_dim as f64));
-    plain
-        .enumerate()
-        .map(|(i, frequency)| scaled(frequency, i, config.rope_scaling.as_ref()) as f32)
-        .collect()
+/// How a model rotates.
+pub struct Rope {
+    /// Radians per position: `[head_dim / 2]`, f32 as transformers keeps them.
+    pub frequencies: Vec<f32>,
+}
+
+impl Rope {
+    pub fn new(config: &ModelConfig) -> Self {
+        let half = config.head_dim / 2;
+        let plain = (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.head_dim as f64));
+        let scaled =
+            plain.enumerate().map(|(i, frequency)| scaled(frequency, i, config.rope_scaling.as_ref()) as f32);
+        Self { frequencies: scaled.collect() }
+    }
 }
 
 fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
@@ -45,6 +51,7 @@ fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
 }
 
 /// Cosines and sines of every position of a batch.
+#[derive(Clone)]
 pub struct Rotation<B: Backend> {
     /// `[T, head_dim / 2]`, f32
     cos: Tensor<B, 2>,

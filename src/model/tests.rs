@@ -1,4 +1,4 @@
-//! Logits against transformers (scripts/fixtures_llama.py), on every backend at hand.
+//! Logits against transformers (scripts/fixtures_models.py), on every backend at hand.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +17,11 @@ const TOLERANCE: f64 = 1e-4;
 fn fixtures() -> Vec<PathBuf> {
     // At run time first: the suite for cards runs this binary from another checkout.
     let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
-    let folder = Path::new(&root).join("tests/fixtures/llama");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
-    found.retain(|path| path.is_dir());
-    assert!(found.len() >= 8, "{found:?}");
+    let folders = ["llama", "families"].map(|folder| Path::new(&root).join("tests/fixtures").join(folder));
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let mut found: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|path| path.is_dir()).collect();
+    found.sort();
+    assert!(found.len() >= 11, "{found:?}");
     found
 }
 
@@ -84,7 +85,7 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
     for path in fixtures() {
         let model = open(&path, device);
         let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
-        let (prefix, rest) = (&ids[..4], &ids[4..8]);
+        let (prefix, rest) = (&ids[..4], &ids[4..12]);
         let noise = Noise {
             kind: Perturbation::Gaussian,
             mode: ScaleMode::Relative,
@@ -105,8 +106,8 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
         }
         let tokens = [prefix, &rest[..2], rest].concat();
         let continued = |rows| Sequence { rows, prefix: 0..4 };
-        let sequences = [Sequence::alone(0..4), continued(4..6), continued(6..10)];
-        let targets = [3, 4, 5, 3, 6, 7, 8, 9].map(|row| Target { row, token: 1 });
+        let sequences = [Sequence::alone(0..4), continued(4..6), continued(6..14)];
+        let targets = [3, 4, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13].map(|row| Target { row, token: 1 });
         let input = Input { tokens: &tokens, sequences: &sequences };
         let got = model.log_probs(input, &targets, Perturb::BothWays(noise)).unwrap();
         assert_eq!(got.len(), want.len());
@@ -117,18 +118,19 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
 }
 
 fn a_growing_sequence_gives_the_logits_of_the_whole(device: &Device) {
-    let path = &fixtures()[0];
-    let model = open(path, device);
-    let vocab = model.config().vocab_size;
-    let ids = cases(path).iter().map(ids).max_by_key(Vec::len).unwrap();
-    let whole = [Sequence::alone(0..ids.len())];
-    let want = model.logits(Input { tokens: &ids, sequences: &whole }).unwrap();
-    let mut session = model.session();
-    for part in [0..5, 5..6, 6..7, 7..ids.len()] {
-        let got = session.feed(&ids[part.clone()]).unwrap();
-        let want = &want[(part.end - 1) * vocab..part.end * vocab];
-        let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
-        assert!(f64::from(error) < TOLERANCE, "after {part:?}: {error:e}");
+    for path in fixtures() {
+        let model = open(&path, device);
+        let vocab = model.config().vocab_size;
+        let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
+        let whole = [Sequence::alone(0..ids.len())];
+        let want = model.logits(Input { tokens: &ids, sequences: &whole }).unwrap();
+        let mut session = model.session();
+        for part in [0..5, 5..6, 6..7, 7..ids.len()] {
+            let got = session.feed(&ids[part.clone()]).unwrap();
+            let want = &want[(part.end - 1) * vocab..part.end * vocab];
+            let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+            assert!(f64::from(error) < TOLERANCE, "{} after {part:?}: {error:e}", path.display());
+        }
     }
 }
 

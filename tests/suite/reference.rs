@@ -7,13 +7,14 @@ use crate::support::{Workplace, fixture, has_device};
 /// f32 arithmetic in another order; the models are random, with NLLs of about 5.
 const TOLERANCE: f64 = 1e-4;
 
-/// The tiny Llamas, and the quantized checkpoints that other packages wrote.
+/// The tiny models, and the quantized checkpoints that other packages wrote.
 fn models() -> Vec<PathBuf> {
-    let entries = ["llama", "checkpoints"].map(|folder| std::fs::read_dir(fixture(folder)).unwrap());
+    let entries =
+        ["llama", "families", "checkpoints"].map(|folder| std::fs::read_dir(fixture(folder)).unwrap());
     let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut models: Vec<PathBuf> = paths.filter(|path| path.join("expected.json").exists()).collect();
     models.sort();
-    assert!(models.len() >= 13, "only {} models found", models.len());
+    assert!(models.len() >= 16, "only {} models found", models.len());
     models
 }
 
@@ -65,19 +66,19 @@ fn agrees_with_transformers(device: &str) {
 }
 
 #[test]
-fn every_tiny_llama_scores_as_in_transformers_on_cpu() {
+fn every_tiny_model_scores_as_in_transformers_on_cpu() {
     agrees_with_transformers("cpu");
 }
 
 #[test]
-fn every_tiny_llama_scores_as_in_transformers_on_wgpu() {
+fn every_tiny_model_scores_as_in_transformers_on_wgpu() {
     if has_device("wgpu") {
         agrees_with_transformers("wgpu");
     }
 }
 
 #[test]
-fn every_tiny_llama_scores_as_in_transformers_on_cuda() {
+fn every_tiny_model_scores_as_in_transformers_on_cuda() {
     if has_device("cuda") {
         agrees_with_transformers("cuda");
     }

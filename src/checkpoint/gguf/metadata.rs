@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::super::config::{ModelConfig, RopeScaling};
+use super::super::config::{MOST_LAYERS, ModelConfig, RopeScaling};
 use super::header::{Array, Header, Value};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 /// Texts of tokens that end a turn, which llama.cpp stops at where the file does not name them.
 const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
 
+/// The config, and whether rows of q and k are interleaved (see `names`).
+///
 /// # Errors
 /// Another architecture or a variant of it that is not supported; a missing, mistyped or impossible value.
 pub fn config(
@@ -18,18 +20,16 @@ pub fn config(
     bytes: &[u8],
     header: &Header,
     rope_factors: Option<Vec<f32>>,
-) -> Result<ModelConfig> {
+) -> Result<(ModelConfig, bool)> {
     let keys = Keys { path, bytes, header };
-    let architecture = keys.need(keys.string("general.architecture")?, "general.architecture")?;
-    if architecture != "llama" {
-        return Err(keys.unsupported(format!("architecture \"{architecture}\""), "architecture \"llama\""));
+    let family = Family::of(&keys)?;
+    let own = |key: &str| format!("{}.{key}", family.architecture());
+    if keys.count(&own("expert_count"))?.is_some_and(|experts| experts > 0) {
+        return Err(keys.unsupported("a mixture of experts".into(), "dense models"));
     }
-    if keys.count("llama.expert_count")?.is_some_and(|experts| experts > 0) {
-        return Err(keys.unsupported("a mixture of experts".into(), "dense Llama models"));
-    }
-    let hidden_size = keys.dimension("llama.embedding_length")?;
-    let num_attention_heads = keys.dimension("llama.attention.head_count")?;
-    let head_dim = match keys.count("llama.attention.key_length")? {
+    let hidden_size = keys.dimension(&own("embedding_length"))?;
+    let num_attention_heads = keys.dimension(&own("attention.head_count"))?;
+    let head_dim = match keys.count(&own("attention.key_length"))? {
         Some(length) => length,
         None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
         None => {
@@ -38,38 +38,43 @@ pub fn config(
             return Err(Error::damaged(path, what));
         }
     };
-    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
-        if let Some(other) = keys.count(key)?.filter(|&n| n != head_dim) {
+    for key in [own("rope.dimension_count"), own("attention.value_length")] {
+        if let Some(other) = keys.count(&key)?.filter(|&n| n != head_dim) {
             return Err(
                 keys.unsupported(format!("{key} {other}"), &format!("the head dimension, {head_dim}"))
             );
         }
     }
+    let num_hidden_layers = keys.dimension(&own("block_count"))?;
+    if num_hidden_layers > MOST_LAYERS {
+        return Err(Error::damaged(path, format!("num_hidden_layers is {num_hidden_layers}")));
+    }
+    let epsilon = own("attention.layer_norm_rms_epsilon");
     let has = |name: &str| header.tensors.iter().any(|t| t.name == name);
     let config = ModelConfig {
-        architecture: "LlamaForCausalLM".into(),
+        architecture: family.hugging_face().into(),
         vocab_size: keys.vocab_size()?,
         hidden_size,
-        intermediate_size: keys.dimension("llama.feed_forward_length")?,
-        num_hidden_layers: keys.dimension("llama.block_count")?,
+        intermediate_size: keys.dimension(&own("feed_forward_length"))?,
+        num_hidden_layers,
         num_attention_heads,
-        num_key_value_heads: keys.count("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
+        num_key_value_heads: keys.count(&own("attention.head_count_kv"))?.unwrap_or(num_attention_heads),
         head_dim,
-        max_position_embeddings: keys.dimension("llama.context_length")?,
-        rms_norm_eps: keys.need(
-            keys.float("llama.attention.layer_norm_rms_epsilon")?,
-            "llama.attention.layer_norm_rms_epsilon",
-        )?,
-        rope_theta: keys.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
-        rope_scaling: keys.rope_scaling(rope_factors)?,
+        max_position_embeddings: keys.dimension(&own("context_length"))?,
+        rms_norm_eps: keys.need(keys.float(&epsilon)?, &epsilon)?,
+        rope_theta: keys.float(&own("rope.freq_base"))?.unwrap_or(10_000.0),
+        rope_scaling: keys.rope_scaling(family, rope_factors)?,
         tie_word_embeddings: !has("output.weight"),
-        attention_bias: has("blk.0.attn_q.bias"),
+        qkv_bias: has("blk.0.attn_q.bias"),
+        o_bias: has("blk.0.attn_output.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
+        qk_norm: has("blk.0.attn_q_norm.weight"),
+        sliding_window: None,
         bos_token_id: keys.token("bos_token_id")?,
         eos_token_ids: keys.end_tokens()?,
     };
     config.check().map_err(|what| Error::damaged(path, what))?;
-    Ok(config)
+    Ok((config, family == Family::Llama))
 }
 
 /// # Errors
@@ -107,6 +112,40 @@ pub fn vocabulary(path: &Path, bytes: &[u8], header: &Header) -> Result<GgufVoca
         add_space_prefix: keys.bool("tokenizer.ggml.add_space_prefix")?,
         chat_template: keys.string("tokenizer.chat_template")?.map(str::to_owned),
     })
+}
+
+/// `general.architecture`. "llama" covers what differs from it by numbers alone, Mistral among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Llama,
+    Qwen2,
+    Qwen3,
+}
+
+/// Family, llama.cpp's architecture and Hugging Face's.
+const FAMILIES: [(Family, &str, &str); 3] = [
+    (Family::Llama, "llama", "LlamaForCausalLM"),
+    (Family::Qwen2, "qwen2", "Qwen2ForCausalLM"),
+    (Family::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+];
+
+impl Family {
+    fn of(keys: &Keys) -> Result<Self> {
+        let architecture = keys.need(keys.string("general.architecture")?, "general.architecture")?;
+        let found = FAMILIES.iter().find(|(_, name, _)| *name == architecture);
+        found.map(|(family, ..)| *family).ok_or_else(|| {
+            let works = FAMILIES.map(|(_, name, _)| name).join(", ");
+            keys.unsupported(format!("architecture \"{architecture}\""), &works)
+        })
+    }
+
+    fn architecture(self) -> &'static str {
+        FAMILIES.iter().find(|(family, ..)| *family == self).map_or("", |(_, name, _)| name)
+    }
+
+    fn hugging_face(self) -> &'static str {
+        FAMILIES.iter().find(|(family, ..)| *family == self).map_or("", |(.., name)| name)
+    }
 }
 
 struct Keys<'a> {
@@ -208,11 +247,12 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn rope_scaling(&self, factors: Option<Vec<f32>>) -> Result<Option<RopeScaling>> {
-        let kind = self.string("llama.rope.scaling.type")?;
-        let factor = match self.float("llama.rope.scaling.factor")? {
+    fn rope_scaling(&self, family: Family, factors: Option<Vec<f32>>) -> Result<Option<RopeScaling>> {
+        let own = |key: &str| format!("{}.rope.{key}", family.architecture());
+        let kind = self.string(&own("scaling.type"))?;
+        let factor = match self.float(&own("scaling.factor"))? {
             Some(factor) => Some(factor),
-            None => self.float("llama.rope.scale_linear")?,
+            None => self.float(&own("scale_linear"))?,
         };
         let linear = match (kind, factor) {
             (Some("none"), _) | (None | Some("linear"), None) => None,

@@ -1,4 +1,4 @@
-//! A .gguf file of the Llama architecture, its tensors under their Hugging Face names and rows.
+//! A .gguf file, its tensors under their Hugging Face names and rows.
 //!
 //! ```text
 //! header    the file's structure: metadata and tensor table, every number bounded
@@ -59,17 +59,17 @@ impl Gguf {
         let header = Header::parse(path, &bytes)?;
         let rope_factors = header.tensors.iter().find(|t| t.name == names::ROPE_FACTORS);
         let rope_factors = rope_factors.map(|t| t.kind.expand(&bytes[t.range.clone()], t.elements()));
-        let config = metadata::config(path, &bytes, &header, rope_factors)?;
+        let (config, interleaved) = metadata::config(path, &bytes, &header, rope_factors)?;
 
         let mut tensors = BTreeMap::new();
         for info in header.tensors.iter().filter(|t| t.name != names::ROPE_FACTORS) {
             let Some(name) = names::to_hugging_face(&info.name) else {
                 return Err(Error::unsupported(
-                    format!("{}: tensor `{}` is not one of a Llama model", path.display(), info.name),
-                    "works: dense Llama models; no experts, adapters or vision parts",
+                    format!("{}: tensor `{}` is not one of a model known here", path.display(), info.name),
+                    "works: dense decoders; no experts, adapters or vision parts",
                 ));
             };
-            let order = RowOrder::of(&info.name, config.head_dim);
+            let order = RowOrder::of(&info.name, config.head_dim, interleaved);
             tensors.insert(name, (info.clone(), order));
         }
         let gguf = Self { path: path.to_path_buf(), bytes, header, tensors };

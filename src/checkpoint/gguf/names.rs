@@ -1,17 +1,20 @@
 //! llama.cpp's tensor names, and its order of q and k rows.
 //!
-//! Its RoPE rotates neighbouring pairs where Hugging Face rotates halves, so `convert_hf_to_gguf.py`
-//! (`LlamaModel.permute`) interleaves the rows of each head: row j of half h lies at 2j + h.
+//! For the architecture "llama" its RoPE rotates neighbouring pairs where Hugging Face rotates halves, so
+//! `convert_hf_to_gguf.py` (`LlamaModel.permute`) interleaves the rows of each head: row j of half h lies at
+//! 2j + h. For the others it rotates halves, too, and nothing is moved.
 
 /// RoPE divisors of Llama 3.1, a part of the config rather than a weight.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// llama.cpp's part names inside a block, and Hugging Face's.
-const BLOCK_PARTS: [(&str, &str); 9] = [
+const BLOCK_PARTS: [(&str, &str); 11] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
     ("attn_output", "self_attn.o_proj"),
     ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
@@ -46,9 +49,9 @@ pub enum RowOrder {
 }
 
 impl RowOrder {
-    /// `name` is llama.cpp's.
-    pub fn of(name: &str, head_dim: usize) -> Self {
-        match name.contains(".attn_q.") || name.contains(".attn_k.") {
+    /// `name` is llama.cpp's, `interleaved` whether its architecture's RoPE rotates neighbouring pairs.
+    pub fn of(name: &str, head_dim: usize, interleaved: bool) -> Self {
+        match interleaved && (name.contains(".attn_q.") || name.contains(".attn_k.")) {
             true => Self::Interleaved { head_dim },
             false => Self::HuggingFace,
         }

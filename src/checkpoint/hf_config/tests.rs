@@ -24,7 +24,7 @@ fn absent_keys_take_the_values_transformers_gives_them() {
     assert_eq!((config.head_dim, config.num_key_value_heads), (16, 4));
     assert_eq!((config.rope_theta, config.rms_norm_eps), (10_000.0, 1e-6));
     assert_eq!((config.max_position_embeddings, config.rope_scaling), (2048, None));
-    assert!(!config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
+    assert!(!config.tie_word_embeddings && !config.qkv_bias && !config.o_bias && !config.mlp_bias);
     assert!(config.eos_token_ids.is_empty());
 }
 
@@ -56,8 +56,12 @@ fn end_tokens_may_be_one_or_many() {
 #[test]
 fn what_is_not_supported_is_named() {
     for (changes, expected) in [
-        (json!({"architectures": ["MistralForCausalLM"]}), "MistralForCausalLM"),
-        (json!({"architectures": null, "model_type": "qwen2"}), "qwen2"),
+        (json!({"architectures": ["BloomForCausalLM"]}), "BloomForCausalLM"),
+        (json!({"architectures": null, "model_type": "mamba"}), "mamba"),
+        (
+            json!({"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention", "chunked"]}),
+            "chunked",
+        ),
         (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "yarn"),
         (json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}), "dynamic"),
         (json!({"hidden_act": "gelu"}), "gelu"),
@@ -67,6 +71,51 @@ fn what_is_not_supported_is_named() {
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn an_unknown_family_is_told_which_are_known() {
+    let error = with(json!({"architectures": ["BloomForCausalLM"]})).unwrap_err();
+    let help = error.help().unwrap();
+    assert!(["Llama", "Mistral", "Qwen2", "Qwen3"].iter().all(|name| help.contains(name)), "{help}");
+}
+
+#[test]
+fn every_layer_of_mistral_has_a_window_unless_it_is_null() {
+    let mistral = |changes: Value| {
+        let mut json = changes;
+        json["architectures"] = json!(["MistralForCausalLM"]);
+        with(json).unwrap()
+    };
+    let window = |length| Some(SlidingWindow { length, layers: vec![true, true] });
+    let config = mistral(json!({"num_attention_heads": 16}));
+    assert_eq!((config.num_key_value_heads, config.max_position_embeddings), (8, 131_072));
+    assert_eq!(config.sliding_window, window(4096));
+    let config = mistral(json!({"num_key_value_heads": null, "sliding_window": 7}));
+    assert_eq!((config.num_key_value_heads, config.sliding_window), (4, window(7)));
+    let config = mistral(json!({"num_key_value_heads": 2, "sliding_window": null}));
+    assert_eq!(config.sliding_window, None);
+}
+
+#[test]
+fn qwen_has_windows_only_where_it_is_told_to() {
+    let qwen = |family: &str, changes: Value| {
+        let mut json = changes;
+        json["architectures"] = json!([family]);
+        json["num_key_value_heads"] = json!(2);
+        with(json).unwrap()
+    };
+    let config = qwen("Qwen2ForCausalLM", json!({"sliding_window": 4, "attention_bias": false}));
+    assert_eq!((config.sliding_window, config.head_dim), (None, 16));
+    assert!(config.qkv_bias && !config.o_bias && !config.qk_norm);
+    let layers = |config: ModelConfig| config.sliding_window.map(|window| window.layers);
+    let windows = json!({"use_sliding_window": true, "sliding_window": 4, "max_window_layers": 1});
+    assert_eq!(layers(qwen("Qwen2ForCausalLM", windows)), Some(vec![false, true]));
+    let listed = json!({"use_sliding_window": true, "layer_types": ["sliding_attention", "full_attention"]});
+    assert_eq!(layers(qwen("Qwen2ForCausalLM", listed)), Some(vec![true, false]));
+    let config = qwen("Qwen3ForCausalLM", json!({}));
+    assert!(config.qk_norm && !config.qkv_bias && !config.o_bias);
+    assert_eq!((config.head_dim, config.sliding_window), (128, None));
 }
 
 #[test]
@@ -87,6 +136,8 @@ fn impossible_numbers_are_refused() {
         json!({"rms_norm_eps": 0.0}),
         json!({"rope_theta": -1.0}),
         json!({"architectures": null}),
+        json!({"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2, "sliding_window": 0}),
+        json!({"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 2, "layer_types": ["full_attention"]}),
         json!({"rope_scaling": {"rope_type": "linear"}}),
         json!({"rope_scaling": {"rope_type": "linear", "factor": 0.0}}),
         json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}}),

@@ -1,4 +1,4 @@
-"""Makes the tiny random Llama checkpoints under tests/fixtures/llama, with reference numbers.
+"""Makes the tiny random checkpoints under tests/fixtures/llama and tests/fixtures/families, with reference numbers.
 
 Each directory is a Hugging Face checkpoint (config.json, safetensors, tokenizer.json) plus
 expected.json, a list of cases computed by transformers in f32 with eager attention from the stored
@@ -18,7 +18,7 @@ rope_theta/rope_scaling/torch_dtype, `new` ones rope_parameters/dtype as transfo
 
 Needs: numpy 2.4.6, safetensors 0.8.0, tokenizers 0.22.2, torch 2.9.1, transformers 4.57.6.
 
-    python scripts/fixtures_llama.py tests/fixtures/llama
+    python scripts/fixtures_models.py tests/fixtures
 """
 
 import argparse
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCAB = 128
 BOS, EOS, PAD = 1, 2, 3
@@ -47,42 +47,55 @@ SMALL = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_ke
 WIDE = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2)
 
 # name -> (settings of LlamaConfig, stored dtype, spelling of config.json, shards)
-VARIANTS = {
-    "base": (WIDE, "float16", "old", 1),
-    "tied-bf16": (dict(WIDE, tie_word_embeddings=True), "bfloat16", "new", 1),
-    "rope-llama3-old-keys": (dict(SMALL, rope_theta=5000.0, rope_scaling=LLAMA3), "float32", "old", 1),
-    "rope-llama3-new-keys": (dict(SMALL, rope_theta=5000.0, rope_scaling=LLAMA3), "float32", "new", 1),
-    "rope-linear": (dict(SMALL, rope_scaling={"type": "linear", "factor": 4.0}), "float32", "old", 1),
-    "head-dim-attention-bias": (
+LLAMA = {
+    "llama/base": (WIDE, "float16", "old", 1),
+    "llama/tied-bf16": (dict(WIDE, tie_word_embeddings=True), "bfloat16", "new", 1),
+    "llama/rope-llama3-old-keys": (dict(SMALL, rope_theta=5000.0, rope_scaling=LLAMA3), "float32", "old", 1),
+    "llama/rope-llama3-new-keys": (dict(SMALL, rope_theta=5000.0, rope_scaling=LLAMA3), "float32", "new", 1),
+    "llama/rope-linear": (dict(SMALL, rope_scaling={"type": "linear", "factor": 4.0}), "float32", "old", 1),
+    "llama/head-dim-attention-bias": (
         dict(hidden_size=48, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
              rope_theta=500000.0, attention_bias=True), "float32", "old", 1),
-    "sharded-f16": (dict(WIDE, intermediate_size=88), "float16", "old", 3),
-    "mlp-bias": (dict(SMALL, mlp_bias=True, num_key_value_heads=2), "float32", "new", 1),
+    "llama/sharded-f16": (dict(WIDE, intermediate_size=88), "float16", "old", 3),
+    "llama/mlp-bias": (dict(SMALL, mlp_bias=True, num_key_value_heads=2), "float32", "new", 1),
 }
 # Variants that must hold the very same weights, so that only the spelling differs.
 WEIGHTS_OF = {"rope-llama3-new-keys": "rope-llama3-old-keys"}
 
+# Windows are shorter than the longest sequence. name -> (architecture, model_type, settings)
+FAMILIES = {
+    "families/mistral": ("MistralForCausalLM", "mistral",
+                         dict(SMALL, sliding_window=8, rope_theta=10000.0, hidden_act="silu")),
+    "families/qwen2": ("Qwen2ForCausalLM", "qwen2",
+                       dict(SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=1,
+                            rope_theta=1000000.0, hidden_act="silu")),
+    "families/qwen3": ("Qwen3ForCausalLM", "qwen3",
+                       dict(SMALL, head_dim=32, attention_bias=False, use_sliding_window=False, sliding_window=None,
+                            max_window_layers=2, rope_theta=1000000.0, hidden_act="silu",
+                            tie_word_embeddings=True)),
+}
 
-def random_model(name: str, settings: dict, dtype: torch.dtype) -> LlamaForCausalLM:
+
+def random_model(name: str, config: dict, dtype: torch.dtype) -> PreTrainedModel:
     """Weights large enough that attention is far from uniform; norms and biases away from 1 and 0."""
-    config = LlamaConfig(vocab_size=VOCAB, num_hidden_layers=2, max_position_embeddings=128, bos_token_id=BOS,
-                         eos_token_id=EOS, pad_token_id=PAD, rms_norm_eps=1e-5, attn_implementation="eager",
-                         **json.loads(json.dumps(settings)))
-    model = LlamaForCausalLM(config).float().eval()
+    config = AutoConfig.for_model(**json.loads(json.dumps(config)))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    name = name.split("/")[-1]
     rng = np.random.Generator(np.random.Philox(zlib.crc32(WEIGHTS_OF.get(name, name).encode())))
     for key, weight in sorted(model.named_parameters()):
         noise = torch.from_numpy(rng.standard_normal(tuple(weight.shape)).astype(np.float32))
-        if "norm" in key:
-            noise = 1 + 0.2 * noise
-        elif key.endswith("bias"):
+        if key.endswith("bias"):
             noise = 0.3 * noise
+        elif "norm" in key:
+            noise = 1 + 0.2 * noise
         elif "embed_tokens" not in key or config.tie_word_embeddings:
             noise = noise * (1.5 / weight.shape[1] ** 0.5)
         weight.data = noise.to(dtype).float()
     return model
 
 
-def config_json(settings: dict, dtype: str, spelling: str) -> dict:
+def llama_config(settings: dict, dtype: str, spelling: str) -> tuple[dict, dict]:
+    """config.json, and the same for AutoConfig."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -101,12 +114,32 @@ def config_json(settings: dict, dtype: str, spelling: str) -> dict:
         "vocab_size": VOCAB,
         **settings,
     }
+    known = dict(config)
     if spelling == "old":
         config["torch_dtype"] = dtype
     else:
         config["dtype"] = dtype
         rope = config.pop("rope_scaling") or {"rope_type": "default"}
         config["rope_parameters"] = {**rope, "rope_theta": config.pop("rope_theta")}
+    return dict(sorted(config.items())), known
+
+
+def family_config(architecture: str, model_type: str, settings: dict, dtype: str) -> dict:
+    """Without keys that repeat what transformers takes them for when they are absent."""
+    config = {
+        "architectures": [architecture],
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "max_position_embeddings": 128,
+        "model_type": model_type,
+        "num_hidden_layers": 2,
+        "pad_token_id": PAD,
+        "rms_norm_eps": 1e-05,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "vocab_size": VOCAB,
+        **settings,
+    }
     return dict(sorted(config.items()))
 
 
@@ -124,7 +157,7 @@ def byte_level_bpe() -> Tokenizer:
     return tokenizer
 
 
-def save_weights(model: LlamaForCausalLM, dtype: torch.dtype, shards: int, out: Path) -> None:
+def save_weights(model: PreTrainedModel, dtype: torch.dtype, shards: int, out: Path) -> None:
     tensors = {key: value.to(dtype).contiguous() for key, value in sorted(model.state_dict().items())}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
@@ -158,7 +191,7 @@ def seven(x: float) -> float:
 
 
 @torch.no_grad()
-def cases(model: LlamaForCausalLM) -> list[dict]:
+def cases(model: PreTrainedModel) -> list[dict]:
     rng = np.random.Generator(np.random.Philox(7))
     sequences = [[BOS] + rng.integers(4, VOCAB, n - 1).tolist() for n in LENGTHS]
     alone = [model(torch.tensor([ids])).logits[0] for ids in sequences]
@@ -191,27 +224,41 @@ def write_cases(found: list[dict], path: Path) -> None:
     path.write_text("[\n" + ",\n".join(blocks) + "\n]\n")
 
 
+def write(name: str, out: Path, config: dict, known: dict, dtype: str, shards: int, tokenizer: Tokenizer) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    model = random_model(name, known, getattr(torch, dtype))
+    save_weights(model, getattr(torch, dtype), shards, out)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tokenizer.save(str(out / "tokenizer.json"))
+    (out / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+         "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 128}, indent=2) + "\n")
+    found = cases(model)
+    write_cases(found, out / "expected.json")
+    if "torch_dtype" in config:
+        # The directory by itself means the same to transformers.
+        read = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
+        ids = torch.tensor([found[2]["input_ids"]])
+        with torch.no_grad():
+            assert torch.equal(read(ids).logits, model(ids).logits), name
+    bytes_of = {f.name: f.stat().st_size for f in out.iterdir()}
+    print(f"{name}: weights {sum(v for k, v in bytes_of.items() if k.endswith('.safetensors'))} B, "
+          f"expected.json {bytes_of['expected.json']} B, all {sum(bytes_of.values())} B")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = byte_level_bpe()
-    for name, (settings, dtype, spelling, shards) in VARIANTS.items():
-        out = args.out / name
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        model = random_model(name, settings, getattr(torch, dtype))
-        save_weights(model, getattr(torch, dtype), shards, out)
-        (out / "config.json").write_text(json.dumps(config_json(settings, dtype, spelling), indent=2) + "\n")
-        tokenizer.save(str(out / "tokenizer.json"))
-        (out / "tokenizer_config.json").write_text(json.dumps(
-            {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
-             "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 128}, indent=2) + "\n")
-        write_cases(cases(model), out / "expected.json")
-        bytes_of = {f.name: f.stat().st_size for f in out.iterdir()}
-        print(f"{name}: weights {sum(v for k, v in bytes_of.items() if k.endswith('.safetensors'))} B, "
-              f"expected.json {bytes_of['expected.json']} B")
+    for name, (settings, dtype, spelling, shards) in LLAMA.items():
+        config, known = llama_config(settings, dtype, spelling)
+        write(name, args.out / name, config, known, dtype, shards, tokenizer)
+    for name, (architecture, model_type, settings) in FAMILIES.items():
+        config = family_config(architecture, model_type, settings, "float16")
+        write(name, args.out / name, config, config, "float16", 1, tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+//! What every layer of one pass shares: where its rows stand, and what they may see.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+
+use super::rope::{Rope, Rotation};
+use crate::checkpoint::ModelConfig;
+use crate::data::Sequence;
+use crate::kernels::{Kernels, KeyRanges};
+use crate::zo::perturbation::Perturb;
+
+/// Position in its sequence, and visible keys (see [`KeyRanges`]).
+pub type Row = (usize, [usize; 4]);
+
+/// See the module.
+pub struct Pass<B: Backend> {
+    full: View<B>,
+    /// Of layers with a sliding window.
+    sliding: Option<View<B>>,
+    pub perturb: Perturb,
+}
+
+/// The rows as a layer sees them.
+pub struct View<B: Backend> {
+    pub rotation: Rotation<B>,
+    pub keys: KeyRanges<B>,
+}
+
+impl<B: Kernels> Pass<B> {
+    pub fn new(
+        rows: impl Iterator<Item = Row>,
+        rope: &Rope,
+        config: &ModelConfig,
+        perturb: Perturb,
+        device: &B::Device,
+    ) -> Self {
+        let rows: Vec<Row> = rows.collect();
+        let positions = rows.iter().map(|(position, _)| *position);
+        let full = View {
+            rotation: Rotation::new(positions, &rope.frequencies, device),
+            keys: key_ranges(rows.iter().map(|(_, bounds)| *bounds), device),
+        };
+        let sliding = config.sliding_window.as_ref().map(|window| View {
+            rotation: full.rotation.clone(),
+            keys: key_ranges(rows.iter().map(|row| within(window.length, *row)), device),
+        });
+        Self { full, sliding, perturb }
+    }
+
+    pub fn view(&self, sliding: bool) -> &View<B> {
+        self.sliding.as_ref().filter(|_| sliding).unwrap_or(&self.full)
+    }
+}
+
+/// The rows of a sequence, `shift` rows further down.
+pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = Row> + '_ {
+    let Sequence { rows, prefix } = sequence;
+    let prefix_bounds = if prefix.is_empty() { [0, 0] } else { [prefix.start + shift, prefix.end + shift] };
+    rows.clone().map(move |row| {
+        let position = prefix.len() + row - rows.start;
+        (position, [prefix_bounds[0], prefix_bounds[1], rows.start + shift, row + shift + 1])
+    })
+}
+
+/// What is left of a row's keys where it sees the last `length` alone.
+fn within(length: usize, (position, [prefix_begin, prefix_end, begin, end]): Row) -> [usize; 4] {
+    let hidden = (position + 1).saturating_sub(length);
+    let of_prefix = hidden.min(prefix_end - prefix_begin);
+    [prefix_begin + of_prefix, prefix_end, begin + hidden - of_prefix, end]
+}
+
+fn key_ranges<B: Backend>(bounds: impl Iterator<Item = [usize; 4]>, device: &B::Device) -> KeyRanges<B> {
+    KeyRanges { bounds: ints(bounds.flatten().map(|bound| bound as i32), device) }
+}
+
+pub fn ints<B: Backend>(values: impl Iterator<Item = i32>, device: &B::Device) -> Tensor<B, 1, Int> {
+    let values: Vec<i32> = values.collect();
+    let length = values.len();
+    Tensor::from_data(TensorData::new(values, [length]), (device, DType::I32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_ends_within_the_prefix_or_behind_it() {
+        // Positions 4, 5, 6 behind a prefix of 4 rows at 10.
+        let sequence = Sequence { rows: 20..23, prefix: 10..14 };
+        let of = |length| visible(&sequence, 0).map(|row| within(length, row)).collect::<Vec<_>>();
+        assert_eq!(of(9), [[10, 14, 20, 21], [10, 14, 20, 22], [10, 14, 20, 23]]);
+        assert_eq!(of(3), [[12, 14, 20, 21], [13, 14, 20, 22], [14, 14, 20, 23]]);
+        assert_eq!(of(1), [[14, 14, 20, 21], [14, 14, 21, 22], [14, 14, 22, 23]]);
+    }
+}
