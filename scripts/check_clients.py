@@ -33,7 +33,6 @@ GPTQModel reads AWQ here.
 
     python scripts/check_clients.py models/smollm2-f16 --gguf models/SmolLM2-135M-Instruct.Q4_1.gguf
     python scripts/check_clients.py models/smollm2-f16 --only gptq-4,nf4
-    python scripts/check_clients.py models/smollm2-f16 --only awq --start awq=models/smollm2-awq
 """
 
 import argparse
@@ -227,7 +226,9 @@ CASES = {
     "ct-8": Case(
         open_compressed_tensors, [*HF, "compressed-tensors"], 2e-3, [*CT, "--bits", "8", "--group-size", "-1"]
     ),
-    "awq": Case(open_awq, GPTQ, 0.05, None),
+    "awq": Case(
+        open_awq, GPTQ, 0.05, ["--format", "awq", "--bits", "4", "--group-size", "64", "--asymmetric"]
+    ),
     "gguf": Case(open_gguf, ["llama-cpp-python", "gguf"], 0.6, None, largest_mean=0.1),
 }
 

@@ -65,7 +65,8 @@ pub struct Feedback {
     pub damping: f64,
     /// The features with the largest inputs first.
     pub act_order: bool,
-    /// Groups and their scales as without `act_order`, fitted before anything is quantized.
+    /// Groups and their scales as without `act_order`, fitted before anything is quantized. Always so with
+    /// codebooks, whose formats keep no other groups.
     pub static_groups: bool,
 }
 
@@ -136,7 +137,7 @@ pub fn calibrate(
     let (levels, given) = options.levels(matrix, &factor.importance())?;
     let groups = match &given {
         Some(groups) => Groups::Given(groups),
-        None if static_groups => Groups::Static,
+        None if static_groups || !options.kind.has_free_groups() => Groups::Static,
         None => Groups::Fitted,
     };
     let coded = coding::code(matrix, &levels, Some(&factor), groups)?;
@@ -152,6 +153,11 @@ impl Kind {
             Self::Integer { .. } | Self::NormalFloat => 1,
             Self::Learned { width, .. } => width,
         }
+    }
+
+    /// Whether a group may hold features that are no neighbours.
+    fn has_free_groups(self) -> bool {
+        matches!(self, Self::Integer { .. })
     }
 
     /// Of a code.
@@ -173,7 +179,8 @@ impl Options {
                 LevelsKind::Codebook { width: self.kind.width(), books: 1 }
             }
         };
-        let ordered = self.feedback.act_order && !self.feedback.static_groups;
+        let Feedback { act_order, static_groups, .. } = self.feedback;
+        let ordered = act_order && !static_groups && self.kind.has_free_groups();
         PackedLayout { bits: self.kind.bits(), group_size, levels, ordered }
     }
 

@@ -239,8 +239,10 @@ fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
         let error = |act_order, static_groups| {
             let feedback = Feedback { act_order, static_groups, ..Feedback::default() };
             let options = Options { kind, group_size: Some(64), feedback, ..Options::default() };
-            let (_, error) = calibrate(&weight, [out, n], options, &gram).unwrap();
+            let (packed, error) = calibrate(&weight, [out, n], options, &gram).unwrap();
             println!("{kind:?} act_order {act_order} static {static_groups}: {error:?}");
+            assert_eq!(packed.order.is_some(), options.layout(64).ordered, "{kind:?}");
+            assert!(packed.order.is_none() || matches!(kind, Kind::Integer { .. }), "{kind:?}");
             error
         };
         let plain = error(false, false);

@@ -25,6 +25,7 @@ const EVERY: &[(&str, &str)] = &[
     ("rtn", "--bits 4 --group-size 32 --asymmetric --format awq"),
     ("gptq", "--bits 4 --group-size -1 --asymmetric --act-order --static-groups --format awq"),
     ("nf4", "--group-size 32"),
+    ("nf4", "--group-size 32 --act-order"),
     ("nf4", "--group-size 32 --format qzo"),
     ("learned", "--bits 2 --group-size 32"),
     ("learned", "--bits 3 --group-size 16 --act-order"),

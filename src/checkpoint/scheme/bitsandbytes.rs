@@ -212,8 +212,9 @@ impl Packing for Nf4Packing {
     fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
         expect(packed, 4, Some(self.block))?;
         match &packed.levels {
-            Levels::Codebook(Codebook { width: 1, entries, .. }) if entries[..] == NF4 => {}
-            _ => return Err("this format holds the codes of NF4".into()),
+            Levels::Codebook(Codebook { width: 1, entries, .. })
+                if entries[..] == NF4 && packed.order.is_none() => {}
+            _ => return Err("this format holds the codes of NF4, of neighbouring features".into()),
         }
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let bytes = packed.codes.iter().flat_map(|word| word.to_le_bytes().map(|byte| byte.rotate_left(4)));
