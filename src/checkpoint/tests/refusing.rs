@@ -31,7 +31,7 @@ fn a_config_that_does_not_fit_the_weights_is_refused_naming_the_tensor() {
         ("num_hidden_layers", 3, "model.layers.2.self_attn.q_proj.weight"),
         ("num_key_value_heads", 4, "self_attn.k_proj.weight"),
         ("vocab_size", 41, "model.embed_tokens.weight"),
-        ("num_hidden_layers", 2_000_000_000, "model.layers.2.self_attn.q_proj.weight"),
+        ("num_hidden_layers", 2_000_000_000, "num_hidden_layers is 2000000000"),
     ] {
         for name in ["hf-f32", "gptq-4bit-v1"] {
             let Err(error) = with_config(name, |c| c[key] = value.into()) else { panic!("{key}") };
