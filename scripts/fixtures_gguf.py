@@ -10,6 +10,7 @@ Needs numpy, safetensors, gguf, llama-cpp-python.
 """
 
 import json
+import math
 import pathlib
 
 import gguf
@@ -21,6 +22,10 @@ FAMILIES = pathlib.Path(__file__).resolve().parent.parent / "tests/fixtures/fami
 ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3": gguf.MODEL_ARCH.GEMMA3,
 }
 # f16 products in llama.cpp, of logits of about 5.
 TOLERANCE = 0.05
@@ -47,20 +52,51 @@ def write(path, architecture, config, tokenizer, tensors):
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_freq_base(config["rope_theta"])
+    theta = 1e6 if architecture == gguf.MODEL_ARCH.GEMMA3 else 1e4
+    writer.add_rope_freq_base(config.get("rope_theta", theta))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     if "head_dim" in config:
-        writer.add_key_length(config["head_dim"])
-        writer.add_value_length(config["head_dim"])
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    for key, add in (("sliding_window", writer.add_sliding_window),
+                     ("attn_logit_softcapping", writer.add_attn_logit_softcapping),
+                     ("final_logit_softcapping", writer.add_final_logit_softcapping)):
+        if config.get(key) is not None:
+            add(config[key])
+    if architecture == gguf.MODEL_ARCH.PHI3:
+        rotary = int(head_dim * config["partial_rotary_factor"])
+        original, scaling = config["original_max_position_embeddings"], config["rope_scaling"]
+        writer.add_rope_dimension_count(rotary)
+        writer.add_rope_scaling_orig_ctx_len(original)
+        factor = math.log(config["max_position_embeddings"] / original) / math.log(original)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + factor))
+        for kind in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{kind}.weight", np.array(scaling[f"{kind}_factor"], np.float32))
+    elif config.get("rope_scaling"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config["rope_scaling"]["factor"])
     add_vocabulary(writer, config, tokenizer)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, tensor in tensors.items():
+        tensor = as_converted(architecture, config, head_dim, name, tensor.astype(np.float32))
         dtype = np.float16 if tensor.ndim == 2 else np.float32
         writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.astype(dtype))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def as_converted(architecture, config, head_dim, name, tensor):
+    """llama.cpp adds nothing to Gemma's norms, and takes head_dim for query_pre_attn_scalar: here, exactly so."""
+    if "GEMMA" not in architecture.name:
+        return tensor
+    tensor = tensor + 1 if "norm" in name else tensor
+    scaled = "q_norm" if architecture == gguf.MODEL_ARCH.GEMMA3 else "q_proj"
+    if scaled in name and "query_pre_attn_scalar" in config:
+        tensor = tensor * math.sqrt(head_dim / config["query_pre_attn_scalar"])
+    return tensor
 
 
 def difference(path, cases):

@@ -62,7 +62,13 @@ LLAMA = {
 # Variants that must hold the very same weights, so that only the spelling differs.
 WEIGHTS_OF = {"rope-llama3-new-keys": "rope-llama3-old-keys"}
 
-# Windows are shorter than the longest sequence. name -> (architecture, model_type, settings)
+# What transformers takes an absent key for is to be tested, too.
+ABSENT = object()
+GEMMA = dict(SMALL, head_dim=16, tie_word_embeddings=ABSENT)
+OPT = dict(hidden_size=32, ffn_dim=64, num_attention_heads=2, rms_norm_eps=ABSENT, tie_word_embeddings=ABSENT)
+
+# Windows are shorter than the longest sequence, soft caps and scalars small enough to matter.
+# name -> (architecture, model_type, settings)
 FAMILIES = {
     "families/mistral": ("MistralForCausalLM", "mistral",
                          dict(SMALL, sliding_window=8, rope_theta=10000.0, hidden_act="silu")),
@@ -73,13 +79,29 @@ FAMILIES = {
                        dict(SMALL, head_dim=32, attention_bias=False, use_sliding_window=False, sliding_window=None,
                             max_window_layers=2, rope_theta=1000000.0, hidden_act="silu",
                             tie_word_embeddings=True)),
+    "families/phi3": ("Phi3ForCausalLM", "phi3",
+                      dict(SMALL, sliding_window=8, rope_theta=10000.0, hidden_act="silu", partial_rotary_factor=0.75,
+                           max_position_embeddings=512, original_max_position_embeddings=256,
+                           rope_scaling={"type": "longrope", "short_factor": [1.0, 1.1, 1.25, 1.5, 2.0, 2.5],
+                                         "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]})),
+    "families/gemma": ("GemmaForCausalLM", "gemma", GEMMA),
+    "families/gemma2": ("Gemma2ForCausalLM", "gemma2",
+                        dict(GEMMA, sliding_window=8, query_pre_attn_scalar=4, attn_logit_softcapping=5.0,
+                             final_logit_softcapping=4.0, hidden_activation="gelu_pytorch_tanh")),
+    "families/gemma3": ("Gemma3ForCausalLM", "gemma3_text",
+                        dict(GEMMA, intermediate_size=32, num_hidden_layers=6, sliding_window=8,
+                             query_pre_attn_scalar=64, rope_scaling={"rope_type": "linear", "factor": 8.0},
+                             rope_local_base_freq=10000.0, hidden_activation="gelu_pytorch_tanh")),
+    "families/opt": ("OPTForCausalLM", "opt", OPT),
+    "families/opt-post-norm": ("OPTForCausalLM", "opt",
+                               dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=16)),
 }
 
 
 def random_model(name: str, config: dict, dtype: torch.dtype) -> PreTrainedModel:
     """Weights large enough that attention is far from uniform; norms and biases away from 1 and 0."""
     config = AutoConfig.for_model(**json.loads(json.dumps(config)))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     name = name.split("/")[-1]
     rng = np.random.Generator(np.random.Philox(zlib.crc32(WEIGHTS_OF.get(name, name).encode())))
     for key, weight in sorted(model.named_parameters()):
@@ -87,7 +109,8 @@ def random_model(name: str, config: dict, dtype: torch.dtype) -> PreTrainedModel
         if key.endswith("bias"):
             noise = 0.3 * noise
         elif "norm" in key:
-            noise = 1 + 0.2 * noise
+            # Gemma stores what is to be added to 1.
+            noise = (0 if config.model_type.startswith("gemma") else 1) + 0.2 * noise
         elif "embed_tokens" not in key or config.tie_word_embeddings:
             noise = noise * (1.5 / weight.shape[1] ** 0.5)
         weight.data = noise.to(dtype).float()
@@ -140,7 +163,7 @@ def family_config(architecture: str, model_type: str, settings: dict, dtype: str
         "vocab_size": VOCAB,
         **settings,
     }
-    return dict(sorted(config.items()))
+    return {key: value for key, value in sorted(config.items()) if value is not ABSENT}
 
 
 def byte_level_bpe() -> Tokenizer:

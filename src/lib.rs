@@ -10,6 +10,7 @@
 //! | room | what it owns |
 //! |---|---|
 //! | [`error`] | one typed error |
+//! | [`lock`] | a file that one process at a time holds |
 //! | [`zo`] | estimators, schedule, journal: scalars only |
 //! | [`data`] | tokenizer, chat template, datasets, tasks, batches: knows no model |
 //! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |
@@ -26,6 +27,7 @@
 //! journal record, durable → the f32 scales move by the same seed → metrics, now and then an evaluation.
 
 pub mod error;
+pub mod lock;
 pub mod zo;
 pub mod data;
 pub mod device;

@@ -91,11 +91,13 @@ pub fn plan(
     let mut parts = Parts { embeddings: EMBEDDING_BYTES, ..Parts::default() };
     let (mut largest, mut ordered) = (0, false);
     let table = format!("{}.weight", config.embed_tokens());
+    let positions = config.embed_positions().map(|module| format!("{module}.weight"));
     for (name, shape) in config.tensors() {
         let elements: u64 = shape.iter().map(|d| *d as u64).product();
         let is_table = name == table;
         match &shape[..] {
             _ if is_table && !config.tie_word_embeddings => {}
+            _ if positions.as_ref() == Some(&name) => {}
             &[out, input] => match layout(&name)? {
                 Layout::Packed(packed) => {
                     let codes = packed.code_bytes([out, input]);

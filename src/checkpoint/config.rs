@@ -1,6 +1,8 @@
 //! What a model is, apart from its weights: the numbers every format states in its own words. `tensors` says
 //! which tensors follow from them.
 
+use crate::kernels::Gate;
+
 /// More layers than any model has: what is listed by layer stays small.
 pub const MOST_LAYERS: usize = 1 << 16;
 
@@ -16,8 +18,25 @@ pub enum RopeScaling {
         high_freq_factor: f32,
         original_max_position_embeddings: usize,
     },
-    /// Divisors per frequency, as GGUF's `rope_freqs.weight` stores them. Length: head_dim / 2.
+    /// Divisors per frequency, as GGUF's `rope_freqs.weight` stores them. Length: rotary_dim / 2.
     Factors(Vec<f32>),
+    /// Phi-3: divisors per frequency within the original context, `rotary_dim / 2` of them, and what cosines
+    /// and sines are multiplied by.
+    LongRope { short_factor: Vec<f32>, attention_factor: f32 },
+}
+
+/// Which parts a decoder block has, and so what their tensors are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// A norm before attention, and one before a gated MLP.
+    Llama,
+    /// The same with q, k and v in one tensor, gate and up in another.
+    Phi3,
+    /// As Llama's, with norms behind attention and MLP, too.
+    Gemma2,
+    /// LayerNorms with biases, an MLP without a gate, learned positions instead of rotation. The norms come
+    /// before attention and MLP, or behind the sums with the residual.
+    Opt { norm_before: bool, final_norm: bool },
 }
 
 /// Layers whose queries see only the keys close to them.
@@ -27,6 +46,8 @@ pub struct SlidingWindow {
     pub length: usize,
     /// Which layers have it.
     pub layers: Vec<bool>,
+    /// Base of their rotation, unscaled, where it is another.
+    pub rope_theta: Option<f64>,
 }
 
 /// The decoder's dimensions and what sets its family apart; field names are those of a Hugging Face
@@ -43,10 +64,22 @@ pub struct ModelConfig {
     pub num_key_value_heads: usize,
     pub head_dim: usize,
     pub max_position_embeddings: usize,
+    /// The gate of the MLP.
+    pub hidden_act: Gate,
+    /// Of LayerNorms, too.
     pub rms_norm_eps: f64,
+    /// What is to be added to the weights of norms, which Gemma stores less 1.
+    pub norm_offset: f32,
     pub rope_theta: f64,
     pub rope_scaling: Option<RopeScaling>,
+    /// Width of the token embeddings; `hidden_size` but in one OPT.
+    pub word_embed_proj_dim: usize,
+    /// What token embeddings are multiplied by.
+    pub embedding_scale: f32,
     pub tie_word_embeddings: bool,
+    /// Features of each head that are rotated, the first ones.
+    pub rotary_dim: usize,
+    pub block: Block,
     /// Biases on q, k and v.
     pub qkv_bias: bool,
     pub o_bias: bool,
@@ -54,6 +87,11 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// A norm over each head's queries and keys, before they are rotated.
     pub qk_norm: bool,
+    /// Products of queries and keys are divided by its root; `head_dim` but in some Gemmas.
+    pub query_pre_attn_scalar: f64,
+    /// `cap · tanh(x / cap)` of attention scores, and of the logits.
+    pub attn_logit_softcapping: Option<f32>,
+    pub final_logit_softcapping: Option<f32>,
     pub sliding_window: Option<SlidingWindow>,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
@@ -72,6 +110,7 @@ impl ModelConfig {
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
             ("max_position_embeddings", self.max_position_embeddings),
+            ("word_embed_proj_dim", self.word_embed_proj_dim),
         ];
         for (name, value) in dimensions {
             // 2³¹ per dimension keeps every product of two of them, in bytes, inside 64 bits.
@@ -95,17 +134,24 @@ impl ModelConfig {
                 heads.0, heads.1
             ));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim is {}: rotary embeddings need an even number", self.head_dim));
+        let rotates = !matches!(self.block, Block::Opt { .. });
+        if !self.rotary_dim.is_multiple_of(2)
+            || self.rotary_dim > self.head_dim
+            || rotates && self.rotary_dim == 0
+        {
+            let (rotary, head) = (self.rotary_dim, self.head_dim);
+            return Err(format!("{rotary} of {head} features are rotated: expected an even number of them"));
         }
         if self.head_dim.checked_mul(heads.0).is_none_or(|width| width > i32::MAX as usize) {
             return Err(format!("{} heads of {} overflow", heads.0, self.head_dim));
         }
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        if !positive(self.rms_norm_eps) || !positive(self.rope_theta) {
+        let caps = [self.attn_logit_softcapping, self.final_logit_softcapping].into_iter().flatten();
+        let local_theta = self.sliding_window.as_ref().and_then(|window| window.rope_theta);
+        let numbers = [self.rms_norm_eps, self.rope_theta, self.query_pre_attn_scalar];
+        let numbers = numbers.into_iter().chain(local_theta).chain(caps.map(f64::from));
+        if let Some(wrong) = numbers.into_iter().find(|value| !value.is_finite() || *value <= 0.0) {
             return Err(format!(
-                "rms_norm_eps {} and rope_theta {} must be positive",
-                self.rms_norm_eps, self.rope_theta
+                "{wrong} among eps, rope_theta, query scalar and soft caps: expected positive numbers"
             ));
         }
         self.check_rope_scaling()
@@ -124,7 +170,12 @@ impl ModelConfig {
                     && high_freq_factor > low_freq_factor
             }
             Some(RopeScaling::Factors(factors)) => {
-                factors.len() == self.head_dim / 2 && factors.iter().all(|f| positive(*f))
+                factors.len() == self.rotary_dim / 2 && factors.iter().all(|f| positive(*f))
+            }
+            Some(RopeScaling::LongRope { short_factor, attention_factor }) => {
+                short_factor.len() == self.rotary_dim / 2
+                    && short_factor.iter().all(|f| positive(*f))
+                    && positive(*attention_factor)
             }
         };
         match fine {

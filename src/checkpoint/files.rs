@@ -13,12 +13,14 @@ impl Checkpoint {
     /// pieces, which are taken in parallel.
     pub fn fingerprint(&self) -> Result<[u8; 32]> {
         const PIECE: usize = 16 << 20;
+        // As many in memory as are digested at a time.
+        let pieces = PIECE * rayon::current_num_threads();
         let mut whole = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
             whole.update(&(bytes.len() as u64).to_le_bytes());
-            for bytes in bytes.chunks(16 * PIECE) {
-                let pieces: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
-                pieces.iter().for_each(|digest| {
+            for bytes in bytes.chunks(pieces) {
+                let digests: Vec<_> = bytes.par_chunks(PIECE).map(blake3::hash).collect();
+                digests.iter().for_each(|digest| {
                     whole.update(digest.as_bytes());
                 });
                 self.release();

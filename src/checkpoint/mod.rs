@@ -49,7 +49,7 @@ pub use float::Values;
 pub use publish::{STAGING_PREFIX, map};
 pub use scheme::{Packing, QuantizedFormat};
 pub use synthetic::Shape;
-pub use tensors::{LinearRole, LinearSpec, NormRole};
+pub use tensors::{LinearRole, LinearSpec, NormRole, POSITIONS_OFFSET};
 pub use workspace::Workspace;
 pub use write::{check_packing, write_quantized};
 

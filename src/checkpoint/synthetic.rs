@@ -7,12 +7,13 @@ use std::str::FromStr;
 use half::f16;
 use rayon::prelude::*;
 
-use super::config::ModelConfig;
+use super::config::{Block, ModelConfig};
 use super::float::Values;
 use super::safetensors::missing;
 use super::{Layout, TensorSummary, Weight};
 use crate::device::host;
 use crate::error::{Error, Result};
+use crate::kernels::Gate;
 use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 use crate::quant::FloatType;
 
@@ -59,6 +60,15 @@ impl Shape {
             rope_theta: 1e4,
             rope_scaling: None,
             tie_word_embeddings: false,
+            rotary_dim: hidden / heads,
+            block: Block::Llama,
+            hidden_act: Gate::Silu,
+            norm_offset: 0.0,
+            word_embed_proj_dim: hidden,
+            embedding_scale: 1.0,
+            query_pre_attn_scalar: (hidden / heads) as f64,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
             qkv_bias: false,
             o_bias: false,
             mlp_bias: false,

@@ -1,7 +1,7 @@
 //! What an unfinished quantization has done so far: a directory beside the one it will become, with the
 //! packed linears of every finished block. It survives a kill, and goes with the result.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use super::safetensors::{Dtype, SINGLE_FILE, Shards, Writer};
 use super::tensors::block_of;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, PackedWeight};
+use crate::lock::Locked;
 
 const PREFIX: &str = ".qzo-quantizing-";
 const SETTINGS_FILE: &str = "settings.json";
@@ -22,8 +23,7 @@ const LOCK_FILE: &str = "lock";
 /// One process at a time has it.
 pub struct Workspace {
     path: PathBuf,
-    /// Locked as long as this lives; the system unlocks it when the process ends, however it ends.
-    _lock: File,
+    _lock: Locked,
 }
 
 /// The finished linears by their names; one block is in memory at a time.
@@ -145,22 +145,16 @@ impl FinishedLinears<'_> {
     }
 }
 
-fn lock(path: &Path, out: &Path) -> Result<File> {
+fn lock(path: &Path, out: &Path) -> Result<Locked> {
     let file = path.join(LOCK_FILE);
     let opened =
         File::options().create(true).append(true).open(&file).map_err(Error::io(&file, "opening"))?;
-    match opened.try_lock() {
-        Ok(()) => Ok(opened),
-        Err(TryLockError::WouldBlock) => Err(Error::invalid(
+    Locked::new(opened, &file, || {
+        Error::invalid(
             format!("another process is quantizing into {}: it holds {}", out.display(), file.display()),
             "wait for it to end, or choose another output with -o",
-        )),
-        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-            tracing::warn!("{}: this file system has no locks", file.display());
-            Ok(opened)
-        }
-        Err(TryLockError::Error(error)) => Err(Error::io(&file, "locking")(error)),
-    }
+        )
+    })
 }
 
 fn differences(known: &Value, settings: &Value) -> Vec<String> {

@@ -89,7 +89,7 @@ pub trait Kernels: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         keys: &KeyRanges<Self>,
-        scale: f32,
+        scores: Scores,
     ) -> FloatTensor<Self>;
 
     /// See [`rms_norm`].
@@ -98,12 +98,34 @@ pub trait Kernels: Backend {
     /// See [`rotate`].
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// See [`silu_mul`].
-    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`gate_mul`].
+    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Gate) -> FloatTensor<Self>;
 
     /// See [`step`].
     fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self>;
 }
+
+/// What the gate of an MLP goes through. Either is x · σ(v).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// v = x
+    Silu,
+    /// GELU as tanh approximates it: v = √(8/π) · (x + 0.044715·x³)
+    GeluTanh,
+}
+
+/// How products of queries and keys become attention scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scores {
+    pub scale: f32,
+    /// Scores x become `cap · tanh(x / cap)`.
+    pub cap: Option<f32>,
+}
+
+/// √(8/π), see [`Gate::GeluTanh`].
+const GELU_LINEAR: f32 = 1.595_769;
+/// Its product with 0.044715.
+const GELU_CUBIC: f32 = 0.071_354_82;
 
 /// Which keys each query row may see: two ranges of rows of the key tensor. Causality, sliding windows,
 /// the borders between packed sequences, a prefix that several sequences continue and a cache of earlier
@@ -172,10 +194,10 @@ pub fn attention<B: Kernels>(
     k: Tensor<B, 3>,
     v: Tensor<B, 3>,
     keys: &KeyRanges<B>,
-    scale: f32,
+    scores: Scores,
 ) -> Tensor<B, 3> {
     let [q, k, v] = [q, k, v].map(|t| t.into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::packed_attention(q, k, v, keys, scale)))
+    Tensor::from_primitive(TensorPrimitive::Float(B::packed_attention(q, k, v, keys, scores)))
 }
 
 /// `x / √(mean(x²) + eps) · weight` per row, in f32 inside whatever the type of `x`: the squares of f16
@@ -199,13 +221,13 @@ pub fn rotate<B: Kernels>(x: Tensor<B, 3>, cos: Tensor<B, 2>, sin: Tensor<B, 2>)
     Tensor::from_primitive(TensorPrimitive::Float(B::rotate(x, cos, sin)))
 }
 
-/// `silu(gate) · up`, elementwise.
+/// `activation(gate) · up`, elementwise.
 ///
 /// # Shapes
 /// `gate`, `up` and the result: `[T, intermediate]`.
-pub fn silu_mul<B: Kernels>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn gate_mul<B: Kernels>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Gate) -> Tensor<B, 2> {
     let [gate, up] = [gate, up].map(|t| t.into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::silu_mul(gate, up)))
+    Tensor::from_primitive(TensorPrimitive::Float(B::gate_mul(gate, up, activation)))
 }
 
 /// Moves the scales of one weight by a step whose direction is the noise and whose length is

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::layer::{Layer, embed};
+use super::embedding::Embedding;
+use super::layer::Layer;
 use super::linear::{Linear, LinearWeight};
 use super::pass::{Pass, visible};
 use super::rope::Rope;
@@ -33,10 +34,10 @@ impl Stage {
 
     fn of(role: LinearRole) -> Self {
         match role {
-            LinearRole::Query => Self::Query,
+            LinearRole::Query | LinearRole::QueryKeyValue => Self::Query,
             LinearRole::Key | LinearRole::Value => Self::KeyValue,
             LinearRole::AttentionOutput => Self::Output,
-            LinearRole::Gate | LinearRole::Up => Self::Gate,
+            LinearRole::Gate | LinearRole::Up | LinearRole::GateUp => Self::Gate,
             LinearRole::MlpOutput => Self::Down,
         }
     }
@@ -88,15 +89,17 @@ pub struct Blocks<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     device: B::Device,
     dtype: ComputeType,
-    rope: Rope,
+    embedding: Embedding<B>,
+    rope: Option<Rope>,
     entered: Option<(usize, Layer<B>)>,
     gram: Option<Tensor<B, 2>>,
 }
 
 impl<B: Kernels> Blocks<B> {
-    pub fn new(checkpoint: Arc<Checkpoint>, device: B::Device, dtype: ComputeType) -> Self {
+    pub fn new(checkpoint: Arc<Checkpoint>, device: B::Device, dtype: ComputeType) -> Result<Self> {
         let rope = Rope::new(checkpoint.config());
-        Self { checkpoint, device, dtype, rope, entered: None, gram: None }
+        let embedding = Embedding::load(checkpoint.clone(), &device, dtype)?;
+        Ok(Self { checkpoint, device, dtype, embedding, rope, entered: None, gram: None })
     }
 
     fn layer(&self) -> Result<&Layer<B>> {
@@ -119,7 +122,7 @@ impl<B: Kernels> Blocks<B> {
             })
             .collect();
         let rows = sequences.iter().flat_map(|sequence| visible(sequence, 0));
-        Pass::new(rows, &self.rope, self.checkpoint.config(), Perturb::No, &self.device)
+        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), Perturb::No, &self.device)
     }
 
     /// `weights`: f32 `[T, 1]`
@@ -135,7 +138,7 @@ impl<B: Kernels> Blocks<B> {
 
 impl<B: Kernels> BlockByBlock for Blocks<B> {
     fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        read(embed::<B>(&self.checkpoint, tokens, &self.device)?)
+        read(self.embedding.forward(tokens, 0..tokens.len())?)
     }
 
     fn enter(&mut self, block: usize) -> Result<()> {
@@ -175,31 +178,34 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         let config = self.checkpoint.config();
         let mut weights = relevance(x.clone());
         let input = match step {
-            Step::To(Stage::Query) => layer.attention_norm.forward(x),
+            Step::To(Stage::Query) => layer.attention_norms.input(x),
             Step::To(Stage::KeyValue) => {
-                let h = layer.attention_norm.forward(x);
+                let h = layer.attention_norms.input(x);
                 let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
                 let keys = key_weights(&read(received * weights)?, config.head_dim, rows.lengths);
                 weights = Tensor::from_data(TensorData::new(keys, [count, 1]), (&self.device, DType::F32));
                 h
             }
             Step::To(Stage::Output) => {
-                let h = layer.attention_norm.forward(x);
+                let h = layer.attention_norms.input(x);
                 let attended = layer.attend(h, &self.pass(rows.lengths), config, None);
                 put(attended.clone(), rows.attended)?;
                 attended
             }
             Step::To(Stage::Gate) => {
                 let attended = self.upload(rows.attended, count);
-                let x = x + layer.o_proj.forward(attended, Perturb::No);
+                let x = layer.attention_norms.add(x, layer.o_proj.forward(attended, Perturb::No));
                 weights = relevance(x.clone());
                 put(x.clone(), rows.hidden)?;
-                layer.mlp_norm.forward(x)
+                layer.mlp_norms.input(x)
             }
-            Step::To(Stage::Down) => layer.gate(layer.mlp_norm.forward(x), Perturb::No),
+            Step::To(Stage::Down) => layer.expand(layer.mlp_norms.input(x), Perturb::No),
             Step::Finish => {
-                let gated = layer.gate(layer.mlp_norm.forward(x.clone()), Perturb::No);
-                return put(x + layer.down_proj.forward(gated, Perturb::No), rows.hidden);
+                let expanded = layer.expand(layer.mlp_norms.input(x.clone()), Perturb::No);
+                return put(
+                    layer.mlp_norms.add(x, layer.down_proj.forward(expanded, Perturb::No)),
+                    rows.hidden,
+                );
             }
             Step::Through => {
                 let out = layer.forward(x, &self.pass(rows.lengths), config, None);

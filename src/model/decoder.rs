@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::layer::{Layer, LayerCache, embed};
+use super::embedding::Embedding;
+use super::layer::{Layer, LayerCache};
 use super::linear::{Linear, LinearWeight};
 use super::norm::Norm;
 use super::pass::{Pass, Row, ints, visible};
@@ -21,10 +22,11 @@ pub struct Decoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     trained: Vec<String>,
     device: B::Device,
-    dtype: ComputeType,
-    rope: Rope,
+    embedding: Embedding<B>,
+    rope: Option<Rope>,
     layers: Vec<Layer<B>>,
-    norm: Norm<B>,
+    norm: Option<Norm<B>>,
+    project_out: Option<Linear<B>>,
     lm_head: Linear<B>,
 }
 
@@ -43,17 +45,20 @@ impl<B: Kernels> Decoder<B> {
             layers.push(Layer::load(&checkpoint, index, &trained, &device, dtype)?);
         }
         progress(config.num_hidden_layers, config.num_hidden_layers);
-        let norm = Norm::load(&checkpoint, config.final_norm(), &device)?;
-        let lm_head = Linear::load(&checkpoint, config.head(), false, &trained, &device, dtype)?;
+        let norm = config.final_norm().map(|module| Norm::load(&checkpoint, module, &device)).transpose()?;
+        let outer = |module: &str| Linear::load(&checkpoint, module, false, &trained, &device, dtype);
+        let project_out = config.projections().map(|[_, module]| outer(module)).transpose()?;
+        let lm_head = outer(config.head())?;
         let rope = Rope::new(&config);
-        Ok(Self { checkpoint, trained, device, dtype, rope, layers, norm, lm_head })
+        let embedding = Embedding::load(checkpoint.clone(), &device, dtype)?;
+        Ok(Self { checkpoint, trained, device, embedding, rope, layers, norm, project_out, lm_head })
     }
 
     /// Final hidden states of packed sequences, once for each part of `perturb`: `[parts · T, hidden]`.
     fn forward(&self, input: Input<'_>, perturb: Perturb) -> Result<Tensor<B, 2>> {
         let parts = perturb.parts().len();
-        let x = embed(&self.checkpoint, input.tokens, &self.device)?.cast(B::tensor_type(self.dtype));
-        let mut x = x.repeat_dim(0, parts);
+        let positions = input.sequences.iter().flat_map(|sequence| visible(sequence, 0)).map(|(at, _)| at);
+        let mut x = self.embedding.forward(input.tokens, positions)?.repeat_dim(0, parts);
         let rows = (0..parts).flat_map(|part| {
             let shift = part * input.tokens.len();
             input.sequences.iter().flat_map(move |sequence| visible(sequence, shift))
@@ -62,16 +67,31 @@ impl<B: Kernels> Decoder<B> {
         for layer in &self.layers {
             x = layer.forward(x, &pass, self.checkpoint.config(), None);
         }
-        Ok(self.norm.forward(x))
+        Ok(self.finish(x))
     }
 
     fn pass(&self, rows: impl Iterator<Item = Row>, perturb: Perturb) -> Pass<B> {
-        Pass::new(rows, &self.rope, self.checkpoint.config(), perturb, &self.device)
+        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), perturb, &self.device)
     }
 
     /// f32 logits of some hidden rows: `[R, hidden]` → `[R, vocab]`.
     fn head(&self, hidden: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
-        self.lm_head.forward(hidden, perturb).cast(DType::F32)
+        let hidden = match &self.project_out {
+            Some(project_out) => project_out.forward(hidden, Perturb::No),
+            None => hidden,
+        };
+        let logits = self.lm_head.forward(hidden, perturb).cast(DType::F32);
+        match self.checkpoint.config().final_logit_softcapping {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    fn finish(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
     }
 
     fn logit_rows(&self) -> usize {
@@ -200,9 +220,8 @@ struct Growing<'a, B: Kernels> {
 impl<B: Kernels> Session for Growing<'_, B> {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let Self { decoder, length, cache } = self;
-        let x = embed(&decoder.checkpoint, tokens, &decoder.device)?;
-        let mut x = x.cast(B::tensor_type(decoder.dtype));
         let positions = *length..*length + tokens.len();
+        let mut x = decoder.embedding.forward(tokens, positions.clone())?;
         let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));
         let pass = decoder.pass(rows, Perturb::No);
         for (layer, cache) in decoder.layers.iter().zip(cache) {
@@ -210,6 +229,6 @@ impl<B: Kernels> Session for Growing<'_, B> {
         }
         *length = positions.end;
         let last = x.narrow(0, tokens.len() - 1, 1);
-        read(decoder.head(decoder.norm.forward(last), Perturb::No))
+        read(decoder.head(decoder.finish(last), Perturb::No))
     }
 }

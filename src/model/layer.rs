@@ -1,32 +1,35 @@
 //! One decoder block: its weights, and the steps of its pass.
 
+use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::linear::{Linear, Projections};
-use super::norm::Norm;
+use super::norm::{Norm, Norms};
 use super::pass::Pass;
-use crate::checkpoint::{Checkpoint, LinearRole, ModelConfig, NormRole};
+use crate::checkpoint::{Checkpoint, LinearRole, LinearSpec, ModelConfig, NormRole};
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Kernels};
+use crate::kernels::{self, Gate, Kernels, Scores};
 use crate::zo::perturbation::Perturb;
 
-/// Rows of the embedding table that are read before its pages are given back: the system maps sixteen
-/// pages around each.
-const EMBEDDED_ROWS: usize = 64;
-
 pub struct Layer<B: Backend> {
-    pub attention_norm: Norm<B>,
+    pub attention_norms: Norms<B>,
     qkv: Projections<B, 3>,
     q_norm: Option<Norm<B>>,
     k_norm: Option<Norm<B>>,
     pub o_proj: Linear<B>,
-    pub mlp_norm: Norm<B>,
-    gate_up: Projections<B, 2>,
+    pub mlp_norms: Norms<B>,
+    expand: Expand<B>,
     pub down_proj: Linear<B>,
     /// Whether it sees a window of the keys.
     sliding: bool,
+}
+
+/// What an MLP begins with.
+enum Expand<B: Backend> {
+    Gated { gate_up: Projections<B, 2>, activation: Gate },
+    Relu(Linear<B>),
 }
 
 /// Keys and values of the tokens so far, `[S, kv_heads, head_dim]` each.
@@ -42,34 +45,55 @@ impl<B: Kernels> Layer<B> {
     ) -> Result<Self> {
         let config = checkpoint.config();
         let (linears, norms) = (config.linears(index), config.norms(index));
-        let linear = |role: LinearRole| {
+        let optional = |role: LinearRole| {
             let spec = linears.iter().find(|linear| linear.role == role);
-            let missing =
-                || Error::tensor(checkpoint.path(), config.block_prefix(index), format!("has no {role:?}"));
-            let spec = spec.ok_or_else(missing)?;
-            Linear::load(checkpoint, &spec.module, spec.bias, trained, device, dtype)
+            let load =
+                |spec: &LinearSpec| Linear::load(checkpoint, &spec.module, spec.bias, trained, device, dtype);
+            spec.map(load).transpose()
+        };
+        let linear = |role: LinearRole| {
+            let block = config.block_prefix(index);
+            optional(role)?.ok_or_else(|| Error::tensor(checkpoint.path(), block, format!("has no {role:?}")))
         };
         let norm = |role: NormRole| {
             let spec = norms.iter().find(|norm| norm.role == role);
             spec.map(|spec| Norm::load(checkpoint, &spec.module, device)).transpose()
         };
-        let input = |role: NormRole| {
-            let missing =
-                || Error::tensor(checkpoint.path(), config.block_prefix(index), format!("has no {role:?}"));
-            norm(role)?.ok_or_else(missing)
+        let around = |[input, output, sum]: [NormRole; 3]| -> Result<Norms<B>> {
+            Ok(Norms { input: norm(input)?, output: norm(output)?, sum: norm(sum)? })
         };
+        let [heads, kv_heads] = [config.num_attention_heads, config.num_key_value_heads];
         Ok(Self {
-            attention_norm: input(NormRole::AttentionInput)?,
-            qkv: Projections::new([
-                linear(LinearRole::Query)?,
-                linear(LinearRole::Key)?,
-                linear(LinearRole::Value)?,
-            ]),
+            attention_norms: around([
+                NormRole::AttentionInput,
+                NormRole::AttentionOutput,
+                NormRole::AttentionSum,
+            ])?,
+            qkv: match optional(LinearRole::QueryKeyValue)? {
+                Some(fused) => {
+                    Projections::Fused(fused, [heads, kv_heads, kv_heads].map(|n| n * config.head_dim))
+                }
+                None => Projections::Apart([
+                    linear(LinearRole::Query)?,
+                    linear(LinearRole::Key)?,
+                    linear(LinearRole::Value)?,
+                ]),
+            },
             q_norm: norm(NormRole::Queries)?,
             k_norm: norm(NormRole::Keys)?,
             o_proj: linear(LinearRole::AttentionOutput)?,
-            mlp_norm: input(NormRole::MlpInput)?,
-            gate_up: Projections::new([linear(LinearRole::Gate)?, linear(LinearRole::Up)?]),
+            mlp_norms: around([NormRole::MlpInput, NormRole::MlpOutput, NormRole::MlpSum])?,
+            expand: match (optional(LinearRole::GateUp)?, optional(LinearRole::Gate)?) {
+                (Some(fused), _) => {
+                    let gate_up = Projections::Fused(fused, [config.intermediate_size; 2]);
+                    Expand::Gated { gate_up, activation: config.hidden_act }
+                }
+                (None, Some(gate)) => {
+                    let gate_up = Projections::Apart([gate, linear(LinearRole::Up)?]);
+                    Expand::Gated { gate_up, activation: config.hidden_act }
+                }
+                (None, None) => Expand::Relu(linear(LinearRole::Up)?),
+            },
             down_proj: linear(LinearRole::MlpOutput)?,
             sliding: config.sliding_window.as_ref().is_some_and(|window| window.layers[index]),
         })
@@ -82,10 +106,10 @@ impl<B: Kernels> Layer<B> {
         config: &ModelConfig,
         cache: Option<&mut LayerCache<B>>,
     ) -> Tensor<B, 2> {
-        let attended = self.attend(self.attention_norm.forward(x.clone()), pass, config, cache);
-        let x = x + self.o_proj.forward(attended, pass.perturb);
-        let gated = self.gate(self.mlp_norm.forward(x.clone()), pass.perturb);
-        x + self.down_proj.forward(gated, pass.perturb)
+        let attended = self.attend(self.attention_norms.input(x.clone()), pass, config, cache);
+        let x = self.attention_norms.add(x, self.o_proj.forward(attended, pass.perturb));
+        let expanded = self.expand(self.mlp_norms.input(x.clone()), pass.perturb);
+        self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.perturb))
     }
 
     /// What attention gives before its output projection: `[T, heads · head_dim]`.
@@ -137,21 +161,34 @@ impl<B: Kernels> Layer<B> {
     }
 
     /// What the MLP gives before its output projection: `[T, intermediate]`.
-    pub fn gate(&self, h: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
-        let [gate, up] = self.gate_up.forward(h, perturb);
-        kernels::silu_mul(gate, up)
+    pub fn expand(&self, h: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
+        match &self.expand {
+            Expand::Gated { gate_up, activation } => {
+                let [gate, up] = gate_up.forward(h, perturb);
+                kernels::gate_mul(gate, up, *activation)
+            }
+            Expand::Relu(up) => relu(up.forward(h, perturb)),
+        }
     }
 
     /// In the order of [`ModelConfig::linears`].
     pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
-        let Self { qkv, o_proj, gate_up, down_proj, .. } = self;
-        qkv.linears().iter().chain([o_proj]).chain(gate_up.linears()).chain([down_proj])
+        let Self { qkv, o_proj, expand, down_proj, .. } = self;
+        let expand = match expand {
+            Expand::Gated { gate_up, .. } => gate_up.linears(),
+            Expand::Relu(up) => std::slice::from_ref(up),
+        };
+        qkv.linears().iter().chain([o_proj]).chain(expand).chain([down_proj])
     }
 
     /// In the order of [`ModelConfig::linears`].
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
-        let Self { qkv, o_proj, gate_up, down_proj, .. } = self;
-        qkv.linears_mut().iter_mut().chain([o_proj]).chain(gate_up.linears_mut()).chain([down_proj])
+        let Self { qkv, o_proj, expand, down_proj, .. } = self;
+        let expand = match expand {
+            Expand::Gated { gate_up, .. } => gate_up.linears_mut(),
+            Expand::Relu(up) => std::slice::from_mut(up),
+        };
+        qkv.linears_mut().iter_mut().chain([o_proj]).chain(expand).chain([down_proj])
     }
 
     /// `[T, heads, head_dim]`, `[T, kv_heads, head_dim]` twice; queries and keys rotated.
@@ -171,7 +208,10 @@ impl<B: Kernels> Layer<B> {
                 Some(norm) => norm.heads(x),
                 None => x,
             };
-            pass.view(self.sliding).rotation.apply(x)
+            match &pass.view(self.sliding).rotation {
+                Some(rotation) => rotation.apply(x),
+                None => x,
+            }
         };
         [turn(q, heads, &self.q_norm), turn(k, kv_heads, &self.k_norm), v.reshape([rows, kv_heads, dim])]
     }
@@ -184,23 +224,8 @@ impl<B: Kernels> Layer<B> {
         pass: &Pass<B>,
         config: &ModelConfig,
     ) -> Tensor<B, 3> {
-        let scale = (config.head_dim as f32).sqrt().recip();
-        kernels::attention(q, k, v, &pass.view(self.sliding).keys, scale) // [T, nh, D]
+        let scale = (config.query_pre_attn_scalar as f32).sqrt().recip();
+        let scores = Scores { scale, cap: config.attn_logit_softcapping };
+        kernels::attention(q, k, v, &pass.view(self.sliding).keys, scores) // [T, nh, D]
     }
-}
-
-/// Token embeddings, read from the checkpoint file: f32 `[T, hidden]`.
-pub fn embed<B: Backend>(
-    checkpoint: &Checkpoint,
-    tokens: &[u32],
-    device: &B::Device,
-) -> Result<Tensor<B, 2>> {
-    let table = format!("{}.weight", checkpoint.config().embed_tokens());
-    let mut rows = Vec::with_capacity(tokens.len() * checkpoint.config().hidden_size);
-    for tokens in tokens.chunks(EMBEDDED_ROWS) {
-        rows.extend(checkpoint.rows(&table, tokens)?);
-        checkpoint.release();
-    }
-    let shape = [tokens.len(), checkpoint.config().hidden_size];
-    Ok(Tensor::from_data(TensorData::new(rows, shape), (device, DType::F32)))
 }

@@ -71,27 +71,41 @@ impl<B: Kernels> Linear<B> {
     }
 }
 
-/// Several linears of one input.
-pub struct Projections<B: Backend, const N: usize> {
-    linears: [Linear<B>; N],
+/// Several linears of one input, as the checkpoint has them.
+pub enum Projections<B: Backend, const N: usize> {
+    Apart([Linear<B>; N]),
+    /// Rows of one, one after the other, so many of each.
+    Fused(Linear<B>, [usize; N]),
 }
 
 impl<B: Kernels, const N: usize> Projections<B, N> {
-    pub fn new(linears: [Linear<B>; N]) -> Self {
-        Self { linears }
-    }
-
     /// `x`: `[T, in_features]` → `[T, out_features]` each.
     pub fn forward(&self, x: Tensor<B, 2>, perturb: Perturb) -> [Tensor<B, 2>; N] {
-        forward(self.linears.each_ref(), x, perturb)
+        match self {
+            Self::Apart(linears) => forward(linears.each_ref(), x, perturb),
+            Self::Fused(linear, widths) => {
+                let y = linear.forward(x, perturb);
+                let mut begin = 0;
+                widths.map(|width| {
+                    begin += width;
+                    y.clone().narrow(1, begin - width, width)
+                })
+            }
+        }
     }
 
     pub fn linears(&self) -> &[Linear<B>] {
-        &self.linears
+        match self {
+            Self::Apart(linears) => linears,
+            Self::Fused(linear, _) => std::slice::from_ref(linear),
+        }
     }
 
     pub fn linears_mut(&mut self) -> &mut [Linear<B>] {
-        &mut self.linears
+        match self {
+            Self::Apart(linears) => linears,
+            Self::Fused(linear, _) => std::slice::from_mut(linear),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod blockwise;
 mod decoder;
+mod embedding;
 mod layer;
 mod linear;
 mod norm;
@@ -128,6 +129,6 @@ pub fn block_by_block(
 ) -> Result<Box<dyn BlockByBlock>> {
     check(device, dtype)?;
     with_backend!(device, |B, device| {
-        Ok(Box::new(blockwise::Blocks::<B>::new(checkpoint, device, dtype)))
+        Ok(Box::new(blockwise::Blocks::<B>::new(checkpoint, device, dtype)?))
     })
 }

@@ -22,26 +22,30 @@ pub struct Pass<B: Backend> {
 
 /// The rows as a layer sees them.
 pub struct View<B: Backend> {
-    pub rotation: Rotation<B>,
+    pub rotation: Option<Rotation<B>>,
     pub keys: KeyRanges<B>,
 }
 
 impl<B: Kernels> Pass<B> {
     pub fn new(
         rows: impl Iterator<Item = Row>,
-        rope: &Rope,
+        rope: Option<&Rope>,
         config: &ModelConfig,
         perturb: Perturb,
         device: &B::Device,
     ) -> Self {
         let rows: Vec<Row> = rows.collect();
-        let positions = rows.iter().map(|(position, _)| *position);
+        let rotation =
+            |frequencies| Rotation::new(rows.iter().map(|(position, _)| *position), frequencies, device);
         let full = View {
-            rotation: Rotation::new(positions, &rope.frequencies, device),
+            rotation: rope.map(|rope| rotation(&rope.frequencies)),
             keys: key_ranges(rows.iter().map(|(_, bounds)| *bounds), device),
         };
         let sliding = config.sliding_window.as_ref().map(|window| View {
-            rotation: full.rotation.clone(),
+            rotation: match rope.and_then(|rope| rope.local.as_ref()) {
+                Some(frequencies) => Some(rotation(frequencies)),
+                None => full.rotation.clone(),
+            },
             keys: key_ranges(rows.iter().map(|row| within(window.length, *row)), device),
         });
         Self { full, sliding, perturb }

@@ -8,17 +8,38 @@ use crate::kernels::{self, Kernels};
 
 /// How a model rotates.
 pub struct Rope {
-    /// Radians per position: `[head_dim / 2]`, f32 as transformers keeps them.
-    pub frequencies: Vec<f32>,
+    pub frequencies: Frequencies,
+    /// Of layers with a sliding window, where they are others.
+    pub local: Option<Frequencies>,
+}
+
+pub struct Frequencies {
+    /// Radians per position: `[rotary_dim / 2]`, f32 as transformers keeps them.
+    radians: Vec<f32>,
+    /// What cosines and sines are multiplied by.
+    factor: f32,
 }
 
 impl Rope {
-    pub fn new(config: &ModelConfig) -> Self {
-        let half = config.head_dim / 2;
-        let plain = (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.head_dim as f64));
-        let scaled =
-            plain.enumerate().map(|(i, frequency)| scaled(frequency, i, config.rope_scaling.as_ref()) as f32);
-        Self { frequencies: scaled.collect() }
+    /// `None`: positions are learned.
+    pub fn new(config: &ModelConfig) -> Option<Self> {
+        let half = config.rotary_dim / 2;
+        let plain = |theta: f64| {
+            (0..half).map(move |i| theta.powf(-((2 * i) as f64) / config.rotary_dim as f64)).enumerate()
+        };
+        let scaling = config.rope_scaling.as_ref();
+        let factor = match scaling {
+            Some(RopeScaling::LongRope { attention_factor, .. }) => *attention_factor,
+            _ => 1.0,
+        };
+        let radians = plain(config.rope_theta).map(|(i, frequency)| scaled(frequency, i, scaling) as f32);
+        let local_theta = config.sliding_window.as_ref().and_then(|window| window.rope_theta);
+        let local =
+            |theta| Frequencies { radians: plain(theta).map(|(_, w)| w as f32).collect(), factor: 1.0 };
+        (half > 0).then(|| Self {
+            frequencies: Frequencies { radians: radians.collect(), factor },
+            local: local_theta.map(local),
+        })
     }
 }
 
@@ -26,7 +47,9 @@ fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
     match scaling {
         None => frequency,
         Some(RopeScaling::Linear { factor }) => frequency / f64::from(*factor),
-        Some(RopeScaling::Factors(factors)) => frequency / f64::from(factors[index]),
+        Some(RopeScaling::Factors(factors) | RopeScaling::LongRope { short_factor: factors, .. }) => {
+            frequency / f64::from(factors[index])
+        }
         Some(RopeScaling::Llama3 {
             factor,
             low_freq_factor,
@@ -53,7 +76,7 @@ fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
 /// Cosines and sines of every position of a batch.
 #[derive(Clone)]
 pub struct Rotation<B: Backend> {
-    /// `[T, head_dim / 2]`, f32
+    /// `[T, rotary_dim / 2]`, f32
     cos: Tensor<B, 2>,
     sin: Tensor<B, 2>,
 }
@@ -61,14 +84,15 @@ pub struct Rotation<B: Backend> {
 impl<B: Kernels> Rotation<B> {
     pub fn new(
         positions: impl Iterator<Item = usize> + Clone,
-        frequencies: &[f32],
+        frequencies: &Frequencies,
         device: &B::Device,
     ) -> Self {
-        let shape = [positions.clone().count(), frequencies.len()];
+        let Frequencies { radians, factor } = frequencies;
+        let shape = [positions.clone().count(), radians.len()];
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = positions
                 .clone()
-                .flat_map(|p| frequencies.iter().map(move |w| f(f64::from(p as f32 * w)) as f32))
+                .flat_map(|p| radians.iter().map(move |w| f(f64::from(p as f32 * w)) as f32 * factor))
                 .collect();
             Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
         };
@@ -77,6 +101,13 @@ impl<B: Kernels> Rotation<B> {
 
     /// `x`: `[T, heads, head_dim]`.
     pub fn apply(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        kernels::rotate(x, self.cos.clone(), self.sin.clone())
+        let [rows, heads, dim] = x.dims();
+        let turned = 2 * self.cos.dims()[1];
+        if turned == dim {
+            return kernels::rotate(x, self.cos.clone(), self.sin.clone());
+        }
+        let rest = x.clone().slice([0..rows, 0..heads, turned..dim]);
+        let x = x.slice([0..rows, 0..heads, 0..turned]);
+        Tensor::cat(vec![kernels::rotate(x, self.cos.clone(), self.sin.clone()), rest], 2)
     }
 }

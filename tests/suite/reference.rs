@@ -14,7 +14,7 @@ fn models() -> Vec<PathBuf> {
     let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut models: Vec<PathBuf> = paths.filter(|path| path.join("expected.json").exists()).collect();
     models.sort();
-    assert!(models.len() >= 16, "only {} models found", models.len());
+    assert!(models.len() >= 22, "only {} models found", models.len());
     models
 }
 

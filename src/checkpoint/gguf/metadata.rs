@@ -4,14 +4,17 @@
 use std::path::Path;
 
 use super::super::config::{MOST_LAYERS, ModelConfig, RopeScaling};
+use super::family::Family;
 use super::header::{Array, Header, Value};
+use super::names;
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
+use crate::kernels::Gate;
 
 /// Texts of tokens that end a turn, which llama.cpp stops at where the file does not name them.
 const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
 
-/// The config, and whether rows of q and k are interleaved (see `names`).
+/// `rope_factors` gives the divisors that a tensor holds.
 ///
 /// # Errors
 /// Another architecture or a variant of it that is not supported; a missing, mistyped or impossible value.
@@ -19,8 +22,8 @@ pub fn config(
     path: &Path,
     bytes: &[u8],
     header: &Header,
-    rope_factors: Option<Vec<f32>>,
-) -> Result<(ModelConfig, bool)> {
+    rope_factors: &dyn Fn(&str) -> Option<Vec<f32>>,
+) -> Result<(ModelConfig, Family)> {
     let keys = Keys { path, bytes, header };
     let family = Family::of(&keys)?;
     let own = |key: &str| format!("{}.{key}", family.architecture());
@@ -29,26 +32,12 @@ pub fn config(
     }
     let hidden_size = keys.dimension(&own("embedding_length"))?;
     let num_attention_heads = keys.dimension(&own("attention.head_count"))?;
-    let head_dim = match keys.count(&own("attention.key_length"))? {
-        Some(length) => length,
-        None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
-        None => {
-            let what =
-                format!("embedding_length {hidden_size} is not a multiple of {num_attention_heads} heads");
-            return Err(Error::damaged(path, what));
-        }
-    };
-    for key in [own("rope.dimension_count"), own("attention.value_length")] {
-        if let Some(other) = keys.count(&key)?.filter(|&n| n != head_dim) {
-            return Err(
-                keys.unsupported(format!("{key} {other}"), &format!("the head dimension, {head_dim}"))
-            );
-        }
-    }
+    let [head_dim, rotary_dim] = keys.head_widths(family, hidden_size, num_attention_heads)?;
     let num_hidden_layers = keys.dimension(&own("block_count"))?;
     if num_hidden_layers > MOST_LAYERS {
         return Err(Error::damaged(path, format!("num_hidden_layers is {num_hidden_layers}")));
     }
+    let (rope_scaling, max_position_embeddings) = keys.rope(family, rope_factors)?;
     let epsilon = own("attention.layer_norm_rms_epsilon");
     let has = |name: &str| header.tensors.iter().any(|t| t.name == name);
     let config = ModelConfig {
@@ -60,11 +49,20 @@ pub fn config(
         num_attention_heads,
         num_key_value_heads: keys.count(&own("attention.head_count_kv"))?.unwrap_or(num_attention_heads),
         head_dim,
-        max_position_embeddings: keys.dimension(&own("context_length"))?,
+        max_position_embeddings,
         rms_norm_eps: keys.need(keys.float(&epsilon)?, &epsilon)?,
         rope_theta: keys.float(&own("rope.freq_base"))?.unwrap_or(10_000.0),
-        rope_scaling: keys.rope_scaling(family, rope_factors)?,
+        rope_scaling,
         tie_word_embeddings: !has("output.weight"),
+        rotary_dim,
+        block: family.block(),
+        hidden_act: Gate::Silu,
+        norm_offset: 0.0,
+        word_embed_proj_dim: hidden_size,
+        embedding_scale: 1.0,
+        query_pre_attn_scalar: head_dim as f64,
+        attn_logit_softcapping: None,
+        final_logit_softcapping: None,
         qkv_bias: has("blk.0.attn_q.bias"),
         o_bias: has("blk.0.attn_output.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
@@ -73,8 +71,9 @@ pub fn config(
         bos_token_id: keys.token("bos_token_id")?,
         eos_token_ids: keys.end_tokens()?,
     };
+    let config = family.complete(&keys, config)?;
     config.check().map_err(|what| Error::damaged(path, what))?;
-    Ok((config, family == Family::Llama))
+    Ok((config, family))
 }
 
 /// # Errors
@@ -114,48 +113,15 @@ pub fn vocabulary(path: &Path, bytes: &[u8], header: &Header) -> Result<GgufVoca
     })
 }
 
-/// `general.architecture`. "llama" covers what differs from it by numbers alone, Mistral among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Llama,
-    Qwen2,
-    Qwen3,
-}
-
-/// Family, llama.cpp's architecture and Hugging Face's.
-const FAMILIES: [(Family, &str, &str); 3] = [
-    (Family::Llama, "llama", "LlamaForCausalLM"),
-    (Family::Qwen2, "qwen2", "Qwen2ForCausalLM"),
-    (Family::Qwen3, "qwen3", "Qwen3ForCausalLM"),
-];
-
-impl Family {
-    fn of(keys: &Keys) -> Result<Self> {
-        let architecture = keys.need(keys.string("general.architecture")?, "general.architecture")?;
-        let found = FAMILIES.iter().find(|(_, name, _)| *name == architecture);
-        found.map(|(family, ..)| *family).ok_or_else(|| {
-            let works = FAMILIES.map(|(_, name, _)| name).join(", ");
-            keys.unsupported(format!("architecture \"{architecture}\""), &works)
-        })
-    }
-
-    fn architecture(self) -> &'static str {
-        FAMILIES.iter().find(|(family, ..)| *family == self).map_or("", |(_, name, _)| name)
-    }
-
-    fn hugging_face(self) -> &'static str {
-        FAMILIES.iter().find(|(family, ..)| *family == self).map_or("", |(.., name)| name)
-    }
-}
-
-struct Keys<'a> {
+/// The file's values, by type.
+pub struct Keys<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     header: &'a Header,
 }
 
 impl<'a> Keys<'a> {
-    fn count(&self, key: &str) -> Result<Option<usize>> {
+    pub fn count(&self, key: &str) -> Result<Option<usize>> {
         match self.header.values.get(key) {
             None => Ok(None),
             Some(&Value::Unsigned(n)) if usize::try_from(n).is_ok() => Ok(Some(n as usize)),
@@ -175,7 +141,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>> {
+    pub fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.values.get(key) {
             None => Ok(None),
             Some(&Value::Float(x)) => Ok(Some(x)),
@@ -191,7 +157,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn string(&self, key: &str) -> Result<Option<&'a str>> {
+    pub fn string(&self, key: &str) -> Result<Option<&'a str>> {
         match self.header.values.get(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -247,6 +213,46 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Of each head: all features, and those that are rotated.
+    fn head_widths(&self, family: Family, hidden_size: usize, heads: usize) -> Result<[usize; 2]> {
+        let own = |key: &str| format!("{}.{key}", family.architecture());
+        let head_dim = match self.count(&own("attention.key_length"))? {
+            Some(length) => length,
+            None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+            None => {
+                let what = format!("embedding_length {hidden_size} is not a multiple of {heads} heads");
+                return Err(Error::damaged(self.path, what));
+            }
+        };
+        let (rotary, value) = (own("rope.dimension_count"), own("attention.value_length"));
+        let rotary_dim = self.count(&rotary)?.unwrap_or(head_dim);
+        let value_dim = self.count(&value)?.unwrap_or(head_dim);
+        for (key, width, fixed) in [(rotary, rotary_dim, family != Family::Phi3), (value, value_dim, true)] {
+            if fixed && width != head_dim {
+                let works = format!("the head dimension, {head_dim}");
+                return Err(self.unsupported(format!("{key} {width}"), &works));
+            }
+        }
+        Ok([head_dim, rotary_dim])
+    }
+
+    /// The scaling, and the longest context with it.
+    fn rope(
+        &self,
+        family: Family,
+        factors: &dyn Fn(&str) -> Option<Vec<f32>>,
+    ) -> Result<(Option<RopeScaling>, usize)> {
+        let own = |key: &str| format!("{}.{key}", family.architecture());
+        let context = self.dimension(&own("context_length"))?;
+        let Some(short_factor) = factors(names::SHORT_FACTORS) else {
+            return Ok((self.rope_scaling(family, factors(names::ROPE_FACTORS))?, context));
+        };
+        // Longer contexts than the original have other factors: see `hf_config::rope`.
+        let original = self.count(&own("rope.scaling.original_context_length"))?.unwrap_or(context);
+        let attention_factor = self.float(&own("rope.scaling.attn_factor"))?.unwrap_or(1.0) as f32;
+        Ok((Some(RopeScaling::LongRope { short_factor, attention_factor }), context.min(original)))
+    }
+
     fn rope_scaling(&self, family: Family, factors: Option<Vec<f32>>) -> Result<Option<RopeScaling>> {
         let own = |key: &str| format!("{}.rope.{key}", family.architecture());
         let kind = self.string(&own("scaling.type"))?;
@@ -271,7 +277,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn need<T>(&self, value: Option<T>, key: &str) -> Result<T> {
+    pub fn need<T>(&self, value: Option<T>, key: &str) -> Result<T> {
         value.ok_or_else(|| Error::damaged(self.path, format!("has no {key}")))
     }
 
@@ -279,7 +285,7 @@ impl<'a> Keys<'a> {
         Error::damaged(self.path, format!("{key}: expected {expected}, got {got:?}"))
     }
 
-    fn unsupported(&self, what: String, works: &str) -> Error {
+    pub fn unsupported(&self, what: String, works: &str) -> Error {
         Error::unsupported(
             format!("{}: {what} is not supported", self.path.display()),
             format!("works: {works}"),

@@ -4,11 +4,13 @@
 //! header    the file's structure: metadata and tensor table, every number bounded
 //! blocks    the block types: layouts, expansion, repacking, new scales
 //! names     llama.cpp's tensor names and its order of q/k rows
+//! family    which architectures there are, and what llama.cpp does for each that no key says
 //! metadata  key-values → ModelConfig and vocabulary
 //! ```
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod blocks;
+mod family;
 mod header;
 mod metadata;
 mod names;
@@ -57,19 +59,22 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<(Self, ModelConfig)> {
         let bytes = publish::map(path)?;
         let header = Header::parse(path, &bytes)?;
-        let rope_factors = header.tensors.iter().find(|t| t.name == names::ROPE_FACTORS);
-        let rope_factors = rope_factors.map(|t| t.kind.expand(&bytes[t.range.clone()], t.elements()));
-        let (config, interleaved) = metadata::config(path, &bytes, &header, rope_factors)?;
+        let rope_factors = |name: &str| {
+            let tensor = header.tensors.iter().find(|t| t.name == name)?;
+            Some(tensor.kind.expand(&bytes[tensor.range.clone()], tensor.elements()))
+        };
+        let (config, family) = metadata::config(path, &bytes, &header, &rope_factors)?;
 
         let mut tensors = BTreeMap::new();
-        for info in header.tensors.iter().filter(|t| t.name != names::ROPE_FACTORS) {
-            let Some(name) = names::to_hugging_face(&info.name) else {
+        let of_rope = [names::ROPE_FACTORS, names::SHORT_FACTORS, names::LONG_FACTORS];
+        for info in header.tensors.iter().filter(|t| !of_rope.contains(&t.name.as_str())) {
+            let Some(name) = names::to_hugging_face(&info.name, config.block) else {
                 return Err(Error::unsupported(
                     format!("{}: tensor `{}` is not one of a model known here", path.display(), info.name),
                     "works: dense decoders; no experts, adapters or vision parts",
                 ));
             };
-            let order = RowOrder::of(&info.name, config.head_dim, interleaved);
+            let order = RowOrder::of(&info.name, config.head_dim, family.interleaves());
             tensors.insert(name, (info.clone(), order));
         }
         let gguf = Self { path: path.to_path_buf(), bytes, header, tensors };

@@ -4,11 +4,17 @@
 //! `convert_hf_to_gguf.py` (`LlamaModel.permute`) interleaves the rows of each head: row j of half h lies at
 //! 2j + h. For the others it rotates halves, too, and nothing is moved.
 
+use super::super::config::Block;
+
 /// RoPE divisors of Llama 3.1, a part of the config rather than a weight.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// llama.cpp's part names inside a block, and Hugging Face's.
-const BLOCK_PARTS: [(&str, &str); 11] = [
+/// Those of Phi-3, within the original context and beyond it.
+pub const SHORT_FACTORS: &str = "rope_factors_short.weight";
+pub const LONG_FACTORS: &str = "rope_factors_long.weight";
+
+/// llama.cpp's part names inside a block, and Hugging Face's, where all families have the same.
+const BLOCK_PARTS: [(&str, &str); 10] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
@@ -16,14 +22,30 @@ const BLOCK_PARTS: [(&str, &str); 11] = [
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),
     ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// `None`: not a tensor of a Llama model.
-pub fn to_hugging_face(name: &str) -> Option<String> {
+/// The others; these come first.
+fn own_parts(block: Block) -> &'static [(&'static str, &'static str)] {
+    match block {
+        Block::Llama | Block::Opt { .. } => &[("ffn_norm", "post_attention_layernorm")],
+        Block::Phi3 => &[
+            ("ffn_norm", "post_attention_layernorm"),
+            ("attn_qkv", "self_attn.qkv_proj"),
+            ("ffn_up", "mlp.gate_up_proj"),
+        ],
+        Block::Gemma2 => &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("ffn_norm", "pre_feedforward_layernorm"),
+            ("post_ffw_norm", "post_feedforward_layernorm"),
+        ],
+    }
+}
+
+/// `None`: not a tensor of a model with such blocks.
+pub fn to_hugging_face(name: &str, block: Block) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
         "output_norm.weight" => return Some("model.norm.weight".into()),
@@ -33,7 +55,7 @@ pub fn to_hugging_face(name: &str) -> Option<String> {
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     let number: usize = layer.parse().ok()?;
     let (part, kind) = part.rsplit_once('.')?;
-    let (_, part) = BLOCK_PARTS.iter().find(|(ours, _)| *ours == part)?;
+    let (_, part) = own_parts(block).iter().chain(&BLOCK_PARTS).find(|(ours, _)| *ours == part)?;
     // "+1" and "01" would parse too, and two tensors would share a name.
     let fine = number.to_string() == layer && matches!(kind, "weight" | "bias");
     fine.then(|| format!("model.layers.{layer}.{part}.{kind}"))

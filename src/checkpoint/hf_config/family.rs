@@ -13,14 +13,25 @@ pub enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    Phi3,
+    Gemma,
+    Gemma2,
+    /// Text alone.
+    Gemma3,
+    Opt,
 }
 
 /// Family, architecture and `model_type`.
-const NAMES: [(Family, &str, &str); 4] = [
+const NAMES: [(Family, &str, &str); 9] = [
     (Family::Llama, "LlamaForCausalLM", "llama"),
     (Family::Mistral, "MistralForCausalLM", "mistral"),
     (Family::Qwen2, "Qwen2ForCausalLM", "qwen2"),
     (Family::Qwen3, "Qwen3ForCausalLM", "qwen3"),
+    (Family::Phi3, "Phi3ForCausalLM", "phi3"),
+    (Family::Gemma, "GemmaForCausalLM", "gemma"),
+    (Family::Gemma2, "Gemma2ForCausalLM", "gemma2"),
+    (Family::Gemma3, "Gemma3ForCausalLM", "gemma3_text"),
+    (Family::Opt, "OPTForCausalLM", "opt"),
 ];
 
 pub struct Defaults {
@@ -29,7 +40,10 @@ pub struct Defaults {
     /// `None`: the hidden size divided among the heads.
     pub head_dim: Option<usize>,
     pub max_position_embeddings: usize,
+    pub rms_norm_eps: f64,
     pub sliding_window: Option<usize>,
+    pub attn_logit_softcapping: Option<f32>,
+    pub final_logit_softcapping: Option<f32>,
 }
 
 impl Family {
@@ -61,10 +75,13 @@ impl Family {
             num_key_value_heads: None,
             head_dim: None,
             max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
             sliding_window: None,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
         };
         match self {
-            Self::Llama => llama,
+            Self::Llama | Self::Opt => llama,
             Self::Mistral => Defaults {
                 num_key_value_heads: Some(8),
                 max_position_embeddings: 131_072,
@@ -77,7 +94,27 @@ impl Family {
                 sliding_window: Some(4096),
                 ..llama
             },
+            Self::Phi3 => Defaults { max_position_embeddings: 4096, rms_norm_eps: 1e-5, ..llama },
             Self::Qwen3 => Defaults { head_dim: Some(128), ..Self::Qwen2.defaults() },
+            Self::Gemma => Defaults {
+                num_key_value_heads: Some(16),
+                head_dim: Some(256),
+                max_position_embeddings: 8192,
+                ..llama
+            },
+            Self::Gemma2 => Defaults {
+                num_key_value_heads: Some(4),
+                sliding_window: Some(4096),
+                attn_logit_softcapping: Some(50.0),
+                final_logit_softcapping: Some(30.0),
+                ..Self::Gemma.defaults()
+            },
+            Self::Gemma3 => Defaults {
+                num_key_value_heads: Some(4),
+                max_position_embeddings: 131_072,
+                sliding_window: Some(4096),
+                ..Self::Gemma.defaults()
+            },
         }
     }
 }

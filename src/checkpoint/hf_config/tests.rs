@@ -1,6 +1,8 @@
 use serde_json::json;
 
+use super::super::config::{Block, RopeScaling, SlidingWindow};
 use super::*;
+use crate::kernels::Gate;
 
 fn base() -> Value {
     json!({
@@ -65,6 +67,8 @@ fn what_is_not_supported_is_named() {
         (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "yarn"),
         (json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}), "dynamic"),
         (json!({"hidden_act": "gelu"}), "gelu"),
+        (json!({"architectures": ["Gemma3ForConditionalGeneration"]}), "Gemma3ForConditionalGeneration"),
+        (json!({"architectures": ["OPTForCausalLM"], "ffn_dim": 96, "activation_function": "gelu"}), "gelu"),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
     ] {
         let error = with(changes).unwrap_err();
@@ -87,7 +91,7 @@ fn every_layer_of_mistral_has_a_window_unless_it_is_null() {
         json["architectures"] = json!(["MistralForCausalLM"]);
         with(json).unwrap()
     };
-    let window = |length| Some(SlidingWindow { length, layers: vec![true, true] });
+    let window = |length| Some(SlidingWindow { length, layers: vec![true, true], rope_theta: None });
     let config = mistral(json!({"num_attention_heads": 16}));
     assert_eq!((config.num_key_value_heads, config.max_position_embeddings), (8, 131_072));
     assert_eq!(config.sliding_window, window(4096));
@@ -116,6 +120,80 @@ fn qwen_has_windows_only_where_it_is_told_to() {
     let config = qwen("Qwen3ForCausalLM", json!({}));
     assert!(config.qk_norm && !config.qkv_bias && !config.o_bias);
     assert_eq!((config.head_dim, config.sliding_window), (128, None));
+}
+
+#[test]
+fn phi_is_fused_and_its_context_is_the_original_one() {
+    let factors: Vec<f32> = vec![1.0, 1.5, 2.0, 2.5, 3.0, 3.5];
+    let config = with(json!({
+        "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.75, "sliding_window": 9,
+        "max_position_embeddings": 8192, "original_max_position_embeddings": 4096,
+        "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": factors}
+    }))
+    .unwrap();
+    assert_eq!((config.rotary_dim, config.max_position_embeddings), (12, 4096));
+    assert_eq!((config.block, config.rms_norm_eps), (Block::Phi3, 1e-5));
+    // √(1 + ln 2 / ln 4096)
+    let attention_factor = 1.040_833;
+    assert_eq!(config.rope_scaling, Some(RopeScaling::LongRope { short_factor: factors, attention_factor }));
+    let names: Vec<String> = config.linears(1).iter().map(|linear| linear.weight()).collect();
+    assert_eq!(names[0], "model.layers.1.self_attn.qkv_proj.weight");
+    assert_eq!(names.len(), 4);
+}
+
+#[test]
+fn the_gemmas_differ_by_their_keys_and_defaults() {
+    let gemma = |family: &str, changes: Value| {
+        let mut json = changes;
+        json["architectures"] = json!([family]);
+        json["num_key_value_heads"] = json!(2);
+        with(json).unwrap()
+    };
+    let first = gemma("GemmaForCausalLM", json!({"hidden_act": "gelu", "hidden_activation": null}));
+    assert_eq!((first.hidden_act, first.head_dim, first.block), (Gate::GeluTanh, 256, Block::Llama));
+    assert_eq!((first.embedding_scale, first.norm_offset), (8.0, 1.0));
+    assert!(first.tie_word_embeddings && first.sliding_window.is_none());
+    let second = gemma("Gemma2ForCausalLM", json!({"head_dim": 16, "final_logit_softcapping": null}));
+    assert_eq!((second.attn_logit_softcapping, second.final_logit_softcapping), (Some(50.0), None));
+    assert_eq!((second.query_pre_attn_scalar, second.block), (256.0, Block::Gemma2));
+    let window = |layers: &[bool], rope_theta| {
+        Some(SlidingWindow { length: 4096, layers: layers.to_vec(), rope_theta })
+    };
+    assert_eq!(second.sliding_window, window(&[true, false], None));
+    let old = gemma("Gemma3ForCausalLM", json!({"rope_local_base_freq": 1e4, "sliding_window_pattern": 2}));
+    assert_eq!((old.rope_theta, old.attn_logit_softcapping, old.qk_norm), (1e6, None, true));
+    assert_eq!(old.sliding_window, window(&[true, false], Some(1e4)));
+    let new = gemma(
+        "Gemma3ForCausalLM",
+        json!({
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        }),
+    );
+    assert_eq!(new, old);
+}
+
+#[test]
+fn opt_has_its_own_names() {
+    let opt = |changes: Value| {
+        let mut json = changes;
+        (json["architectures"], json["ffn_dim"]) = (json!(["OPTForCausalLM"]), json!(96));
+        with(json).unwrap()
+    };
+    let names = |config: &ModelConfig| config.tensors().map(|(name, _)| name).collect::<Vec<_>>();
+    let before = opt(json!({}));
+    assert!(before.tie_word_embeddings && before.qkv_bias && before.o_bias && before.mlp_bias);
+    let found = names(&before);
+    for name in ["model.decoder.final_layer_norm.bias", "model.decoder.layers.1.fc2.bias"] {
+        assert!(found.iter().any(|found| found == name), "{name}: {found:?}");
+    }
+    let after = opt(json!({"do_layer_norm_before": false, "word_embed_proj_dim": 32}));
+    let found = names(&after);
+    assert!(found.iter().any(|name| name == "model.decoder.project_out.weight"), "{found:?}");
+    assert!(!found.iter().any(|name| name.starts_with("model.decoder.final_layer_norm")), "{found:?}");
 }
 
 #[test]

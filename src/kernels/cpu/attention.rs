@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::elementwise::exp;
+use super::elementwise::{exp, tanh};
 use super::multiversion;
+use crate::kernels::Scores;
 
 #[derive(Clone, Copy)]
 pub(super) struct Dims {
@@ -17,13 +18,13 @@ pub(super) struct Dims {
 /// # Shapes
 /// `q`, `y`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
 /// [`KeyRanges`](crate::kernels::KeyRanges).
-pub(super) fn attention([q, k, v]: [&[f32]; 3], bounds: &[i32], dims: Dims, scale: f32, y: &mut [f32]) {
+pub(super) fn attention([q, k, v]: [&[f32]; 3], bounds: &[i32], dims: Dims, rule: Scores, y: &mut [f32]) {
     let row = dims.heads * dims.head_dim;
     // A few rows per task: the last rows of a long sequence cost the most.
     y.par_chunks_mut(row).with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, y)| {
         let bound = |i: usize| bounds[4 * t + i] as usize;
         let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
-        attend_row(&q[t * row..][..row], k, v, ranges, dims, scale, scores, y);
+        attend_row(&q[t * row..][..row], k, v, ranges, dims, rule, scores, y);
     });
 }
 
@@ -34,7 +35,7 @@ multiversion! {
         v: &[f32],
         ranges: [Range<usize>; 2],
         dims: Dims,
-        scale: f32,
+        rule: Scores,
         scores: &mut Vec<f32>,
         y: &mut [f32],
     ) => attend_row_body;
@@ -48,7 +49,7 @@ fn attend_row_body(
     v: &[f32],
     ranges: [Range<usize>; 2],
     Dims { heads, kv_heads, head_dim }: Dims,
-    scale: f32,
+    rule: Scores,
     scores: &mut Vec<f32>,
     y: &mut [f32],
 ) {
@@ -61,8 +62,12 @@ fn attend_row_body(
         let column = head / share * head_dim;
         let mut max = f32::NEG_INFINITY;
         for (score, key) in scores.iter_mut().zip(keys()) {
-            *score = scale * dot(q, &k[key * kv_row + column..][..head_dim]);
+            *score = rule.scale * dot(q, &k[key * kv_row + column..][..head_dim]);
             max = max.max(*score);
+        }
+        if let Some(cap) = rule.cap {
+            scores.iter_mut().for_each(|score| *score = cap * tanh(*score / cap));
+            max = cap * tanh(max / cap);
         }
         let mut sum = 0.0;
         y.fill(0.0);

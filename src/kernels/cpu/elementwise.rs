@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::multiversion;
+use crate::kernels::{GELU_CUBIC, GELU_LINEAR, Gate};
 
 /// Rows per task: enough work to outweigh handing it over.
 const ROWS: usize = 8;
@@ -20,10 +21,14 @@ pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: 
     rows.for_each(|(x, (cos, sin))| rotate_rows(x, cos, sin, row, half));
 }
 
-/// `gate = silu(gate) · up`, elementwise.
-pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
+/// `gate = activation(gate) · up`, elementwise.
+pub(super) fn gate_mul(gate: &mut [f32], up: &[f32], activation: Gate) {
     const BLOCK: usize = 8192;
-    gate.par_chunks_mut(BLOCK).zip(up.par_chunks(BLOCK)).for_each(|(gate, up)| silu_mul_block(gate, up));
+    let block = match activation {
+        Gate::Silu => silu_mul_block,
+        Gate::GeluTanh => gelu_mul_block,
+    };
+    gate.par_chunks_mut(BLOCK).zip(up.par_chunks(BLOCK)).for_each(|(gate, up)| block(gate, up));
 }
 
 /// `y[t, i] = x[t, order[i]]`. `x`, `y`: `[T, in_features]`.
@@ -81,6 +86,23 @@ fn silu_mul_block_body(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }
+}
+
+multiversion! {
+    fn gelu_mul_block(gate: &mut [f32], up: &[f32]) => gelu_mul_block_body;
+}
+
+#[inline(always)]
+fn gelu_mul_block_body(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        *gate = x / (1.0 + exp(-x * (GELU_LINEAR + GELU_CUBIC * x * x))) * up;
+    }
+}
+
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
 /// eˣ within 2 units in the last place, in operations that the compiler can put into vector registers;

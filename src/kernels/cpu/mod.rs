@@ -11,7 +11,7 @@ use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges};
+use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Scores};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
 use linear::{Arithmetic, CodebookView, LevelsView, Product, WeightView};
@@ -124,7 +124,7 @@ impl Kernels for Flex {
         k: FlexTensor,
         v: FlexTensor,
         keys: &KeyRanges<Self>,
-        scale: f32,
+        scores: Scores,
     ) -> FloatTensor<Self> {
         let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
         let bounds = int_primitive(&keys.bounds);
@@ -134,7 +134,7 @@ impl Kernels for Flex {
             [q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>()],
             bounds.storage::<i32>(),
             dims,
-            scale,
+            scores,
             y.storage_mut::<f32>(),
         );
         y
@@ -155,9 +155,9 @@ impl Kernels for Flex {
         x
     }
 
-    fn silu_mul(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    fn gate_mul(gate: FlexTensor, up: FlexTensor, activation: Gate) -> FlexTensor {
         let mut gate = owned(gate);
-        elementwise::silu_mul(gate.storage_mut(), up.to_contiguous().storage());
+        elementwise::gate_mul(gate.storage_mut(), up.to_contiguous().storage(), activation);
         gate
     }
 

@@ -6,6 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{CUBE, cubes};
+use crate::kernels::{GELU_CUBIC, GELU_LINEAR, Gate};
 
 /// One cube per row: each unit sums the squares of every `CUBE`-th element, then all sums are added up
 /// in shared memory.
@@ -72,19 +73,24 @@ fn rotate_kernel<F: Float>(
 }
 
 #[cube(launch)]
-fn silu_mul_kernel<F: Float>(
+fn gate_mul_kernel<F: Float>(
     gate: &Array<F>,
     up: &Array<F>,
     out: &mut Array<F>,
     units: usize,
+    #[comptime] activation: Gate,
     #[define(F)] _f: StorageType,
 ) {
     if ABSOLUTE_POS >= units {
         terminate!();
     }
     let x = f32::cast_from(gate[ABSOLUTE_POS]);
-    let silu = x / (1.0f32 + (-x).exp());
-    out[ABSOLUTE_POS] = F::cast_from(silu * f32::cast_from(up[ABSOLUTE_POS]));
+    let v = match comptime!(activation) {
+        Gate::Silu => x,
+        Gate::GeluTanh => x * (GELU_LINEAR + GELU_CUBIC * x * x),
+    };
+    let activated = x / (1.0f32 + (-v).exp());
+    out[ABSOLUTE_POS] = F::cast_from(activated * f32::cast_from(up[ABSOLUTE_POS]));
 }
 
 /// # Shapes
@@ -141,10 +147,15 @@ pub(super) fn rotate<R: CubeRuntime>(
 
 /// # Shapes
 /// `gate`, `up`, `out`: one shape, contiguous.
-pub(super) fn silu_mul<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, out: CubeTensor<R>) {
+pub(super) fn gate_mul<R: CubeRuntime>(
+    gate: CubeTensor<R>,
+    up: CubeTensor<R>,
+    activation: Gate,
+    out: CubeTensor<R>,
+) {
     let client = gate.client.clone();
     let (units, dtype) = (gate.shape().num_elements(), gate.dtype.into());
-    silu_mul_kernel::launch::<R>(
+    gate_mul_kernel::launch::<R>(
         &client,
         cubes(units),
         CubeDim::new_1d(CUBE),
@@ -152,6 +163,7 @@ pub(super) fn silu_mul<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, o
         up.binding().into_array_arg(),
         out.binding().into_array_arg(),
         units,
+        activation,
         dtype,
     );
 }

@@ -22,7 +22,7 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 use cubecl::prelude::*;
 
 use self::packed::{Buffers, Levels};
-use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges, Path};
+use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Path, Scores};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
 
@@ -81,11 +81,11 @@ where
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         keys: &KeyRanges<Self>,
-        scale: f32,
+        scores: Scores,
     ) -> FloatTensor<Self> {
         let [q, k, v] = [q, k, v].map(into_contiguous);
         let out = empty_like(&q);
-        attention::launch(q, k, v, int_primitive(&keys.bounds), scale, out.clone());
+        attention::launch(q, k, v, int_primitive(&keys.bounds), scores, out.clone());
         out
     }
 
@@ -103,10 +103,10 @@ where
         out
     }
 
-    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Gate) -> FloatTensor<Self> {
         let [gate, up] = [gate, up].map(into_contiguous);
         let out = empty_like(&gate);
-        elementwise::silu_mul(gate, up, out.clone());
+        elementwise::gate_mul(gate, up, activation, out.clone());
         out
     }
 

@@ -28,7 +28,7 @@
 mod header;
 mod record;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,7 @@ pub use self::header::{Hash, Header, MAX_PROBES};
 pub use self::record::{ProbeRecord, Record};
 use self::record::{RecordError, record_bytes};
 use crate::error::{Error, Result};
+use crate::lock::Locked;
 
 const FORMAT_VERSION: u32 = 1;
 
@@ -51,7 +52,7 @@ pub struct TornTail {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    file: Locked,
     header_crc: u32,
     probes: u32,
     records: u64,
@@ -72,8 +73,7 @@ impl Journal {
         let partial = with_suffix(path, ".partial");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-        let mut file = file.map_err(Error::io(&partial, "creating the journal"))?;
-        lock(&file, path)?;
+        let mut file = lock(file.map_err(Error::io(&partial, "creating the journal"))?, path)?;
         // Asked only now: two creators meet at the lock, and the second finds the journal of the first.
         if path.symlink_metadata().is_ok() {
             return Err(Error::invalid(
@@ -99,8 +99,7 @@ impl Journal {
     /// Another process has the journal open, its header is not `expected`, or it is damaged.
     pub fn open(path: &Path, expected: &Header) -> Result<(Self, Vec<Record>, Option<TornTail>)> {
         let file = OpenOptions::new().read(true).write(true).open(path);
-        let mut file = file.map_err(Error::io(path, "opening the journal"))?;
-        lock(&file, path)?;
+        let mut file = lock(file.map_err(Error::io(path, "opening the journal"))?, path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(path, "reading the journal"))?;
         let (header, records, torn) = scan(path, &bytes)?;
@@ -153,7 +152,7 @@ impl Journal {
         self.file.sync_data()
     }
 
-    fn at_end(path: &Path, file: File, header: &Header, bytes: &[u8], records: &[Record]) -> Self {
+    fn at_end(path: &Path, file: Locked, header: &Header, bytes: &[u8], records: &[Record]) -> Self {
         Self {
             path: path.to_path_buf(),
             file,
@@ -230,15 +229,13 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(Error::invalid(
+fn lock(file: File, path: &Path) -> Result<Locked> {
+    Locked::new(file, path, || {
+        Error::invalid(
             format!("{}: another qzo process is writing this journal", path.display()),
             "wait for it to end or stop it, or choose another output_dir",
-        )),
-        Err(TryLockError::Error(source)) => Err(Error::io(path, "locking the journal")(source)),
-    }
+        )
+    })
 }
 
 fn write_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {

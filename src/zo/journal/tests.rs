@@ -359,9 +359,9 @@ fn a_writer_under_a_file_size_limit() {
 fn a_journal_that_cannot_be_repaired_refuses_to_go_on() {
     let (_folder, path) = written(1);
     let (mut journal, ..) = Journal::open(&path, &header()).unwrap();
-    let writable = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+    let writable = std::mem::replace(&mut *journal.file, File::open(&path).unwrap());
     assert!(matches!(journal.append(&record(1)), Err(Error::Io { .. })));
-    journal.file = writable;
+    *journal.file = writable;
     assert!(matches!(journal.append(&record(1)), Err(Error::Damaged { .. })));
     assert_eq!(read(&path).unwrap().1, records(1));
 }

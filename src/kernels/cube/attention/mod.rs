@@ -10,12 +10,25 @@ use cubecl::prelude::*;
 
 use self::tiled::{SIDE, Tile};
 use super::{CUBE, cubes};
+use crate::kernels::Scores;
 
 /// Below every score.
 const LOWEST: f32 = -3.0e38;
 
 /// Shared memory that a cube may take: several must fit on a multiprocessor at a time.
 const SHARED_BYTES: usize = 32 << 10;
+
+/// `cap · tanh(score / cap)`, where scores are capped at all.
+#[cube]
+fn bounded(score: f32, cap: f32, #[comptime] capped: bool) -> f32 {
+    if comptime!(capped) {
+        // Beyond this tanh is 1, and the exponential soon infinite.
+        let doubled = min(2.0f32 * score / cap, 60.0f32);
+        cap * (1.0f32 - 2.0f32 / (doubled.exp() + 1.0f32))
+    } else {
+        score
+    }
+}
 
 /// # Shapes
 /// `q`, `out`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: i32
@@ -25,7 +38,7 @@ pub(super) fn launch<R: CubeRuntime>(
     k: CubeTensor<R>,
     v: CubeTensor<R>,
     bounds: CubeTensor<R>,
-    scale: f32,
+    scores: Scores,
     out: CubeTensor<R>,
 ) {
     let client = q.client.clone();
@@ -33,7 +46,8 @@ pub(super) fn launch<R: CubeRuntime>(
     let rows = q.shape()[0];
     let dtype = q.dtype.into();
     let limit = client.properties().hardware.max_shared_memory_size.min(SHARED_BYTES);
-    let tile = [4, 2, 1].map(|queries| Tile { queries, head_dim });
+    let (scale, capped, cap) = (scores.scale, scores.cap.is_some(), scores.cap.unwrap_or(1.0));
+    let tile = [4, 2, 1].map(|queries| Tile { queries, head_dim, capped });
     let tile = tile.into_iter().find(|tile| tile.shared_bytes(q.dtype.size()) <= limit);
     let Some(tile) = tile else {
         return untiled::attention::launch::<R>(
@@ -50,6 +64,8 @@ pub(super) fn launch<R: CubeRuntime>(
             kv_heads,
             head_dim,
             scale,
+            cap,
+            capped,
             dtype,
         );
     };
@@ -67,6 +83,7 @@ pub(super) fn launch<R: CubeRuntime>(
         heads,
         kv_heads,
         scale,
+        cap,
         tile,
         dtype,
     );

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::LOWEST;
+use super::{LOWEST, bounded};
 
 /// A cube has `SIDE × SIDE` units.
 pub(super) const SIDE: usize = 8;
@@ -13,6 +13,8 @@ pub(super) struct Tile {
     /// Queries of one unit, and keys.
     pub queries: usize,
     pub head_dim: usize,
+    /// Whether scores are.
+    pub capped: bool,
 }
 
 impl Tile {
@@ -77,6 +79,7 @@ pub(super) fn attention<F: Float>(
     heads: usize,
     kv_heads: usize,
     scale: f32,
+    cap: f32,
     #[comptime] tile: Tile,
     #[define(F)] _f: StorageType,
 ) {
@@ -99,7 +102,7 @@ pub(super) fn attention<F: Float>(
         for start in range_stepped(begin, end, block) {
             load(k, &mut keys, start, end, &place, tile);
             sync_cube();
-            score(&queries, &keys, &mut scores, bounds, start, scale, &place, range, tile);
+            score(&queries, &keys, &mut scores, bounds, start, scale, cap, &place, range, tile);
             sync_cube();
             soften(&mut scores, &mut running, block);
             load(v, &mut keys, start, end, &place, tile);
@@ -199,6 +202,7 @@ fn score<F: Float>(
     bounds: &Array<i32>,
     start: usize,
     scale: f32,
+    cap: f32,
     place: &Place,
     #[comptime] range: usize,
     #[comptime] tile: Tile,
@@ -232,7 +236,8 @@ fn score<F: Float>(
         #[unroll]
         for j in 0..n {
             let key = start + x + j * SIDE;
-            let score = select(key >= from && key < to, dots[i * n + j] * scale, LOWEST);
+            let score = bounded(dots[i * n + j] * scale, cap, comptime!(tile.capped));
+            let score = select(key >= from && key < to, score, LOWEST);
             scores[(y + i) * comptime!(tile.block() + 1) + x + j * SIDE] = score;
         }
     }

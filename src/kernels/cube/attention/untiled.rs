@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::LOWEST;
+use super::{LOWEST, bounded};
 
 /// One unit per element of the result, nothing shared.
 #[cube(launch)]
@@ -17,6 +17,8 @@ pub(super) fn attention<F: Float>(
     kv_heads: usize,
     head_dim: usize,
     scale: f32,
+    cap: f32,
+    #[comptime] capped: bool,
     #[define(F)] _f: StorageType,
 ) {
     let unit = ABSOLUTE_POS;
@@ -40,7 +42,7 @@ pub(super) fn attention<F: Float>(
             for d in 0..head_dim {
                 score += f32::cast_from(q[head * head_dim + d]) * f32::cast_from(k[at + d]);
             }
-            score *= scale;
+            score = bounded(score * scale, cap, capped);
             let new_highest = max(highest, score);
             let shrink = (highest - new_highest).exp();
             let p = (score - new_highest).exp();

@@ -16,6 +16,7 @@ use self::library::Nvrtc;
 use self::runtime::{Card, Recorder};
 use super::packed::{Buffers, Levels};
 use super::{attention, elementwise, fused, step, unpack};
+use crate::kernels::{Gate, Scores};
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode};
 
 const ARCHITECTURES: [u16; 3] = [80, 89, 90];
@@ -92,11 +93,15 @@ fn launched(architecture: u16) -> Vec<(&'static str, String)> {
         for head_dim in [16, 21, 64, 128, 256, 1000] {
             let x = || tensor(&[5, 4, head_dim], dtype);
             let kv = || tensor(&[5, 2, head_dim], dtype);
-            attention::launch(x(), kv(), kv(), words(20), 0.5, x());
+            for cap in [None, Some(50.0)] {
+                attention::launch(x(), kv(), kv(), words(20), Scores { scale: 0.5, cap }, x());
+            }
         }
         let x = || tensor(&[5, 80], dtype);
         elementwise::rms_norm(x(), f32s(80), 1e-5, x());
-        elementwise::silu_mul(x(), x(), x());
+        for activation in [Gate::Silu, Gate::GeluTanh] {
+            elementwise::gate_mul(x(), x(), activation, x());
+        }
         let x = || tensor(&[5, 4, 20], dtype);
         let angles = || tensor(&[5, 10], DType::F32);
         elementwise::rotate(x(), angles(), angles(), x());
