@@ -18,6 +18,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
+pub(crate) use cpu::multiversion;
 pub use weight::{DeviceLevels, DeviceWeight};
 
 use crate::device::ComputeType;

@@ -2,6 +2,7 @@
 
 use super::FloatType;
 use super::grid::{Group, scale_as_stored};
+use crate::kernels::multiversion;
 
 /// Quantiles of the normal distribution scaled to [−1, 1], with an exact 0 (Dettmers et al. 2023, QLoRA,
 /// appendix E; the digits are those of bitsandbytes).
@@ -63,14 +64,17 @@ impl Book {
 /// Of a vector, row-major.
 pub(super) type Metric = [[f64; Book::WIDEST]; Book::WIDEST];
 
+/// Entries that are looked at together.
+const LANES: usize = 16;
+
 /// Finds nearest entries at one place of many rows.
 #[derive(Default)]
 pub(super) struct Search {
-    /// `[width][2^bits]`, as errors weigh at this place.
-    entries: Vec<f32>,
-    /// Half the squared length of each.
-    lengths: Vec<f32>,
-    scores: Vec<f32>,
+    /// `[2^bits / LANES][width]`, as errors weigh at this place.
+    entries: Vec<[f32; LANES]>,
+    /// Half the squared length of each; infinite where there is no entry.
+    lengths: Vec<[f32; LANES]>,
+    scores: Vec<[f32; LANES]>,
     metric: Metric,
 }
 
@@ -80,16 +84,19 @@ impl Search {
         if book.width == 1 {
             return;
         }
-        let count = 1 << book.bits;
+        let chunks = (1usize << book.bits).div_ceil(LANES);
         self.metric = metric;
-        self.entries.resize(book.width * count, 0.0);
+        self.entries.resize(chunks * book.width, [0.0; LANES]);
+        self.scores.resize(chunks, [0.0; LANES]);
         self.lengths.clear();
-        self.lengths.resize(count, 0.0);
+        self.lengths.resize(chunks, [f32::INFINITY; LANES]);
         for (code, entry) in book.entries.chunks_exact(book.width).enumerate() {
+            let (chunk, lane) = (code / LANES, code % LANES);
             let column = |j: usize| entry.iter().zip(&metric).map(|(e, row)| e * row[j]).sum::<f64>();
             let moved = (0..book.width).map(column);
-            self.lengths[code] = (0.5 * moved.clone().map(|value| value * value).sum::<f64>()) as f32;
-            moved.enumerate().for_each(|(j, value)| self.entries[j * count + code] = value as f32);
+            let length = moved.clone().map(|value| value * value).sum::<f64>();
+            self.lengths[chunk][lane] = (0.5 * length) as f32;
+            moved.enumerate().for_each(|(j, v)| self.entries[chunk * book.width + j][lane] = v as f32);
         }
     }
 
@@ -103,30 +110,56 @@ impl Search {
             let nearer = level - book.entries[below] <= book.entries[above] - level;
             return if nearer { below as u32 } else { above as u32 };
         }
-        let count = self.lengths.len();
-        self.scores.clear();
-        self.scores.extend_from_slice(&self.lengths);
-        for j in 0..book.width {
-            let level: f64 = (0..=j).map(|i| weights[i] * self.metric[i][j]).sum();
-            let level = (level / f64::from(scale)) as f32;
-            for (score, entry) in self.scores.iter_mut().zip(&self.entries[j * count..][..count]) {
-                *score -= level * entry;
-            }
+        let inverse = 1.0 / f64::from(scale);
+        let mut levels = [0.0; Book::WIDEST];
+        for (j, level) in levels[..book.width].iter_mut().enumerate() {
+            let moved: f64 = (0..=j).map(|i| weights[i] * self.metric[i][j]).sum();
+            *level = (moved * inverse) as f32;
         }
-        lowest(&self.scores)
+        least(&self.lengths, &self.entries, &levels[..book.width], &mut self.scores)
     }
 }
 
-/// In two passes without a branch, which the compiler turns into vector code.
-pub(super) fn lowest(scores: &[f32]) -> u32 {
-    const LANES: usize = 16;
+multiversion! {
+    /// Where `lengths − Σ_j levels[j] · entries[j]` is least; the first of equals. `scores`: room for them.
+    fn least(
+        lengths: &[[f32; LANES]],
+        entries: &[[f32; LANES]],
+        levels: &[f32],
+        scores: &mut [[f32; LANES]],
+    ) -> u32 => least_body;
+}
+
+/// Without a branch among the lanes, so that the compiler turns it into vector code.
+#[inline(always)]
+fn least_body(
+    lengths: &[[f32; LANES]],
+    entries: &[[f32; LANES]],
+    levels: &[f32],
+    scores: &mut [[f32; LANES]],
+) -> u32 {
     let mut lowest = [f32::INFINITY; LANES];
-    let (chunks, rest) = scores.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lowest, score) in lowest.iter_mut().zip(chunk) {
-            *lowest = if score < lowest { *score } else { *lowest };
+    for ((scores, length), entries) in scores.iter_mut().zip(lengths).zip(entries.chunks_exact(levels.len()))
+    {
+        let mut sums = *length;
+        for (level, entries) in levels.iter().zip(entries) {
+            sums.iter_mut().zip(entries).for_each(|(sum, entry)| *sum -= level * entry);
         }
+        *scores = sums;
+        lowest
+            .iter_mut()
+            .zip(sums)
+            .for_each(|(lowest, sum)| *lowest = if sum < *lowest { sum } else { *lowest });
     }
-    let lowest = lowest.iter().chain(rest).fold(f32::INFINITY, |a, b| a.min(*b));
-    scores.iter().position(|score| *score == lowest).unwrap_or(0) as u32
+    let mut lanes = LANES;
+    while lanes > 1 {
+        lanes /= 2;
+        let (low, high) = lowest.split_at_mut(lanes);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low = if *high < *low { *high } else { *low });
+    }
+    let least = lowest[0];
+    let holds = |scores: &[f32; LANES]| scores.iter().fold(false, |found, score| found | (*score == least));
+    let chunk = scores.iter().position(holds).unwrap_or(0);
+    let lane = scores[chunk].iter().position(|score| *score == least).unwrap_or(0);
+    (chunk * LANES + lane) as u32
 }

@@ -19,18 +19,18 @@ use linear::{Arithmetic, CodebookView, LevelsView, Product, WeightView};
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
 /// the widest one this machine has. Other architectures get the baseline (on aarch64 that is NEON).
 macro_rules! multiversion {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) => $body:path;) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? => $body:path;) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments, reason = "a kernel takes plain tensors and numbers")]
-        $vis fn $name($($arg: $ty),*) {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,fma,bmi2")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
-                fn avx512($($arg: $ty),*) { $body($($arg),*) }
+                fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
                 #[target_feature(enable = "avx2,fma,bmi2,popcnt")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
-                fn avx2($($arg: $ty),*) { $body($($arg),*) }
+                fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
                 use std::arch::is_x86_feature_detected as has;
                 if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
                     && has!("avx512vpopcntdq") && has!("avx2") && has!("fma") && has!("bmi2")
@@ -47,7 +47,7 @@ macro_rules! multiversion {
         }
     };
 }
-use multiversion;
+pub(crate) use multiversion;
 
 impl Kernels for Flex {
     const PAIRED_TOKENS: usize = 1024;
