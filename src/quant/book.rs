@@ -67,10 +67,12 @@ pub(super) type Metric = [[f64; Book::WIDEST]; Book::WIDEST];
 /// Entries that are looked at together.
 const LANES: usize = 16;
 
-/// Finds nearest entries at one place of many rows.
+/// Finds nearest entries of one book at one place of many rows.
 #[derive(Default)]
 pub(super) struct Search {
-    /// `[2^bits / LANES][width]`, as errors weigh at this place.
+    /// `[2^bits / LANES][width]`, as they are in the book.
+    plain: Vec<[f32; LANES]>,
+    /// The same, as errors weigh at this place.
     entries: Vec<[f32; LANES]>,
     /// Half the squared length of each; infinite where there is no entry.
     lengths: Vec<[f32; LANES]>,
@@ -79,24 +81,31 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// `metric`: the error δ of a vector costs `‖δ·metric‖²`; lower triangular.
+    /// `metric`: the error δ of a vector costs `‖δ·metric‖²`; upper triangular.
     pub fn prepare(&mut self, book: &Book, metric: Metric) {
         if book.width == 1 {
             return;
         }
-        let chunks = (1usize << book.bits).div_ceil(LANES);
+        if self.plain.is_empty() {
+            self.lay_out(book);
+        }
         self.metric = metric;
+        weigh(book.width, &metric, &self.plain, &mut self.entries, &mut self.lengths);
+        // Where there is no entry.
+        let count = book.entries.len() / book.width;
+        self.lengths.as_flattened_mut()[count..].fill(f32::INFINITY);
+    }
+
+    fn lay_out(&mut self, book: &Book) {
+        let chunks = (1usize << book.bits).div_ceil(LANES);
+        self.plain.resize(chunks * book.width, [0.0; LANES]);
         self.entries.resize(chunks * book.width, [0.0; LANES]);
+        self.lengths.resize(chunks, [0.0; LANES]);
         self.scores.resize(chunks, [0.0; LANES]);
-        self.lengths.clear();
-        self.lengths.resize(chunks, [f32::INFINITY; LANES]);
         for (code, entry) in book.entries.chunks_exact(book.width).enumerate() {
-            let (chunk, lane) = (code / LANES, code % LANES);
-            let column = |j: usize| entry.iter().zip(&metric).map(|(e, row)| e * row[j]).sum::<f64>();
-            let moved = (0..book.width).map(column);
-            let length = moved.clone().map(|value| value * value).sum::<f64>();
-            self.lengths[chunk][lane] = (0.5 * length) as f32;
-            moved.enumerate().for_each(|(j, v)| self.entries[chunk * book.width + j][lane] = v as f32);
+            for (j, value) in entry.iter().enumerate() {
+                self.plain[code / LANES * book.width + j][code % LANES] = *value as f32;
+            }
         }
     }
 
@@ -117,6 +126,42 @@ impl Search {
             *level = (moved * inverse) as f32;
         }
         least(&self.lengths, &self.entries, &levels[..book.width], &mut self.scores)
+    }
+}
+
+multiversion! {
+    /// `entries[j] = Σ_i plain[i] · metric[i][j]`, and half their squared lengths.
+    fn weigh(
+        width: usize,
+        metric: &Metric,
+        plain: &[[f32; LANES]],
+        entries: &mut [[f32; LANES]],
+        lengths: &mut [[f32; LANES]],
+    ) => weigh_body;
+}
+
+#[inline(always)]
+fn weigh_body(
+    width: usize,
+    metric: &Metric,
+    plain: &[[f32; LANES]],
+    entries: &mut [[f32; LANES]],
+    lengths: &mut [[f32; LANES]],
+) {
+    for ((plain, entries), length) in
+        plain.chunks_exact(width).zip(entries.chunks_exact_mut(width)).zip(lengths)
+    {
+        let mut squares = [0.0; LANES];
+        for (j, entry) in entries.iter_mut().enumerate() {
+            let mut moved = [0.0; LANES];
+            for (plain, row) in plain.iter().zip(metric).take(j + 1) {
+                let weight = row[j] as f32;
+                moved.iter_mut().zip(plain).for_each(|(moved, plain)| *moved += plain * weight);
+            }
+            squares.iter_mut().zip(moved).for_each(|(square, moved)| *square += moved * moved);
+            *entry = moved;
+        }
+        *length = squares.map(|square| 0.5 * square);
     }
 }
 
