@@ -21,8 +21,8 @@ pub enum RopeScaling {
     /// Divisors per frequency, as GGUF's `rope_freqs.weight` stores them. Length: rotary_dim / 2.
     Factors(Vec<f32>),
     /// Phi-3: divisors per frequency within the original context, `rotary_dim / 2` of them, and what cosines
-    /// and sines are multiplied by.
-    LongRope { short_factor: Vec<f32>, attention_factor: f32 },
+    /// and sines are multiplied by. The others are for contexts up to the longest, which only files know of.
+    LongRope { short_factor: Vec<f32>, attention_factor: f32, long_factor: Vec<f32>, longest: usize },
 }
 
 /// Which parts a decoder block has, and so what their tensors are called.
@@ -172,7 +172,7 @@ impl ModelConfig {
             Some(RopeScaling::Factors(factors)) => {
                 factors.len() == self.rotary_dim / 2 && factors.iter().all(|f| positive(*f))
             }
-            Some(RopeScaling::LongRope { short_factor, attention_factor }) => {
+            Some(RopeScaling::LongRope { short_factor, attention_factor, .. }) => {
                 short_factor.len() == self.rotary_dim / 2
                     && short_factor.iter().all(|f| positive(*f))
                     && positive(*attention_factor)

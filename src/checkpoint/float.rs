@@ -81,3 +81,11 @@ pub fn encode_into(dtype: FloatType, value: f32, bytes: &mut Vec<u8>) {
         FloatType::BF16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
     }
 }
+
+/// The values, rounded to `dtype`.
+pub fn encode(dtype: FloatType, values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    let values = values.into_iter();
+    let mut bytes = Vec::with_capacity(values.size_hint().0 * bytes_per_value(dtype));
+    values.for_each(|value| encode_into(dtype, value, &mut bytes));
+    bytes
+}

@@ -6,6 +6,7 @@
 //! decoder   the Llama-like ones, whose keys are alike
 //! rope      how they rotate
 //! opt       OPT, whose keys are its own
+//! write     the other direction
 //! ```
 
 use std::path::Path;
@@ -21,6 +22,7 @@ mod decoder;
 mod family;
 mod opt;
 mod rope;
+pub mod write;
 
 use family::Family;
 

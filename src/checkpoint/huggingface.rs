@@ -60,6 +60,16 @@ impl HuggingFace {
         self.packed.keys().map(String::as_str)
     }
 
+    /// Names of the tensors that are no part of a quantized linear, byte-sorted.
+    pub fn plain_names(&self) -> impl Iterator<Item = &str> {
+        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
+        let is_part = |name: &str| {
+            let mut modules = parts.iter().filter_map(|part| name.strip_suffix(part));
+            modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
+        };
+        self.shards.names().filter(move |name| !is_part(name))
+    }
+
     pub fn contains(&self, name: &str) -> bool {
         self.packed.contains_key(name) || self.shards.contains(name)
     }
@@ -72,13 +82,7 @@ impl HuggingFace {
     }
 
     pub fn tensors(&self) -> Vec<TensorSummary> {
-        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
         let dense = |name: &str| -> Option<TensorSummary> {
-            let is_part = parts.iter().filter_map(|part| name.strip_suffix(part));
-            let mut modules = is_part.map(|module| format!("{module}.weight"));
-            if modules.any(|weight| self.packed.contains_key(&weight)) {
-                return None;
-            }
             let tensor = self.shards.get(name)?;
             let dtype = format!("{:?}", tensor.dtype);
             Some(TensorSummary::new(name, name, dtype, tensor.shape, tensor.bytes.len()))
@@ -89,7 +93,7 @@ impl HuggingFace {
             Some(TensorSummary::new(name, &stored, scheme.name(), shape, self.layer(name).ok()?.bytes()))
         };
         let mut all: Vec<_> =
-            self.shards.names().filter_map(dense).chain(self.packed.iter().filter_map(packed)).collect();
+            self.plain_names().filter_map(dense).chain(self.packed.iter().filter_map(packed)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

@@ -8,12 +8,14 @@
 //! config           the model's numbers; hf_config reads them from config.json, tensors names what follows
 //! huggingface      a directory of safetensors
 //! scheme/          how its linears are quantized: one file per scheme
-//! write            such a directory again, quantized; workspace keeps what was done before a kill
+//! write            a model in another format: a directory or a .gguf file
+//! export           which of a model's weights another format holds; convert gives them its form, plain the
+//!                  tensors that are not quantized; workspace keeps what a calibration had done before a kill
 //! gguf/            a .gguf file: header, block types, names, metadata
 //! safetensors      the container: reading, shards, writing
 //! synthetic        random weights of a known model's shape, in no file at all
 //! files            the bytes behind a checkpoint: which file, its digest, its pages
-//! publish          new checkpoints appear whole or not at all
+//! publish          new checkpoints appear whole or not at all; placed writes a file's parts in any order
 //! float            bytes ↔ f32
 //! ```
 //!
@@ -27,12 +29,16 @@
 //! Nothing else in the program knows which formats exist.
 
 pub mod config;
+mod convert;
+mod export;
 mod files;
 mod float;
 mod gguf;
 mod hf_config;
 pub mod hub;
 mod huggingface;
+mod placed;
+mod plain;
 mod publish;
 mod safetensors;
 mod scheme;
@@ -45,13 +51,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use config::{ModelConfig, RopeScaling};
+pub use export::{Export, ExportFormat, Exported};
 pub use float::Values;
 pub use publish::{STAGING_PREFIX, map};
-pub use scheme::{Packing, QuantizedFormat};
+pub use scheme::QuantizedFormat;
 pub use synthetic::Shape;
 pub use tensors::{LinearRole, LinearSpec, NormRole, POSITIONS_OFFSET};
 pub use workspace::Workspace;
-pub use write::{check_packing, write_quantized};
+pub use write::{Linears, MAX_SHARD_BYTES, Target, write};
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
@@ -331,13 +338,6 @@ impl Checkpoint {
             Source::HuggingFace(directory) => directory.save_tuned(out, scales),
             Source::Gguf(gguf) => gguf.save_tuned(out, &names, scales),
             Source::Synthetic(_) => Err(self.no_file()),
-        }
-    }
-
-    fn huggingface(&self) -> Option<&HuggingFace> {
-        match &self.source {
-            Source::HuggingFace(directory) => Some(directory),
-            Source::Gguf(_) | Source::Synthetic(_) => None,
         }
     }
 

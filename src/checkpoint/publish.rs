@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
@@ -61,6 +62,25 @@ impl Staging {
         let _ = self.directory.keep();
         sync_directory(&self.parent)
     }
+
+    /// Gives the directory's one file, which was synced, the name that was meant for the directory.
+    pub fn publish_file(self, file: &Path) -> Result<()> {
+        if self.out.symlink_metadata().is_ok() {
+            return Err(already_there(&self.out));
+        }
+        fs::rename(file, &self.out).map_err(Error::io(&self.out, "renaming the finished file to"))?;
+        sync_directory(&self.parent)
+    }
+}
+
+/// Writes and syncs a new file.
+pub fn write_json(path: &Path, json: &Value) -> Result<()> {
+    let mut file = File::create_new(path).map_err(Error::io(path, "creating"))?;
+    let mut text = serde_json::to_vec_pretty(json)
+        .map_err(|e| Error::damaged(path, format!("cannot be written: {e}")))?;
+    text.push(b'\n');
+    file.write_all(&text).map_err(Error::io(path, "writing"))?;
+    file.sync_all().map_err(Error::io(path, "syncing"))
 }
 
 /// Copies a file, following symlinks (hub caches are made of them), and syncs the copy.

@@ -16,7 +16,7 @@ pub use safetensors::Dtype;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
-pub use writer::Writer;
+pub use writer::{ShardWriter, Writer};
 
 use super::{float, publish};
 use crate::error::{Error, Result, nearest};

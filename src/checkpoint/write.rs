@@ -1,127 +1,234 @@
-//! Writes a Hugging Face directory again with its block linears quantized, in a given scheme.
+//! Writes a model as a Hugging Face directory or a .gguf file, its linears in a given scheme. What is no
+//! packed linear is copied as it is; of a directory, so is every other file.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use serde_json::Value;
-
-use super::hf_config::{CONFIG_FILE, read_json};
-use super::huggingface::{HuggingFace, module};
-use super::publish::Staging;
-use super::safetensors::{INDEX_FILE, SINGLE_FILE, Writer};
+use super::gguf::blocks::GgmlType;
+use super::gguf::model::{self, ModelFile, Plain};
+use super::hf_config::{self, CONFIG_FILE, read_json};
+use super::huggingface::module;
+use super::publish::{Staging, write_json};
+use super::safetensors::{Dtype, INDEX_FILE, ShardWriter, dtype};
 use super::scheme::{Packing, QUANTIZE_CONFIG_FILE};
-use super::{Checkpoint, Format};
+use super::{Checkpoint, Format, Source, float};
+use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
 use crate::kernels::packed::PackedWeight;
+use crate::quant::FloatType;
 
-/// Streams `source` into the new directory `out`: every linear of the decoder blocks goes through
-/// `quantize`, every other tensor and file is copied as it is. `quantize` is called once per linear, in
-/// byte order of the names; one weight is in memory at a time.
-///
-/// # Errors
-/// `source` is no dense Hugging Face directory; `out` exists; `quantize` failed or returned something
-/// other than `packing` can hold. Nothing is left behind.
-pub fn write_quantized(
-    source: &Checkpoint,
-    out: &Path,
-    packing: &dyn Packing,
-    quantize: &mut dyn FnMut(&str) -> Result<PackedWeight>,
-) -> Result<()> {
-    let directory = dense_directory(source)?;
-    let staging = Staging::new(out)?;
-    write_weights(source, directory, &staging.path().join(SINGLE_FILE), packing, quantize)?;
-    write_configs(directory, staging.path(), packing)?;
-    directory.copy_other_files(staging.path(), &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
-    staging.publish()
+/// Tensors per file where nothing is said, as in transformers.
+pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// What a model is written as.
+pub enum Target {
+    /// A directory, its packed linears in a scheme.
+    Quantized(Box<dyn Packing>),
+    /// A directory, its packed linears expanded to f16.
+    Dense,
+    /// A file, its packed linears in this type.
+    Gguf(GgmlType),
 }
 
-/// Whether a scheme can hold all linears of a model, before anything is done.
-///
-/// # Errors
-/// The source is no dense Hugging Face directory; a linear whose shape does not fit, by its name.
-pub fn check_packing(source: &Checkpoint, packing: &dyn Packing) -> Result<()> {
-    dense_directory(source)?;
-    for name in source.config().block_linears() {
-        if let &[out, input] = &source.shape(&name)?[..] {
-            packing
-                .describe([out, input])
-                .map_err(|what| Error::invalid(format!("{name}: {what}"), UNFIT))?;
+/// The linears that are written packed: their names, byte-sorted, and one at a time.
+pub struct Linears<'a> {
+    pub names: &'a [String],
+    pub packed: &'a mut dyn FnMut(&str) -> Result<PackedWeight>,
+}
+
+impl Target {
+    /// What the file keeps scales as.
+    pub fn scale_dtype(&self) -> FloatType {
+        match self {
+            Self::Quantized(packing) => packing.scale_dtype(),
+            Self::Dense | Self::Gguf(_) => FloatType::F16,
         }
     }
-    Ok(())
+
+    /// Whether all linears of a dense model can be held, before anything is done.
+    ///
+    /// # Errors
+    /// The source is no dense Hugging Face directory; a linear whose shape does not fit, by its name.
+    pub fn check(&self, source: &Checkpoint) -> Result<()> {
+        if source.format() != Format::HuggingFace {
+            return Err(Error::invalid(
+                format!("{} is {} and quantized as it is", source.path().display(), source.format()),
+                "quantize the original Hugging Face checkpoint (f32, f16 or bf16), or use this one directly",
+            ));
+        }
+        self.check_linears(source, &source.config().block_linears())
+    }
+
+    /// # Errors
+    /// A linear whose shape does not fit, by its name; a model that the format has no words for.
+    pub fn check_linears(&self, source: &Checkpoint, names: &[String]) -> Result<()> {
+        let mut shapes = Vec::with_capacity(names.len());
+        for name in names {
+            if let &[out, input] = &source.shape(name)?[..] {
+                shapes.push((name.clone(), [out, input]));
+            }
+        }
+        match self {
+            Self::Dense => Ok(()),
+            Self::Gguf(_) => model::check(source.config(), &shapes),
+            Self::Quantized(packing) => shapes.iter().try_for_each(|(name, shape)| {
+                let unfit = |what| {
+                    Error::invalid(format!("{name}: {what}"), "use another group size, or another --format")
+                };
+                packing.describe(*shape).map(|_| ()).map_err(unfit)
+            }),
+        }
+    }
 }
 
-const UNFIT: &str = "use another group size, or another --format";
-
-fn dense_directory(source: &Checkpoint) -> Result<&HuggingFace> {
-    source.huggingface().filter(|_| source.format() == Format::HuggingFace).ok_or_else(|| {
-        Error::invalid(
-            format!("{} is {} and quantized as it is", source.path().display(), source.format()),
-            "quantize the original Hugging Face checkpoint (f32, f16 or bf16), or use this one directly",
-        )
-    })
+/// Streams `source` to the new directory or file `out`: the packed linears as `linears` gives them, in its
+/// order, and every other tensor as it is. One tensor is in memory at a time. Gives how far a minimum was
+/// rounded at most, in units of its scale (see `gguf::encode`).
+///
+/// # Errors
+/// `out` exists; a linear failed or is not what `target` can hold; the disk fails. Nothing is left behind.
+pub fn write(
+    source: &Checkpoint,
+    out: &Path,
+    target: &Target,
+    max_shard_bytes: u64,
+    linears: &mut Linears<'_>,
+) -> Result<f32> {
+    let staging = Staging::new(out)?;
+    if let Target::Gguf(kind) = target {
+        let file = staging.path().join("model.gguf");
+        let name = out.file_stem().unwrap_or_default().to_string_lossy();
+        let rounding = write_gguf(source, &file, &name, *kind, linears)?;
+        staging.publish_file(&file)?;
+        return Ok(rounding);
+    }
+    write_weights(source, staging.path(), target, max_shard_bytes, linears)?;
+    write_other_files(source, staging.path(), target)?;
+    staging.publish()?;
+    Ok(0.0)
 }
 
 fn write_weights(
     source: &Checkpoint,
-    directory: &HuggingFace,
     to: &Path,
-    packing: &dyn Packing,
-    quantize: &mut dyn FnMut(&str) -> Result<PackedWeight>,
+    target: &Target,
+    max_shard_bytes: u64,
+    linears: &mut Linears<'_>,
 ) -> Result<()> {
-    let linears = source.config().block_linears();
-    let is_linear = |name: &str| linears.binary_search_by(|linear| linear.as_str().cmp(name)).is_ok();
+    let is_linear = |name: &str| linears.names.binary_search_by(|linear| linear.as_str().cmp(name)).is_ok();
     let wrong = |name: &str, what: String| Error::tensor(source.path(), name, what);
-    let mut header = Vec::new();
-    for name in directory.shards().names() {
-        let tensor = directory.shards().tensor(name)?;
-        match tensor.shape {
-            &[out, input] if is_linear(name) => {
+    let describe = |name: &str, shape: &[usize]| -> Result<Vec<(String, Dtype, Vec<usize>)>> {
+        match (target, shape) {
+            (Target::Quantized(packing), &[out, input]) => {
                 let parts = packing.describe([out, input]).map_err(|what| wrong(name, what))?;
                 let named = |(part, dtype, shape)| (format!("{}{part}", module(name)), dtype, shape);
-                header.extend(parts.into_iter().map(named));
+                Ok(parts.into_iter().map(named).collect())
             }
-            _ => header.push((name.to_owned(), tensor.dtype, tensor.shape.to_vec())),
+            _ => Ok(vec![(name.to_owned(), dtype(FloatType::F16), shape.to_vec())]),
+        }
+    };
+    let mut names: Vec<String> = source.plain_names();
+    names.retain(|name| !is_linear(name));
+    let mut all: Vec<&str> = names.iter().chain(linears.names).map(String::as_str).collect();
+    all.sort_unstable();
+    let mut header = Vec::new();
+    for name in all {
+        match is_linear(name) {
+            true => header.extend(describe(name, &source.shape(name)?)?),
+            false => {
+                let (dtype, shape) = source.plain_layout(name)?;
+                header.push((name.to_owned(), dtype, shape));
+            }
         }
     }
-    // Widest types first, so that every tensor is aligned (the order of the Python writer).
-    header.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
-    let mut writer = Writer::create(to, &header)?;
-    for name in directory.shards().names().filter(|name| !is_linear(name)) {
-        writer.write(name, directory.shards().tensor(name)?.bytes)?;
+    let mut writer = ShardWriter::create(to, header, max_shard_bytes)?;
+    for name in &names {
+        writer.write(name, &source.plain_bytes(name)?)?;
+        source.release();
     }
-    for name in &linears {
-        let packed = quantize(name)?;
+    for name in linears.names {
+        let packed = (linears.packed)(name)?;
         let shape = [packed.out_features, packed.in_features];
         if source.shape(name)? != shape {
             return Err(wrong(name, format!("the quantizer gave a weight of shape {shape:?}")));
         }
-        let parts = packing.describe(shape).map_err(|what| wrong(name, what))?;
-        let bytes = packing.encode(&packed).map_err(|what| wrong(name, what))?;
-        for ((part, ..), bytes) in parts.iter().zip(bytes) {
-            writer.write(&format!("{}{part}", module(name)), &bytes)?;
+        let bytes = match target {
+            Target::Quantized(packing) => packing.encode(&packed).map_err(|what| wrong(name, what))?,
+            Target::Dense | Target::Gguf(_) => vec![float::encode(FloatType::F16, packed.to_dense())],
+        };
+        for ((part, ..), bytes) in describe(name, &shape)?.iter().zip(bytes) {
+            writer.write(part, &bytes)?;
         }
+        source.release();
     }
     writer.finish()
 }
 
-fn write_configs(source: &HuggingFace, to: &Path, packing: &dyn Packing) -> Result<()> {
-    let settings = packing.settings();
-    let mut config = read_json(&source.directory().join(CONFIG_FILE))?;
+/// What is no weight: configurations, and the tokenizer.
+fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<()> {
+    let mut config = match &source.source {
+        Source::HuggingFace(directory) => {
+            directory.copy_other_files(to, &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
+            read_json(&directory.directory().join(CONFIG_FILE))?
+        }
+        Source::Gguf(gguf) => {
+            let vocab = gguf.vocabulary()?;
+            write_json(&to.join("tokenizer.json"), &vocab.tokenizer_json()?)?;
+            write_json(&to.join("tokenizer_config.json"), &vocab.tokenizer_config())?;
+            let json = hf_config::write::json(source.config(), &vocab)
+                .map_err(|what| Error::unsupported(what, "use the original Hugging Face directory"))?;
+            write_json(&to.join("generation_config.json"), &hf_config::write::generation(&vocab))?;
+            json
+        }
+        Source::Synthetic(_) => return Err(source.no_file()),
+    };
+    let settings = match target {
+        Target::Quantized(packing) => Some(packing.settings()),
+        Target::Dense | Target::Gguf(_) => None,
+    };
     if let Some(config) = config.as_object_mut() {
-        config.insert("quantization_config".into(), settings.clone());
+        config.shift_remove("compression_config");
+        match &settings {
+            Some(settings) => config.insert("quantization_config".into(), settings.clone()),
+            None => config.shift_remove("quantization_config"),
+        };
     }
     write_json(&to.join(CONFIG_FILE), &config)?;
-    match packing.has_own_config() {
-        true => write_json(&to.join(QUANTIZE_CONFIG_FILE), &settings),
-        false => Ok(()),
+    match (target, settings) {
+        (Target::Quantized(packing), Some(settings)) if packing.has_own_config() => {
+            write_json(&to.join(QUANTIZE_CONFIG_FILE), &settings)
+        }
+        _ => Ok(()),
     }
 }
 
-fn write_json(path: &Path, json: &Value) -> Result<()> {
-    let mut file = std::fs::File::create_new(path).map_err(Error::io(path, "creating"))?;
-    let mut text = serde_json::to_vec_pretty(json)
-        .map_err(|e| Error::damaged(path, format!("cannot be written: {e}")))?;
-    text.push(b'\n');
-    std::io::Write::write_all(&mut file, &text).map_err(Error::io(path, "writing"))?;
-    file.sync_all().map_err(Error::io(path, "syncing"))
+fn write_gguf(
+    source: &Checkpoint,
+    to: &Path,
+    name: &str,
+    kind: GgmlType,
+    linears: &mut Linears<'_>,
+) -> Result<f32> {
+    let Source::HuggingFace(directory) = &source.source else {
+        return Err(Error::invalid(
+            format!("{} is no Hugging Face directory", source.path().display()),
+            "choose another --format",
+        ));
+    };
+    let vocab = GgufVocab::from_dir(directory.directory(), source.config().vocab_size)?;
+    let packed: HashSet<&str> = linears.names.iter().map(String::as_str).collect();
+    let dtype = |name: &str| directory.shards().tensor(name)?.float_type();
+    let mut file = ModelFile::create(to, source.config(), name, vocab, kind, &packed, &dtype)?;
+    for (name, shape) in source.config().tensors().filter(|(name, _)| !packed.contains(name.as_str())) {
+        let (dtype, bytes) = (dtype(&name)?, source.plain_bytes(&name)?);
+        file.plain(&Plain { name: &name, dtype, shape: &shape, bytes: &bytes })?;
+        source.release();
+    }
+    let mut rounding = 0f32;
+    for name in linears.names {
+        rounding = rounding.max(file.packed(name, (linears.packed)(name)?)?);
+        source.release();
+    }
+    file.finish()?;
+    Ok(rounding)
 }

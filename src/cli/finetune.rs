@@ -10,7 +10,7 @@ use super::eval::describe;
 use super::plan::Planner;
 use super::quantize::{self, Job};
 use super::{Common, open};
-use crate::checkpoint::{Checkpoint, Format, QuantizedFormat};
+use crate::checkpoint::{Checkpoint, Format, MAX_SHARD_BYTES, QuantizedFormat};
 use crate::config::Config;
 use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
 use crate::error::{Error, Result};
@@ -72,7 +72,8 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     directory.create(args.resume)?;
     let base = match quantize {
         Some(quantize) => {
-            let job = Job { device: config.device, seed: config.seed, console };
+            let (device, seed) = (config.device, config.seed);
+            let job = Job { device, seed, max_shard_bytes: MAX_SHARD_BYTES, console };
             quantized(source, quantize, &directory, job)?
         }
         None => source,

@@ -5,6 +5,7 @@ mod bench;
 mod console;
 mod doctor;
 mod eval;
+mod export;
 mod finetune;
 mod generate;
 mod inspect;
@@ -12,6 +13,7 @@ mod open;
 mod plan;
 mod quantize;
 mod replay;
+mod size;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -39,6 +41,7 @@ enum Command {
     Finetune(finetune::FinetuneArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     Plan(plan::PlanArgs),
     Replay(replay::ReplayArgs),
@@ -88,6 +91,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Finetune(args) => finetune::run(args, common),
         Command::Eval(args) => eval::run(args, common),
         Command::Generate(args) => generate::run(args, common),
+        Command::Export(args) => export::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Plan(args) => plan::run(args, common),
         Command::Replay(args) => replay::run(args, common),

@@ -6,10 +6,12 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::console::Console;
+use super::export::check_output;
+use super::size::ByteSize;
 use super::{Common, open};
 use crate::calibrate::{Calibration, Event, LinearReport, check_memory};
 use crate::checkpoint::{
-    Checkpoint, Format, Layout, QuantizedFormat, Weight, Workspace, check_packing, write_quantized,
+    Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, QuantizedFormat, Weight, Workspace, write,
 };
 use crate::data::calibration;
 use crate::device::{ComputeType, DeviceSpec};
@@ -64,9 +66,13 @@ pub struct QuantizeArgs {
     /// What is written [default: gptq for rtn and gptq, bitsandbytes for nf4, else qzo]
     #[arg(long, value_enum)]
     format: Option<QuantizedFormat>,
-    /// New directory for the result [default: MODEL-gptq-4bit and the like, in this directory]
+    /// New directory for the result; with --format gguf a new file, NAME.gguf [default: MODEL-gptq-4bit and the
+    /// like, in this directory]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
+    /// No safetensors file is larger, but for a single tensor that is [default: 5GB]
+    #[arg(long, value_name = "SIZE")]
+    max_shard_size: Option<ByteSize>,
 }
 
 /// Where and how a quantization is done.
@@ -75,6 +81,7 @@ pub struct Job {
     /// Opened for calibration alone.
     pub device: DeviceSpec,
     pub seed: u64,
+    pub max_shard_bytes: u64,
     pub console: Console,
 }
 
@@ -83,11 +90,17 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
     let config = args.config();
     config.validate()?;
     let target = args.format.unwrap_or(QuantizedFormat::of(config.method));
-    target.packing(&config, FloatType::F16)?;
+    target.target(&config, FloatType::F16)?;
+    let out = args.output.clone().unwrap_or_else(|| default_output(&args.model, &config, target));
+    check_output(&out, target == QuantizedFormat::Gguf)?;
     let source = open::checkpoint(&args.model, console)?;
-    let out = args.output.clone().unwrap_or_else(|| default_output(&args.model, &config));
     let started = Instant::now();
-    let job = Job { device: common.device.unwrap_or_default(), seed: common.seed.unwrap_or(0), console };
+    let job = Job {
+        device: common.device.unwrap_or_default(),
+        seed: common.seed.unwrap_or(0),
+        max_shard_bytes: args.max_shard_size.map_or(MAX_SHARD_BYTES, |size| size.0),
+        console,
+    };
     let linears = quantize(&source, &out, &config, target, job)?;
     let written = Checkpoint::open(&out)?;
     let bytes = |c: &Checkpoint| c.tensors().map(|t| t.bytes).sum::<usize>();
@@ -126,7 +139,7 @@ impl QuantizeArgs {
     }
 }
 
-/// Writes `source`, quantized, to the new directory `out`; what calibration says of each linear.
+/// Writes `source`, quantized, to the new directory or file `out`; what calibration says of each linear.
 pub fn quantize(
     source: &Arc<Checkpoint>,
     out: &Path,
@@ -147,13 +160,17 @@ pub fn quantize(
             "choose another output directory, or move this one away: nothing is overwritten",
         ));
     }
-    let packing = target.packing(config, stored_type(source)?)?;
-    check_packing(source, packing.as_ref())?;
-    let options = config.options(packing.scale_dtype());
+    let target = target.target(config, stored_type(source)?)?;
+    target.check(source)?;
+    let options = config.options(target.scale_dtype());
+    let names = source.config().block_linears();
+    let write = |packed: &mut dyn FnMut(&str) -> Result<PackedWeight>| {
+        write(source, out, &target, job.max_shard_bytes, &mut Linears { names: &names, packed })
+    };
     let Some(text) = &config.calibration else {
-        let mut bar = job.console.progress("quantizing", source.config().block_linears().len() as u64);
+        let mut bar = job.console.progress("quantizing", names.len() as u64);
         let mut done = 0;
-        write_quantized(source, out, packing.as_ref(), &mut |name| {
+        write(&mut |name| {
             let packed = nearest(source, name, options)?;
             done += 1;
             bar.set(done);
@@ -171,7 +188,7 @@ pub fn quantize(
     let linears = calibrate(calibration, model.as_mut(), job.console)?;
     drop(model);
     let mut finished = workspace.finished();
-    write_quantized(source, out, packing.as_ref(), &mut |name| finished.take(name))?;
+    write(&mut |name| finished.take(name))?;
     workspace.remove()?;
     Ok(linears)
 }
@@ -276,8 +293,9 @@ fn bits_per_weight(written: &Checkpoint) -> f64 {
     bits / f64::max(count, 1.0)
 }
 
-fn default_output(model: &str, config: &QuantizeConfig) -> PathBuf {
+fn default_output(model: &str, config: &QuantizeConfig, format: QuantizedFormat) -> PathBuf {
     let name = Path::new(model).file_name().map_or("model".into(), |name| name.to_string_lossy());
     let method = format!("{:?}", config.method).to_lowercase();
-    PathBuf::from(format!("{name}-{method}-{}bit", config.bits))
+    let ending = if format == QuantizedFormat::Gguf { ".gguf" } else { "" };
+    PathBuf::from(format!("{name}-{method}-{}bit{ending}", config.bits))
 }

@@ -58,10 +58,25 @@ impl Tokenizer {
     /// # Errors
     /// A tokenizer model or pre-tokenizer that is not known, and metadata that contradicts itself.
     pub fn from_gguf(vocab: GgufVocab) -> Result<Self> {
-        check(&vocab)?;
-        let (parts, add_bos) = match vocab.model.as_str() {
-            "gpt2" => byte_level(&vocab)?,
-            "llama" => sentence_piece(&vocab)?,
+        let inner = serde_json::to_vec(&vocab.tokenizer_json()?)
+            .map_err(tokenizers::Error::from)
+            .and_then(tokenizers::Tokenizer::from_bytes)
+            .map_err(|e| contradiction(e.to_string()))?;
+        let eos = ends(&vocab);
+        Self::new(inner, vocab.bos, eos, vocab.chat_template)
+    }
+}
+
+impl GgufVocab {
+    /// The `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`].
+    pub fn tokenizer_json(&self) -> Result<Value> {
+        check(self)?;
+        let (parts, add_bos) = match self.model.as_str() {
+            "gpt2" => byte_level(self)?,
+            "llama" => sentence_piece(self)?,
             other => {
                 return Err(Error::unsupported(
                     format!("the GGUF's tokenizer is of kind `{other}`; known: gpt2, llama"),
@@ -69,21 +84,34 @@ impl Tokenizer {
                 ));
             }
         };
-        let json = json!({
+        Ok(json!({
             "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": added_tokens(&vocab),
+            "added_tokens": added_tokens(self),
             "normalizer": parts.normalizer,
             "pre_tokenizer": parts.pre_tokenizer,
-            "post_processor": post_processor(&vocab, add_bos),
+            "post_processor": post_processor(self, add_bos),
             "decoder": parts.decoder,
             "model": parts.model,
-        });
-        let inner = serde_json::to_vec(&json)
-            .map_err(tokenizers::Error::from)
-            .and_then(tokenizers::Tokenizer::from_bytes)
-            .map_err(|e| contradiction(e.to_string()))?;
-        let eos = ends(&vocab);
-        Self::new(inner, vocab.bos, eos, vocab.chat_template)
+        }))
+    }
+
+    /// The `tokenizer_config.json` beside it.
+    pub fn tokenizer_config(&self) -> Value {
+        let token = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
+        json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": token(self.bos),
+            "eos_token": token(self.eos),
+            "unk_token": token(self.unk),
+            "pad_token": token(self.pad),
+            "clean_up_tokenization_spaces": false,
+            "chat_template": self.chat_template,
+        })
+    }
+
+    /// Every token that ends a generation.
+    pub fn ends(&self) -> Vec<u32> {
+        ends(self)
     }
 }
 

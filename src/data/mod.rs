@@ -9,6 +9,7 @@ pub mod chat;
 pub mod config;
 pub mod dataset;
 pub mod gguf_tokenizer;
+pub mod gguf_vocab;
 pub mod metrics;
 pub mod pre_tokenizer;
 pub mod prompt;

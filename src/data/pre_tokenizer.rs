@@ -91,6 +91,14 @@ impl PreTokenizer {
         })
     }
 
+    /// The names whose words are those of a `pre_tokenizer` in tokenizer.json; none where it cuts texts in a way
+    /// that no name stands for.
+    pub fn names_of(json: &Value) -> Vec<&'static str> {
+        let Some(splits) = splits_of(json) else { return vec![] };
+        let same = |name: &&str| Self::named(name).is_some_and(|pre| pre.splits == splits);
+        NAMES.iter().copied().filter(same).collect()
+    }
+
     /// As `tokenizer.json` states it, bytes mapped to GPT-2's printable characters last.
     pub fn json(&self) -> Value {
         let mut steps: Vec<Value> = self
@@ -105,6 +113,32 @@ impl PreTokenizer {
     }
 }
 
+/// The expressions that a byte-level pre-tokenizer cuts by, in turn.
+fn splits_of(json: &Value) -> Option<Vec<&str>> {
+    let one = std::slice::from_ref(json);
+    let steps = json["pretokenizers"].as_array().map_or(one, Vec::as_slice);
+    let mut splits = Vec::new();
+    for step in steps {
+        match step["type"].as_str()? {
+            "Split" => {
+                // What is cut off stays a word, or the words are what is kept.
+                let keeps = match step["behavior"].as_str()? {
+                    "Isolated" => step["invert"] == false,
+                    "Removed" => step["invert"] == true,
+                    _ => false,
+                };
+                splits.push(step["pattern"]["Regex"].as_str().filter(|_| keeps)?);
+            }
+            "Digits" => splits.push(if step["individual_digits"] == true { r"\p{N}" } else { r"\p{N}+" }),
+            "ByteLevel" if step["add_prefix_space"] == false => {
+                splits.extend((step["use_regex"] != false).then_some(GPT2));
+            }
+            _ => return None,
+        }
+    }
+    Some(splits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +148,7 @@ mod tests {
         for name in NAMES {
             let pre = PreTokenizer::named(name).unwrap_or_else(|| panic!("{name} is listed but not known"));
             serde_json::from_value::<tokenizers::PreTokenizerWrapper>(pre.json()).unwrap();
+            assert!(PreTokenizer::names_of(&pre.json()).contains(name));
         }
         assert_eq!(PreTokenizer::named("no-such-model"), None);
     }

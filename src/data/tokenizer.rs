@@ -111,6 +111,16 @@ impl Tokenizer {
         super::chat::render(template, messages, add_generation_prompt, bos.as_deref(), eos.as_deref())
     }
 
+    /// All of it, as a `tokenizer.json`.
+    pub(super) fn json(&self) -> Result<serde_json::Value> {
+        let text = self.inner.to_string(false).map_err(|e| failed("serializing the tokenizer", &e))?;
+        serde_json::from_str(&text).map_err(|e| failed("serializing the tokenizer", &e.into()))
+    }
+
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// Identifies what texts become: two tokenizers that share it give the same ids.
     pub fn fingerprint(&self) -> Result<[u8; 32]> {
         // `tokenizers` writes vocabulary, merges and added tokens in id order.

@@ -63,7 +63,7 @@ fn missing(dir: &Path) -> Error {
 }
 
 /// The file's object; an empty one where there is no such file.
-fn read_json(path: &Path) -> Result<Value> {
+pub(super) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Object(serde_json::Map::new()));
     }
@@ -85,7 +85,7 @@ fn content(token: &Value) -> Option<&str> {
 }
 
 /// `tokenizer_config.json` decides where it has the key, even with null.
-fn special_token(
+pub(super) fn special_token(
     config: &Value,
     map: &Value,
     key: &str,

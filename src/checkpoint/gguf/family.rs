@@ -2,7 +2,7 @@
 
 use super::super::config::{Block, ModelConfig, SlidingWindow};
 use super::metadata::Keys;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::Gate;
 
 /// `general.architecture`. "llama" covers what differs from it by numbers alone, Mistral among them.
@@ -38,6 +38,30 @@ impl Family {
             let works = NAMES.map(|(_, name, _)| name).join(", ");
             keys.unsupported(format!("architecture \"{architecture}\""), &works)
         })
+    }
+
+    /// The one that a model of Hugging Face's architecture is converted to.
+    ///
+    /// # Errors
+    /// llama.cpp has none, or it is not known here.
+    pub fn of_config(config: &ModelConfig) -> Result<Self> {
+        let architecture = match config.architecture.as_str() {
+            "MistralForCausalLM" => "LlamaForCausalLM",
+            other => other,
+        };
+        let found = NAMES.iter().find(|(.., name)| *name == architecture);
+        found.map(|(family, ..)| *family).ok_or_else(|| {
+            let works = NAMES.map(|(.., name)| name).join(", ");
+            Error::unsupported(
+                format!("{architecture} cannot be written as GGUF"),
+                format!("works: {works}; or choose another --format"),
+            )
+        })
+    }
+
+    /// Whether llama.cpp computes sliding windows for it.
+    pub fn has_window(self) -> bool {
+        matches!(self, Self::Gemma2 | Self::Gemma3)
     }
 
     pub fn architecture(self) -> &'static str {

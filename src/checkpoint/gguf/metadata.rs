@@ -250,7 +250,9 @@ impl<'a> Keys<'a> {
         // Longer contexts than the original have other factors: see `hf_config::rope`.
         let original = self.count(&own("rope.scaling.original_context_length"))?.unwrap_or(context);
         let attention_factor = self.float(&own("rope.scaling.attn_factor"))?.unwrap_or(1.0) as f32;
-        Ok((Some(RopeScaling::LongRope { short_factor, attention_factor }), context.min(original)))
+        let long_factor = factors(names::LONG_FACTORS).unwrap_or_else(|| short_factor.clone());
+        let scaling = RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest: context };
+        Ok((Some(scaling), context.min(original)))
     }
 
     fn rope_scaling(&self, family: Family, factors: Option<Vec<f32>>) -> Result<Option<RopeScaling>> {

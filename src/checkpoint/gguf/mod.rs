@@ -6,14 +6,21 @@
 //! names     llama.cpp's tensor names and its order of q/k rows
 //! family    which architectures there are, and what llama.cpp does for each that no key says
 //! metadata  key-values → ModelConfig and vocabulary
+//! model     a whole model written: writer the structure, describe the key-values, encode the blocks
+//! plain     tensors that are stored as floats, as bytes
 //! ```
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-mod blocks;
+pub mod blocks;
+mod describe;
+mod encode;
 mod family;
 mod header;
 mod metadata;
+pub mod model;
 mod names;
+mod plain;
+mod writer;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -34,6 +41,9 @@ use crate::quant::FloatType;
 use blocks::{BLOCK, GgmlType};
 use header::{Header, TensorInfo};
 use names::RowOrder;
+
+pub use describe::llama3_factors;
+pub use encode::form;
 
 pub struct Gguf {
     path: PathBuf,

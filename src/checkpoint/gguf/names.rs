@@ -61,6 +61,20 @@ pub fn to_hugging_face(name: &str, block: Block) -> Option<String> {
     fine.then(|| format!("model.layers.{layer}.{part}.{kind}"))
 }
 
+/// `None`: llama.cpp has no such tensor.
+pub fn from_hugging_face(name: &str, block: Block) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
+        "model.norm.weight" => return Some("output_norm.weight".into()),
+        "lm_head.weight" => return Some("output.weight".into()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (part, kind) = part.rsplit_once('.')?;
+    let (ours, _) = own_parts(block).iter().chain(&BLOCK_PARTS).find(|(_, theirs)| *theirs == part)?;
+    Some(format!("blk.{layer}.{ours}.{kind}"))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowOrder {
     HuggingFace,

@@ -70,6 +70,10 @@ impl Family {
         NAMES.iter().find(|(family, ..)| *family == self).map_or("", |(_, architecture, _)| architecture)
     }
 
+    pub fn model_type(self) -> &'static str {
+        NAMES.iter().find(|(family, ..)| *family == self).map_or("", |(.., kind)| kind)
+    }
+
     pub fn defaults(self) -> Defaults {
         let llama = Defaults {
             num_key_value_heads: None,

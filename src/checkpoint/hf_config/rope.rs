@@ -40,6 +40,7 @@ struct Scaling {
     high_freq_factor: Option<f32>,
     original_max_position_embeddings: Option<usize>,
     short_factor: Option<Vec<f32>>,
+    long_factor: Option<Vec<f32>>,
     attention_factor: Option<f32>,
     partial_rotary_factor: Option<f64>,
 }
@@ -107,7 +108,8 @@ fn long(path: &Path, raw: &RopeKeys, scaling: &Scaling, rotary: &mut Rotary) -> 
     let stretch = longest as f64 / original as f64;
     let by_paper = (1.0 + stretch.max(1.0).ln() / (original as f64).ln()).sqrt() as f32;
     let attention_factor = scaling.attention_factor.unwrap_or(by_paper);
-    rotary.scaling = Some(RopeScaling::LongRope { short_factor, attention_factor });
+    let long_factor = scaling.long_factor.clone().unwrap_or_else(|| short_factor.clone());
+    rotary.scaling = Some(RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest });
     rotary.max_position_embeddings = longest.min(original);
     Ok(())
 }

@@ -128,14 +128,16 @@ fn phi_is_fused_and_its_context_is_the_original_one() {
     let config = with(json!({
         "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.75, "sliding_window": 9,
         "max_position_embeddings": 8192, "original_max_position_embeddings": 4096,
-        "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": factors}
+        "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": [9.0]}
     }))
     .unwrap();
     assert_eq!((config.rotary_dim, config.max_position_embeddings), (12, 4096));
     assert_eq!((config.block, config.rms_norm_eps), (Block::Phi3, 1e-5));
     // √(1 + ln 2 / ln 4096)
     let attention_factor = 1.040_833;
-    assert_eq!(config.rope_scaling, Some(RopeScaling::LongRope { short_factor: factors, attention_factor }));
+    let (short_factor, long_factor, longest) = (factors, vec![9.0], 8192);
+    let scaling = RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest };
+    assert_eq!(config.rope_scaling, Some(scaling));
     let names: Vec<String> = config.linears(1).iter().map(|linear| linear.weight()).collect();
     assert_eq!(names[0], "model.layers.1.self_attn.qkv_proj.weight");
     assert_eq!(names.len(), 4);

@@ -1,81 +1,138 @@
-//! Writes a safetensors file tensor by tensor, in any order: the header is known before the first
+//! Writes safetensors files tensor by tensor, in any order: the header is known before the first
 //! byte of data, so nothing has to be held.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::json;
 
+use super::super::placed::PlacedFile;
+use super::super::publish::write_json;
+use super::{INDEX_FILE, SINGLE_FILE};
 use crate::error::{Error, Result};
 
-/// A file in the making. It becomes a valid file at `finish`; write it in a directory that is
-/// published afterwards.
-pub struct Writer {
-    path: PathBuf,
-    file: File,
-    /// Where each tensor that was not written yet goes.
-    pending: HashMap<String, Range<u64>>,
-}
+/// A file in the making.
+pub struct Writer(PlacedFile);
+
+/// Name, type and shape.
+type Described = (String, Dtype, Vec<usize>);
 
 impl Writer {
     /// Creates the file and writes its header; the tensors lie in the order given.
     ///
     /// # Errors
     /// The file exists, two tensors share a name, or a size overflows.
-    pub fn create(path: &Path, tensors: &[(String, Dtype, Vec<usize>)]) -> Result<Self> {
-        let invalid = |what: String| Error::damaged(path, what);
-        let mut pending = HashMap::with_capacity(tensors.len());
+    pub fn create(path: &Path, tensors: &[Described]) -> Result<Self> {
         let mut infos = Vec::with_capacity(tensors.len());
         let mut end = 0usize;
         for (name, dtype, shape) in tensors {
-            let bits = shape.iter().try_fold(dtype.bitsize(), |product, &d| product.checked_mul(d));
             let start = end;
-            end = bits
-                .and_then(|bits| start.checked_add(bits / 8))
-                .ok_or_else(|| invalid(format!("tensor `{name}` of shape {shape:?} is too large")))?;
+            end = bytes(*dtype, shape).and_then(|bytes| start.checked_add(bytes)).ok_or_else(|| {
+                Error::damaged(path, format!("tensor `{name}` of shape {shape:?} is too large"))
+            })?;
             let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
             infos.push((name.clone(), info));
-            if pending.insert(name.clone(), start as u64..end as u64).is_some() {
-                return Err(invalid(format!("two tensors named `{name}`")));
-            }
         }
-        let header = header(infos).map_err(|e| invalid(format!("cannot describe its tensors: {e}")))?;
-        let data = header.len() as u64;
-        pending.values_mut().for_each(|range| *range = range.start + data..range.end + data);
-
-        let mut file = File::create_new(path).map_err(Error::io(path, "creating"))?;
-        file.write_all(&header).map_err(Error::io(path, "writing"))?;
-        Ok(Self { path: path.to_path_buf(), file, pending })
+        let places = infos.iter().map(|(name, info)| (name.clone(), info.data_offsets)).collect::<Vec<_>>();
+        let header =
+            header(infos).map_err(|e| Error::damaged(path, format!("cannot describe its tensors: {e}")))?;
+        let place = |at: usize| (header.len() + at) as u64;
+        let places = places.into_iter().map(|(name, (start, end))| (name, place(start)..place(end)));
+        Ok(Self(PlacedFile::create(path, &header, places.collect(), 0)?))
     }
 
     /// # Errors
     /// A name that is not in the header or was written before, or another number of bytes.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let range = self.pending.remove(name);
-        let range = range.ok_or_else(|| Error::tensor(&self.path, name, "not a tensor that is due"))?;
-        if range.end - range.start != bytes.len() as u64 {
-            let expected = range.end - range.start;
-            let what = format!("expected {expected} bytes to write, got {}", bytes.len());
-            return Err(Error::tensor(&self.path, name, what));
-        }
-        self.file
-            .seek(SeekFrom::Start(range.start))
-            .and_then(|_| self.file.write_all(bytes))
-            .map_err(Error::io(&self.path, "writing"))
+        self.0.write(name, bytes)
     }
 
     /// # Errors
     /// A tensor is still missing, or the disk failed.
     pub fn finish(self) -> Result<()> {
-        if let Some(name) = self.pending.keys().min() {
-            return Err(Error::tensor(&self.path, name, "was never written"));
-        }
-        self.file.sync_all().map_err(Error::io(&self.path, "syncing"))
+        self.0.finish()
     }
+}
+
+/// The tensors of a directory: one file, or shards with an index where that would be too large.
+pub struct ShardWriter {
+    directory: PathBuf,
+    shards: Vec<Writer>,
+    /// Tensor → its shard.
+    places: BTreeMap<String, usize>,
+    total_bytes: usize,
+}
+
+impl ShardWriter {
+    /// No file holds more than `max_bytes`, but for a single tensor that does.
+    ///
+    /// # Errors
+    /// As [`Writer::create`].
+    pub fn create(directory: &Path, tensors: Vec<Described>, max_bytes: u64) -> Result<Self> {
+        let (mut total_bytes, mut in_shard) = (0usize, 0usize);
+        let mut shards: Vec<Vec<Described>> = vec![vec![]];
+        let mut places = BTreeMap::new();
+        for tensor in tensors {
+            // What overflows is refused where the file is created.
+            let bytes = bytes(tensor.1, &tensor.2).unwrap_or(usize::MAX);
+            if in_shard > 0 && in_shard.saturating_add(bytes) as u64 > max_bytes {
+                shards.push(vec![]);
+                in_shard = 0;
+            }
+            in_shard = in_shard.saturating_add(bytes);
+            total_bytes = total_bytes.saturating_add(bytes);
+            places.insert(tensor.0.clone(), shards.len() - 1);
+            if let Some(shard) = shards.last_mut() {
+                shard.push(tensor);
+            }
+        }
+        let of = shards.len();
+        let create = |(index, mut tensors): (usize, Vec<Described>)| {
+            // Widest types first, so that every tensor is aligned (the order of the Python writer).
+            tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
+            Writer::create(&directory.join(file_name(index, of)), &tensors)
+        };
+        let shards = shards.into_iter().enumerate().map(create).collect::<Result<_>>()?;
+        Ok(Self { directory: directory.to_path_buf(), shards, places, total_bytes })
+    }
+
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let shard = self.places.get(name).and_then(|&index| self.shards.get_mut(index));
+        match shard {
+            Some(shard) => shard.write(name, bytes),
+            None => Err(Error::tensor(&self.directory, name, "not a tensor that is due")),
+        }
+    }
+
+    /// # Errors
+    /// A tensor is still missing, or the disk failed.
+    pub fn finish(self) -> Result<()> {
+        let of = self.shards.len();
+        self.shards.into_iter().try_for_each(Writer::finish)?;
+        if of == 1 {
+            return Ok(());
+        }
+        let files: BTreeMap<&String, String> =
+            self.places.iter().map(|(name, &index)| (name, file_name(index, of))).collect();
+        let index = json!({"metadata": {"total_size": self.total_bytes}, "weight_map": files});
+        write_json(&self.directory.join(INDEX_FILE), &index)
+    }
+}
+
+fn file_name(index: usize, of: usize) -> String {
+    match of {
+        1 => SINGLE_FILE.to_owned(),
+        _ => format!("model-{:05}-of-{of:05}.safetensors", index + 1),
+    }
+}
+
+/// `None` where it overflows.
+fn bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(dtype.bitsize(), |product, &d| product.checked_mul(d)).map(|bits| bits / 8)
 }
 
 /// Length, JSON, and spaces up to a multiple of 8 so that the data is aligned.

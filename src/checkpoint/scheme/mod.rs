@@ -14,8 +14,10 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value;
 
+use super::gguf::blocks::{BLOCK, GgmlType};
 use super::hf_config::read_json;
 use super::safetensors::{Dtype, Shards, Tensor};
+use super::write::Target;
 use super::{Format, Layout, float};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, PackedWeight};
@@ -99,6 +101,8 @@ pub enum QuantizedFormat {
     Bitsandbytes,
     /// Vectors with one scale per row; read by transformers with the aqlm package
     Aqlm,
+    /// One file of blocks (Q4_0, Q4_1 with --asymmetric, Q8_0), floats as they are; read by llama.cpp
+    Gguf,
     /// qzo's own: codebooks with scales per group
     Qzo,
 }
@@ -117,7 +121,36 @@ impl QuantizedFormat {
     ///
     /// # Errors
     /// The format cannot hold them.
-    pub fn packing(self, config: &QuantizeConfig, dtype: FloatType) -> Result<Box<dyn Packing>> {
+    pub fn target(self, config: &QuantizeConfig, dtype: FloatType) -> Result<Target> {
+        match self {
+            Self::Gguf => Ok(Target::Gguf(self.block_type(config)?)),
+            _ => Ok(Target::Quantized(self.packing(config, dtype)?)),
+        }
+    }
+
+    fn block_type(self, config: &QuantizeConfig) -> Result<GgmlType> {
+        let unfit = |help: &str| {
+            let method = format!("{:?}", config.method).to_lowercase();
+            Err(Error::invalid(format!("GGUF does not hold what {method} gives with these settings"), help))
+        };
+        if !matches!(config.method, Method::Rtn | Method::Gptq) {
+            return unfit("use --method rtn or gptq, or leave --format out");
+        }
+        if config.act_order && !config.static_groups {
+            return unfit("add --static-groups, or leave --act-order out: GGUF's blocks are of neighbours");
+        }
+        if config.group_size().is_some_and(|size| !size.is_multiple_of(BLOCK)) {
+            return unfit("use a --group-size of 32, 64, 128, …: GGUF has a scale for each 32 weights");
+        }
+        match (config.bits, config.asymmetric) {
+            (4, false) => Ok(GgmlType::Q4_0),
+            (4, true) => Ok(GgmlType::Q4_1),
+            (8, false) => Ok(GgmlType::Q8_0),
+            _ => unfit("use --bits 4 (Q4_0, with --asymmetric Q4_1) or --bits 8 (Q8_0)"),
+        }
+    }
+
+    fn packing(self, config: &QuantizeConfig, dtype: FloatType) -> Result<Box<dyn Packing>> {
         let (bits, vector_size, group_size) = (config.bits, config.vector_size(), config.group_size());
         let unfit = |help: &str| {
             let method = format!("{:?}", config.method).to_lowercase();
@@ -195,6 +228,7 @@ impl QuantizedFormat {
                 }))
             }
             (Self::Qzo, _) => unfit("leave --format out: integers are stored as GPTQ"),
+            (Self::Gguf, _) => unfit("GGUF is no directory"),
         }
     }
 }

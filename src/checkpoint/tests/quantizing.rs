@@ -2,6 +2,18 @@
 
 use super::*;
 
+/// As `qzo quantize` does.
+fn write_quantized(
+    source: &Checkpoint,
+    out: &Path,
+    target: &Target,
+    packed: &mut dyn FnMut(&str) -> Result<PackedWeight>,
+) -> Result<()> {
+    target.check(source)?;
+    let names = source.config().block_linears();
+    write(source, out, target, MAX_SHARD_BYTES, &mut Linears { names: &names, packed }).map(|_| ())
+}
+
 #[test]
 fn what_is_written_is_what_the_quantizer_gave() {
     use crate::quant::Method::{Learned, Nf4, Rtn, Vector};
@@ -41,8 +53,8 @@ fn what_is_written_is_what_the_quantizer_gave() {
         for (config, into, format) in &cases {
             let parent = tempfile::tempdir().unwrap();
             let out = parent.path().join("out");
-            let packing = into.packing(config, FloatType::F16).unwrap();
-            let options = config.options(packing.scale_dtype());
+            let target = into.target(config, FloatType::F16).unwrap();
+            let options = config.options(target.scale_dtype());
             let mut given = BTreeMap::new();
             let mut quantize = |name: &str| {
                 let shape = source.shape(name)?;
@@ -50,7 +62,7 @@ fn what_is_written_is_what_the_quantizer_gave() {
                 given.insert(name.to_owned(), packed.clone());
                 Ok(packed)
             };
-            write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+            write_quantized(&source, &out, &target, &mut quantize).unwrap();
             let written = Checkpoint::open(&out).unwrap();
             assert_eq!(written.format(), *format);
             assert_eq!(written.config(), source.config());
@@ -104,19 +116,19 @@ fn activation_order_survives(into: QuantizedFormat) {
         asymmetric: true,
         ..Default::default()
     };
-    let packing = into.packing(&config, FloatType::F16).unwrap();
+    let target = into.target(&config, FloatType::F16).unwrap();
     let mut given = BTreeMap::new();
     let mut quantize = |name: &str| {
         let shape = source.shape(name)?;
         let n = shape[1];
         let gram: Vec<f32> =
             (0..n * n).map(|i| if i / n == i % n { (i / n * 7 % 13) as f32 + 1.0 } else { 0.25 }).collect();
-        let options = config.options(packing.scale_dtype());
+        let options = config.options(target.scale_dtype());
         let (packed, _) = quant::calibrate(&source.dense(name)?, [shape[0], n], options, &gram)?;
         given.insert(name.to_owned(), packed.clone());
         Ok(packed)
     };
-    write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+    write_quantized(&source, &out, &target, &mut quantize).unwrap();
     let settings = &hf_config::read_json(&out.join("config.json")).unwrap()["quantization_config"];
     match into {
         QuantizedFormat::Gptq => assert_eq!(settings["desc_act"], true),
@@ -147,21 +159,21 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     let source = Checkpoint::open(&from).unwrap();
     let out = parent.path().join("out");
     let config = QuantizeConfig { group_size: Some(32), ..Default::default() };
-    let packing = QuantizedFormat::Gptq.packing(&config, FloatType::F16).unwrap();
+    let target = QuantizedFormat::Gptq.target(&config, FloatType::F16).unwrap();
     let options = config.options(FloatType::F16);
     let mut quantize = |name: &str| {
         let shape = source.shape(name)?;
         quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
     };
     let mut count = 0;
-    let error = write_quantized(&source, &out, packing.as_ref(), &mut |_| {
+    let error = write_quantized(&source, &out, &target, &mut |_| {
         count += 1;
         Err(Error::Interrupted("for the test".into()))
     });
     assert!(matches!(error, Err(Error::Interrupted(_))) && count == 1);
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2, "from and blob");
 
-    write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+    write_quantized(&source, &out, &target, &mut quantize).unwrap();
     let names: Vec<String> = files(&out).into_keys().collect();
     assert_eq!(names, ["config.json", "model.safetensors", "quantize_config.json", "tokenizer.json"]);
     assert!(out.join("tokenizer.json").symlink_metadata().unwrap().is_file());
@@ -173,14 +185,13 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
 
     for refused in [&out, &fixture("q4_0.gguf")] {
         let already = Checkpoint::open(refused).unwrap();
-        let error = write_quantized(&already, &parent.path().join("twice"), packing.as_ref(), &mut quantize)
-            .unwrap_err();
+        let error =
+            write_quantized(&already, &parent.path().join("twice"), &target, &mut quantize).unwrap_err();
         assert!(error.to_string().contains("quantized as it is"), "{error}");
     }
     let other = QuantizeConfig { group_size: Some(64), ..config };
-    let other = QuantizedFormat::Gptq.packing(&other, FloatType::F16).unwrap();
-    let error =
-        write_quantized(&source, &parent.path().join("other"), other.as_ref(), &mut quantize).unwrap_err();
+    let other = QuantizedFormat::Gptq.target(&other, FloatType::F16).unwrap();
+    let error = write_quantized(&source, &parent.path().join("other"), &other, &mut quantize).unwrap_err();
     assert!(error.to_string().contains("in groups of 64"), "{error}");
 }
 
@@ -196,13 +207,13 @@ fn a_codebook_that_is_not_finite_is_refused_by_name() {
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("out");
         let config = QuantizeConfig { method, group_size: Some(group_size), ..Default::default() };
-        let packing = into.packing(&config, FloatType::F32).unwrap();
-        let options = config.options(packing.scale_dtype());
+        let target = into.target(&config, FloatType::F32).unwrap();
+        let options = config.options(target.scale_dtype());
         let mut quantize = |name: &str| {
             let shape = source.shape(name)?;
             quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
         };
-        write_quantized(&source, &out, packing.as_ref(), &mut quantize).unwrap();
+        write_quantized(&source, &out, &target, &mut quantize).unwrap();
         let tensor = format!("{}{part}", Q_PROJ.trim_end_matches(".weight"));
         let (_, range) = safetensors::Shards::open(&out).unwrap().position(&tensor).unwrap();
         let weights = out.join("model.safetensors");

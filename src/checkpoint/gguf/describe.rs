@@ -1,0 +1,156 @@
+//! `ModelConfig` and vocabulary → key-values, the other direction of `metadata`; keys and their kinds as
+//! llama.cpp's `convert_hf_to_gguf.py` writes them.
+
+use super::super::config::{ModelConfig, RopeScaling};
+use super::blocks::GgmlType;
+use super::family::Family;
+use super::names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS};
+use super::writer::Meta;
+use crate::data::tokenizer::GgufVocab;
+use crate::quant::FloatType;
+
+/// All that the file says beside its tensors. `kind`: of its linears.
+pub fn metadata(
+    config: &ModelConfig,
+    family: Family,
+    name: &str,
+    kind: GgmlType,
+    vocab: GgufVocab,
+) -> Vec<(String, Meta)> {
+    let text = |text: &str| Meta::String(text.to_owned());
+    let mut pairs = vec![
+        ("general.architecture".to_owned(), text(family.architecture())),
+        ("general.type".to_owned(), text("model")),
+        ("general.name".to_owned(), text(name)),
+        ("general.file_type".to_owned(), Meta::U32(file_type(kind))),
+        ("general.quantization_version".to_owned(), Meta::U32(2)),
+    ];
+    let own = |(key, value)| (format!("{}.{key}", family.architecture()), value);
+    pairs.extend(numbers(config, family).into_iter().map(own));
+    pairs.extend(vocabulary(vocab).into_iter().map(|(key, value)| (format!("tokenizer.{key}"), value)));
+    pairs
+}
+
+/// Divisors of rotary frequencies: name and values.
+pub fn rope_factors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
+    match &config.rope_scaling {
+        Some(RopeScaling::Factors(factors)) => vec![(ROPE_FACTORS, factors.clone())],
+        Some(RopeScaling::Llama3 { .. }) => vec![(ROPE_FACTORS, llama3_factors(config))],
+        Some(RopeScaling::LongRope { short_factor, long_factor, .. }) => {
+            vec![(LONG_FACTORS, long_factor.clone()), (SHORT_FACTORS, short_factor.clone())]
+        }
+        None | Some(RopeScaling::Linear { .. }) => vec![],
+    }
+}
+
+/// As `LlamaModel.generate_extra_tensors` of the converter; transformers divides the frequencies so.
+pub fn llama3_factors(config: &ModelConfig) -> Vec<f32> {
+    let Some(RopeScaling::Llama3 {
+        factor,
+        low_freq_factor,
+        high_freq_factor,
+        original_max_position_embeddings,
+    }) = config.rope_scaling
+    else {
+        return vec![];
+    };
+    let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(f64::from);
+    let context = original_max_position_embeddings as f64;
+    let divisor = |i: usize| {
+        let frequency = config.rope_theta.powf(-2.0 * i as f64 / config.rotary_dim as f64);
+        let wavelength = 2.0 * std::f64::consts::PI / frequency;
+        if wavelength < context / high {
+            1.0
+        } else if wavelength > context / low {
+            factor as f32
+        } else {
+            let smooth = (context / wavelength - low) / (high - low);
+            (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+        }
+    };
+    (0..config.rotary_dim / 2).map(divisor).collect()
+}
+
+fn numbers(config: &ModelConfig, family: Family) -> Vec<(&'static str, Meta)> {
+    let count = |count: usize| Meta::U32(count as u32);
+    let float = |value: f64| Meta::F32(value as f32);
+    let context = match &config.rope_scaling {
+        Some(RopeScaling::LongRope { longest, .. }) => *longest,
+        _ => config.max_position_embeddings,
+    };
+    let mut numbers = vec![
+        ("context_length", count(context)),
+        ("embedding_length", count(config.hidden_size)),
+        ("block_count", count(config.num_hidden_layers)),
+        ("feed_forward_length", count(config.intermediate_size)),
+        ("attention.head_count", count(config.num_attention_heads)),
+        ("attention.head_count_kv", count(config.num_key_value_heads)),
+        ("attention.key_length", count(config.head_dim)),
+        ("attention.value_length", count(config.head_dim)),
+        ("attention.layer_norm_rms_epsilon", float(config.rms_norm_eps)),
+        ("rope.dimension_count", count(config.rotary_dim)),
+        ("rope.freq_base", float(config.rope_theta)),
+        ("vocab_size", count(config.vocab_size)),
+    ];
+    match &config.rope_scaling {
+        Some(RopeScaling::Linear { factor }) => {
+            numbers.push(("rope.scaling.type", Meta::String("linear".into())));
+            numbers.push(("rope.scaling.factor", Meta::F32(*factor)));
+        }
+        Some(RopeScaling::LongRope { attention_factor, .. }) => {
+            numbers.push(("rope.scaling.original_context_length", count(config.max_position_embeddings)));
+            numbers.push(("rope.scaling.attn_factor", Meta::F32(*attention_factor)));
+        }
+        None | Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors(_)) => {}
+    }
+    if let Some(window) = config.sliding_window.as_ref().filter(|_| family.has_window()) {
+        numbers.push(("attention.sliding_window", count(window.length)));
+        numbers.extend(window.rope_theta.map(|theta| ("rope.freq_base_swa", float(theta))));
+    }
+    let caps = [
+        ("attn_logit_softcapping", config.attn_logit_softcapping),
+        ("final_logit_softcapping", config.final_logit_softcapping),
+    ];
+    numbers.extend(caps.into_iter().filter_map(|(key, cap)| Some((key, Meta::F32(cap?)))));
+    numbers
+}
+
+fn vocabulary(vocab: GgufVocab) -> Vec<(&'static str, Meta)> {
+    let mut pairs = vec![
+        ("ggml.model", Meta::String(vocab.model)),
+        ("ggml.pre", Meta::String(vocab.pre.unwrap_or_else(|| "default".into()))),
+        ("ggml.tokens", Meta::Strings(vocab.tokens)),
+    ];
+    pairs.extend(vocab.scores.map(|scores| ("ggml.scores", Meta::Floats(scores))));
+    pairs.extend(vocab.token_types.map(|types| ("ggml.token_type", Meta::Integers(types))));
+    if !vocab.merges.is_empty() {
+        pairs.push(("ggml.merges", Meta::Strings(vocab.merges)));
+    }
+    let ids = [
+        ("ggml.bos_token_id", vocab.bos),
+        ("ggml.eos_token_id", vocab.eos),
+        ("ggml.unknown_token_id", vocab.unk),
+        ("ggml.padding_token_id", vocab.pad),
+    ];
+    pairs.extend(ids.into_iter().filter_map(|(key, id)| Some((key, Meta::U32(id?)))));
+    let flags = [
+        ("ggml.add_bos_token", vocab.add_bos),
+        ("ggml.add_eos_token", vocab.add_eos),
+        ("ggml.add_space_prefix", vocab.add_space_prefix),
+    ];
+    pairs.extend(flags.into_iter().filter_map(|(key, flag)| Some((key, Meta::Bool(flag?)))));
+    pairs.extend(vocab.chat_template.map(|template| ("chat_template", Meta::String(template))));
+    pairs
+}
+
+/// `enum llama_ftype`: what most of the tensors are.
+fn file_type(kind: GgmlType) -> u32 {
+    match kind {
+        GgmlType::Float(FloatType::F16) => 1,
+        GgmlType::Float(FloatType::BF16) => 32,
+        GgmlType::Q4_0 => 2,
+        GgmlType::Q4_1 => 3,
+        GgmlType::Q8_0 => 7,
+        _ => 0,
+    }
+}

@@ -1,0 +1,178 @@
+//! A whole model as a .gguf file: which tensors it has, of which types, and whether it then means the same.
+//!
+//! Matrices keep the type they have, and vectors become F32, which llama.cpp asks for; a packed linear is
+//! written in blocks. Before the first of them, the file is opened as any other is: what its keys cannot say
+//! of the model is refused.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::super::config::{ModelConfig, RopeScaling};
+use super::super::float;
+use super::super::placed::PlacedFile;
+use super::Gguf;
+use super::blocks::{BLOCK, GgmlType};
+use super::describe;
+use super::encode::{self, Encoded};
+use super::family::Family;
+use super::names::{self, RowOrder};
+use super::writer;
+use crate::data::tokenizer::GgufVocab;
+use crate::error::{Error, Result};
+use crate::kernels::packed::PackedWeight;
+use crate::quant::FloatType;
+
+/// A file in the making.
+pub struct ModelFile<'a> {
+    config: &'a ModelConfig,
+    family: Family,
+    kind: GgmlType,
+    file: PlacedFile,
+}
+
+/// A plain tensor in Hugging Face order.
+pub struct Plain<'a> {
+    pub name: &'a str,
+    pub dtype: FloatType,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
+/// # Errors
+/// A model or a linear `[out, in]` that GGUF has no words for.
+pub fn check(config: &ModelConfig, linears: &[(String, [usize; 2])]) -> Result<()> {
+    Family::of_config(config)?;
+    let unfit = linears.iter().find(|(_, [_, input])| !input.is_multiple_of(BLOCK));
+    unfit.map_or(Ok(()), |(name, [_, input])| {
+        Err(Error::invalid(
+            format!("{name}: rows of {input} features do not fill GGUF's blocks of {BLOCK}"),
+            "choose another --format",
+        ))
+    })
+}
+
+impl<'a> ModelFile<'a> {
+    /// `name`: of the model, for the reader only. `packed`: the linears that are written as `kind`. `dtype`
+    /// says what the other tensors are stored as.
+    ///
+    /// # Errors
+    /// A model that GGUF has no words for; the file exists, or the disk fails.
+    pub fn create(
+        path: &Path,
+        config: &'a ModelConfig,
+        name: &str,
+        vocab: GgufVocab,
+        kind: GgmlType,
+        packed: &HashSet<&str>,
+        dtype: &dyn Fn(&str) -> Result<FloatType>,
+    ) -> Result<Self> {
+        let family = Family::of_config(config)?;
+        let mut tensors = Vec::new();
+        let factors = describe::rope_factors(config);
+        for (name, factors) in &factors {
+            tensors.push(((*name).to_owned(), GgmlType::Float(FloatType::F32), vec![factors.len()]));
+        }
+        for (name, shape) in config.tensors() {
+            let kind = match shape.len() {
+                2 if packed.contains(name.as_str()) => kind,
+                2 => GgmlType::Float(dtype(&name)?),
+                _ => GgmlType::Float(FloatType::F32),
+            };
+            tensors.push((stored_name(config, &name)?, kind, shape));
+        }
+        let metadata = describe::metadata(config, family, name, kind, vocab);
+        let mut file = writer::create(path, &metadata, &tensors)?;
+        for (name, factors) in factors {
+            file.write(name, &float::encode(FloatType::F32, factors))?;
+        }
+        means_the_same(config, family, &Gguf::open(path)?.1)?;
+        Ok(Self { config, family, kind, file })
+    }
+
+    pub fn plain(&mut self, tensor: &Plain<'_>) -> Result<()> {
+        let stored = stored_name(self.config, tensor.name)?;
+        let order = RowOrder::of(&stored, self.config.head_dim, self.family.interleaves());
+        let offset = if tensor.name.contains("norm") { self.config.norm_offset } else { 0.0 };
+        let vector: Vec<u8>;
+        let bytes = match tensor.shape.len() {
+            1 => {
+                let values = float::decode(tensor.dtype, tensor.bytes);
+                vector = float::encode(FloatType::F32, values.into_iter().map(|value| value + offset));
+                &vector
+            }
+            _ => tensor.bytes,
+        };
+        if order == RowOrder::HuggingFace {
+            return self.file.write(&stored, bytes);
+        }
+        let stride = bytes.len() / tensor.shape[0].max(1);
+        let mut moved = vec![0; bytes.len()];
+        for (row, bytes) in bytes.chunks_exact(stride).enumerate() {
+            moved[order.in_file(row) * stride..][..stride].copy_from_slice(bytes);
+        }
+        self.file.write(&stored, &moved)
+    }
+
+    /// Gives the furthest that a minimum was rounded, in units of its scale.
+    pub fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<f32> {
+        let stored = stored_name(self.config, name)?;
+        let order = RowOrder::of(&stored, self.config.head_dim, self.family.interleaves());
+        let Encoded { bytes, minimum_rounding } = encode::encode(self.kind, packed, order)
+            .map_err(|what| Error::invalid(format!("{name}: {what}"), "choose another --format"))?;
+        self.file.write(&stored, &bytes)?;
+        Ok(minimum_rounding)
+    }
+
+    pub fn finish(self) -> Result<()> {
+        self.file.finish()
+    }
+}
+
+fn stored_name(config: &ModelConfig, name: &str) -> Result<String> {
+    names::from_hugging_face(name, config.block).ok_or_else(|| {
+        Error::unsupported(format!("llama.cpp has no tensor like `{name}`"), "choose another --format")
+    })
+}
+
+/// # Errors
+/// What of the model reading the file gives otherwise.
+fn means_the_same(config: &ModelConfig, family: Family, read: &ModelConfig) -> Result<()> {
+    let single = |value: f64| f64::from(value as f32);
+    let mut wanted = ModelConfig {
+        architecture: read.architecture.clone(),
+        bos_token_id: read.bos_token_id,
+        eos_token_ids: read.eos_token_ids.clone(),
+        norm_offset: 0.0,
+        rms_norm_eps: single(config.rms_norm_eps),
+        rope_theta: single(config.rope_theta),
+        ..config.clone()
+    };
+    if let Some(RopeScaling::Llama3 { .. }) = wanted.rope_scaling {
+        wanted.rope_scaling = Some(RopeScaling::Factors(describe::llama3_factors(config)));
+    }
+    match &mut wanted.sliding_window {
+        Some(window) if family.has_window() => window.rope_theta = window.rope_theta.map(single),
+        window => {
+            if let Some(window) = window.take().filter(|w| w.length < config.max_position_embeddings) {
+                tracing::warn!(
+                    "llama.cpp has no sliding windows for {}: beyond {} tokens the file is another model",
+                    config.architecture,
+                    window.length
+                );
+            }
+        }
+    }
+    if wanted == *read {
+        return Ok(());
+    }
+    let (wanted, read) = (format!("{wanted:#?}"), format!("{read:#?}"));
+    let lines = wanted.lines().zip(read.lines()).filter(|(wanted, read)| wanted != read);
+    let lines: Vec<String> = lines
+        .take(3)
+        .map(|(wanted, read)| format!("{} (llama.cpp: {})", wanted.trim(), read.trim()))
+        .collect();
+    Err(Error::unsupported(
+        format!("llama.cpp computes {} otherwise: {}", config.architecture, lines.join("; ")),
+        "choose another --format",
+    ))
+}
