@@ -160,7 +160,7 @@ fn bad_alignment() {
 
 #[test]
 fn other_tensor_types_are_unsupported_by_name() {
-    for (kind, name) in [(12, "Q4_K"), (14, "Q6_K"), (99, "type 99")] {
+    for (kind, name) in [(20, "IQ4_NL"), (23, "IQ4_XS"), (99, "type 99")] {
         let Err(error) = header(&file(&[], &[tensor("t", &[256], kind, 0)], 512)) else { panic!() };
         assert!(matches!(error, Error::Unsupported { .. }));
         assert!(error.to_string().contains(&format!("tensor `t` is stored as {name}")), "{error}");
