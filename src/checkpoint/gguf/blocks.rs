@@ -6,6 +6,7 @@
 mod layout;
 
 use std::fmt;
+use std::ops::Range;
 
 use half::f16;
 
@@ -40,6 +41,13 @@ pub struct BlockLayout {
     /// Where the f16 scale lies; where there is a minimum, it follows.
     scale: usize,
     has_minimum: bool,
+}
+
+impl BlockLayout {
+    /// The bytes that training may change.
+    pub fn floats(&self) -> Range<usize> {
+        self.scale..self.scale + if self.has_minimum { 4 } else { 2 }
+    }
 }
 
 /// `$blocks` with `$block` as the layout of a type of blocks, or `$floats`.
@@ -116,12 +124,11 @@ impl GgmlType {
     /// Gives one row's blocks new scales; a minimum moves by the same factor. Blocks whose scale is 0
     /// stay as they are.
     pub fn rescale(self, bytes: &mut [u8], scales: &[f32]) -> Result<(), String> {
-        let Some(BlockLayout { bytes: size, scale: at, has_minimum, .. }) = self.block() else {
-            return Ok(());
-        };
+        let Some(layout) = self.block() else { return Ok(()) };
         let does_not_fit = |what: &str, scale: f32| format!("the tuned {what} {scale:e} does not fit f16");
-        for (block, &scale) in bytes.chunks_exact_mut(size).zip(scales) {
-            let old = float_at(block, at);
+        for (block, &scale) in bytes.chunks_exact_mut(layout.bytes).zip(scales) {
+            let [d, minimum @ ..] = block[layout.floats()].as_chunks_mut().0 else { continue };
+            let old = f16::from_le_bytes(*d).to_f32();
             let new = f16::from_f32(scale);
             if old == 0.0 || new.to_f32() == old {
                 continue;
@@ -129,13 +136,13 @@ impl GgmlType {
             if !new.is_finite() {
                 return Err(does_not_fit("scale", scale));
             }
-            block[at..at + 2].copy_from_slice(&new.to_le_bytes());
-            if has_minimum {
-                let minimum = f16::from_f32(new.to_f32() * (float_at(block, at + 2) / old));
-                if !minimum.is_finite() {
+            *d = new.to_le_bytes();
+            for minimum in minimum {
+                let moved = f16::from_f32(new.to_f32() * (f16::from_le_bytes(*minimum).to_f32() / old));
+                if !moved.is_finite() {
                     return Err(does_not_fit("minimum of scale", scale));
                 }
-                block[at + 2..at + 4].copy_from_slice(&minimum.to_le_bytes());
+                *minimum = moved.to_le_bytes();
             }
         }
         Ok(())
