@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -78,7 +78,7 @@ def float32(tensor) -> np.ndarray:
     if tensor.tensor_type == GGMLQuantizationType.Q4_1:
         d, m, codes = q4_1_blocks(tensor.data)
         return (d[..., None] * codes + m[..., None]).reshape(d.shape[0], -1)
-    raise SystemExit(f"{tensor.name}: {tensor.tensor_type.name} is not one of F32, Q8_0, Q4_1")
+    return quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
 
 
 def dequantized(reader: GGUFReader, meta: dict) -> dict:

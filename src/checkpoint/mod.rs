@@ -23,7 +23,7 @@
 //! fixture from `scripts/fixtures_checkpoints.py` (`fixtures_packages.py` where a package writes it).
 //! Which arm:
 //! - a scheme of Hugging Face directories: a file in `scheme`;
-//! - a GGUF block type (Q4_K, …): a variant of `gguf::blocks::GgmlType`;
+//! - a GGUF block type (IQ4_NL, …): a struct in `gguf::blocks::layout`, a variant of `GgmlType`;
 //! - another container: a variant of `Source` below.
 //!
 //! Nothing else in the program knows which formats exist.
@@ -291,7 +291,7 @@ impl Checkpoint {
             format!("{} has no quantized weights", self.path.display()),
             match self.format() {
                 Format::Gguf => {
-                    "use a quantized GGUF (Q4_0, Q4_1, Q8_0), or quantize the original Hugging Face checkpoint"
+                    "use a quantized GGUF (Q4_K_M, Q4_0, Q8_0, …), or quantize the original Hugging Face checkpoint"
                 }
                 _ => "quantize the model first: `qzo quantize MODEL -o OUT`",
             },

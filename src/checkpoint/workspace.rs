@@ -12,7 +12,7 @@ use super::publish::Staging;
 use super::safetensors::{Dtype, SINGLE_FILE, Shards, Writer};
 use super::tensors::block_of;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, PackedWeight};
+use crate::kernels::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
 use crate::lock::Locked;
 
 const PREFIX: &str = ".qzo-quantizing-";
@@ -49,6 +49,7 @@ enum LevelsShape {
     Zero(u8),
     Zeros,
     Minimum,
+    Blocks { width: usize, zero: u8, minima: bool },
     Codebook { width: usize, books: usize },
 }
 
@@ -181,6 +182,11 @@ fn shape(name: &str, weight: &PackedWeight) -> Shape {
             Levels::Zero(zero) => LevelsShape::Zero(*zero),
             Levels::Zeros(_) => LevelsShape::Zeros,
             Levels::Minimum(_) => LevelsShape::Minimum,
+            Levels::Blocks(blocks) => LevelsShape::Blocks {
+                width: blocks.width,
+                zero: blocks.zero,
+                minima: blocks.minima.is_some(),
+            },
             Levels::Codebook(book) => LevelsShape::Codebook { width: book.width, books: book.books },
         },
         ordered: weight.order.is_some(),
@@ -194,13 +200,20 @@ fn tensors(name: &str, weight: &PackedWeight) -> Vec<(String, Dtype, Vec<u8>)> {
         (format!("{name}.codes"), Dtype::U32, words(&weight.codes)),
         (format!("{name}.scales"), Dtype::F32, floats(&weight.scales)),
     ];
-    let levels = match &weight.levels {
-        Levels::Zero(_) => None,
-        Levels::Zeros(zeros) => Some((Dtype::U8, zeros.clone())),
-        Levels::Minimum(minimum) => Some((Dtype::F32, floats(minimum))),
-        Levels::Codebook(book) => Some((Dtype::F32, floats(&book.entries))),
-    };
-    tensors.extend(levels.map(|(dtype, bytes)| (format!("{name}.levels"), dtype, bytes)));
+    let mut levels = |part: &str, dtype, bytes| tensors.push((format!("{name}.{part}"), dtype, bytes));
+    match &weight.levels {
+        Levels::Zero(_) => {}
+        Levels::Zeros(zeros) => levels("levels", Dtype::U8, zeros.clone()),
+        Levels::Minimum(minimum) => levels("levels", Dtype::F32, floats(minimum)),
+        Levels::Blocks(Blocks { factors, minima, .. }) => {
+            levels("factors", Dtype::I8, bytemuck::cast_slice(factors).to_vec());
+            if let Some(BlockMinima { minima, units }) = minima {
+                levels("minima", Dtype::U8, minima.clone());
+                levels("units", Dtype::F32, floats(units));
+            }
+        }
+        Levels::Codebook(book) => levels("levels", Dtype::F32, floats(&book.entries)),
+    }
     tensors.extend(weight.order.as_ref().map(|order| (format!("{name}.order"), Dtype::U32, words(order))));
     // Aligned, as readers like it.
     tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
@@ -220,10 +233,17 @@ fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
         Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
     };
     let floats = |part: &str| tensor(part, Dtype::F32)?.floats();
+    let bytes = |part: &str| Ok::<_, Error>(tensor(part, Dtype::U8)?.bytes.to_vec());
     let levels = match shape.levels {
         LevelsShape::Zero(zero) => Levels::Zero(zero),
-        LevelsShape::Zeros => Levels::Zeros(tensor("levels", Dtype::U8)?.bytes.to_vec()),
+        LevelsShape::Zeros => Levels::Zeros(bytes("levels")?),
         LevelsShape::Minimum => Levels::Minimum(floats("levels")?),
+        LevelsShape::Blocks { width, zero, minima } => {
+            let factors = bytemuck::cast_slice(tensor("factors", Dtype::I8)?.bytes).to_vec();
+            let of_blocks =
+                || Ok::<_, Error>(BlockMinima { minima: bytes("minima")?, units: floats("units")? });
+            Levels::Blocks(Blocks { width, zero, factors, minima: minima.then(of_blocks).transpose()? })
+        }
         LevelsShape::Codebook { width, books } => {
             Levels::Codebook(Codebook { width, books, entries: floats("levels")? })
         }
@@ -278,6 +298,26 @@ mod tests {
         drop(first);
         Workspace::open(&out, &json!({})).unwrap().remove().unwrap();
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn every_kind_of_levels_comes_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&parent.path().join("out"), &json!({})).unwrap();
+        let minima = BlockMinima { minima: vec![7; 6], units: vec![-0.5; 4] };
+        let blocks = |minima| Blocks { width: 4, zero: 3, factors: vec![-2; 6], minima };
+        let kinds = [
+            Levels::Zero(4),
+            Levels::Zeros(vec![1, 2, 3, 4]),
+            Levels::Minimum(vec![0.5; 4]),
+            Levels::Blocks(blocks(None)),
+            Levels::Blocks(blocks(Some(minima))),
+        ];
+        for (block, levels) in kinds.into_iter().enumerate() {
+            let saved = [(name(block, "a"), PackedWeight { codes: vec![9; 4], levels, ..weight() })];
+            workspace.save(block, &saved).unwrap();
+            assert_eq!(workspace.load(block).unwrap(), saved);
+        }
     }
 
     #[test]

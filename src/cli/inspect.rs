@@ -1,11 +1,13 @@
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use clap::Args;
 use serde_json::json;
 
 use super::{Common, open};
-use crate::checkpoint::TensorSummary;
+use crate::checkpoint::{Checkpoint, Layout, TensorSummary};
 use crate::error::Result;
+use crate::kernels::packed::{LevelsKind, PackedLayout};
 
 /// Show what a model is, tensor by tensor, and how many bits its weights take
 #[derive(Debug, Args)]
@@ -27,6 +29,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
         .iter()
         .filter(|t| is_trained(t))
         .fold((0, 0), |(elements_so_far, bytes), t| (elements_so_far + elements(t), bytes + t.bytes));
+    let training = training(&checkpoint, tensors.iter().filter(|t| is_trained(t)))?;
     let bits = |bytes: usize, elements: usize| bytes as f64 * 8.0 / elements.max(1) as f64;
     let report = json!({
         "path": checkpoint.path(),
@@ -38,6 +41,10 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
         "trained_weights": trained.len(),
         "trained_parameters": trained_elements,
         "trained_bits_per_weight": bits(trained_bytes, trained_elements),
+        "training": training.iter().map(|(dtype, what)| json!({
+            "dtype": dtype,
+            "trained": what,
+        })).collect::<Vec<_>>(),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
@@ -83,6 +90,42 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
             trained.len(),
             bits(trained_bytes, trained_elements)
         );
+        for (dtype, what) in &training {
+            let _ = write!(text, "\n  {dtype}: {what}");
+        }
         text
     })
+}
+
+/// What is trained of each type of weight.
+fn training<'a>(
+    checkpoint: &Checkpoint,
+    tensors: impl Iterator<Item = &'a TensorSummary>,
+) -> Result<BTreeSet<(&'a str, String)>> {
+    let mut found = BTreeSet::new();
+    for tensor in tensors {
+        if let Layout::Packed(layout) = checkpoint.layout(&tensor.name)? {
+            let width = tensor.shape.last().copied().unwrap_or_default();
+            found.insert((tensor.dtype.as_str(), in_words(&layout, width)));
+        }
+    }
+    Ok(found)
+}
+
+fn in_words(layout: &PackedLayout, width: usize) -> String {
+    let group = match layout.group_size {
+        size if size < width => format!("{size} weights"),
+        _ => "row".to_owned(),
+    };
+    let rest = match layout.levels {
+        LevelsKind::Zero => String::new(),
+        LevelsKind::Zeros => "; zero points stay".into(),
+        LevelsKind::Minimum => ", the minimum moves with it".into(),
+        LevelsKind::Blocks { width, minima: false } => format!("; integer scales of {width} weights stay"),
+        LevelsKind::Blocks { width, minima: true } => {
+            format!(", the unit of minima moves with it; integer scales and minima of {width} weights stay")
+        }
+        LevelsKind::Codebook { .. } => "; the codebook stays".into(),
+    };
+    format!("a scale per {group}{rest}")
 }

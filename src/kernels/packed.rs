@@ -11,6 +11,13 @@
 //! weight[o, i] = scales[o, i / group_size] · level(code[o, i])
 //! ```
 //!
+//! Where groups have blocks of `width` features, each block has an integer factor, and may have an integer
+//! minimum that the group's `unit` multiplies:
+//!
+//! ```text
+//! level(code[o, i]) = factors[o, i / width] · (code[o, i] − zero) + units[o, i / group_size] · minima[o, i / width]
+//! ```
+//!
 //! With a codebook of vectors, `width` neighbouring features share a place in the stream of codes, which
 //! holds one code for each of its `books`: their entries are added.
 //!
@@ -34,7 +41,29 @@ pub enum Levels {
     /// group moves as a whole. Where the scale is 0 the group is constant: the weight *is* the minimum.
     /// Length: out_features × groups.
     Minimum(Vec<f32>),
+    Blocks(Blocks),
     Codebook(Codebook),
+}
+
+/// Integers below the scale of a group: only the scale is trained, and the whole group moves with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocks {
+    /// Features of a block; divides the group size.
+    pub width: usize,
+    /// Subtracted from every code.
+    pub zero: u8,
+    /// `[out_features, blocks of a row]`
+    pub factors: Vec<i8>,
+    pub minima: Option<BlockMinima>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockMinima {
+    /// `[out_features, blocks of a row]`
+    pub minima: Vec<u8>,
+    /// What a minimum of 1 is, divided by the group's scale. Where the scale is 0 the blocks are constant:
+    /// their weights *are* `unit · minimum`. `[out_features, groups]`
+    pub units: Vec<f32>,
 }
 
 /// The same for the whole weight.
@@ -54,6 +83,11 @@ pub enum LevelsKind {
     Zero,
     Zeros,
     Minimum,
+    /// See [`Blocks`].
+    Blocks {
+        width: usize,
+        minima: bool,
+    },
     /// See [`Codebook`].
     Codebook {
         width: usize,
@@ -77,6 +111,9 @@ impl Levels {
             Self::Zero(_) => LevelsKind::Zero,
             Self::Zeros(_) => LevelsKind::Zeros,
             Self::Minimum(_) => LevelsKind::Minimum,
+            Self::Blocks(Blocks { width, minima, .. }) => {
+                LevelsKind::Blocks { width: *width, minima: minima.is_some() }
+            }
             Self::Codebook(Codebook { width, books, .. }) => {
                 LevelsKind::Codebook { width: *width, books: *books }
             }
@@ -88,8 +125,16 @@ impl LevelsKind {
     /// Codes of so many neighbouring features, where none of them shares its place with one outside.
     pub fn codes(self, features: usize) -> usize {
         match self {
-            Self::Zero | Self::Zeros | Self::Minimum => features,
+            Self::Zero | Self::Zeros | Self::Minimum | Self::Blocks { .. } => features,
             Self::Codebook { width, books } => features / width * books,
+        }
+    }
+
+    /// Features of a block; a group without blocks is one.
+    pub fn block_size(self, group_size: usize) -> usize {
+        match self {
+            Self::Blocks { width, .. } => width,
+            _ => group_size,
         }
     }
 }
@@ -105,12 +150,16 @@ impl PackedLayout {
         4 * out as u64 * input.div_ceil(self.group_size) as u64
     }
 
-    /// Of its zero points, minima or codebook, and of the order of its features.
+    /// Of its zero points, minima, blocks or codebook, and of the order of its features.
     pub fn level_bytes(&self, shape: [usize; 2]) -> u64 {
         let levels = match self.levels {
             LevelsKind::Zero => 0,
             LevelsKind::Zeros => self.scale_bytes(shape) / 4,
             LevelsKind::Minimum => self.scale_bytes(shape),
+            LevelsKind::Blocks { width, minima } => {
+                let blocks = shape[0] as u64 * shape[1].div_ceil(width) as u64;
+                if minima { 2 * blocks + self.scale_bytes(shape) } else { blocks }
+            }
             LevelsKind::Codebook { width, books } => 4 * ((books << self.bits) * width) as u64,
         };
         levels + if self.ordered { 4 * shape[1] as u64 } else { 0 }
@@ -122,7 +171,7 @@ impl PackedLayout {
 pub struct PackedWeight {
     pub out_features: usize,
     pub in_features: usize,
-    /// Of a code. 2, 3, 4 or 8; with a codebook 1 to 16.
+    /// Of a code. 1 to 8; with a codebook 1 to 16.
     pub bits: u32,
     /// Input features per group; `groups()` rounds up.
     pub group_size: usize,
@@ -163,6 +212,11 @@ impl PackedWeight {
                 "vectors of {width} do not fill rows of {in_features} in groups of {group_size}"
             ));
         }
+        if let Levels::Blocks(Blocks { width, .. }) = self.levels
+            && (width == 0 || !group_size.is_multiple_of(width))
+        {
+            return Err(format!("blocks of {width} do not fill groups of {group_size}"));
+        }
         let groups = out_features * self.groups();
         let length = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),
@@ -177,6 +231,15 @@ impl PackedWeight {
             Levels::Minimum(minimum) => {
                 length("minima", minimum.len(), groups)?;
                 finite("minimum", minimum)?;
+            }
+            Levels::Blocks(Blocks { width, factors, minima, .. }) => {
+                let blocks = out_features * in_features.div_ceil(*width);
+                length("factors", factors.len(), blocks)?;
+                if let Some(BlockMinima { minima, units }) = minima {
+                    length("minima", minima.len(), blocks)?;
+                    length("units of minima", units.len(), groups)?;
+                    finite("unit of minima", units)?;
+                }
             }
             Levels::Codebook(Codebook { books, entries, .. }) => {
                 length("values of codebooks", entries.len(), (books << bits) * width)?;
@@ -214,6 +277,15 @@ impl PackedWeight {
             Levels::Zeros(zeros) => scale * (code() - f32::from(zeros[group])),
             Levels::Minimum(minimum) if scale == 0.0 => minimum[group],
             Levels::Minimum(minimum) => scale * (code() + minimum[group]),
+            Levels::Blocks(Blocks { width, zero, factors, minima }) => {
+                let block = row * self.in_features.div_ceil(*width) + place / width;
+                let level = f32::from(factors[block]) * (code() - f32::from(*zero));
+                match minima.as_ref().map(|m| m.units[group] * f32::from(m.minima[block])) {
+                    None => scale * level,
+                    Some(minimum) if scale == 0.0 => minimum,
+                    Some(minimum) => scale * (level + minimum),
+                }
+            }
             Levels::Codebook(Codebook { width, books, entries }) => {
                 let (vector, j) = (place / width, place % width);
                 let entry = |book: usize| {
@@ -313,7 +385,12 @@ mod tests {
         let codebook =
             |width, books, length| Levels::Codebook(Codebook { width, books, entries: vec![0.5; length] });
         let pairs = weight(2, codebook(2, 1, 16));
-        for good in [&zeros, &minimum, &pairs] {
+        let blocks = |width, factors: usize, minima: usize, unit| {
+            let minima = Some(BlockMinima { minima: vec![1; minima], units: vec![unit; 4] });
+            Levels::Blocks(Blocks { width, zero: 0, factors: vec![2; factors], minima })
+        };
+        let quads = weight(1, blocks(4, 6, 6, 0.5));
+        for good in [&zeros, &minimum, &pairs, &quads] {
             good.check().unwrap();
         }
         type Change = fn(&mut PackedWeight);
@@ -349,6 +426,16 @@ mod tests {
             let error = weight(2, codebook(width, books, length)).check().unwrap_err();
             assert!(error.contains(expected), "{expected}: {error}");
         }
+        for (levels, expected) in [
+            (blocks(0, 6, 6, 0.5), "blocks of 0 do not fill groups of 8"),
+            (blocks(3, 8, 8, 0.5), "blocks of 3"),
+            (blocks(4, 5, 6, 0.5), "5 factors, expected 6"),
+            (blocks(4, 6, 7, 0.5), "7 minima, expected 6"),
+            (blocks(4, 6, 6, f32::NAN), "a unit of minima that is not finite"),
+        ] {
+            let error = weight(1, levels).check().unwrap_err();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
     }
 
     #[test]
@@ -362,6 +449,9 @@ mod tests {
         assert_eq!(bytes(3, LevelsKind::Zero, false), [10 * 57 * 4, 400, 0]);
         assert_eq!(bytes(3, LevelsKind::Zeros, true), [10 * 57 * 4, 400, 100 + 4 * 600]);
         assert_eq!(bytes(3, LevelsKind::Minimum, false), [10 * 57 * 4, 400, 400]);
+        let blocks = |minima| LevelsKind::Blocks { width: 16, minima };
+        assert_eq!(bytes(3, blocks(false), false), [10 * 57 * 4, 400, 10 * 38]);
+        assert_eq!(bytes(3, blocks(true), false), [10 * 57 * 4, 400, 10 * 38 * 2 + 400]);
         let pairs = LevelsKind::Codebook { width: 2, books: 1 };
         assert_eq!(bytes(6, pairs, false), [10 * 57 * 4, 400, 64 * 2 * 4]);
         let octets = LevelsKind::Codebook { width: 8, books: 2 };

@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::device::ComputeType;
-use crate::kernels::packed::{Codebook, Levels, PackedWeight};
+use crate::kernels::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturb};
 
 /// [`Levels`] on the device.
@@ -15,6 +15,14 @@ pub enum DeviceLevels<B: Backend> {
     Zeros(Tensor<B, 1, Int>),
     /// f32 `[out_features × groups]`
     Minimum(Tensor<B, 1>),
+    Blocks {
+        width: usize,
+        zero: u8,
+        /// Four a word like zero points: the factors of all blocks, and their minima behind them.
+        integers: Tensor<B, 1, Int>,
+        /// Where there are minima: f32 `[out_features × groups]`
+        units: Option<Tensor<B, 1>>,
+    },
     Codebook {
         width: usize,
         books: usize,
@@ -54,13 +62,16 @@ impl<B: Backend> DeviceWeight<B> {
             weight;
         let levels = match levels {
             Levels::Zero(zero) => DeviceLevels::Zero(zero),
-            Levels::Zeros(mut zeros) => {
-                zeros.resize(zeros.len().next_multiple_of(4), 0);
-                let words =
-                    zeros.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                DeviceLevels::Zeros(upload_words(words, device))
-            }
+            Levels::Zeros(zeros) => DeviceLevels::Zeros(upload_bytes(zeros, device)),
             Levels::Minimum(minimum) => DeviceLevels::Minimum(upload_floats(minimum, device)),
+            Levels::Blocks(Blocks { width, zero, factors, minima }) => {
+                let mut integers: Vec<u8> = bytemuck::cast_vec(factors);
+                let units = minima.map(|BlockMinima { minima, units }| {
+                    integers.extend(minima);
+                    upload_floats(units, device)
+                });
+                DeviceLevels::Blocks { width, zero, integers: upload_bytes(integers, device), units }
+            }
             Levels::Codebook(Codebook { width, books, entries }) => {
                 DeviceLevels::Codebook { width, books, entries: upload_floats(entries, device) }
             }
@@ -91,6 +102,12 @@ impl<B: Backend> DeviceWeight<B> {
             None => vec![None],
         }
     }
+}
+
+/// Four a word, the first in the low byte.
+fn upload_bytes<B: Backend>(mut bytes: Vec<u8>, device: &B::Device) -> Tensor<B, 1, Int> {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    upload_words(bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect(), device)
 }
 
 fn upload_words<B: Backend>(words: Vec<u32>, device: &B::Device) -> Tensor<B, 1, Int> {

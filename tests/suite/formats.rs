@@ -178,15 +178,20 @@ const TWO_STEPS: &str = "max_steps = 2\neval_steps = 0\nclip = 5.0";
 
 #[test]
 fn fine_tuning_a_gguf_changes_only_the_scales_of_its_blocks() {
-    for name in ["q4_0", "q4_1", "q8_0"] {
-        let model = fixture(&format!("runs/{name}.gguf"));
+    for name in ["runs/q4_0", "runs/q4_1", "runs/q8_0", "checkpoints/blocks"] {
+        let model = fixture(&format!("{name}.gguf"));
         let training = Training::new(&model, TWO_STEPS);
         training.finetune("run", &[]).succeeded();
         let base = std::fs::read(&model).unwrap();
         let files = tree(&training.out("run").join("final"));
         assert_eq!(files.len(), 1, "{:?}", files.keys());
-        let tuned = &files[Path::new(&format!("{name}.gguf"))];
+        let tuned = &files[Path::new(model.file_name().unwrap())];
         assert_only_scales_differ(&base, tuned, &gguf_scale_bytes(&base), name);
+        for tensor in gguf::tensors(&base).iter().filter(|t| t.name.starts_with("blk.")) {
+            let scales = tensor.scale_bytes();
+            let changed = scales.iter().filter(|range| base[(*range).clone()] != tuned[(*range).clone()]);
+            assert!(scales.is_empty() || changed.count() > 0, "{name}: {} was not trained", tensor.name);
+        }
         training.place.run("inspect --json run/final", &[]).json();
     }
 }

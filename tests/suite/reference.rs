@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -7,20 +7,25 @@ use crate::support::{Workplace, fixture, has_device};
 /// f32 arithmetic in another order; the models are random, with NLLs of about 5.
 const TOLERANCE: f64 = 1e-4;
 
+/// In the directory of a model, or beside its file.
+fn expected(model: &Path) -> PathBuf {
+    if model.is_dir() { model.join("expected.json") } else { model.with_extension("expected.json") }
+}
+
 /// The tiny models, and the quantized checkpoints that other packages wrote.
 fn models() -> Vec<PathBuf> {
     let entries =
         ["llama", "families", "checkpoints"].map(|folder| std::fs::read_dir(fixture(folder)).unwrap());
     let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
-    let mut models: Vec<PathBuf> = paths.filter(|path| path.join("expected.json").exists()).collect();
+    let mut models: Vec<PathBuf> = paths.filter(|path| expected(path).exists()).collect();
     models.sort();
-    assert!(models.len() >= 22, "only {} models found", models.len());
+    assert!(models.len() >= 23, "only {} models found", models.len());
     models
 }
 
 /// Sequences of at least two tokens, with the NLL that transformers gives each token.
-fn cases(model: &std::path::Path) -> Vec<(Value, Vec<f64>)> {
-    let text = std::fs::read_to_string(model.join("expected.json")).unwrap();
+fn cases(model: &Path) -> Vec<(Value, Vec<f64>)> {
+    let text = std::fs::read_to_string(expected(model)).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
     let numbers =
         |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();

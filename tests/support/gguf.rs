@@ -4,7 +4,7 @@ use std::ops::Range;
 
 pub struct Tensor {
     pub name: String,
-    /// ggml's number of the type: 0 F32, 2 Q4_0, 3 Q4_1, 8 Q8_0.
+    /// ggml's number of the type: 0 F32, 2 and 3 Q4_0 and Q4_1, 6 and 7 Q5_0 and Q5_1, 8 Q8_0, 10 to 14 Q2_K to Q6_K.
     pub kind: u32,
     /// Offset of its data in the file.
     pub start: usize,
@@ -12,21 +12,28 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Bytes of a block, and how many of them at its start are scale and minimum.
-    pub fn block(&self) -> Option<(usize, usize)> {
+    /// Elements and bytes of a block, and which of these are scale and minimum.
+    fn block(&self) -> Option<(usize, usize, Range<usize>)> {
         match self.kind {
-            2 => Some((18, 2)),
-            3 => Some((20, 4)),
-            8 => Some((34, 2)),
+            2 => Some((32, 18, 0..2)),
+            3 => Some((32, 20, 0..4)),
+            6 => Some((32, 22, 0..2)),
+            7 => Some((32, 24, 0..4)),
+            8 => Some((32, 34, 0..2)),
+            10 => Some((256, 84, 80..84)),
+            11 => Some((256, 110, 108..110)),
+            12 => Some((256, 144, 0..4)),
+            13 => Some((256, 176, 0..4)),
+            14 => Some((256, 210, 208..210)),
             _ => None,
         }
     }
 
     /// The bytes that training may change.
     pub fn scale_bytes(&self) -> Vec<Range<usize>> {
-        let Some((size, scale)) = self.block() else { return Vec::new() };
-        let starts = (0..self.elements / 32).map(|block| self.start + block * size);
-        starts.map(|start| start..start + scale).collect()
+        let Some((elements, bytes, scale)) = self.block() else { return Vec::new() };
+        let starts = (0..self.elements / elements).map(|block| self.start + block * bytes);
+        starts.map(|start| start + scale.start..start + scale.end).collect()
     }
 }
 

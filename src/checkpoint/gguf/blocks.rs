@@ -1,60 +1,75 @@
-//! GGML's tensor types: layouts, expansion to f32, lossless repacking, and new scales for blocks.
+//! GGML's tensor types: expansion to f32, lossless repacking, and new scales for blocks. Of a block only the f16 `d`
+//! is trained, and the float beside it moves along; integer scales inside it stay.
 //!
-//! ```text
-//! Q4_0  18 bytes / 32   d f16 | qs 16 × u8            w = d · (q − 8)     d may be negative
-//! Q4_1  20 bytes / 32   d f16 | m f16 | qs 16 × u8    w = d · q + m
-//! Q8_0  34 bytes / 32   d f16 | qs 32 × i8            w = d · q
-//! ```
-//! Byte j of a 4-bit block holds element j in its low nibble and element j + 16 in its high nibble.
-//! Source: `ggml-common.h` and `ggml-quants.c` of <https://github.com/ggml-org/ggml>.
+//! To add a type: its layout in `layout`, and its names and number here.
+
+mod layout;
 
 use std::fmt;
+use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
 use half::f16;
 
+use self::layout::Block;
 use super::super::float;
+use crate::kernels::packed::{BlockMinima, Blocks, Levels, LevelsKind};
 use crate::quant::FloatType;
-
-/// Elements per block of every quantized type here.
-pub const BLOCK: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgmlType {
     Float(FloatType),
     Q4_0,
     Q4_1,
+    Q5_0,
+    Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct BlockQ4_0 {
-    d: [u8; 2],
-    qs: [u8; 16],
+/// What those who do not look into a block must know of it.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockLayout {
+    pub elements: usize,
+    pub bytes: usize,
+    /// Of a code.
+    pub bits: u32,
+    pub levels: LevelsKind,
+    /// Where the f16 scale lies; where there is a minimum, it follows.
+    scale: usize,
+    has_minimum: bool,
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct BlockQ4_1 {
-    d: [u8; 2],
-    m: [u8; 2],
-    qs: [u8; 16],
+impl BlockLayout {
+    /// The bytes that training may change.
+    pub fn floats(&self) -> Range<usize> {
+        self.scale..self.scale + if self.has_minimum { 4 } else { 2 }
+    }
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct BlockQ8_0 {
-    d: [u8; 2],
-    qs: [i8; 32],
+/// `$blocks` with `$block` as the layout of a type of blocks, or `$floats`.
+macro_rules! by_type {
+    ($kind:expr, $block:ident => $blocks:expr, $dtype:pat => $floats:expr) => {
+        by_type!(@$kind, $block => $blocks, $dtype => $floats, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K)
+    };
+    (@$kind:expr, $block:ident => $blocks:expr, $dtype:pat => $floats:expr, $($name:ident)+) => {
+        match $kind {
+            Self::Float($dtype) => $floats,
+            $(Self::$name => {
+                type $block = layout::$name;
+                $blocks
+            })+
+        }
+    };
 }
-
-// Byte arrays only: no padding, and no alignment that the file would have to keep.
-const _: () = assert!(size_of::<BlockQ4_0>() == 18 && align_of::<BlockQ4_0>() == 1);
-const _: () = assert!(size_of::<BlockQ4_1>() == 20 && align_of::<BlockQ4_1>() == 1);
-const _: () = assert!(size_of::<BlockQ8_0>() == 34 && align_of::<BlockQ8_0>() == 1);
 
 impl GgmlType {
+    /// What can be read, as llama.cpp names it.
+    pub const READABLE: &str = "F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K, Q2_K";
+
     /// `enum ggml_type`.
     pub fn from_id(id: u32) -> Option<Self> {
         Some(match id {
@@ -62,38 +77,27 @@ impl GgmlType {
             1 => Self::Float(FloatType::F16),
             2 => Self::Q4_0,
             3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
             8 => Self::Q8_0,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
+            12 => Self::Q4K,
+            13 => Self::Q5K,
+            14 => Self::Q6K,
             30 => Self::Float(FloatType::BF16),
             _ => return None,
         })
     }
 
+    /// `None` for plain floats.
+    pub fn block(self) -> Option<BlockLayout> {
+        by_type!(self, B => Some(block_layout::<B>()), _ => None)
+    }
+
     /// Elements and bytes of the smallest unit.
     pub fn unit(self) -> (usize, usize) {
-        match self {
-            Self::Float(dtype) => (1, float::bytes_per_value(dtype)),
-            Self::Q4_0 => (BLOCK, size_of::<BlockQ4_0>()),
-            Self::Q4_1 => (BLOCK, size_of::<BlockQ4_1>()),
-            Self::Q8_0 => (BLOCK, size_of::<BlockQ8_0>()),
-        }
-    }
-
-    /// `None` for plain floats.
-    pub fn quantized_bits(self) -> Option<u32> {
-        match self {
-            Self::Float(_) => None,
-            Self::Q4_0 | Self::Q4_1 => Some(4),
-            Self::Q8_0 => Some(8),
-        }
-    }
-
-    /// The integer zero point of the repacked codes, where the type has no minimum.
-    pub fn zero(self) -> Option<u8> {
-        match self {
-            Self::Q4_0 => Some(8),
-            Self::Q8_0 => Some(128),
-            Self::Q4_1 | Self::Float(_) => None,
-        }
+        by_type!(self, B => (B::ELEMENTS, size_of::<B>()), dtype => (1, float::bytes_per_value(dtype)))
     }
 
     pub fn expand(self, bytes: &[u8], elements: usize) -> Vec<f32> {
@@ -104,122 +108,41 @@ impl GgmlType {
 
     /// `bytes` holds whole units, as many as `values` needs.
     pub fn expand_into(self, bytes: &[u8], values: &mut [f32]) {
-        let blocks = values.as_chunks_mut::<BLOCK>().0;
-        match self {
-            Self::Float(dtype) => float::decode_into(dtype, bytes, values),
-            Self::Q4_0 => {
-                for (block, values) in bytemuck::cast_slice::<u8, BlockQ4_0>(bytes).iter().zip(blocks) {
-                    let d = f16::from_le_bytes(block.d).to_f32();
-                    for (j, q) in block.qs.iter().enumerate() {
-                        values[j] = d * f32::from((q & 15) as i8 - 8);
-                        values[j + 16] = d * f32::from((q >> 4) as i8 - 8);
-                    }
-                }
-            }
-            Self::Q4_1 => {
-                for (block, values) in bytemuck::cast_slice::<u8, BlockQ4_1>(bytes).iter().zip(blocks) {
-                    let (d, m) = (f16::from_le_bytes(block.d).to_f32(), f16::from_le_bytes(block.m).to_f32());
-                    for (j, q) in block.qs.iter().enumerate() {
-                        values[j] = d * f32::from(q & 15) + m;
-                        values[j + 16] = d * f32::from(q >> 4) + m;
-                    }
-                }
-            }
-            Self::Q8_0 => {
-                for (block, values) in bytemuck::cast_slice::<u8, BlockQ8_0>(bytes).iter().zip(blocks) {
-                    let d = f16::from_le_bytes(block.d).to_f32();
-                    for (q, value) in block.qs.iter().zip(values) {
-                        *value = d * f32::from(*q);
-                    }
-                }
-            }
-        }
+        by_type!(self, B => expand::<B>(bytes, values), dtype => float::decode_into(dtype, bytes, values));
     }
 
     /// One row's codes in `PackedWeight`'s order. Plain floats have none.
     pub fn repack_into(self, bytes: &[u8], codes: &mut [u32]) {
-        match self {
-            Self::Float(_) => {}
-            Self::Q4_0 => {
-                for (block, words) in
-                    bytemuck::cast_slice::<u8, BlockQ4_0>(bytes).iter().zip(codes.as_chunks_mut().0)
-                {
-                    *words = nibbles(&block.qs);
-                }
-            }
-            Self::Q4_1 => {
-                for (block, words) in
-                    bytemuck::cast_slice::<u8, BlockQ4_1>(bytes).iter().zip(codes.as_chunks_mut().0)
-                {
-                    *words = nibbles(&block.qs);
-                }
-            }
-            Self::Q8_0 => {
-                for (block, words) in
-                    bytemuck::cast_slice::<u8, BlockQ8_0>(bytes).iter().zip(codes.chunks_exact_mut(8))
-                {
-                    for (word, q) in words.iter_mut().zip(block.qs.as_chunks::<4>().0) {
-                        // i8 + 128 is the byte with its top bit flipped.
-                        *word = u32::from_le_bytes(q.map(|q| q as u8 ^ 0x80));
-                    }
-                }
-            }
-        }
+        by_type!(self, B => repack::<B>(bytes, codes), _ => {});
     }
 
-    /// Appends one row's block scales; for Q4_1 also the minima in units of the scale, m / d. Where d is
-    /// 0 the block is constant and its minimum is m itself.
-    pub fn scales_into(self, bytes: &[u8], scales: &mut Vec<f32>, minima: &mut Vec<f32>) {
-        let scale = |d: [u8; 2]| f16::from_le_bytes(d).to_f32();
-        match self {
-            Self::Float(_) => {}
-            Self::Q4_0 => {
-                scales.extend(bytemuck::cast_slice::<u8, BlockQ4_0>(bytes).iter().map(|b| scale(b.d)))
-            }
-            Self::Q8_0 => {
-                scales.extend(bytemuck::cast_slice::<u8, BlockQ8_0>(bytes).iter().map(|b| scale(b.d)))
-            }
-            Self::Q4_1 => {
-                for block in bytemuck::cast_slice::<u8, BlockQ4_1>(bytes) {
-                    let (d, m) = (scale(block.d), scale(block.m));
-                    scales.push(d);
-                    minima.push(if d == 0.0 { m } else { m / d });
-                }
-            }
-        }
+    /// The block scales of some rows, and what their codes stand for. Plain floats have none.
+    pub fn scales<'a>(self, rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32>, Levels), String> {
+        by_type!(self, B => scales::<B>(rows), _ => Ok((vec![], Levels::Zero(0))))
     }
 
     /// Gives one row's blocks new scales; a minimum moves by the same factor. Blocks whose scale is 0
     /// stay as they are.
     pub fn rescale(self, bytes: &mut [u8], scales: &[f32]) -> Result<(), String> {
-        match self {
-            Self::Float(_) => {}
-            Self::Q4_0 => {
-                for (block, &scale) in bytemuck::cast_slice_mut::<u8, BlockQ4_0>(bytes).iter_mut().zip(scales)
-                {
-                    block.d = rescaled(block.d, scale)?;
-                }
+        let Some(layout) = self.block() else { return Ok(()) };
+        let does_not_fit = |what: &str, scale: f32| format!("the tuned {what} {scale:e} does not fit f16");
+        for (block, &scale) in bytes.chunks_exact_mut(layout.bytes).zip(scales) {
+            let [d, minimum @ ..] = block[layout.floats()].as_chunks_mut().0 else { continue };
+            let old = f16::from_le_bytes(*d).to_f32();
+            let new = f16::from_f32(scale);
+            if old == 0.0 || new.to_f32() == old {
+                continue;
             }
-            Self::Q8_0 => {
-                for (block, &scale) in bytemuck::cast_slice_mut::<u8, BlockQ8_0>(bytes).iter_mut().zip(scales)
-                {
-                    block.d = rescaled(block.d, scale)?;
-                }
+            if !new.is_finite() {
+                return Err(does_not_fit("scale", scale));
             }
-            Self::Q4_1 => {
-                for (block, &scale) in bytemuck::cast_slice_mut::<u8, BlockQ4_1>(bytes).iter_mut().zip(scales)
-                {
-                    let old = block.d;
-                    block.d = rescaled(old, scale)?;
-                    if block.d != old {
-                        let [m, d, new_d] = [block.m, old, block.d].map(|b| f16::from_le_bytes(b).to_f32());
-                        let new_m = f16::from_f32(new_d * (m / d));
-                        if !new_m.is_finite() {
-                            return Err(format!("the tuned minimum of scale {scale:e} does not fit f16"));
-                        }
-                        block.m = new_m.to_le_bytes();
-                    }
+            *d = new.to_le_bytes();
+            for minimum in minimum {
+                let moved = f16::from_f32(new.to_f32() * (f16::from_le_bytes(*minimum).to_f32() / old));
+                if !moved.is_finite() {
+                    return Err(does_not_fit("minimum of scale", scale));
                 }
+                *minimum = moved.to_le_bytes();
             }
         }
         Ok(())
@@ -228,24 +151,14 @@ impl GgmlType {
 
 impl fmt::Display for GgmlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Float(dtype) => write!(f, "{dtype:?}"),
-            other => write!(f, "{other:?}"),
-        }
+        by_type!(*self, B => f.write_str(B::NAME), dtype => write!(f, "{dtype:?}"))
     }
 }
 
 /// What a type that cannot be read is called.
 pub fn type_name(id: u32) -> String {
     let name = match id {
-        6 => "Q5_0",
-        7 => "Q5_1",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
@@ -260,26 +173,105 @@ pub fn type_name(id: u32) -> String {
         34 => "TQ1_0",
         35 => "TQ2_0",
         39 => "MXFP4",
+        40 => "NVFP4",
         _ => return format!("type {id}"),
     };
     name.to_owned()
 }
 
-/// A block's 32 codes in order: bytes 0..16 hold elements 0..16 low and 16..32 high.
-fn nibbles(qs: &[u8; 16]) -> [u32; 4] {
-    let pack = |first: usize, shift: u8| {
-        (0..8).fold(0u32, |word, i| word | u32::from(qs[first + i] >> shift & 15) << (4 * i))
+fn block_layout<B: Block>() -> BlockLayout {
+    let minima = B::MINIMUM.is_some();
+    let levels = match B::WIDTH < B::ELEMENTS {
+        true => LevelsKind::Blocks { width: B::WIDTH, minima },
+        false if minima => LevelsKind::Minimum,
+        false => LevelsKind::Zero,
     };
-    [pack(0, 0), pack(8, 0), pack(0, 4), pack(8, 4)]
+    BlockLayout {
+        elements: B::ELEMENTS,
+        bytes: size_of::<B>(),
+        bits: B::BITS,
+        levels,
+        scale: B::SCALE,
+        has_minimum: minima,
+    }
 }
 
-fn rescaled(old: [u8; 2], scale: f32) -> Result<[u8; 2], String> {
-    if f16::from_le_bytes(old).to_f32() == 0.0 {
-        return Ok(old);
+fn float_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// The scale, and what a minimum of 1 adds.
+fn floats<B: Block>(block: &B) -> (f32, f32) {
+    let bytes = bytemuck::bytes_of(block);
+    (float_at(bytes, B::SCALE), B::MINIMUM.map_or(0.0, |sign| sign * float_at(bytes, B::SCALE + 2)))
+}
+
+fn expand<B: Block>(bytes: &[u8], values: &mut [f32]) {
+    for (block, values) in
+        bytemuck::cast_slice::<u8, B>(bytes).iter().zip(values.chunks_exact_mut(B::ELEMENTS))
+    {
+        let ((d, m), integers, codes) = (floats(block), block.integers(), block.codes());
+        let parts = values.chunks_exact_mut(B::WIDTH).zip(codes.as_ref().chunks_exact(B::WIDTH));
+        for (part, (values, codes)) in parts.enumerate() {
+            let scale = d * f32::from(integers.factors[part]);
+            let minimum = m * f32::from(integers.minima[part]);
+            for (value, code) in values.iter_mut().zip(codes) {
+                *value = scale * (f32::from(*code) - f32::from(B::ZERO)) + minimum;
+            }
+        }
     }
-    let new = f16::from_f32(scale);
-    match new.is_finite() {
-        true => Ok(new.to_le_bytes()),
-        false => Err(format!("the tuned scale {scale:e} does not fit f16")),
+}
+
+fn repack<B: Block>(bytes: &[u8], codes: &mut [u32]) {
+    let words = B::ELEMENTS / 32 * B::BITS as usize;
+    for (block, words) in bytemuck::cast_slice::<u8, B>(bytes).iter().zip(codes.chunks_exact_mut(words)) {
+        pack(block.codes().as_ref(), B::BITS, words);
     }
+}
+
+/// Codes of one byte each → a stream of `bits`-wide ones.
+#[inline(always)]
+fn pack(codes: &[u8], bits: u32, words: &mut [u32]) {
+    let mut stream = [0; 256];
+    // Eight codes are as many bytes as a code has bits.
+    for (codes, bytes) in codes.as_chunks().0.iter().zip(stream.chunks_exact_mut(bits as usize)) {
+        let eight = u64::from_le_bytes(*codes);
+        let twos = eight & 0x00ff_00ff_00ff_00ff | (eight & 0xff00_ff00_ff00_ff00) >> (8 - bits);
+        let fours = twos & 0x0000_ffff_0000_ffff | (twos & 0xffff_0000_ffff_0000) >> (16 - 2 * bits);
+        let all = fours & 0x0000_0000_ffff_ffff | (fours & 0xffff_ffff_0000_0000) >> (32 - 4 * bits);
+        bytes.copy_from_slice(&all.to_le_bytes()[..bits as usize]);
+    }
+    for (word, bytes) in words.iter_mut().zip(stream.as_chunks().0) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+}
+
+/// Where a scale is 0 the block is constant, and the unit of its minima is the float itself.
+fn scales<'a, B: Block>(rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32>, Levels), String> {
+    let (mut scales, mut units, mut factors, mut minima) = (vec![], vec![], vec![], vec![]);
+    let (has_minimum, parts) = (B::MINIMUM.is_some(), B::ELEMENTS / B::WIDTH);
+    for block in rows.flat_map(bytemuck::cast_slice::<u8, B>) {
+        let (d, m) = floats(block);
+        if !d.is_finite() || !m.is_finite() {
+            return Err("holds a block scale or minimum that is not finite".into());
+        }
+        scales.push(d);
+        if has_minimum {
+            units.push(if d == 0.0 { m } else { m / d });
+        }
+        if parts > 1 {
+            let integers = block.integers();
+            factors.extend_from_slice(&integers.factors[..parts]);
+            minima.extend_from_slice(&integers.minima[..if has_minimum { parts } else { 0 }]);
+        }
+    }
+    let levels = if parts > 1 {
+        let minima = has_minimum.then_some(BlockMinima { minima, units });
+        Levels::Blocks(Blocks { width: B::WIDTH, zero: B::ZERO, factors, minima })
+    } else if has_minimum {
+        Levels::Minimum(units)
+    } else {
+        Levels::Zero(B::ZERO)
+    };
+    Ok((scales, levels))
 }

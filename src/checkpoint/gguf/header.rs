@@ -297,7 +297,7 @@ impl<'a> Cursor<'a> {
                     path.display(),
                     type_name(id)
                 ),
-                "works: F32, F16, BF16, Q8_0, Q4_0, Q4_1; convert with `llama-quantize MODEL OUT Q4_1`",
+                format!("works: {}; convert with `llama-quantize MODEL OUT Q4_K_M`", GgmlType::READABLE),
             )
         })?;
         // GGUF lists the innermost dimension first.

@@ -36,9 +36,9 @@ use crate::data::tokenizer::GgufVocab;
 use crate::device::host;
 use crate::error::{Error, Result};
 use crate::kernels::packed::words_per_row;
-use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight};
+use crate::kernels::packed::{Levels, PackedLayout, PackedWeight};
 use crate::quant::FloatType;
-use blocks::{BLOCK, GgmlType};
+use blocks::GgmlType;
 use header::{Header, TensorInfo};
 use names::RowOrder;
 
@@ -101,7 +101,7 @@ impl Gguf {
     }
 
     pub fn is_quantized(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|(info, _)| info.kind.quantized_bits().is_some())
+        self.tensors.get(name).is_some_and(|(info, _)| info.kind.block().is_some())
     }
 
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
@@ -139,6 +139,9 @@ impl Gguf {
                 return Err(stored.wrong(format!("row {row} of a table of {height}")));
             }
             stored.info.kind.expand_into(stored.row(row as usize), values);
+            if !values.iter().all(|value| value.is_finite()) {
+                return Err(stored.wrong(format!("row {row} holds a value that is not finite")));
+            }
         }
         Ok(values)
     }
@@ -147,7 +150,7 @@ impl Gguf {
         let stored = self.stored(name)?;
         let [out_features, in_features] = stored.matrix()?;
         let kind = stored.info.kind;
-        let Some(bits) = kind.quantized_bits() else {
+        let Some(block) = kind.block() else {
             let rows: Vec<&[u8]> = (0..out_features).map(|row| stored.row(row)).collect();
             let values = match kind {
                 GgmlType::Float(dtype) => Values::read(dtype, &rows.concat()),
@@ -155,7 +158,7 @@ impl Gguf {
             };
             return Ok(Weight::Dense { shape: [out_features, in_features], values });
         };
-        let words = words_per_row(in_features, bits);
+        let words = words_per_row(in_features, block.bits);
         let mut codes = vec![0u32; out_features * words];
         host::prefer_huge_pages(&mut codes);
         codes
@@ -163,12 +166,11 @@ impl Gguf {
             .enumerate()
             .for_each(|(row, codes)| stored.info.kind.repack_into(stored.row(row), codes));
         let (scales, levels) = stored.scales()?;
-        let group_size = BLOCK;
         Ok(Weight::Packed(PackedWeight {
             out_features,
             in_features,
-            bits,
-            group_size,
+            bits: block.bits,
+            group_size: block.elements,
             codes,
             scales,
             levels,
@@ -178,11 +180,13 @@ impl Gguf {
 
     pub fn layout(&self, name: &str) -> Result<Layout> {
         let kind = self.stored(name)?.info.kind;
-        Ok(match (kind, kind.quantized_bits()) {
-            (_, Some(bits)) => {
-                let levels = if kind.zero().is_some() { LevelsKind::Zero } else { LevelsKind::Minimum };
-                Layout::Packed(PackedLayout { bits, group_size: BLOCK, levels, ordered: false })
-            }
+        Ok(match (kind, kind.block()) {
+            (_, Some(block)) => Layout::Packed(PackedLayout {
+                bits: block.bits,
+                group_size: block.elements,
+                levels: block.levels,
+                ordered: false,
+            }),
             (GgmlType::Float(dtype), None) => Layout::Dense(dtype),
             (_, None) => Layout::Dense(FloatType::F32),
         })
@@ -253,27 +257,17 @@ impl<'a> Stored<'a> {
 
     /// `[out, blocks per row]` in Hugging Face order.
     fn scales(&self) -> Result<(Vec<f32>, Levels)> {
-        let (mut scales, mut minima) = (Vec::new(), Vec::new());
-        for row in 0..self.info.rows() {
-            self.info.kind.scales_into(self.row(row), &mut scales, &mut minima);
-        }
-        if !scales.iter().chain(&minima).all(|value| value.is_finite()) {
-            return Err(self.wrong("holds a block scale or minimum that is not finite"));
-        }
-        let levels = match self.info.kind.zero() {
-            Some(zero) => Levels::Zero(zero),
-            None => Levels::Minimum(minima),
-        };
-        Ok((scales, levels))
+        let rows = (0..self.info.rows()).map(|row| self.row(row));
+        self.info.kind.scales(rows).map_err(|what| self.wrong(what))
     }
 
     /// The tensor's bytes with new scales, `[out, blocks per row]` in Hugging Face order.
     fn rescaled(&self, scales: &[f32]) -> Result<Vec<u8>> {
         let [out_features, in_features] = self.matrix()?;
-        let groups = in_features.div_ceil(BLOCK);
-        if self.info.kind.quantized_bits().is_none() {
+        let Some(block) = self.info.kind.block() else {
             return Err(self.wrong(format!("is {}, not quantized", self.info.kind)));
-        }
+        };
+        let groups = in_features / block.elements;
         if scales.len() != out_features * groups {
             return Err(self.wrong(format!(
                 "expected {} scales, got {}",

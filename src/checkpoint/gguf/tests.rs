@@ -160,7 +160,7 @@ fn bad_alignment() {
 
 #[test]
 fn other_tensor_types_are_unsupported_by_name() {
-    for (kind, name) in [(12, "Q4_K"), (14, "Q6_K"), (99, "type 99")] {
+    for (kind, name) in [(20, "IQ4_NL"), (23, "IQ4_XS"), (99, "type 99")] {
         let Err(error) = header(&file(&[], &[tensor("t", &[256], kind, 0)], 512)) else { panic!() };
         assert!(matches!(error, Error::Unsupported { .. }));
         assert!(error.to_string().contains(&format!("tensor `t` is stored as {name}")), "{error}");
@@ -241,19 +241,88 @@ fn metadata_that_cannot_be_is_refused() {
 
 #[test]
 fn a_scale_that_is_not_finite_is_refused_when_the_weight_is_asked_for() {
-    let mut bytes = fixture("q4_1.gguf");
-    let range = header(&bytes)
-        .unwrap()
-        .tensors
-        .iter()
-        .find(|t| t.name == "blk.0.ffn_up.weight")
-        .unwrap()
-        .range
-        .clone();
-    bytes[range.start..range.start + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
-    let (gguf, _) = open(&bytes).unwrap();
-    let Err(error) = gguf.weight("model.layers.0.mlp.up_proj.weight") else { panic!() };
-    assert!(error.to_string().contains("not finite"), "{error}");
+    // The second float of a block of Q4_1 and of Q4_K is its minimum; the scale of Q6_K is at its end.
+    for (file, stored, name, at) in [
+        ("q4_1.gguf", "blk.0.ffn_up.weight", "model.layers.0.mlp.up_proj.weight", 0),
+        ("q4_1.gguf", "blk.0.ffn_up.weight", "model.layers.0.mlp.up_proj.weight", 2),
+        ("blocks.gguf", "blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", 2),
+        ("blocks.gguf", "blk.1.attn_q.weight", "model.layers.1.self_attn.q_proj.weight", 208),
+        ("blocks.gguf", "token_embd.weight", "model.embed_tokens.weight", 208),
+    ] {
+        let mut bytes = fixture(file);
+        let tensors = header(&bytes).unwrap().tensors;
+        let at = at + tensors.iter().find(|t| t.name == stored).unwrap().range.start;
+        bytes[at..at + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+        let (gguf, _) = open(&bytes).unwrap();
+        let mut errors = vec![gguf.weight(name).unwrap_err()];
+        if name.contains("embed") {
+            errors.push(gguf.rows(name, &[1, 0]).unwrap_err());
+        }
+        for error in errors {
+            let text = error.to_string();
+            assert!(text.contains("not finite") && text.contains(name), "{text}");
+        }
+    }
+}
+
+/// Rows of several blocks of any bits: what is unpacked is what is expanded, and other scales change no other byte.
+#[test]
+fn blocks_of_every_type_survive_repacking_and_rescaling() {
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(0x915f_77f5).wrapping_add(1);
+        (state >> 24) as u8
+    };
+    let kinds: Vec<GgmlType> = (0..64).filter_map(GgmlType::from_id).collect();
+    let blocks: Vec<_> = kinds.iter().filter_map(|kind| Some((*kind, kind.block()?))).collect();
+    assert_eq!(blocks.len(), 10);
+    for (kind, layout) in blocks {
+        assert!(GgmlType::READABLE.split(", ").any(|name| name == kind.to_string()), "{kind}");
+        let (rows, width) = (3, 3 * layout.elements);
+        let mut bytes: Vec<u8> = (0..rows * 3 * layout.bytes).map(|_| random()).collect();
+        for (i, block) in bytes.chunks_exact_mut(layout.bytes).enumerate() {
+            let floats = [0.5 - i as f32 / 8.0, 0.75].map(|float| half::f16::from_f32(float).to_le_bytes());
+            let range = layout.floats();
+            block[range.clone()].copy_from_slice(&floats.as_flattened()[..range.len()]);
+        }
+        let stride = bytes.len() / rows;
+        let (scales, levels) = kind.scales(bytes.chunks_exact(stride)).unwrap();
+        let mut codes = vec![0; rows * words_per_row(width, layout.bits)];
+        let words = codes.len() / rows;
+        for (row, codes) in bytes.chunks_exact(stride).zip(codes.chunks_exact_mut(words)) {
+            kind.repack_into(row, codes);
+        }
+        let weight = PackedWeight {
+            out_features: rows,
+            in_features: width,
+            bits: layout.bits,
+            group_size: layout.elements,
+            codes,
+            scales: scales.clone(),
+            levels,
+            order: None,
+        };
+        weight.check().unwrap();
+        assert_eq!(weight.levels.kind(), layout.levels);
+        let expanded = kind.expand(&bytes, rows * width);
+        let largest = expanded.iter().fold(0f32, |a, w| a.max(w.abs()));
+        for (a, b) in weight.to_dense().iter().zip(&expanded) {
+            assert!((a - b).abs() <= 1e-6 * largest, "{kind}: {a} {b}");
+        }
+        let mut tuned = bytes.clone();
+        kind.rescale(&mut tuned, &scales).unwrap();
+        assert!(tuned == bytes, "{kind}");
+        let doubled: Vec<f32> = scales.iter().map(|scale| 2.0 * scale).collect();
+        kind.rescale(&mut tuned, &doubled).unwrap();
+        for (old, new) in expanded.iter().zip(kind.expand(&tuned, rows * width)) {
+            // The scale of the fifth block is 0: it stays.
+            assert!(new == 2.0 * old || new == *old, "{kind}: {old} {new}");
+        }
+        for (old, new) in bytes.chunks_exact(layout.bytes).zip(tuned.chunks_exact_mut(layout.bytes)) {
+            new[layout.floats()].copy_from_slice(&old[layout.floats()]);
+            assert!(old == new, "{kind}");
+        }
+    }
 }
 
 #[test]

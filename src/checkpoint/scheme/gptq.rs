@@ -322,7 +322,7 @@ impl Packing for GptqPacking {
                 let zero = match &packed.levels {
                     Levels::Zero(zero) => *zero,
                     Levels::Zeros(zeros) => zeros[o * groups + g],
-                    Levels::Minimum(_) | Levels::Codebook(_) => {
+                    Levels::Minimum(_) | Levels::Blocks(_) | Levels::Codebook(_) => {
                         return Err("GPTQ stores integer zero points, not minima or codebooks".into());
                     }
                 };

@@ -12,10 +12,10 @@ use std::fs;
 use super::*;
 use crate::quant::{self, FloatType, QuantizeConfig};
 
-/// Written by `scripts/fixtures_checkpoints.py`.
+/// Written by `scripts/fixtures_checkpoints.py`; blocks.gguf by `scripts/fixtures_blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
 /// Those with ct- and awq- by `scripts/fixtures_packages.py`.
-const QUANTIZED: [&str; 10] = [
+const QUANTIZED: [&str; 11] = [
     "gptq-4bit-v1",
     "gptq-3bit-v2",
     "ct-w4-group",
@@ -26,6 +26,7 @@ const QUANTIZED: [&str; 10] = [
     "q4_0.gguf",
     "q4_1.gguf",
     "q8_0.gguf",
+    "blocks.gguf",
 ];
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj.weight";
 

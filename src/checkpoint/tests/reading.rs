@@ -1,6 +1,7 @@
 //! What a checkpoint holds, against other implementations.
 
 use super::*;
+use crate::kernels::packed::Blocks;
 
 #[test]
 fn dense_checkpoints_of_every_type_hold_the_same_model() {
@@ -53,8 +54,13 @@ fn repacked_codes_lose_nothing() {
             let packed = packed(&checkpoint, &tensor);
             assert_eq!(packed.scales.len(), packed.out_features * packed.groups());
             // d·(q + m/d) instead of d·q + m: two roundings of the largest term.
-            let largest = packed.scales.iter().fold(0f32, |a, s| a.max(s.abs())) * 16.0;
-            let tolerance = if name == "q4_1.gguf" { largest * 2.0 * f32::EPSILON } else { 0.0 };
+            let largest = match &packed.levels {
+                Levels::Minimum(_) => 32.0,
+                Levels::Blocks(Blocks { minima: Some(_), .. }) => 63.0 * 32.0,
+                _ => 0.0,
+            };
+            let scale = packed.scales.iter().fold(0f32, |a, s| a.max(s.abs()));
+            let tolerance = scale * largest * 2.0 * f32::EPSILON;
             for (a, b) in packed.to_dense().iter().zip(&values) {
                 assert!((a - b).abs() <= tolerance, "{name} {tensor}: {a} {b}");
             }
@@ -64,14 +70,16 @@ fn repacked_codes_lose_nothing() {
 
 #[test]
 fn rows_are_those_of_the_whole_table() {
-    for name in ["hf-f32", "hf-f16", "hf-bf16-sharded", "f16.gguf", "q8_0.gguf", "q4_0.gguf", "q4_1.gguf"] {
+    let dense = ["hf-f32", "hf-f16", "hf-bf16-sharded", "f16.gguf"];
+    for name in dense.into_iter().chain(["q8_0.gguf", "q4_0.gguf", "q4_1.gguf", "blocks.gguf"]) {
         let checkpoint = open(name);
+        let width = checkpoint.config().hidden_size;
         for table in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.k_proj.weight"]
         {
             let whole = checkpoint.dense(table).unwrap();
             let rows = checkpoint.rows(table, &[3, 15, 0, 3]).unwrap();
             let expected: Vec<f32> =
-                [3, 15, 0, 3].iter().flat_map(|r| &whole[r * 32..(r + 1) * 32]).copied().collect();
+                [3, 15, 0, 3].iter().flat_map(|r| &whole[r * width..(r + 1) * width]).copied().collect();
             assert_eq!(rows, expected, "{name} {table}");
             let error = checkpoint.rows(table, &[0, u32::MAX]).unwrap_err();
             assert!(error.to_string().contains("row 4294967295 of a table of"), "{error}");
@@ -86,6 +94,8 @@ fn inspect_sees_each_weight_once_with_its_cost() {
     assert_eq!((q4_1.stored_name.as_str(), q4_1.dtype.as_str()), ("blk.1.attn_q.weight", "Q4_1"));
     assert_eq!((q4_1.bytes, q4_1.bits_per_weight), (640, 5.0));
     assert_eq!(summary("q4_0.gguf", Q_PROJ).bits_per_weight, 4.5);
+    let q6_k = summary("blocks.gguf", Q_PROJ);
+    assert_eq!((q6_k.dtype.as_str(), q6_k.bits_per_weight), ("Q6_K", 6.5625));
     assert_eq!(summary("hf-bf16-sharded", Q_PROJ).dtype, "BF16");
     let gptq = summary("gptq-4bit-v1", Q_PROJ);
     assert_eq!((gptq.dtype.as_str(), &gptq.shape[..]), ("GPTQ 4-bit", &[32, 32][..]));

@@ -50,6 +50,7 @@ fn tuned_scales_are_read_back_as_they_were_rounded() {
         assert_eq!(
             constant_groups,
             match name {
+                "blocks.gguf" => 3,
                 "q4_1.gguf" => 2,
                 "q4_0.gguf" | "q8_0.gguf" => 1,
                 _ => 0,
@@ -67,14 +68,22 @@ fn tuned_scales_are_read_back_as_they_were_rounded() {
 
 #[test]
 fn a_minimum_moves_with_its_scale() {
-    let checkpoint = open("q4_1.gguf");
-    let name = "model.layers.0.mlp.up_proj.weight";
-    let before = packed(&checkpoint, name);
-    let doubled: Vec<f32> = before.scales.iter().map(|s| s * 2.0).collect();
-    let (scales, levels) = checkpoint.rounded_scales(name, &doubled).unwrap();
-    let after = PackedWeight { scales, levels, ..before.clone() };
-    let twice: Vec<f32> = before.to_dense().iter().map(|w| w * 2.0).collect();
-    assert_eq!(after.to_dense(), twice);
+    for (file, linear) in [
+        ("q4_1.gguf", "0.mlp.up_proj"),
+        // Q5_1, Q5_K, Q4_K, Q2_K
+        ("blocks.gguf", "1.self_attn.o_proj"),
+        ("blocks.gguf", "0.mlp.up_proj"),
+        ("blocks.gguf", "0.self_attn.q_proj"),
+        ("blocks.gguf", "1.mlp.up_proj"),
+    ] {
+        let (checkpoint, name) = (open(file), format!("model.layers.{linear}.weight"));
+        let before = packed(&checkpoint, &name);
+        let doubled: Vec<f32> = before.scales.iter().map(|s| s * 2.0).collect();
+        let (scales, levels) = checkpoint.rounded_scales(&name, &doubled).unwrap();
+        let after = PackedWeight { scales, levels, ..before.clone() };
+        let twice: Vec<f32> = before.to_dense().iter().map(|w| w * 2.0).collect();
+        assert_eq!(after.to_dense(), twice);
+    }
 }
 
 #[test]

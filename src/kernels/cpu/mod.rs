@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Scores};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
-use linear::{Arithmetic, CodebookView, LevelsView, Product, WeightView};
+use linear::{Arithmetic, BlocksView, CodebookView, LevelsView, Product, WeightView};
 
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
 /// the widest one this machine has. Other architectures get the baseline (on aarch64 that is NEON).
@@ -187,6 +187,7 @@ enum HeldLevels {
     Zero(u8),
     Zeros(FlexTensor),
     Minimum(FlexTensor),
+    Blocks { width: usize, zero: u8, integers: FlexTensor, units: Option<FlexTensor> },
     Codebook { width: usize, books: usize, entries: FlexTensor },
 }
 
@@ -196,6 +197,12 @@ impl Held {
             DeviceLevels::Zero(zero) => HeldLevels::Zero(*zero),
             DeviceLevels::Zeros(words) => HeldLevels::Zeros(int_primitive(words)),
             DeviceLevels::Minimum(minimum) => HeldLevels::Minimum(float_primitive(minimum)),
+            DeviceLevels::Blocks { width, zero, integers, units } => HeldLevels::Blocks {
+                width: *width,
+                zero: *zero,
+                integers: int_primitive(integers),
+                units: units.as_ref().map(float_primitive),
+            },
             DeviceLevels::Codebook { width, books, entries } => {
                 HeldLevels::Codebook { width: *width, books: *books, entries: float_primitive(entries) }
             }
@@ -215,6 +222,16 @@ impl Held {
                 HeldLevels::Zero(zero) => LevelsView::Zero(f32::from(*zero)),
                 HeldLevels::Zeros(words) => LevelsView::Zeros(bytemuck::cast_slice(words.storage::<i32>())),
                 HeldLevels::Minimum(minimum) => LevelsView::Minimum(minimum.storage()),
+                HeldLevels::Blocks { width, zero, integers, units } => {
+                    let integers: &[u8] = bytemuck::cast_slice(integers.storage::<i32>());
+                    let blocks = weight.out_features * weight.in_features.div_ceil(*width);
+                    LevelsView::Blocks(BlocksView {
+                        width: *width,
+                        zero: f32::from(*zero),
+                        factors: bytemuck::cast_slice(&integers[..blocks]),
+                        minima: units.as_ref().map(|units| (&integers[blocks..2 * blocks], units.storage())),
+                    })
+                }
                 HeldLevels::Codebook { width, books, entries } => LevelsView::Codebook(CodebookView {
                     width: *width,
                     books: *books,

@@ -24,6 +24,7 @@ use cubecl::prelude::*;
 use self::packed::{Buffers, Levels};
 use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Path, Scores};
 use crate::device::ComputeType;
+use crate::kernels::packed::LevelsKind;
 use crate::zo::perturbation::{Noise, Perturb};
 
 /// Units in a cube of the one-dimensional kernels here.
@@ -128,13 +129,29 @@ fn buffers<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
         group_size: weight.group_size,
         codes: int_primitive(&weight.codes),
         scales: float_primitive(&weight.scales),
-        levels: match &weight.levels {
-            DeviceLevels::Zero(zero) => Levels::Zero(*zero),
-            DeviceLevels::Zeros(zeros) => Levels::Zeros(int_primitive(zeros)),
-            DeviceLevels::Minimum(minimum) => Levels::Minimum(float_primitive(minimum)),
-            DeviceLevels::Codebook { width, books, entries } => {
-                Levels::Codebook { width: *width, books: *books, entries: float_primitive(entries) }
-            }
+        levels: levels(&weight.levels),
+    }
+}
+
+fn levels<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    levels: &DeviceLevels<CubeBackend<R, F, I, BT>>,
+) -> Levels<R> {
+    let of = |kind| Levels { kind, zero: 0, bytes: None, table: None };
+    match levels {
+        DeviceLevels::Zero(zero) => Levels { zero: *zero, ..of(LevelsKind::Zero) },
+        DeviceLevels::Zeros(zeros) => Levels { bytes: Some(int_primitive(zeros)), ..of(LevelsKind::Zeros) },
+        DeviceLevels::Minimum(minimum) => {
+            Levels { table: Some(float_primitive(minimum)), ..of(LevelsKind::Minimum) }
+        }
+        DeviceLevels::Blocks { width, zero, integers, units } => Levels {
+            kind: LevelsKind::Blocks { width: *width, minima: units.is_some() },
+            zero: *zero,
+            bytes: Some(int_primitive(integers)),
+            table: units.as_ref().map(float_primitive),
+        },
+        DeviceLevels::Codebook { width, books, entries } => Levels {
+            table: Some(float_primitive(entries)),
+            ..of(LevelsKind::Codebook { width: *width, books: *books })
         },
     }
 }

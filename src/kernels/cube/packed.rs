@@ -24,14 +24,16 @@ pub struct Packed {
     codes: View<u32, Coords1d>,
     /// `[parts, out_features, groups]`
     scales: View<f32, Coords1d>,
-    /// Four zero points a word; read where there are zeros.
-    zeros: View<u32, Coords1d>,
-    /// Minima or the entries of the codebook; read where there are such.
+    /// Four a word: zero points, or the factors of all blocks and their minima behind them; read where there are
+    /// such.
+    bytes: View<u32, Coords1d>,
+    /// Minima, units of minima or the entries of the codebook; read where there are such.
     table: View<f32, Coords1d>,
     pub out_features: usize,
     pub in_features: usize,
     words_per_row: usize,
     groups: usize,
+    blocks: usize,
     zero: f32,
     #[cube(comptime)]
     scheme: Scheme,
@@ -39,11 +41,12 @@ pub struct Packed {
 
 /// [`crate::kernels::DeviceLevels`] as buffers.
 #[derive(Clone)]
-pub(super) enum Levels<R: CubeRuntime> {
-    Zero(u8),
-    Zeros(CubeTensor<R>),
-    Minimum(CubeTensor<R>),
-    Codebook { width: usize, books: usize, entries: CubeTensor<R> },
+pub(super) struct Levels<R: CubeRuntime> {
+    pub kind: LevelsKind,
+    pub zero: u8,
+    /// See [`Packed`].
+    pub bytes: Option<CubeTensor<R>>,
+    pub table: Option<CubeTensor<R>>,
 }
 
 /// [`crate::kernels::DeviceWeight`] as buffers.
@@ -63,25 +66,28 @@ pub(super) struct Buffers<R: CubeRuntime> {
 #[cube]
 pub fn weights<N: Size>(packed: &Packed, part: usize, row: usize, first: usize) -> Vector<f32, N> {
     let lanes = N::value().comptime();
-    let levels = comptime!(packed.scheme.levels);
-    let index = row * packed.groups + first / comptime!(packed.scheme.group_size);
+    let scheme = comptime!(packed.scheme);
+    let index = row * packed.groups + first / comptime!(scheme.group_size);
     let scale = packed.scales.read(part * packed.out_features * packed.groups + index);
     let mut weights = Vector::<f32, N>::empty();
-    if comptime!(matches!(levels, LevelsKind::Codebook { .. })) {
+    if comptime!(matches!(scheme.levels, LevelsKind::Codebook { .. })) {
         let entries = entries::<N>(packed, row, first);
         #[unroll]
         for lane in 0..lanes {
             weights[lane] = scale * entries[lane];
         }
     } else {
-        let offset = offset(packed, index);
+        let block = row * packed.blocks + first / comptime!(scheme.block_size());
+        let factor = factor(packed, block);
+        let zero = zero(packed, index);
+        let minimum = minimum(packed, index, block);
         let codes = codes(packed, row, first, lanes);
         #[unroll]
         for lane in 0..lanes {
-            let level = f32::cast_from(codes[lane]) + offset;
-            weights[lane] = if comptime!(levels == LevelsKind::Minimum) {
-                // A block whose scale is 0 is constant: its minimum is the weight itself.
-                select(scale == 0.0f32, offset, scale * level)
+            let level = factor * (f32::cast_from(codes[lane]) - zero);
+            weights[lane] = if comptime!(scheme.has_minima()) {
+                // Where the scale is 0 all is constant: the minimum is the weight itself.
+                select(scale == 0.0f32, minimum, scale * (level + minimum))
             } else {
                 scale * level
             };
@@ -90,17 +96,41 @@ pub fn weights<N: Size>(packed: &Packed, part: usize, row: usize, first: usize) 
     weights
 }
 
-/// What is added to every code of a group.
 #[cube]
-fn offset(packed: &Packed, index: usize) -> f32 {
-    if comptime!(packed.scheme.levels == LevelsKind::Zero) {
-        -packed.zero
-    } else if comptime!(packed.scheme.levels == LevelsKind::Zeros) {
-        let zero = (packed.zeros.read(index / 4) >> ((index % 4) as u32 * 8u32)) & 255u32;
-        -f32::cast_from(zero)
+fn factor(packed: &Packed, block: usize) -> f32 {
+    if comptime!(matches!(packed.scheme.levels, LevelsKind::Blocks { .. })) {
+        // Signed: flipping the top bit adds 128.
+        f32::cast_from(byte(packed, block) ^ 128u32) - 128.0f32
     } else {
-        packed.table.read(index)
+        1.0f32.runtime()
     }
+}
+
+#[cube]
+fn zero(packed: &Packed, group: usize) -> f32 {
+    if comptime!(packed.scheme.levels == LevelsKind::Zeros) {
+        f32::cast_from(byte(packed, group))
+    } else {
+        packed.zero
+    }
+}
+
+/// In units of the scale.
+#[cube]
+fn minimum(packed: &Packed, group: usize, block: usize) -> f32 {
+    if comptime!(packed.scheme.levels == LevelsKind::Minimum) {
+        packed.table.read(group)
+    } else if comptime!(packed.scheme.has_minima()) {
+        let minimum = byte(packed, packed.out_features * packed.blocks + block);
+        packed.table.read(group) * f32::cast_from(minimum)
+    } else {
+        0.0f32.runtime()
+    }
+}
+
+#[cube]
+fn byte(packed: &Packed, index: usize) -> u32 {
+    (packed.bytes.read(index / 4) >> ((index % 4) as u32 * 8u32)) & 255u32
 }
 
 /// The sums of the books' entries: of whole vectors, or of a part of one.
@@ -168,6 +198,14 @@ fn rest(packed: &Packed, word: usize, shift: u32) -> u32 {
 }
 
 impl Scheme {
+    fn block_size(&self) -> usize {
+        self.levels.block_size(self.group_size)
+    }
+
+    fn has_minima(&self) -> bool {
+        matches!(self.levels, LevelsKind::Minimum | LevelsKind::Blocks { minima: true, .. })
+    }
+
     /// Width and books of the codebook.
     fn vectors(&self) -> (usize, usize) {
         match self.levels {
@@ -183,25 +221,17 @@ impl<R: CubeRuntime> Buffers<R> {
     }
 
     pub fn words_per_row(&self) -> usize {
-        words_per_row(self.levels_kind().codes(self.in_features), self.bits)
-    }
-
-    fn levels_kind(&self) -> LevelsKind {
-        match self.levels {
-            Levels::Zero(_) => LevelsKind::Zero,
-            Levels::Zeros(_) => LevelsKind::Zeros,
-            Levels::Minimum(_) => LevelsKind::Minimum,
-            Levels::Codebook { width, books, .. } => LevelsKind::Codebook { width, books },
-        }
+        words_per_row(self.levels.kind.codes(self.in_features), self.bits)
     }
 
     /// How many neighbouring weights can be unpacked at a time into elements of `size` bytes: they fill at
-    /// most 16 bytes, no group or row ends within them, and they are whole vectors or lie in one.
+    /// most 16 bytes, no block or row ends within them, and they are whole vectors or lie in one.
     pub fn lanes(&self, size: usize) -> usize {
-        let width = if let Levels::Codebook { width, .. } = self.levels { width } else { 1 };
+        let width = if let LevelsKind::Codebook { width, .. } = self.levels.kind { width } else { 1 };
+        let block_size = self.levels.kind.block_size(self.group_size);
         let fits = |lanes: &usize| {
             self.in_features.is_multiple_of(*lanes)
-                && self.group_size.is_multiple_of(*lanes)
+                && block_size.is_multiple_of(*lanes)
                 && (lanes.is_multiple_of(width) || width.is_multiple_of(*lanes))
         };
         [8, 4, 2].into_iter().filter(|lanes| lanes * size <= 16).find(fits).unwrap_or(1)
@@ -214,27 +244,24 @@ impl<R: CubeRuntime> Buffers<R> {
             // SAFETY: the handle was just made with room for one 4-byte element.
             unsafe { ArrayArg::<R>::from_raw_parts(client.empty(4), 1) }
         };
+        let array = |tensor: CubeTensor<R>| tensor.binding().into_array_arg();
         let groups = self.groups();
         let words_per_row = self.words_per_row();
-        let scheme = Scheme { bits: self.bits, group_size: self.group_size, levels: self.levels_kind() };
-        let (zero, zeros, table) = match self.levels {
-            Levels::Zero(zero) => (f32::from(zero), unread(), unread()),
-            Levels::Zeros(zeros) => (0.0, zeros.binding().into_array_arg(), unread()),
-            Levels::Minimum(table) | Levels::Codebook { entries: table, .. } => {
-                (0.0, unread(), table.binding().into_array_arg())
-            }
-        };
+        let scheme = Scheme { bits: self.bits, group_size: self.group_size, levels: self.levels.kind };
+        let blocks = self.in_features.div_ceil(scheme.block_size());
+        let Levels { zero, bytes, table, .. } = self.levels;
         let view = |array| ViewArg::new_array::<PlainLayout>(array, ());
         PackedLaunch::new(
-            view(self.codes.binding().into_array_arg()),
-            view(self.scales.binding().into_array_arg()),
-            view(zeros),
-            view(table),
+            view(array(self.codes)),
+            view(array(self.scales)),
+            view(bytes.map_or_else(unread, array)),
+            view(table.map_or_else(unread, array)),
             self.out_features,
             self.in_features,
             words_per_row,
             groups,
-            zero,
+            blocks,
+            f32::from(zero),
             scheme,
         )
     }

@@ -3,7 +3,8 @@
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::weights::{
-    CODEBOOKS, KINDS, SCALAR, both_signs_reference, linear_reference, perturbed, random_weight, shuffled,
+    BLOCKS, CODEBOOKS, KINDS, SCALAR, both_signs_reference, linear_reference, perturbed, random_weight,
+    shuffled,
 };
 use super::{TOLERANCE, Uniform, float, noises, read, relative_error};
 use crate::device::ComputeType;
@@ -18,7 +19,7 @@ pub(super) fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
     // groups of odd length.
     let shapes = [(1, 3, 72, 32), (5, 37, 100, 24), (18, 72, 576, 128), (2, 9, 40, 64), (33, 17, 75, 21)];
     for (i, (rows, out, input, group_size)) in shapes.into_iter().enumerate() {
-        for bits in [2, 3, 4, 8] {
+        for bits in if i % 2 == 0 { [2, 3, 4, 8] } else { [3, 5, 6, 8] } {
             // Two kinds of levels at each shape: a kernel to compile for each is what takes the time.
             for kind in [i % 4, (i + 1 + bits as usize / 2) % 4].map(|kind| KINDS[kind]) {
                 let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
@@ -41,6 +42,29 @@ pub(super) fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
                         );
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Integer scales inside a group, at every noise; rows that do not fill the last group or block.
+pub(super) fn blocks_of_groups_match_the_loops<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(222);
+    let shapes = [(3, 37, 512), (20, 9, 300), (1, 70, 264)].into_iter().cycle();
+    for ((bits, kind, group_size), (rows, out, input)) in BLOCKS.into_iter().zip(shapes) {
+        let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
+        let x = rng.floats(2 * rows * input);
+        for noise in noises().into_iter().flatten() {
+            let want = both_signs_reference(&x, &weight, Some(7), noise);
+            for path in B::PATHS {
+                let on_device = DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
+                let x = float(&x, [2 * rows, input], device);
+                let [got] = linear_by(*path, x, [&on_device], Perturb::BothWays(noise));
+                let error = relative_error(&read(got), &want);
+                assert!(
+                    error < TOLERANCE,
+                    "{rows}×{out}×{input}/{group_size} bits {bits} {kind:?} {noise:?} {path:?}: {error:e}"
+                );
             }
         }
     }
@@ -88,7 +112,9 @@ pub(super) fn linear_in_half_precision_is_within_its_rounding<B: Kernels>(device
         let shapes = [(5, 37, 96, 24), (3, 7, 75, 21)].into_iter();
         let single = |shape| [(2, SCALAR), (4, LevelsKind::Zeros)].map(|(bits, kind)| (shape, bits, kind));
         let vectors = CODEBOOKS.map(|(bits, kind)| ((5, 37, 600, 48), bits, kind));
-        for ((rows, out, input, group_size), bits, kind) in shapes.flat_map(single).chain(vectors) {
+        let blocks = BLOCKS.map(|(bits, kind, group_size)| ((5, 37, 600, group_size), bits, kind));
+        let all = shapes.flat_map(single).chain(vectors).chain(blocks);
+        for ((rows, out, input, group_size), bits, kind) in all {
             let weight = random_weight(out, input, bits, group_size, kind, &mut rng);
             let x = rng.floats(2 * rows * input);
             let noise = noises()[4].unwrap();
@@ -126,10 +152,11 @@ fn bf16_rounds_the_activations_alone() {
         (65, 13, 4100, 50),
         (3, 5, 71, 7),
     ];
-    let levels = [2, 3, 4, 8].into_iter().flat_map(|bits| KINDS.map(|kind| (bits, kind)));
+    let levels = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| KINDS.map(|kind| (bits, kind)));
     let single = levels.flat_map(|(bits, kind)| shapes.map(|shape| (shape, bits, kind)));
     let vectors = CODEBOOKS.map(|(bits, kind)| ((20, 37, 600, 48), bits, kind));
-    for ((rows, out, input, group_size), bits, kind) in single.chain(vectors) {
+    let blocks = BLOCKS.map(|(bits, kind, group_size)| ((20, 37, 600, group_size), bits, kind));
+    for ((rows, out, input, group_size), bits, kind) in single.chain(vectors).chain(blocks) {
         let mut weight = random_weight(out, input, bits, group_size, kind, &mut rng);
         if let Levels::Codebook(codebook) = &mut weight.levels {
             codebook.entries.iter_mut().for_each(|entry| *entry = (*entry * 64.0).round() / 64.0);

@@ -76,6 +76,10 @@ macro_rules! on {
                 run(super::linear::linear_matches_the_loops::<$backend>)
             }
             #[test]
+            fn blocks_of_groups_match_the_loops() {
+                run(super::linear::blocks_of_groups_match_the_loops::<$backend>)
+            }
+            #[test]
             fn codebooks_and_orders_match_the_loops() {
                 run(super::linear::codebooks_and_orders_match_the_loops::<$backend>)
             }

@@ -1,11 +1,24 @@
 //! Packed weights of every kind, and what a product with one is.
 
 use super::Uniform;
-use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedWeight, put_code, words_per_row};
+use crate::kernels::packed::{
+    BlockMinima, Blocks, Codebook, Levels, LevelsKind, PackedWeight, put_code, words_per_row,
+};
 use crate::zo::perturbation::Noise;
 
 pub(super) const SCALAR: LevelsKind = LevelsKind::Codebook { width: 1, books: 1 };
 pub(super) const KINDS: [LevelsKind; 4] = [LevelsKind::Zero, LevelsKind::Zeros, LevelsKind::Minimum, SCALAR];
+
+/// Bits, levels and groups of the K-quants of llama.cpp, and blocks that are odd, short or a whole group.
+pub(super) const BLOCKS: [(u32, LevelsKind, usize); 7] = [
+    (4, LevelsKind::Blocks { width: 32, minima: true }, 256),
+    (5, LevelsKind::Blocks { width: 32, minima: true }, 256),
+    (6, LevelsKind::Blocks { width: 16, minima: false }, 256),
+    (2, LevelsKind::Blocks { width: 16, minima: true }, 256),
+    (3, LevelsKind::Blocks { width: 4, minima: false }, 24),
+    (8, LevelsKind::Blocks { width: 7, minima: true }, 21),
+    (5, LevelsKind::Blocks { width: 48, minima: false }, 48),
+];
 
 /// Codes of single features, of vectors that fill a read and that do not, and of several books.
 pub(super) const CODEBOOKS: [(u32, LevelsKind); 9] = [
@@ -43,6 +56,16 @@ pub(super) fn random_weight(
             Levels::Zeros((0..out * groups).map(|_| (rng.word() >> (32 - bits)) as u8).collect())
         }
         LevelsKind::Minimum => Levels::Minimum((0..out * groups).map(|_| 8.0 * rng.float()).collect()),
+        LevelsKind::Blocks { width, minima } => {
+            let blocks = out * input.div_ceil(width);
+            let factors = (0..blocks).map(|_| (rng.word() >> 24) as i8).collect();
+            let minima = minima.then(|| BlockMinima {
+                minima: (0..blocks).map(|_| (rng.word() >> 26) as u8).collect(),
+                units: (0..out * groups).map(|_| 8.0 * rng.float()).collect(),
+            });
+            let zero = if minima.is_some() { 0 } else { 1 << (bits - 1) };
+            Levels::Blocks(Blocks { width, zero, factors, minima })
+        }
         LevelsKind::Codebook { width, books } => {
             Levels::Codebook(Codebook { width, books, entries: rng.floats((books << bits) * width) })
         }

@@ -17,6 +17,9 @@
 //! and a perturbed scale is never rounded. The entries of a codebook are rounded, too, the same way for all
 //! tokens.
 //!
+//! Where groups have blocks with factors of their own, `values` makes a group of each block, so that nothing else
+//! knows of them.
+//!
 //! Every sum has one order, whatever the number of tokens and of threads.
 
 mod arithmetic;
@@ -69,7 +72,18 @@ pub(super) enum LevelsView<'a> {
     Zero(f32),
     Zeros(&'a [u8]),
     Minimum(&'a [f32]),
+    Blocks(BlocksView<'a>),
     Codebook(CodebookView<'a>),
+}
+
+/// [`crate::kernels::packed::Blocks`]
+#[derive(Clone, Copy)]
+pub(super) struct BlocksView<'a> {
+    pub width: usize,
+    pub zero: f32,
+    pub factors: &'a [i8],
+    /// And what each group counts them in.
+    pub minima: Option<(&'a [u8], &'a [f32])>,
 }
 
 /// [`crate::kernels::packed::Codebook`]
@@ -83,6 +97,10 @@ pub(super) struct CodebookView<'a> {
 impl WeightView<'_> {
     fn groups(&self) -> usize {
         self.in_features.div_ceil(self.group_size)
+    }
+
+    fn blocks(&self) -> usize {
+        self.in_features.div_ceil(self.block_size())
     }
 
     fn words_per_row(&self) -> usize {
@@ -100,9 +118,17 @@ impl WeightView<'_> {
         }
     }
 
-    /// Whether words of two features straddle no groups.
+    /// Features of a block; a group without blocks is one.
+    fn block_size(&self) -> usize {
+        match self.levels {
+            LevelsView::Blocks(BlocksView { width, .. }) => width,
+            _ => self.group_size,
+        }
+    }
+
+    /// Whether words of two features straddle no blocks.
     pub fn is_even(&self) -> bool {
-        self.in_features.is_multiple_of(2) && self.group_size.is_multiple_of(2)
+        self.in_features.is_multiple_of(2) && self.block_size().is_multiple_of(2)
     }
 }
 

@@ -12,7 +12,7 @@ use super::tile::{self, Groups, Offsets, Slice};
 use super::transpose::transpose;
 use super::unpack::{self, Codes};
 use super::values::Values;
-use super::{LANES, LevelsView, Product, SLICE, WeightView};
+use super::{BlocksView, LANES, LevelsView, Product, SLICE, WeightView};
 use crate::zo::perturbation::Noise;
 
 /// A product made ready to be split.
@@ -33,11 +33,13 @@ impl<'a> Prepared<'a> {
         let features = arithmetic.features();
         let mut sums_of = BTreeMap::new();
         let prepare = |Product { weight, parts, y }: Product<'a>| {
-            let group_words = weight.group_size / features;
+            let group_words = weight.block_size() / features;
             let (mut codebook, mut sums) = (None, None);
             match weight.levels {
                 LevelsView::Codebook(view) => codebook = Some(Codebook::new(view, weight.bits, features)),
-                LevelsView::Minimum(_) if features > 1 => {
+                LevelsView::Minimum(_) | LevelsView::Blocks(BlocksView { minima: Some(_), .. })
+                    if features > 1 =>
+                {
                     let new = || Arc::new(input.sums(group_words));
                     sums = Some(sums_of.entry(group_words).or_insert_with(new).clone());
                 }

@@ -2,10 +2,11 @@
 
 use super::super::{multiversion, noise};
 use super::transpose::transpose;
-use super::{LANES, LevelsView, WeightView};
+use super::{BlocksView, LANES, LevelsView, WeightView};
 use crate::zo::perturbation::Noise;
 
-/// `weight = scale · level + offset`, where a level is `code + shift` or an entry of the codebook.
+/// `weight = scale · level + offset`, where a level is `code + shift` or an entry of the codebook. A block is a
+/// group here: its factor is in the scale.
 pub(super) struct Values {
     groups: usize,
     /// `[parts][groups]`
@@ -22,27 +23,51 @@ impl Values {
         let groups = weight.groups();
         let range = first * groups..(first + width) * groups;
         let scales = perturbed(&weight.scales[range.clone()], parts, range.start as u32, groups);
-        let (mut offsets, mut shifts) = (vec![], vec![]);
+        let plain = |scales, shifts| Self { groups, scales, offsets: vec![], shifts };
         match weight.levels {
-            LevelsView::Zero(zero) => shifts.push([-zero; LANES]),
-            LevelsView::Codebook(_) => shifts.push([0.0; LANES]),
-            LevelsView::Zeros(zeros) => {
-                let zeros: Vec<f32> = zeros[range].iter().map(|zero| -f32::from(*zero)).collect();
-                shifts.resize(groups, [0.0; LANES]);
-                transpose(&zeros, groups, width, &mut shifts);
-            }
+            LevelsView::Zero(zero) => plain(scales, vec![[-zero; LANES]]),
+            LevelsView::Codebook(_) => plain(scales, vec![[0.0; LANES]]),
+            LevelsView::Zeros(zeros) => plain(scales, lanes(&zeros[range], width, |zero| -f32::from(zero))),
             LevelsView::Minimum(minimum) => {
-                // The codes are centred, so that little cancels between the two terms.
-                let half = (1u32 << (weight.bits - 1)) as f32;
-                shifts.push([-half; LANES]);
-                offsets.resize(scales.len(), [0.0; LANES]);
-                for offsets in offsets.chunks_exact_mut(groups) {
-                    transpose(&minimum[range.clone()], groups, width, offsets);
-                }
-                offset(scales.as_flattened(), half, offsets.as_flattened_mut());
+                let minima = lanes(&minimum[range], width, |minimum| minimum);
+                let factors = vec![[1.0; LANES]; groups];
+                Self::of_blocks(&scales, [groups, 1], &factors, Some(minima), (0.0, weight.bits))
+            }
+            LevelsView::Blocks(BlocksView { width: features, zero, factors, minima }) => {
+                let blocks = first * weight.blocks()..(first + width) * weight.blocks();
+                let per_group = weight.group_size / features;
+                let factors = lanes(&factors[blocks.clone()], width, f32::from);
+                let minima = minima.map(|(minima, units)| {
+                    let mut minima = lanes(&minima[blocks], width, f32::from);
+                    multiply(&lanes(&units[range], width, |unit| unit), per_group, &mut minima);
+                    minima
+                });
+                Self::of_blocks(&scales, [groups, per_group], &factors, minima, (zero, weight.bits))
             }
         }
-        Self { groups, scales, offsets, shifts }
+    }
+
+    /// `scales`: `[parts][groups]`; `factors`, `minima`: `[blocks]`.
+    fn of_blocks(
+        scales: &[[f32; LANES]],
+        [groups, per_group]: [usize; 2],
+        factors: &[[f32; LANES]],
+        minima: Option<Vec<[f32; LANES]>>,
+        (zero, bits): (f32, u32),
+    ) -> Self {
+        // With an offset the codes are centred, so that little cancels between the two terms.
+        let centre = if minima.is_some() { (1u32 << (bits - 1)) as f32 } else { zero };
+        let (mut of_blocks, mut offsets) = (vec![], vec![]);
+        for scales in scales.chunks_exact(groups) {
+            let at = of_blocks.len();
+            of_blocks.extend_from_slice(factors);
+            multiply(scales, per_group, &mut of_blocks[at..]);
+            if let Some(minima) = &minima {
+                offsets.extend_from_slice(factors);
+                offset(scales, per_group, minima, centre - zero, &mut offsets[at..]);
+            }
+        }
+        Self { groups: factors.len(), scales: of_blocks, offsets, shifts: vec![[-centre; LANES]] }
     }
 
     pub fn shift(&self, group: usize) -> &[f32; LANES] {
@@ -91,15 +116,56 @@ fn apply_body(noise: Noise, scales: &[f32], k: &[i32], out: &mut [f32]) {
     }
 }
 
+/// `[width]` rows → lanes.
+fn lanes<T: Copy>(rows: &[T], width: usize, as_float: impl Fn(T) -> f32) -> Vec<[f32; LANES]> {
+    let rows: Vec<f32> = rows.iter().map(|value| as_float(*value)).collect();
+    let columns = rows.len() / width;
+    let mut out = vec![[0.0; LANES]; columns];
+    transpose(&rows, columns, width, &mut out);
+    out
+}
+
 multiversion! {
-    /// Minimum of each group → what is added to its weights; it *is* them where the scale is 0.
-    fn offset(scales: &[f32], half: f32, minimum: &mut [f32]) => offset_body;
+    /// What each group has, multiplied into what its blocks have.
+    fn multiply(groups: &[[f32; LANES]], per_group: usize, blocks: &mut [[f32; LANES]]) => multiply_body;
 }
 
 #[inline(always)]
-fn offset_body(scales: &[f32], half: f32, minimum: &mut [f32]) {
-    for (minimum, scale) in minimum.iter_mut().zip(scales) {
-        let moved = scale * (*minimum + half);
-        *minimum = if *scale == 0.0 { *minimum } else { moved };
+fn multiply_body(groups: &[[f32; LANES]], per_group: usize, blocks: &mut [[f32; LANES]]) {
+    for (blocks, group) in blocks.chunks_mut(per_group).zip(groups) {
+        for block in blocks {
+            (0..LANES).for_each(|i| block[i] *= group[i]);
+        }
+    }
+}
+
+multiversion! {
+    /// Factor of each block → what is added to its weights when `centre` is taken from their codes. Where the
+    /// scale is 0 the minimum *is* the weight.
+    fn offset(
+        scales: &[[f32; LANES]],
+        per_group: usize,
+        minima: &[[f32; LANES]],
+        centre: f32,
+        blocks: &mut [[f32; LANES]],
+    ) => offset_body;
+}
+
+#[inline(always)]
+fn offset_body(
+    scales: &[[f32; LANES]],
+    per_group: usize,
+    minima: &[[f32; LANES]],
+    centre: f32,
+    blocks: &mut [[f32; LANES]],
+) {
+    let groups = blocks.chunks_mut(per_group).zip(minima.chunks(per_group)).zip(scales);
+    for ((blocks, minima), scale) in groups {
+        for (block, minimum) in blocks.iter_mut().zip(minima) {
+            for i in 0..LANES {
+                let moved = scale[i] * (block[i] * centre + minimum[i]);
+                block[i] = if scale[i] == 0.0 { minimum[i] } else { moved };
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ use self::library::Nvrtc;
 use self::runtime::{Card, Recorder};
 use super::packed::{Buffers, Levels};
 use super::{attention, elementwise, fused, step, unpack};
+use crate::kernels::packed::LevelsKind;
 use crate::kernels::{Gate, Scores};
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode};
 
@@ -108,15 +109,21 @@ fn launched(architecture: u16) -> Vec<(&'static str, String)> {
     }
     // A layer of a real model with few and with many rows; a shape that is a multiple of nothing.
     for (rows, out, input, group_size) in [(16, 4096, 4096, 128), (2048, 11008, 4096, 64), (5, 70, 101, 24)] {
-        for (i, bits) in [2, 3, 4, 8].into_iter().enumerate() {
+        for (i, bits) in [2, 3, 4, 5, 6, 8].into_iter().enumerate() {
             let groups = out * input.div_ceil(group_size);
+            let bytes = |count: usize| Some(words(count.div_ceil(4)));
+            let width = if group_size == 24 { 12 } else { 16 };
+            let blocks = out * input.div_ceil(width);
             let levels = [
-                Levels::Zero(8),
-                Levels::Zeros(words(groups.div_ceil(4))),
-                Levels::Minimum(f32s(groups)),
-                Levels::Codebook { width: 1, books: 1, entries: f32s(1 << bits) },
+                (LevelsKind::Zero, None, None),
+                (LevelsKind::Zeros, bytes(groups), None),
+                (LevelsKind::Minimum, None, Some(f32s(groups))),
+                (LevelsKind::Blocks { width, minima: false }, bytes(blocks), None),
+                (LevelsKind::Blocks { width, minima: true }, bytes(2 * blocks), Some(f32s(groups))),
+                (LevelsKind::Codebook { width: 1, books: 1 }, None, Some(f32s(1 << bits))),
             ];
-            for (j, levels) in levels.into_iter().enumerate() {
+            for (j, (kind, bytes, table)) in levels.into_iter().enumerate() {
+                let levels = Levels { kind, zero: 8, bytes, table };
                 // Each type and card with each width and kind of levels, though not all of them together.
                 if ARCHITECTURES[(i + 2 * j) % 3] == architecture {
                     product([rows, out, input, group_size], bits, levels, FLOATS[(i + j) % 3]);
@@ -132,7 +139,9 @@ fn launched(architecture: u16) -> Vec<(&'static str, String)> {
             [[16, 4096, 4080, 120], [2048, 4096, 4080, 120], [5, 70, 120, 48]].into_iter().enumerate()
         {
             if ARCHITECTURES[(i + j) % 3] == architecture {
-                let levels = Levels::Codebook { width, books, entries: f32s((books << bits) * width) };
+                let table = Some(f32s((books << bits) * width));
+                let kind = LevelsKind::Codebook { width, books };
+                let levels = Levels { kind, zero: 0, bytes: None, table };
                 product(shape, bits, levels, FLOATS[(i + 2 * j + i / 3) % 3]);
             }
         }
