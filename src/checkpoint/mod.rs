@@ -104,7 +104,7 @@ impl fmt::Display for Format {
             Self::CompressedTensors => "compressed-tensors",
             Self::Awq => "AWQ",
             Self::Aqlm => "AQLM",
-            Self::BitsAndBytes => "bitsandbytes NF4",
+            Self::BitsAndBytes => "bitsandbytes 4-bit",
             Self::Qzo => "qzo codebooks",
             Self::Gguf => "GGUF",
             Self::Synthetic => "random weights",

@@ -1,4 +1,4 @@
-//! bitsandbytes' 4-bit NormalFloat, as `save_pretrained` writes it. One linear `M` of shape `[out, in]`:
+//! bitsandbytes' 4-bit types, as `save_pretrained` writes them. One linear `M` of shape `[out, in]`:
 //!
 //! ```text
 //! M.weight                                     u8 [out·in/2, 1]   two codes a byte, the first in the high half
@@ -7,6 +7,17 @@
 //! M.weight.quant_state.bitsandbytes__nf4       u8 [n]             JSON: quant_type, blocksize, dtype, shape
 //! weight[i] = absmax[i / block] · quant_map[code[i]]
 //! ```
+//!
+//! With double quantization the scales are codes, too, and the JSON has nested_blocksize and nested_offset:
+//!
+//! ```text
+//! M.weight.absmax                              u8 [out·in/block]
+//! M.weight.nested_absmax                       f32 [blocks / nested_blocksize, rounded up]
+//! M.weight.nested_quant_map                    f32 [256]
+//! absmax[b] = nested_absmax[b / nested_blocksize] · nested_quant_map[code[b]] + nested_offset
+//! ```
+//!
+//! Such scales are expanded to be trained, and a tuned copy has them as f32.
 //!
 //! Layout: bitsandbytes `functional.py` (`QuantState.as_dict`, `quantize_4bit`). Blocks are groups of input
 //! features where they fill the rows.
@@ -23,21 +34,30 @@ use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
 use crate::quant::{FloatType, NF4};
 
-const STATE: &str = ".weight.quant_state.bitsandbytes__nf4";
-const PARTS: [&str; 4] = [STATE, ".weight", ".weight.absmax", ".weight.quant_map"];
+const NF4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__nf4");
+const FP4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__fp4");
+
+/// The last two are there with double quantization alone.
+const fn parts(state: &'static str) -> [&'static str; 6] {
+    let absmax = ".weight.absmax";
+    [state, ".weight", absmax, ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map"]
+}
 
 /// The block size that bitsandbytes has where nothing else is said.
 const BLOCK: usize = 64;
 
-pub struct Nf4;
+/// What config.json says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BitsAndBytes {
+    Nf4,
+    Fp4,
+}
 
 #[derive(Deserialize)]
 struct Settings {
     #[serde(default)]
     load_in_4bit: bool,
     bnb_4bit_quant_type: Option<String>,
-    #[serde(default)]
-    bnb_4bit_use_double_quant: bool,
     bnb_4bit_quant_storage: Option<String>,
 }
 
@@ -46,9 +66,12 @@ struct Settings {
 struct State {
     blocksize: usize,
     shape: Vec<usize>,
+    dtype: Option<String>,
+    nested_blocksize: Option<usize>,
+    nested_offset: Option<f32>,
 }
 
-impl Nf4 {
+impl BitsAndBytes {
     /// # Errors
     /// Missing values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
@@ -58,29 +81,29 @@ impl Nf4 {
         let storage = settings.bnb_4bit_quant_storage.as_deref().unwrap_or("uint8");
         let unsupported = match (settings.load_in_4bit, kind) {
             (false, _) => "8-bit weights",
-            (true, "nf4") if settings.bnb_4bit_use_double_quant => "quantized scales (double quantization)",
-            (true, "nf4") if storage != "uint8" => "weights stored in other than bytes",
-            (true, "nf4") => return Ok(Self),
-            (true, _) => "another 4-bit type than nf4",
+            (true, _) if storage != "uint8" => "weights stored in other than bytes",
+            (true, "nf4") => return Ok(Self::Nf4),
+            (true, "fp4") => return Ok(Self::Fp4),
+            (true, _) => "an unknown 4-bit type",
         };
         Err(Error::unsupported(
             format!("{}: bitsandbytes with {unsupported}", path.display()),
-            "works: bnb_4bit_quant_type \"nf4\" without double quantization",
+            "works: bnb_4bit_quant_type \"nf4\" and \"fp4\", stored as uint8",
         ))
     }
 }
 
-impl Scheme for Nf4 {
+impl Scheme for BitsAndBytes {
     fn format(&self) -> Format {
         Format::BitsAndBytes
     }
 
     fn name(&self) -> String {
-        "NF4".into()
+        format!("{self:?}").to_uppercase()
     }
 
     fn parts(&self) -> &'static [&'static str] {
-        &PARTS
+        self.named()
     }
 
     fn layout(&self, _: [usize; 2]) -> Layout {
@@ -89,9 +112,10 @@ impl Scheme for Nf4 {
     }
 
     fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
-        let part = |part: &str| shards.tensor(&format!("{module}{part}"));
-        let (state, weight) = (part(STATE)?, part(".weight")?);
-        let (absmax, quant_map) = (part(".weight.absmax")?, part(".weight.quant_map")?);
+        let [state, weight, absmax, quant_map, nested_absmax, nested_map] =
+            self.named().map(|part| format!("{module}{part}"));
+        let (state, weight) = (shards.tensor(&state)?, shards.tensor(&weight)?);
+        let (absmax, quant_map) = (shards.tensor(&absmax)?, shards.tensor(&quant_map)?);
         let [out_features, in_features] = shape;
         let said: State = serde_json::from_slice(state.bytes)
             .map_err(|e| state.wrong(format!("expected JSON that says blocksize and shape: {e}")))?;
@@ -105,9 +129,31 @@ impl Scheme for Nf4 {
         }
         absmax.expect_shape(&[out_features * blocks])?;
         quant_map.expect_shape(&[16])?;
-        let scales = StoredScales::new(absmax, [out_features, blocks], false)?;
-        let layer = Nf4Layer { shape, block: said.blocksize, state, weight, scales, quant_map };
-        Ok(Box::new(layer))
+        let (nested, scales) = match absmax.dtype {
+            Dtype::U8 => {
+                let nested = [shards.tensor(&nested_absmax)?, shards.tensor(&nested_map)?];
+                let values = expanded(&said, &state, &absmax, &nested)?;
+                (Some(nested), StoredScales::expanded(absmax, [out_features, blocks], values))
+            }
+            _ => (None, StoredScales::new(absmax, [out_features, blocks], false)?),
+        };
+        Ok(Box::new(Linear { kind: *self, shape, said, state, weight, scales, quant_map, nested }))
+    }
+}
+
+impl BitsAndBytes {
+    fn quant_type(self) -> &'static str {
+        match self {
+            Self::Nf4 => "nf4",
+            Self::Fp4 => "fp4",
+        }
+    }
+
+    fn named(self) -> &'static [&'static str; 6] {
+        match self {
+            Self::Nf4 => &NF4_PARTS,
+            Self::Fp4 => &FP4_PARTS,
+        }
     }
 }
 
@@ -119,16 +165,33 @@ fn blocks([_, in_features]: [usize; 2], block: usize) -> Result<usize, String> {
     }
 }
 
-struct Nf4Layer<'a> {
+/// Scales that were quantized.
+fn expanded(said: &State, state: &Tensor, absmax: &Tensor, [nested, map]: &[Tensor; 2]) -> Result<Vec<f32>> {
+    let size = said.nested_blocksize.filter(|size| *size > 0).zip(said.nested_offset);
+    let (size, offset) =
+        size.ok_or_else(|| state.wrong("says no nested_blocksize and nested_offset, and absmax is U8"))?;
+    nested.expect_shape(&[absmax.bytes.len().div_ceil(size)])?;
+    map.expect_shape(&[256])?;
+    let (nested, map) = (nested.floats()?, map.floats()?);
+    let blocks = absmax.bytes.chunks(size).zip(nested);
+    Ok(blocks
+        .flat_map(|(codes, scale)| codes.iter().map(move |code| (usize::from(*code), scale)))
+        .map(|(code, scale)| map[code] * scale + offset)
+        .collect())
+}
+
+struct Linear<'a> {
+    kind: BitsAndBytes,
     shape: [usize; 2],
-    block: usize,
+    said: State,
     state: Tensor<'a>,
     weight: Tensor<'a>,
     scales: StoredScales<'a>,
     quant_map: Tensor<'a>,
+    nested: Option<[Tensor<'a>; 2]>,
 }
 
-impl Layer for Nf4Layer<'_> {
+impl Layer for Linear<'_> {
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }
@@ -144,7 +207,7 @@ impl Layer for Nf4Layer<'_> {
             out_features,
             in_features,
             bits: 4,
-            group_size: self.block,
+            group_size: self.said.blocksize,
             codes: codes.map(|word| u32::from_le_bytes(word.map(|byte: u8| byte.rotate_left(4)))).collect(),
             scales: self.scales.values()?,
             levels: self.levels()?,
@@ -153,28 +216,36 @@ impl Layer for Nf4Layer<'_> {
     }
 
     fn bytes(&self) -> usize {
-        [&self.state, &self.weight, self.scales.tensor(), &self.quant_map].map(|t| t.bytes.len()).iter().sum()
+        let parts = [&self.state, &self.weight, self.scales.tensor(), &self.quant_map];
+        parts.into_iter().chain(self.nested.iter().flatten()).map(|part| part.bytes.len()).sum()
+    }
+
+    fn repacking(&self) -> Option<Box<dyn Packing>> {
+        self.nested.as_ref()?;
+        let (block, dtype) = (self.said.blocksize, self.said.dtype.clone().unwrap_or_default());
+        Some(Box::new(BitsAndBytesPacking { kind: self.kind, block, dtype }))
     }
 }
 
 /// How such directories are written.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Nf4Packing {
+pub struct BitsAndBytesPacking {
+    pub kind: BitsAndBytes,
     pub block: usize,
     /// The type the weights had, by its name in PyTorch: "float16".
     pub dtype: String,
 }
 
-impl Nf4Packing {
+impl BitsAndBytesPacking {
     fn state(&self, shape: [usize; 2]) -> Vec<u8> {
-        let Self { block, dtype } = self;
-        json!({ "quant_type": "nf4", "blocksize": block, "dtype": dtype, "shape": shape })
+        let Self { kind, block, dtype } = self;
+        json!({ "quant_type": kind.quant_type(), "blocksize": block, "dtype": dtype, "shape": shape })
             .to_string()
             .into_bytes()
     }
 }
 
-impl Packing for Nf4Packing {
+impl Packing for BitsAndBytesPacking {
     fn scale_dtype(&self) -> FloatType {
         FloatType::F32
     }
@@ -188,7 +259,7 @@ impl Packing for Nf4Packing {
             "load_in_8bit": false,
             "bnb_4bit_compute_dtype": self.dtype,
             "bnb_4bit_quant_storage": "uint8",
-            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_quant_type": self.kind.quant_type(),
             "bnb_4bit_use_double_quant": false,
             "llm_int8_enable_fp32_cpu_offload": false,
             "llm_int8_has_fp16_weight": false,
@@ -206,19 +277,22 @@ impl Packing for Nf4Packing {
             (Dtype::F32, vec![out_features * blocks]),
             (Dtype::F32, vec![16]),
         ];
-        Ok(PARTS.iter().zip(parts).map(|(part, (dtype, shape))| (part.to_string(), dtype, shape)).collect())
+        let named = self.kind.named().iter().zip(parts);
+        Ok(named.map(|(part, (dtype, shape))| (part.to_string(), dtype, shape)).collect())
     }
 
     fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
         expect(packed, 4, Some(self.block))?;
-        match &packed.levels {
-            Levels::Codebook(Codebook { width: 1, entries, .. })
-                if entries[..] == NF4 && packed.order.is_none() => {}
-            _ => return Err("this format holds the codes of NF4, of neighbouring features".into()),
+        let entries = match &packed.levels {
+            Levels::Codebook(Codebook { width: 1, books: 1, entries }) if packed.order.is_none() => entries,
+            _ => return Err("this format holds the codes of one codebook, of neighbouring features".into()),
+        };
+        if self.kind == BitsAndBytes::Nf4 && entries[..] != NF4 {
+            return Err("this format holds the codes of NF4".into());
         }
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let bytes = packed.codes.iter().flat_map(|word| word.to_le_bytes().map(|byte| byte.rotate_left(4)));
         let shape = [packed.out_features, packed.in_features];
-        Ok(vec![self.state(shape), bytes.collect(), floats(&packed.scales), floats(&NF4)])
+        Ok(vec![self.state(shape), bytes.collect(), floats(&packed.scales), floats(entries)])
     }
 }

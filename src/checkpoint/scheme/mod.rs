@@ -57,6 +57,11 @@ pub trait Layer {
 
     /// Of all its tensors.
     fn bytes(&self) -> usize;
+
+    /// How a tuned copy is written, where it is not enough to replace the scales' tensor.
+    fn repacking(&self) -> Option<Box<dyn Packing>> {
+        None
+    }
 }
 
 /// How linears are written in a scheme. Which codes and scales, the caller's quantizer decides; here they
@@ -199,7 +204,10 @@ impl QuantizedFormat {
                     FloatType::BF16 => "bfloat16",
                 };
                 match [32, 64, 128, 256, 512, 1024, 2048, 4096].contains(&block) {
-                    true => Ok(Box::new(bitsandbytes::Nf4Packing { block, dtype: dtype.into() })),
+                    true => {
+                        let kind = bitsandbytes::BitsAndBytes::Nf4;
+                        Ok(Box::new(bitsandbytes::BitsAndBytesPacking { kind, block, dtype: dtype.into() }))
+                    }
                     false => {
                         unfit("use a --group-size of 32, 64, 128, … 4096: the block sizes of bitsandbytes")
                     }
@@ -245,11 +253,11 @@ pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dy
             }
             Some("awq") => Ok(Some(Box::new(awq::Awq::parse(path, settings)?))),
             Some("aqlm") => Ok(Some(Box::new(aqlm::Aqlm::parse(path, settings)?))),
-            Some("bitsandbytes") => Ok(Some(Box::new(bitsandbytes::Nf4::parse(path, settings)?))),
+            Some("bitsandbytes") => Ok(Some(Box::new(bitsandbytes::BitsAndBytes::parse(path, settings)?))),
             Some("qzo") => Ok(Some(Box::new(codebook::CodebookScheme::parse(path, settings)?))),
             Some(other) => Err(Error::unsupported(
                 format!("{}: quantization method \"{other}\" is not supported", path.display()),
-                "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes NF4, qzo, GGUF files, and f32, f16 or \
+                "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes 4-bit, qzo, GGUF files, and f32, f16 or \
                  bf16 checkpoints (`qzo quantize` them)",
             )),
             None => Err(Error::damaged(path, "quantization_config names no quant_method")),
@@ -271,13 +279,20 @@ pub struct StoredScales<'a> {
     /// `[out, groups]`, which the tensor holds in this order or transposed.
     shape: [usize; 2],
     transposed: bool,
+    /// What the tensor stands for, where it holds the scales quantized: f32 `[out, groups]`.
+    expanded: Option<Vec<f32>>,
 }
 
 impl<'a> StoredScales<'a> {
     /// A tensor whose number of values was checked.
     pub fn new(tensor: Tensor<'a>, shape: [usize; 2], transposed: bool) -> Result<Self> {
         tensor.float_type()?;
-        Ok(Self { tensor, shape, transposed })
+        Ok(Self { tensor, shape, transposed, expanded: None })
+    }
+
+    /// Quantized scales and what they stand for, `[out, groups]`.
+    pub fn expanded(tensor: Tensor<'a>, shape: [usize; 2], values: Vec<f32>) -> Self {
+        Self { tensor, shape, transposed: false, expanded: Some(values) }
     }
 
     pub fn tensor(&self) -> &Tensor<'a> {
@@ -289,7 +304,7 @@ impl<'a> StoredScales<'a> {
     /// # Errors
     /// One that is not finite.
     pub fn values(&self) -> Result<Vec<f32>> {
-        let stored = self.tensor.floats()?;
+        let stored = self.expanded.clone().map_or_else(|| self.tensor.floats(), Ok)?;
         if stored.iter().any(|scale| !scale.is_finite()) {
             return Err(self.tensor.wrong("holds a scale that is not finite"));
         }
@@ -298,11 +313,14 @@ impl<'a> StoredScales<'a> {
 
     /// What the file can hold of `scales` (`[out, groups]`).
     pub fn rounded(&self, scales: &[f32]) -> Result<Vec<f32>> {
-        let dtype = self.tensor.float_type()?;
+        let dtype = self.dtype()?;
         Ok(self.checked(scales)?.into_iter().map(|scale| dtype.round(scale)).collect())
     }
 
     /// The tensor's bytes for `scales` (`[out, groups]`).
+    ///
+    /// # Errors
+    /// As in `rounded`; the tensor holds them quantized.
     pub fn encode(&self, scales: &[f32]) -> Result<Vec<u8>> {
         let dtype = self.tensor.float_type()?;
         let checked = self.checked(scales)?;
@@ -312,9 +330,14 @@ impl<'a> StoredScales<'a> {
         Ok(bytes)
     }
 
+    /// What the scales are rounded to: quantized ones are expanded in the tuned copy.
+    fn dtype(&self) -> Result<FloatType> {
+        if self.expanded.is_some() { Ok(FloatType::F32) } else { self.tensor.float_type() }
+    }
+
     /// The new scales, where the stored ones are not 0: such a group is constant and is not trained.
     fn checked(&self, scales: &[f32]) -> Result<Vec<f32>> {
-        let dtype = self.tensor.float_type()?;
+        let dtype = self.dtype()?;
         let stored = self.values()?;
         if scales.len() != stored.len() {
             let what = format!("expected {} scales, got {}", stored.len(), scales.len());
