@@ -5,6 +5,8 @@
     ct-w8-channel-ignore/    8 bits, one scale per row; one linear is left alone, the config under the old key
     ct-w3-asym/              3 bits (ten codes to a word), asymmetric, groups of 8
     awq-gemm/                AutoAWQ, 4 bits, groups of 32
+    bnb-nf4-double/          bitsandbytes, NF4 in blocks of 32, their scales quantized in blocks of 16
+    bnb-fp4/                 bitsandbytes, FP4 in blocks of 32
 
     <name>.expected.safetensors  what the package expands the tensors to, in f32
     <name>/tokenizer.json        one word to a token, so that a task can be trained
@@ -12,8 +14,9 @@
 
 compressed-tensors' own ModelCompressor packs the model and writes its config, and its files are loaded again
 through transformers. AutoAWQ's WQLinear_GEMM.from_linear packs, and its dequantize_gemm expands; of that package
-only the sources are needed, on the path.
-Needs compressed-tensors 0.15.0.1, transformers 4.57.6, torch 2.9.1, and the sources of autoawq 0.2.9.
+only the sources are needed, on the path. bitsandbytes' functions quantize, pack their state and expand.
+Needs compressed-tensors 0.15.0.1, transformers 4.57.6, torch 2.9.1, bitsandbytes 0.50.2, and the sources of
+autoawq 0.2.9. Names after the command: only these.
 
     PYTHONPATH=AUTOAWQ python scripts/fixtures_packages.py
 """
@@ -25,6 +28,7 @@ import pathlib
 import sys
 import types
 
+import bitsandbytes.functional as bnb
 import numpy as np
 import torch
 from compressed_tensors.compressors import ModelCompressor
@@ -193,13 +197,48 @@ def write_awq(name, group_size, tensors):
     write_expected(name, dense(expected), expected)
 
 
-def main():
+def write_bitsandbytes(name, kind, double, tensors):
+    directory = fresh(name)
+    stored, expected = {}, {}
+    for key, weight in tensors.items():
+        weight = torch.as_tensor(weight)
+        if weight.ndim == 1 or ".layers." not in key:
+            stored[key] = weight.half()
+            expected[key] = stored[key].float()
+            continue
+        codes, state = bnb.quantize_4bit(weight, blocksize=32, quant_type=kind)
+        if double:  # as quantize_4bit does it in blocks of 256, of which these weights have only one
+            state.offset = state.absmax.mean()
+            state.absmax, state.state2 = bnb.quantize_blockwise(state.absmax - state.offset, blocksize=16)
+            state.nested = True
+        stored[key] = codes
+        stored |= {f"{key}.{part}": value for part, value in state.as_dict(packed=True).items()}
+        expected[key] = bnb.dequantize_4bit(codes, state)
+    quantization = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": kind,
+        "bnb_4bit_use_double_quant": double,
+        "llm_int8_skip_modules": ["lm_head"],
+    }
+    write_json(directory / "config.json", CONFIG | {"torch_dtype": "float16", "quantization_config": quantization})
+    save(stored, directory / "model.safetensors")
+    write_expected(name, dense(expected), expected)
+
+
+def main(only):
     logging.disable(logging.WARNING)
     tensors = model()
-    for name, settings in COMPRESSED.items():
-        write_compressed(name, settings, tensors)
-    write_awq("awq-gemm", 32, tensors)
+    made = {name: (write_compressed, name, settings) for name, settings in COMPRESSED.items()}
+    made["awq-gemm"] = (write_awq, "awq-gemm", 32)
+    made["bnb-nf4-double"] = (write_bitsandbytes, "bnb-nf4-double", "nf4", True)
+    made["bnb-fp4"] = (write_bitsandbytes, "bnb-fp4", "fp4", False)
+    for name, (write, *arguments) in made.items():
+        if not only or name in only:
+            write(*arguments, tensors)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -6,6 +6,9 @@ use half::f16;
 use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight};
 use crate::quant::FloatType;
 
+const CODEBOOK: &str = "its codes stand for entries of a codebook";
+const BLOCKS: &str = "its groups have blocks with scales of their own";
+
 /// What a format holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
@@ -25,7 +28,10 @@ impl Form {
     /// What the form does not hold.
     pub fn check(&self, layout: &PackedLayout) -> Result<(), String> {
         if let LevelsKind::Codebook { .. } = layout.levels {
-            return Err("its codes stand for entries of a codebook".into());
+            return Err(CODEBOOK.into());
+        }
+        if let LevelsKind::Blocks { .. } = layout.levels {
+            return Err(BLOCKS.into());
         }
         if layout.bits != self.bits {
             return Err(format!("its codes have {} bits, not {}", layout.bits, self.bits));
@@ -45,9 +51,6 @@ impl Form {
 /// # Errors
 /// What `form` does not hold.
 pub fn exact(mut packed: PackedWeight, form: Form) -> Result<PackedWeight, String> {
-    if let Levels::Codebook(_) = packed.levels {
-        return Err("its codes stand for entries of a codebook".into());
-    }
     if packed.bits != form.bits {
         return Err(format!("its codes have {} bits, not {}", packed.bits, form.bits));
     }
@@ -77,7 +80,8 @@ fn zeros(packed: &PackedWeight) -> Result<Vec<u8>, String> {
         Levels::Zero(zero) => return Ok(vec![*zero; packed.scales.len()]),
         Levels::Zeros(zeros) => return Ok(zeros.clone()),
         Levels::Minimum(minima) => minima,
-        Levels::Codebook(_) => return Err("its codes stand for entries of a codebook".into()),
+        Levels::Codebook(_) => return Err(CODEBOOK.into()),
+        Levels::Blocks(_) => return Err(BLOCKS.into()),
     };
     let most = f32::from((1u16 << packed.bits) - 1);
     let zero = |(scale, minimum): (&f32, &f32)| {

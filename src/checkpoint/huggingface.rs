@@ -9,11 +9,11 @@ use super::config::ModelConfig;
 use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::publish::{self, Staging};
 use super::safetensors::{Shards, Tensor, missing};
-use super::scheme::{self, Layer, Scheme};
+use super::scheme::{self, Layer, Packing, Scheme};
 use super::tensors::block_of;
 use super::{Format, Layout, ScaleSource, TensorSummary, Values, Weight, float};
 use crate::error::{Error, Result};
-use crate::kernels::packed::Levels;
+use crate::kernels::packed::{Levels, PackedWeight};
 
 pub struct HuggingFace {
     directory: PathBuf,
@@ -148,6 +148,21 @@ impl HuggingFace {
     pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
         let layer = self.layer(name)?;
         Ok((layer.scales().rounded(scales)?, layer.levels()?))
+    }
+
+    /// How a tuned copy is written, where it takes more than other scales: as its first linear says.
+    pub fn repacking(&self) -> Result<Option<Box<dyn Packing>>> {
+        match self.packed_names().next() {
+            Some(name) => Ok(self.layer(name)?.repacking()),
+            None => Ok(None),
+        }
+    }
+
+    /// A linear with new scales `[out, groups]`.
+    pub fn tuned(&self, name: &str, scales: Vec<f32>) -> Result<PackedWeight> {
+        let layer = self.layer(name)?;
+        let scales = layer.scales().rounded(&scales)?;
+        Ok(PackedWeight { scales, ..layer.packed()? })
     }
 
     /// A copy of the directory in which only the scales differ.

@@ -325,7 +325,7 @@ impl Checkpoint {
     }
 
     /// Writes the checkpoint with other scales to the new directory `out`, in the format it came in:
-    /// every other byte is the same. A GGUF file keeps its name inside `out`. `scales` is called once
+    /// every other byte is the same, unless the scales are stored quantized. A GGUF file keeps its name inside `out`. `scales` is called once
     /// per trained weight, in the order the file stores them.
     ///
     /// # Errors
@@ -335,7 +335,14 @@ impl Checkpoint {
         self.check_trainable()?;
         let names = self.trained_names();
         match &self.source {
-            Source::HuggingFace(directory) => directory.save_tuned(out, scales),
+            Source::HuggingFace(directory) => match directory.repacking()? {
+                None => directory.save_tuned(out, scales),
+                Some(packing) => {
+                    let packed = &mut |name: &str| directory.tuned(name, scales(name)?);
+                    let linears = &mut Linears { names: &names, packed };
+                    write(self, out, &Target::Quantized(packing), MAX_SHARD_BYTES, linears).map(|_| ())
+                }
+            },
             Source::Gguf(gguf) => gguf.save_tuned(out, &names, scales),
             Source::Synthetic(_) => Err(self.no_file()),
         }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -232,6 +233,7 @@ fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
         ("ct-w8-channel-ignore", ".weight_scale"),
         ("ct-w3-asym", ".weight_scale"),
         ("awq-gemm", ".scales"),
+        ("bnb-fp4", ".weight.absmax"),
     ] {
         let model = fixture(&format!("checkpoints/{name}"));
         let base = tree(&model);
@@ -247,6 +249,46 @@ fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
             }
         }
     }
+}
+
+/// Quantized scales become floats; the rest of a linear and everything else stays.
+#[test]
+fn fine_tuning_expands_scales_that_are_quantized() {
+    let model = fixture("checkpoints/bnb-nf4-double");
+    let training = Training::new(&model, TWO_STEPS);
+    training.finetune("run", &[]).succeeded();
+    let out = training.out("run").join("final");
+    let tensors = |from: &Path| {
+        let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+        let all = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors();
+        let described = |view: &safetensors::tensor::TensorView| {
+            (view.dtype(), view.shape().to_vec(), view.data().to_vec())
+        };
+        all.iter().map(|(name, view)| (name.clone(), described(view))).collect::<BTreeMap<_, _>>()
+    };
+    let (base, tuned) = (tensors(&model), tensors(&out));
+    for (name, (dtype, shape, bytes)) in &base {
+        if name.contains(".nested_") {
+            assert!(!tuned.contains_key(name), "{name}");
+        } else if name.ends_with(".absmax") {
+            assert_eq!((*dtype, tuned[name].0), (safetensors::Dtype::U8, safetensors::Dtype::F32), "{name}");
+            assert_eq!(*shape, tuned[name].1);
+        } else if name.contains(".quant_state.") {
+            let said: serde_json::Value = serde_json::from_slice(&tuned[name].2).unwrap();
+            let expected = ["quant_type", "blocksize", "dtype", "shape"];
+            assert_eq!(said.as_object().unwrap().keys().collect::<Vec<_>>(), expected);
+        } else {
+            assert!(*bytes == tuned[name].2, "{name}");
+        }
+    }
+    let json = |from: &Path| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap()
+    };
+    let mut config = json(&model);
+    config["quantization_config"]["bnb_4bit_use_double_quant"] = false.into();
+    assert_eq!(config, json(&out));
+    let rows = training.place.write("rows.jsonl", "{\"input_ids\": [1, 20, 30]}\n");
+    training.place.run("eval --json --device cpu run/final --score", &[rows.as_ref()]).json();
 }
 
 #[test]

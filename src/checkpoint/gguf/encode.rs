@@ -3,9 +3,12 @@
 use half::f16;
 
 use super::super::convert::{Form, exact};
-use super::blocks::{BLOCK, GgmlType};
+use super::blocks::GgmlType;
 use super::names::RowOrder;
 use crate::kernels::packed::{Levels, PackedWeight};
+
+/// Elements per block of every type that is written.
+pub const BLOCK: usize = 32;
 
 /// Bytes of a tensor, and what they lost.
 pub struct Encoded {

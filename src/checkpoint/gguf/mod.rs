@@ -13,7 +13,7 @@
 
 pub mod blocks;
 mod describe;
-mod encode;
+pub mod encode;
 mod family;
 mod header;
 mod metadata;

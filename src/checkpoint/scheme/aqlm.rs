@@ -93,7 +93,12 @@ impl Scheme for Aqlm {
         Layout::Packed(PackedLayout { bits, group_size: in_features, levels, ordered: false })
     }
 
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
+    fn open<'a>(
+        &'a self,
+        shards: &'a Shards,
+        module: &str,
+        shape: [usize; 2],
+    ) -> Result<Box<dyn Layer + 'a>> {
         let [out_features, in_features] = shape;
         let part = |part: &str| shards.tensor(&format!("{module}{part}"));
         let (codes, codebooks, scales) = (part(".codes")?, part(".codebooks")?, part(".scales")?);

@@ -100,7 +100,12 @@ impl Scheme for Awq {
         Layout::Packed(PackedLayout { bits: BITS, group_size, levels: LevelsKind::Zeros, ordered: false })
     }
 
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
+    fn open<'a>(
+        &'a self,
+        shards: &'a Shards,
+        module: &str,
+        shape: [usize; 2],
+    ) -> Result<Box<dyn Layer + 'a>> {
         let [out_features, in_features] = shape;
         let part = |part: &str| shards.tensor(&format!("{module}{part}"));
         let (qweight, qzeros, scales) = (part(".qweight")?, part(".qzeros")?, part(".scales")?);

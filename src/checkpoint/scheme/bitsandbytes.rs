@@ -46,11 +46,16 @@ const fn parts(state: &'static str) -> [&'static str; 6] {
 /// The block size that bitsandbytes has where nothing else is said.
 const BLOCK: usize = 64;
 
-/// What config.json says.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum BitsAndBytes {
+pub enum Kind {
     Nf4,
     Fp4,
+}
+
+/// What config.json says.
+pub struct BitsAndBytes {
+    kind: Kind,
+    settings: Value,
 }
 
 #[derive(Deserialize)]
@@ -82,8 +87,8 @@ impl BitsAndBytes {
         let unsupported = match (settings.load_in_4bit, kind) {
             (false, _) => "8-bit weights",
             (true, _) if storage != "uint8" => "weights stored in other than bytes",
-            (true, "nf4") => return Ok(Self::Nf4),
-            (true, "fp4") => return Ok(Self::Fp4),
+            (true, "nf4") => return Ok(Self { kind: Kind::Nf4, settings: json.clone() }),
+            (true, "fp4") => return Ok(Self { kind: Kind::Fp4, settings: json.clone() }),
             (true, _) => "an unknown 4-bit type",
         };
         Err(Error::unsupported(
@@ -99,11 +104,11 @@ impl Scheme for BitsAndBytes {
     }
 
     fn name(&self) -> String {
-        format!("{self:?}").to_uppercase()
+        self.kind.quant_type().to_uppercase()
     }
 
     fn parts(&self) -> &'static [&'static str] {
-        self.named()
+        self.kind.parts()
     }
 
     fn layout(&self, _: [usize; 2]) -> Layout {
@@ -111,9 +116,14 @@ impl Scheme for BitsAndBytes {
         Layout::Packed(PackedLayout { bits: 4, group_size: BLOCK, levels, ordered: false })
     }
 
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
+    fn open<'a>(
+        &'a self,
+        shards: &'a Shards,
+        module: &str,
+        shape: [usize; 2],
+    ) -> Result<Box<dyn Layer + 'a>> {
         let [state, weight, absmax, quant_map, nested_absmax, nested_map] =
-            self.named().map(|part| format!("{module}{part}"));
+            self.kind.parts().map(|part| format!("{module}{part}"));
         let (state, weight) = (shards.tensor(&state)?, shards.tensor(&weight)?);
         let (absmax, quant_map) = (shards.tensor(&absmax)?, shards.tensor(&quant_map)?);
         let [out_features, in_features] = shape;
@@ -137,11 +147,11 @@ impl Scheme for BitsAndBytes {
             }
             _ => (None, StoredScales::new(absmax, [out_features, blocks], false)?),
         };
-        Ok(Box::new(Linear { kind: *self, shape, said, state, weight, scales, quant_map, nested }))
+        Ok(Box::new(Linear { scheme: self, shape, said, state, weight, scales, quant_map, nested }))
     }
 }
 
-impl BitsAndBytes {
+impl Kind {
     fn quant_type(self) -> &'static str {
         match self {
             Self::Nf4 => "nf4",
@@ -149,7 +159,7 @@ impl BitsAndBytes {
         }
     }
 
-    fn named(self) -> &'static [&'static str; 6] {
+    fn parts(self) -> &'static [&'static str; 6] {
         match self {
             Self::Nf4 => &NF4_PARTS,
             Self::Fp4 => &FP4_PARTS,
@@ -181,7 +191,7 @@ fn expanded(said: &State, state: &Tensor, absmax: &Tensor, [nested, map]: &[Tens
 }
 
 struct Linear<'a> {
-    kind: BitsAndBytes,
+    scheme: &'a BitsAndBytes,
     shape: [usize; 2],
     said: State,
     state: Tensor<'a>,
@@ -223,22 +233,50 @@ impl Layer for Linear<'_> {
     fn repacking(&self) -> Option<Box<dyn Packing>> {
         self.nested.as_ref()?;
         let (block, dtype) = (self.said.blocksize, self.said.dtype.clone().unwrap_or_default());
-        Some(Box::new(BitsAndBytesPacking { kind: self.kind, block, dtype }))
+        let mut settings = self.scheme.settings.clone();
+        if let Some(settings) = settings.as_object_mut() {
+            settings.insert("bnb_4bit_use_double_quant".into(), false.into());
+        }
+        Some(Box::new(BitsAndBytesPacking { kind: self.scheme.kind, block, dtype, settings }))
     }
 }
 
 /// How such directories are written.
-#[derive(Debug, Clone, PartialEq)]
 pub struct BitsAndBytesPacking {
-    pub kind: BitsAndBytes,
-    pub block: usize,
+    kind: Kind,
+    block: usize,
     /// The type the weights had, by its name in PyTorch: "float16".
-    pub dtype: String,
+    dtype: String,
+    settings: Value,
 }
 
 impl BitsAndBytesPacking {
+    pub fn nf4(block: usize, dtype: FloatType) -> Self {
+        let dtype = match dtype {
+            FloatType::F32 => "float32",
+            FloatType::F16 => "float16",
+            FloatType::BF16 => "bfloat16",
+        };
+        let settings = json!({
+            "quant_method": "bitsandbytes",
+            "_load_in_4bit": true,
+            "_load_in_8bit": false,
+            "load_in_4bit": true,
+            "load_in_8bit": false,
+            "bnb_4bit_compute_dtype": dtype,
+            "bnb_4bit_quant_storage": "uint8",
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": false,
+            "llm_int8_enable_fp32_cpu_offload": false,
+            "llm_int8_has_fp16_weight": false,
+            "llm_int8_skip_modules": ["lm_head"],
+            "llm_int8_threshold": 6.0,
+        });
+        Self { kind: Kind::Nf4, block, dtype: dtype.into(), settings }
+    }
+
     fn state(&self, shape: [usize; 2]) -> Vec<u8> {
-        let Self { kind, block, dtype } = self;
+        let Self { kind, block, dtype, .. } = self;
         json!({ "quant_type": kind.quant_type(), "blocksize": block, "dtype": dtype, "shape": shape })
             .to_string()
             .into_bytes()
@@ -251,21 +289,7 @@ impl Packing for BitsAndBytesPacking {
     }
 
     fn settings(&self) -> Value {
-        json!({
-            "quant_method": "bitsandbytes",
-            "_load_in_4bit": true,
-            "_load_in_8bit": false,
-            "load_in_4bit": true,
-            "load_in_8bit": false,
-            "bnb_4bit_compute_dtype": self.dtype,
-            "bnb_4bit_quant_storage": "uint8",
-            "bnb_4bit_quant_type": self.kind.quant_type(),
-            "bnb_4bit_use_double_quant": false,
-            "llm_int8_enable_fp32_cpu_offload": false,
-            "llm_int8_has_fp16_weight": false,
-            "llm_int8_skip_modules": ["lm_head"],
-            "llm_int8_threshold": 6.0,
-        })
+        self.settings.clone()
     }
 
     fn describe(&self, shape: [usize; 2]) -> Result<Vec<(String, Dtype, Vec<usize>)>, String> {
@@ -277,7 +301,7 @@ impl Packing for BitsAndBytesPacking {
             (Dtype::F32, vec![out_features * blocks]),
             (Dtype::F32, vec![16]),
         ];
-        let named = self.kind.named().iter().zip(parts);
+        let named = self.kind.parts().iter().zip(parts);
         Ok(named.map(|(part, (dtype, shape))| (part.to_string(), dtype, shape)).collect())
     }
 
@@ -287,7 +311,7 @@ impl Packing for BitsAndBytesPacking {
             Levels::Codebook(Codebook { width: 1, books: 1, entries }) if packed.order.is_none() => entries,
             _ => return Err("this format holds the codes of one codebook, of neighbouring features".into()),
         };
-        if self.kind == BitsAndBytes::Nf4 && entries[..] != NF4 {
+        if self.kind == Kind::Nf4 && entries[..] != NF4 {
             return Err("this format holds the codes of NF4".into());
         }
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();

@@ -121,7 +121,12 @@ impl Scheme for CodebookScheme {
         Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: false })
     }
 
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
+    fn open<'a>(
+        &'a self,
+        shards: &'a Shards,
+        module: &str,
+        shape: [usize; 2],
+    ) -> Result<Box<dyn Layer + 'a>> {
         let [out_features, in_features] = shape;
         let part = |part: &str| shards.tensor(&format!("{module}{part}"));
         let (codes, scales, codebook) = (part(".codes")?, part(".scales")?, part(".codebook")?);

@@ -101,7 +101,12 @@ impl Scheme for CompressedTensors {
         Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: self.ordered() })
     }
 
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
+    fn open<'a>(
+        &'a self,
+        shards: &'a Shards,
+        module: &str,
+        shape: [usize; 2],
+    ) -> Result<Box<dyn Layer + 'a>> {
         let [out_features, in_features] = shape;
         let part = |part: &str| shards.tensor(&format!("{module}{part}"));
         let words = |codes: usize| codes.div_ceil(self.codes_per_word());

@@ -121,7 +121,12 @@ impl Scheme for Gptq {
         Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: self.desc_act })
     }
 
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>> {
+    fn open<'a>(
+        &'a self,
+        shards: &'a Shards,
+        module: &str,
+        shape: [usize; 2],
+    ) -> Result<Box<dyn Layer + 'a>> {
         Ok(Box::new(GptqLayer::open(shards, module, shape, self)?))
     }
 }

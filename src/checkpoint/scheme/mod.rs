@@ -14,7 +14,8 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::gguf::blocks::{BLOCK, GgmlType};
+use super::gguf::blocks::GgmlType;
+use super::gguf::encode::BLOCK;
 use super::hf_config::read_json;
 use super::safetensors::{Dtype, Shards, Tensor};
 use super::write::Target;
@@ -44,7 +45,8 @@ pub trait Scheme: Send + Sync {
     ///
     /// # Errors
     /// A tensor that is missing, or of another shape or type.
-    fn open<'a>(&self, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn Layer + 'a>>;
+    fn open<'a>(&'a self, shards: &'a Shards, module: &str, shape: [usize; 2])
+    -> Result<Box<dyn Layer + 'a>>;
 }
 
 /// One linear's tensors, of checked shapes.
@@ -198,16 +200,8 @@ impl QuantizedFormat {
             }
             (Self::Bitsandbytes, Method::Nf4) => {
                 let block = group_size.unwrap_or(0);
-                let dtype = match dtype {
-                    FloatType::F32 => "float32",
-                    FloatType::F16 => "float16",
-                    FloatType::BF16 => "bfloat16",
-                };
                 match [32, 64, 128, 256, 512, 1024, 2048, 4096].contains(&block) {
-                    true => {
-                        let kind = bitsandbytes::BitsAndBytes::Nf4;
-                        Ok(Box::new(bitsandbytes::BitsAndBytesPacking { kind, block, dtype: dtype.into() }))
-                    }
+                    true => Ok(Box::new(bitsandbytes::BitsAndBytesPacking::nf4(block, dtype))),
                     false => {
                         unfit("use a --group-size of 32, 64, 128, … 4096: the block sizes of bitsandbytes")
                     }

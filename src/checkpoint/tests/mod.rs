@@ -14,7 +14,7 @@ use crate::quant::{self, FloatType, QuantizeConfig};
 
 /// Written by `scripts/fixtures_checkpoints.py`; blocks.gguf by `scripts/fixtures_blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
-/// Those with ct- and awq- by `scripts/fixtures_packages.py`.
+/// Those with ct- and awq- by `scripts/fixtures_packages.py`. Their scales are f16.
 const QUANTIZED: [&str; 11] = [
     "gptq-4bit-v1",
     "gptq-3bit-v2",
@@ -28,6 +28,8 @@ const QUANTIZED: [&str; 11] = [
     "q8_0.gguf",
     "blocks.gguf",
 ];
+/// With scales in f32, or quantized.
+const BITSANDBYTES: [&str; 2] = ["bnb-nf4-double", "bnb-fp4"];
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj.weight";
 
 fn fixture(name: &str) -> PathBuf {

@@ -34,7 +34,7 @@ fn dense_checkpoints_of_every_type_hold_the_same_model() {
 
 #[test]
 fn quantized_tensors_expand_to_what_other_tools_expand_them_to() {
-    for name in QUANTIZED {
+    for name in QUANTIZED.into_iter().chain(BITSANDBYTES) {
         let checkpoint = open(name);
         for (tensor, values) in expected(name) {
             assert_eq!(checkpoint.dense(&tensor).unwrap(), values, "{name} {tensor}");
@@ -44,7 +44,7 @@ fn quantized_tensors_expand_to_what_other_tools_expand_them_to() {
 
 #[test]
 fn repacked_codes_lose_nothing() {
-    for name in QUANTIZED {
+    for name in QUANTIZED.into_iter().chain(BITSANDBYTES) {
         let checkpoint = open(name);
         let names = checkpoint.trained_names();
         assert_eq!(names.len(), if name == "ct-w8-channel-ignore" { 13 } else { 14 });
@@ -108,7 +108,7 @@ fn inspect_sees_each_weight_once_with_its_cost() {
     assert_eq!(ct.bytes, 816);
     let awq = summary("awq-gemm", Q_PROJ);
     assert_eq!((awq.dtype.as_str(), awq.bytes), ("AWQ 4-bit", 512 + 16 + 64));
-    for name in QUANTIZED {
+    for name in QUANTIZED.into_iter().chain(BITSANDBYTES) {
         assert_eq!(open(name).tensors().count(), 21, "{name}");
     }
 }
