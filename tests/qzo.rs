@@ -7,6 +7,7 @@
 //! formats      quantize and fine-tune every format: the right bytes change, and no others
 //! quantize     every method: what it writes can be measured and trained; wrong use is one clear error
 //! families     every family is quantized and trained, and its GGUF means what its directory means
+//! export       a quantized model in another format: the same numbers, or a refusal; shards
 //! hub          what is fetched, once, in parts and with a token, from a hub on this machine
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
@@ -30,6 +31,7 @@ mod support;
 mod suite {
     mod bad_input;
     mod contract;
+    mod export;
     mod families;
     mod formats;
     mod hub;
