@@ -145,6 +145,9 @@ struct Unfit {
 
 impl Coder<'_> {
     fn code(&self, weight: &[f32], codes: &mut [u32], groups: &mut [Group]) -> Result<(), Unfit> {
+        if let (Levels::Grid(grid), None) = (self.levels, self.factor) {
+            return self.code_nearest(grid, weight, codes, groups);
+        }
         let (n, width) = (self.matrix.in_features, self.levels.width());
         let mut weights: Vec<f64> = weight
             .chunks_exact(n)
@@ -180,6 +183,36 @@ impl Coder<'_> {
             }
             self.pass_on(start..end, &mut weights, &errors);
             start = end;
+        }
+        Ok(())
+    }
+
+    /// Without feedback the weights of a row do not see each other either.
+    fn code_nearest(
+        &self,
+        grid: &Grid,
+        weight: &[f32],
+        codes: &mut [u32],
+        groups: &mut [Group],
+    ) -> Result<(), Unfit> {
+        let Matrix { in_features: n, group_size: size, .. } = self.matrix;
+        let (mut weights, mut levels) = (Vec::with_capacity(size), vec![0; size]);
+        let rows = weight
+            .chunks_exact(n)
+            .zip(codes.chunks_exact_mut(self.words))
+            .zip(groups.chunks_exact_mut(self.matrix.groups()));
+        for (row, ((weight, codes), groups)) in rows.enumerate() {
+            for (g, (group, weight)) in groups.iter_mut().zip(weight.chunks(size)).enumerate() {
+                weights.clear();
+                weights.extend(weight.iter().map(|w| f64::from(*w)));
+                if !matches!(self.groups, Groups::Given(_)) {
+                    *group = grid.fit(&weights, None).map_err(|what| Unfit { row, group: g, what })?;
+                }
+                grid.codes(&weights, *group, &mut levels);
+                for (i, code) in levels[..weight.len()].iter().enumerate() {
+                    put_code(codes, g * size + i, grid.bits, *code);
+                }
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! codes are chosen, so that every code is the nearest one for the scale that is really used.
 
 use super::FloatType;
+use crate::kernels::multiversion;
 
 /// Shares of the whole range that the search tries, in fiftieths.
 const SHARES: std::ops::Range<u32> = 25..50;
@@ -40,11 +41,12 @@ impl Grid {
     /// # Errors
     /// A weight that is not finite, or a scale that `scale_dtype` cannot hold.
     pub fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<Group, String> {
-        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
+        let [mut min, mut max, finite] = range(weights);
+        if finite != 0.0
+            && let Some(i) = weights.iter().position(|w| !w.is_finite())
+        {
             return Err(format!("weight {i} of the group is {}", weights[i]));
         }
-        // The range always includes 0, so that a zero weight stays zero.
-        let (mut min, mut max) = weights.iter().fold((0f64, 0f64), |(min, max), &w| (min.min(w), max.max(w)));
         if min == 0.0 && max == 0.0 {
             (min, max) = (-1.0, 1.0);
         }
@@ -57,19 +59,10 @@ impl Grid {
 
     /// The group of least squared error whose range is a share of the whole one.
     fn search(&self, weights: &[f64], importance: Option<&[f64]>, whole: Group) -> Result<Group, String> {
+        let most = f64::from(self.max_code());
         let error = |group: Group| -> f64 {
-            let inverse = 1.0 / f64::from(group.scale);
-            let (zero, most) = (f64::from(group.zero), f64::from(self.max_code()));
-            let squared = |weight: &f64| {
-                let steps = weight * inverse;
-                let level = (steps.round_ties_even() + zero).clamp(0.0, most) - zero;
-                (steps - level).powi(2)
-            };
-            let sum: f64 = match importance {
-                Some(importance) => weights.iter().zip(importance).map(|(w, i)| i * squared(w)).sum(),
-                None => weights.iter().map(squared).sum(),
-            };
-            sum * f64::from(group.scale).powi(2)
+            let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
+            squared_error(weights, importance, scale, zero, most) * scale.powi(2)
         };
         let (mut best, mut least) = (whole, error(whole));
         let zeros = if self.symmetric { 0..=0 } else { ZEROS };
@@ -105,6 +98,12 @@ impl Grid {
         Ok(Group { scale, zero })
     }
 
+    /// The nearest of each.
+    pub fn codes(&self, weights: &[f64], group: Group, codes: &mut [u32]) {
+        let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
+        nearest(weights, scale, zero, f64::from(self.max_code()), codes);
+    }
+
     /// The nearest.
     pub fn code(&self, weight: f64, group: Group) -> u32 {
         let steps = (weight / f64::from(group.scale)).round_ties_even();
@@ -117,6 +116,76 @@ impl Grid {
 
     fn max_code(&self) -> u32 {
         (1 << self.bits) - 1
+    }
+}
+
+/// Sums are added up in so many parts on every machine.
+const LANES: usize = 8;
+
+multiversion! {
+    /// Least and largest of the weights and 0, and a number that is 0 if all are finite.
+    fn range(weights: &[f64]) -> [f64; 3] => range_body;
+}
+
+#[inline(always)]
+fn range_body(weights: &[f64]) -> [f64; 3] {
+    // The range always includes 0, so that a zero weight stays zero.
+    let (mut min, mut max, mut finite) = ([0f64; LANES], [0f64; LANES], [0f64; LANES]);
+    for chunk in weights.chunks(LANES) {
+        for (((min, max), finite), &w) in min.iter_mut().zip(&mut max).zip(&mut finite).zip(chunk) {
+            *min = if w < *min { w } else { *min };
+            *max = if w > *max { w } else { *max };
+            *finite += w * 0.0;
+        }
+    }
+    [min.into_iter().fold(0.0, f64::min), max.into_iter().fold(0.0, f64::max), finite.iter().sum()]
+}
+
+multiversion! {
+    /// Of the weights' nearest levels, in units of the scale.
+    fn squared_error(
+        weights: &[f64],
+        importance: Option<&[f64]>,
+        scale: f64,
+        zero: f64,
+        most: f64,
+    ) -> f64 => squared_error_body;
+}
+
+#[inline(always)]
+fn squared_error_body(weights: &[f64], importance: Option<&[f64]>, scale: f64, zero: f64, most: f64) -> f64 {
+    let inverse = 1.0 / scale;
+    let squared = |weight: &f64| {
+        let steps = weight * inverse;
+        let level = (steps.round_ties_even() + zero).clamp(0.0, most) - zero;
+        (steps - level) * (steps - level)
+    };
+    let mut sums = [0f64; LANES];
+    match importance {
+        Some(importance) => {
+            for (weights, importance) in weights.chunks(LANES).zip(importance.chunks(LANES)) {
+                for ((sum, weight), importance) in sums.iter_mut().zip(weights).zip(importance) {
+                    *sum += importance * squared(weight);
+                }
+            }
+        }
+        None => {
+            for weights in weights.chunks(LANES) {
+                sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += squared(weight));
+            }
+        }
+    }
+    sums.iter().sum()
+}
+
+multiversion! {
+    fn nearest(weights: &[f64], scale: f64, zero: f64, most: f64, codes: &mut [u32]) => nearest_body;
+}
+
+#[inline(always)]
+fn nearest_body(weights: &[f64], scale: f64, zero: f64, most: f64, codes: &mut [u32]) {
+    for (code, weight) in codes.iter_mut().zip(weights) {
+        *code = ((weight / scale).round_ties_even() + zero).clamp(0.0, most) as u32;
     }
 }
 
