@@ -178,6 +178,11 @@ fn a_quantized_file_means_what_the_directory_means_in_every_family() {
             place.run(&line(&format!("--format gguf -o out{bits}.gguf")), &[]).succeeded();
             assert_same_nll(&place, &format!("there{bits}"), &format!("out{bits}.gguf"), TOLERANCE);
             let export = format!("export out{bits}.gguf --format gptq -o back{bits}");
+            if name.contains("rope-llama3") {
+                // A file has divisors alone, and these are not those of a model that is known.
+                place.run(&export, &[]).refused(&["rotary divisors"]);
+                continue;
+            }
             place.run(&export, &[]).succeeded();
             assert_same_nll(&place, &format!("there{bits}"), &format!("back{bits}"), TOLERANCE);
         }
