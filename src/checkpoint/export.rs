@@ -106,7 +106,7 @@ impl<'a> Export<'a> {
                 (Target::Gguf(kind), gguf::form(kind))
             }
             _ => {
-                let form = form(format, &layouts, group_size)?;
+                let form = form(format, &layouts, group_size.or(whole_rows(source, &names, &layouts)?))?;
                 (directory(format, form), Some(form))
             }
         };
@@ -218,6 +218,16 @@ fn layouts(source: &Checkpoint, names: &[String]) -> Result<Vec<PackedLayout>> {
         Layout::Dense(_) => Err(Error::tensor(source.path(), name, "is not quantized")),
     };
     names.iter().map(layout).collect()
+}
+
+/// −1 where no row has more than one group.
+fn whole_rows(source: &Checkpoint, names: &[String], layouts: &[PackedLayout]) -> Result<Option<i64>> {
+    for (name, layout) in names.iter().zip(layouts) {
+        if source.shape(name)?.last().is_some_and(|width| *width > layout.group_size) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(-1))
 }
 
 /// What most of a dense model is stored as.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::training::Training;
-use crate::support::{Workplace, assert_same_files, copy_tree, fixture, tree};
+use crate::support::{Workplace, assert_same_tree, copy_tree, fixture, tree};
 
 /// Sums of f32 in another order.
 const TOLERANCE: f64 = 1e-5;
@@ -28,12 +28,30 @@ fn tensors(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
+/// All but the norms, which are F32 in a GGUF file and what comes from there.
 #[track_caller]
 fn assert_same_tensors(expected: &Path, got: &Path) {
-    let (expected, got) = (tensors(expected), tensors(got));
+    let [expected, got] = [expected, got].map(|directory| {
+        let mut tensors = tensors(directory);
+        tensors.retain(|name, _| !name.contains("norm"));
+        tensors
+    });
     assert_eq!(expected.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
     let differs = expected.iter().find(|(name, bytes)| &got[*name] != *bytes);
     assert_eq!(differs.map(|(name, _)| name), None);
+}
+
+/// All but the settings that say how the codes were found.
+#[track_caller]
+fn assert_same_files(expected: &Path, got: &Path) {
+    let [expected, got] = [expected, got].map(|directory| {
+        let mut files = tree(directory);
+        for name in ["config.json", "quantize_config.json"] {
+            assert!(files.remove(Path::new(name)).is_some());
+        }
+        files
+    });
+    assert_same_tree(&expected, &got, "exported");
 }
 
 /// −log p of every token of texts and ids, so that the tokenizers are compared, too.
@@ -160,6 +178,11 @@ fn a_quantized_file_means_what_the_directory_means_in_every_family() {
             place.run(&line(&format!("--format gguf -o out{bits}.gguf")), &[]).succeeded();
             assert_same_nll(&place, &format!("there{bits}"), &format!("out{bits}.gguf"), TOLERANCE);
             let export = format!("export out{bits}.gguf --format gptq -o back{bits}");
+            if name.contains("rope-llama3") {
+                // A file has divisors alone, and these are not those of a model that is known.
+                place.run(&export, &[]).refused(&["rotary divisors"]);
+                continue;
+            }
             place.run(&export, &[]).succeeded();
             assert_same_nll(&place, &format!("there{bits}"), &format!("back{bits}"), TOLERANCE);
         }

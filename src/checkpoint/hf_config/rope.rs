@@ -32,8 +32,10 @@ enum Parameters {
 
 #[derive(Deserialize)]
 struct Scaling {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// Its old name, which some files have beside it.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f32>,
     low_freq_factor: Option<f32>,
@@ -92,8 +94,14 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
     Ok(rotary)
 }
 
+impl Scaling {
+    fn kind(&self) -> Option<&str> {
+        self.rope_type.as_deref().or(self.old_type.as_deref())
+    }
+}
+
 fn is_longrope(family: Family, scaling: &Scaling) -> bool {
-    let kind = scaling.rope_type.as_deref();
+    let kind = scaling.kind();
     // Names of early files, which transformers reads so.
     kind == Some("longrope") || family == Family::Phi3 && matches!(kind, Some("su" | "yarn"))
 }
@@ -115,7 +123,7 @@ fn long(path: &Path, raw: &RopeKeys, scaling: &Scaling, rotary: &mut Rotary) -> 
 }
 
 fn scaled(path: &Path, scaling: &Scaling, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
-    match scaling.rope_type.as_deref() {
+    match scaling.kind() {
         None | Some("default") => Ok(None),
         Some("linear") => Ok(Some(RopeScaling::Linear { factor: need(path, scaling.factor, "factor")? })),
         Some("llama3") => Ok(Some(RopeScaling::Llama3 {

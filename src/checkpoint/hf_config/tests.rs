@@ -128,7 +128,7 @@ fn phi_is_fused_and_its_context_is_the_original_one() {
     let config = with(json!({
         "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.75, "sliding_window": 9,
         "max_position_embeddings": 8192, "original_max_position_embeddings": 4096,
-        "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": [9.0]}
+        "rope_scaling": {"type": "su", "rope_type": "longrope", "short_factor": factors, "long_factor": [9.0]}
     }))
     .unwrap();
     assert_eq!((config.rotary_dim, config.max_position_embeddings), (12, 4096));
