@@ -45,7 +45,7 @@ pub struct BlockLayout {
 
 impl BlockLayout {
     /// The bytes that training may change.
-    pub fn floats(&self) -> Range<usize> {
+    fn floats(&self) -> Range<usize> {
         self.scale..self.scale + if self.has_minimum { 4 } else { 2 }
     }
 }
@@ -275,3 +275,6 @@ fn scales<'a, B: Block>(rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32
     };
     Ok((scales, levels))
 }
+
+#[cfg(test)]
+mod tests;

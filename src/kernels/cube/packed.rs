@@ -161,40 +161,61 @@ fn entries<N: Size>(packed: &Packed, row: usize, first: usize) -> Vector<f32, N>
     entries
 }
 
-/// `count` codes of a row from number `first` on.
+/// `count` codes of a row from number `first` on, a multiple of `count`.
 #[cube]
 fn codes(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -> Array<u32> {
     let bits = comptime!(packed.scheme.bits as usize);
     let mask = comptime!(u32::MAX >> (32 - bits));
-    // As many as lie in one word wherever it is: `first` is a multiple of `count`.
-    let per_word =
-        comptime!(if 32 % bits == 0 && count.is_power_of_two() { (32 / bits).min(count) } else { 1 });
+    let window = window(packed, row, first, count);
     let mut codes = Array::<u32>::new(count);
     #[unroll]
-    for w in 0..comptime!(count / per_word) {
-        let bit = (first + comptime!(w * per_word)) * bits;
-        let word = row * packed.words_per_row + bit / 32;
-        let shift = (bit % 32) as u32;
-        let mut read = packed.codes.read(word) >> shift;
-        if comptime!(32 % bits != 0) {
-            read |= rest(packed, word, shift);
+    for i in 0..count {
+        let word = comptime!(i * bits / 32);
+        let shift = comptime!((i * bits % 32) as u32);
+        let mut code = window[word] >> shift;
+        if comptime!(shift as usize + bits > 32) {
+            code |= window[comptime!(word + 1)] << comptime!(32 - shift);
         }
-        #[unroll]
-        for i in 0..per_word {
-            codes[comptime!(w * per_word + i)] = (read >> comptime!((i * bits) as u32)) & mask;
-        }
+        codes[i] = code & mask;
     }
     codes
 }
 
-/// What of a code that begins in a word lies in the next, with other bits above it.
+/// The words that `count` codes fill, the first code in the lowest bits of the first: each word of the weight is
+/// read once.
 #[cube]
-fn rest(packed: &Packed, word: usize, shift: u32) -> u32 {
-    let mut rest = 0u32;
-    if shift > comptime!(32 - packed.scheme.bits) {
-        rest = packed.codes.read(word + 1) << (32u32 - shift);
+fn window(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -> Array<u32> {
+    let filled = comptime!(count * packed.scheme.bits as usize);
+    // They begin at multiples of so many bits, so that they touch one word more than they fill, if any.
+    let step = comptime!(1 << filled.trailing_zeros().min(5));
+    let touched = comptime!((32 - step + filled).div_ceil(32));
+    let bit = first * comptime!(packed.scheme.bits as usize);
+    let begin = row * packed.words_per_row + bit / 32;
+    let shift = (bit % 32) as u32;
+    let mut words = Array::<u32>::new(touched);
+    #[unroll]
+    for word in 0..touched {
+        if comptime!(32 * word < filled) {
+            words[word] = packed.codes.read(begin + word);
+        } else {
+            // Beyond the end of the row where it is not needed.
+            words[word] = 0u32;
+            if shift > comptime!((32 * word - filled) as u32) {
+                words[word] = packed.codes.read(begin + word);
+            }
+        }
     }
-    rest
+    if comptime!(step < 32) {
+        #[unroll]
+        for word in 0..touched {
+            words[word] = words[word] >> shift;
+            if comptime!(word + 1 < touched) {
+                // In two steps, since a shift by 32 means nothing.
+                words[word] |= (words[comptime!(word + 1)] << 1u32) << (31u32 - shift);
+            }
+        }
+    }
+    words
 }
 
 impl Scheme {
