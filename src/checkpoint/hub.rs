@@ -2,8 +2,12 @@
 //! Hugging Face hub. Downloads lie in the hub's standard cache, which HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
 //! HF_TOKEN and HF_HUB_OFFLINE govern as they do everywhere else.
 
-use std::path::{Path, PathBuf};
+mod announced;
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use announced::Announced;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
@@ -51,8 +55,8 @@ pub fn locate_text(text: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
 
 fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> Result<PathBuf> {
     let name = id.name();
-    let repo = Repo::with_revision(id.repo, kind, id.revision);
-    let cached = cache().repo(repo.clone());
+    let repo = |revision: &str| Repo::with_revision(id.repo.clone(), kind, revision.to_owned());
+    let cached = cache().repo(repo(&id.revision));
     if is_offline() {
         let found = cached.get(id.file.as_deref().unwrap_or("config.json")).ok_or_else(|| {
             let what = format!("{model} is not in the cache, and HF_HUB_OFFLINE is set");
@@ -60,11 +64,27 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
         })?;
         return Ok(if id.file.is_some() { found } else { parent(&found) });
     }
-    let hub = Hub { name: &name, cached, api: api(model)?.repo(repo) };
-    match &id.file {
-        Some(file) => hub.fetch(file, on_download),
-        None => hub.fetch_directory(on_download),
+    let api = api(model)?;
+    if let Some(file) = &id.file {
+        return match cached.get(file) {
+            Some(path) => Ok(path),
+            None => {
+                Hub { name: &name, cached, files: api.repo(repo(&id.revision)), api }.fetch(file, on_download)
+            }
+        };
     }
+    // One commit for all files, whatever is pushed meanwhile. The revision is entered when all are there.
+    let info = api.repo(repo(&id.revision)).info().map_err(|error| failed(&name, &error))?;
+    let commit = info.sha;
+    if !is_plain(&commit) {
+        return Err(unusable(&name));
+    }
+    let names = info.siblings.into_iter().map(|file| file.rfilename).filter(|name| is_wanted(name)).collect();
+    let of_commit = repo(&commit);
+    let hub = Hub { name: &name, cached: cache().repo(of_commit.clone()), files: api.repo(of_commit), api };
+    let directory = hub.fetch_directory(&commit, names, on_download)?;
+    cached.create_ref(&commit).map_err(Error::io(&directory, "entering the revision of"))?;
+    Ok(directory)
 }
 
 fn is_offline() -> bool {
@@ -73,15 +93,17 @@ fn is_offline() -> bool {
 }
 
 fn api(model: &str) -> Result<Api> {
-    let mut builder = ApiBuilder::from_cache(cache()).with_progress(false).with_retries(3);
+    let mut builder = ApiBuilder::from_cache(cache()).with_progress(false).with_token(token());
     if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
-        builder = builder.with_endpoint(endpoint);
-    }
-    // Where it is unset, the token that a login left in the cache counts.
-    if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
-        builder = builder.with_token(Some(token));
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
     builder.build().map_err(|error| failed(model, &error))
+}
+
+/// HF_TOKEN, or what a login left in HF_HOME, wherever the cache is.
+fn token() -> Option<String> {
+    let set = std::env::var("HF_TOKEN").ok().map(|token| token.trim().to_owned());
+    set.filter(|token| !token.is_empty()).or_else(|| Cache::from_env().token())
 }
 
 /// One repository at one revision.
@@ -89,41 +111,102 @@ struct Hub<'a> {
     /// `org/name` or `org/name@revision`
     name: &'a str,
     cached: CacheRepo,
-    api: ApiRepo,
+    files: ApiRepo,
+    api: Api,
 }
 
+/// Of a download that breaks off.
+const ATTEMPTS: u32 = 4;
+
 impl Hub<'_> {
-    fn fetch_directory(&self, on_download: OnDownload<'_>) -> Result<PathBuf> {
-        let files = self.api.info().map_err(|error| failed(self.name, &error))?.siblings;
-        let files: Vec<String> =
-            files.into_iter().map(|f| f.rfilename).filter(|name| is_wanted(name)).collect();
-        if !files.iter().any(|name| name == "config.json") {
+    fn fetch_directory(
+        &self,
+        commit: &str,
+        names: Vec<String>,
+        on_download: OnDownload<'_>,
+    ) -> Result<PathBuf> {
+        if !names.iter().any(|name| name == "config.json") {
             return Err(Error::unsupported(
                 format!("{} has no config.json", self.name),
                 "name one of its files, as in org/name/file.gguf, where it holds GGUF files",
             ));
         }
-        let mut directory = None;
-        for file in &files {
-            directory = Some(parent(&self.fetch(file, on_download)?));
+        let directory = self.cached.pointer_path(commit);
+        for name in names.iter().filter(|name| !directory.join(name).exists()) {
+            self.fetch(name, on_download)?;
         }
-        directory.ok_or_else(|| Error::unsupported(format!("{} is empty", self.name), ""))
+        Ok(directory)
     }
 
     fn fetch(&self, file: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
-        if let Some(path) = self.cached.get(file) {
-            return Ok(path);
+        let name = format!("{}/{file}", self.name);
+        let mut attempt = 1;
+        loop {
+            let failure = match self.attempt(file, &name, on_download)? {
+                Ok(path) => return Ok(path),
+                Err(failure) => failure,
+            };
+            if attempt == ATTEMPTS || is_status(&failure.to_string(), &["401", "403", "404"]) {
+                return Err(failed(&name, &failure));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            attempt += 1;
+        }
+    }
+
+    /// Continues what an earlier attempt left. What is not what was announced is thrown away.
+    fn attempt(
+        &self,
+        file: &str,
+        name: &str,
+        on_download: OnDownload<'_>,
+    ) -> Result<std::result::Result<PathBuf, ApiError>> {
+        let metadata = match self.api.metadata(&self.files.url(file)) {
+            Ok(metadata) => metadata,
+            Err(error) => return Ok(Err(error)),
+        };
+        let announced = Announced::new(&metadata).ok_or_else(|| unusable(name))?;
+        let blob = self.cached.blob_path(&announced.etag);
+        let part = blob.with_extension("part");
+        let begun = std::fs::metadata(&part).map_or(0, |part| part.len());
+        if begun >= announced.bytes {
+            remove(&part)?;
         }
         let progress = Downloads { file: String::new(), done: 0, of: 0, on_download };
-        let fetched = self.api.download_with_progress(file, progress);
-        fetched.map_err(|error| failed(&format!("{}/{file}", self.name), &error))
+        let path = match self.files.download_with_progress(file, progress) {
+            Ok(path) => path,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(difference) = announced.difference(&path)? else { return Ok(Ok(path)) };
+        remove(&path)?;
+        remove(&blob)?;
+        Err(Error::invalid(
+            format!("{name}: fetching from the Hugging Face hub: {difference}"),
+            "what came was thrown away; try again, and if it stays so, the copy on the hub is damaged",
+        ))
     }
 }
 
-/// Weights and everything that a server of the result needs beside them, at the top level.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "removing")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Weights and everything that a server of the result needs beside them, at the top level. `consolidated`
+/// weights are the same ones in their authors' names.
 fn is_wanted(name: &str) -> bool {
     let kinds = [".safetensors", ".json", ".jinja", ".txt", ".model", ".py"];
-    !name.contains('/') && (kinds.iter().any(|kind| name.ends_with(kind)) || name.starts_with("LICENSE"))
+    is_plain(name)
+        && !name.starts_with("consolidated.")
+        && (kinds.iter().any(|kind| name.ends_with(kind)) || name.starts_with("LICENSE"))
+}
+
+/// A part of an id, a path or a URL that can mean nothing else.
+fn is_plain(part: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
 }
 
 struct Downloads<'a> {
@@ -163,14 +246,26 @@ fn parent(path: &Path) -> PathBuf {
 
 fn failed(what: &str, error: &ApiError) -> Error {
     let text = error.to_string();
-    let help = if text.contains("401") || text.contains("403") {
-        "the model may be gated or private: accept its terms on the hub and set HF_TOKEN"
-    } else if text.contains("404") {
-        "check the id; it is case-sensitive"
+    let help = if is_status(&text, &["401", "403"]) {
+        "it may be gated or private, or not exist: check the id, accept its terms on the hub and set HF_TOKEN"
+    } else if is_status(&text, &["404"]) {
+        "check the id, the revision and the name of the file; they are case-sensitive"
     } else {
-        "check the network, or give a local directory or .gguf file; an unfinished download is continued"
+        "check the network, or give a local directory or .gguf file; an unfinished download is continued, and \
+         what is in the cache is used where HF_HUB_OFFLINE is set"
     };
     Error::invalid(format!("{what}: fetching from the Hugging Face hub: {text}"), help)
+}
+
+fn is_status(text: &str, statuses: &[&str]) -> bool {
+    statuses.iter().any(|status| text.ends_with(&format!("http status: {status}")))
+}
+
+fn unusable(what: &str) -> Error {
+    Error::invalid(
+        format!("{what}: the hub's answer names a commit or content that is no plain word"),
+        "check HF_ENDPOINT",
+    )
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -197,12 +292,9 @@ impl HubId {
             None => (rest, None),
         };
         let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-        let plain = |part: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
-        };
-        let file_ok = file.is_none_or(|f| endings.iter().any(|e| f.ends_with(e)) && f.split('/').all(plain));
-        (plain(org) && plain(name) && plain(revision) && file_ok).then(|| Self {
+        let file_ok =
+            file.is_none_or(|f| endings.iter().any(|e| f.ends_with(e)) && f.split('/').all(is_plain));
+        (is_plain(org) && is_plain(name) && is_plain(revision) && file_ok).then(|| Self {
             repo: format!("{org}/{name}"),
             revision: revision.to_string(),
             file: file.map(str::to_string),

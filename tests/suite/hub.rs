@@ -1,6 +1,8 @@
+use serde_json::Value;
+
 use crate::support::hub::Hub;
 use crate::support::training::rows;
-use crate::support::{Answer, Workplace, fixture};
+use crate::support::{Answer, Workplace, assert_same_files, fixture, tree};
 
 const TEXTS: &str = "datasets/org/texts";
 
@@ -107,4 +109,142 @@ fn a_text_that_cannot_be_fetched_is_one_clear_error() {
     let answer = Answer::of(&mut unreachable).refused(&[text]);
     assert!(answer.stderr.contains("check the network"), "{answer:#?}");
     assert!(!place.path("out").exists() && !place.path(".qzo-quantizing-out").exists());
+}
+
+const MODEL: &str = "org/tiny";
+/// Of the fixture's weights: `sha256sum tests/fixtures/llama/base/model.safetensors`.
+const SHA256: &str = "90b23ff264b26cbb31bfce45ef504abad7d0af1c61eed5265febc19dd5f12767";
+
+/// A hub with a model, and beside what is needed what is not.
+fn with_model() -> Hub {
+    let hub = Hub::start();
+    put_model(&hub, MODEL);
+    hub
+}
+
+fn put_model(hub: &Hub, repository: &str) {
+    for (name, bytes) in tree(&fixture("llama/base")) {
+        hub.put(repository, name.to_str().unwrap(), bytes);
+    }
+    for unneeded in
+        ["pytorch_model.bin", "consolidated.safetensors", "consolidated.00.pth", "original/params.json"]
+    {
+        hub.put(repository, unneeded, "not to be fetched");
+    }
+    hub.announce("model.safetensors", SHA256);
+}
+
+fn eval(hub: &Hub, place: &Workplace, model: &str) -> Answer {
+    place.write("rows.jsonl", "{\"input_ids\": [1, 5, 9]}\n");
+    Answer::of(hub.command(place).args(EVAL.split(' ')).arg(model))
+}
+
+const EVAL: &str = "eval --score rows.jsonl --json --device cpu";
+
+fn measured(answer: Answer) -> Value {
+    answer.json()["sequences"].clone()
+}
+
+#[test]
+fn a_model_is_fetched_once_into_the_standard_cache() {
+    let (hub, store, place) = (with_model(), with_model(), Workplace::new());
+    hub.store_weights_at(&store);
+    let fetched =
+        Answer::of(hub.command(&place).env("HF_TOKEN", "hf_mine").args(["inspect", "--json", MODEL])).json();
+    assert_eq!(fetched["format"], "Hugging Face");
+    for asked in hub.requests() {
+        assert_eq!(asked.authorization.as_deref(), Some("Bearer hf_mine"));
+        for unneeded in ["pytorch_model", "consolidated", "original"] {
+            assert!(!asked.path.contains(unneeded), "{}", asked.path);
+        }
+    }
+    let asked = store.requests();
+    assert!(!asked.is_empty());
+    assert!(
+        asked.iter().all(|asked| asked.authorization.is_none()),
+        "the token is the hub's alone: {asked:?}"
+    );
+
+    let cache = place.path("hf-home/hub/models--org--tiny");
+    let commit = std::fs::read_to_string(cache.join("refs/main")).unwrap();
+    let snapshot = cache.join("snapshots").join(commit);
+    assert_same_files(&fixture("llama/base"), &snapshot);
+    assert_eq!(
+        std::fs::canonicalize(snapshot.join("model.safetensors")).unwrap(),
+        cache.join("blobs").join(SHA256).canonicalize().unwrap()
+    );
+
+    let expected = measured(eval(&hub, &place, fixture("llama/base").to_str().unwrap()));
+    let before = store.requests().len();
+    assert_eq!(measured(eval(&hub, &place, MODEL)), expected);
+    assert_eq!(store.requests().len(), before);
+    drop(hub);
+    assert_eq!(measured(Answer::of(place.command().args(EVAL.split(' ')).arg(MODEL))), expected);
+}
+
+#[test]
+fn a_model_that_was_cut_in_the_middle_is_continued_by_the_next_command() {
+    let (hub, place) = (with_model(), Workplace::new());
+    let whole = std::fs::metadata(fixture("llama/base/model.safetensors")).unwrap().len() as usize;
+    let part = whole / 8;
+    hub.break_off_after(part);
+    eval(&hub, &place, MODEL).refused(&["org/tiny/model.safetensors"]);
+    let offline = Answer::of(place.command().args(EVAL.split(' ')).arg(MODEL));
+    offline.refused(&["org/tiny", "not in the cache"]);
+    let left = place.path("hf-home/hub/models--org--tiny/blobs").join(SHA256).with_extension("part");
+    let left = std::fs::metadata(left).unwrap().len();
+    assert!(0 < left && left < whole as u64, "{left} of {whole}");
+    hub.break_off_no_more();
+    let before = hub.requests().len();
+    let expected = measured(eval(&hub, &place, fixture("llama/base").to_str().unwrap()));
+    assert_eq!(measured(eval(&hub, &place, MODEL)), expected);
+    let continued = format!("bytes={left}-");
+    assert!(hub.requests()[before..].iter().any(|asked| asked.range.as_ref() == Some(&continued)));
+}
+
+#[test]
+fn a_model_that_is_not_what_was_announced_is_thrown_away() {
+    let (hub, place) = (with_model(), Workplace::new());
+    let wrong = SHA256.replace('a', "b");
+    hub.announce("model.safetensors", &wrong);
+    eval(&hub, &place, MODEL).refused(&["org/tiny/model.safetensors", "SHA-256", &wrong]);
+    let weights: Vec<_> = tree(&place.path("hf-home"))
+        .into_keys()
+        .filter(|name| name.to_string_lossy().contains(&wrong))
+        .collect();
+    assert!(weights.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{weights:?}");
+    hub.announce("model.safetensors", SHA256);
+    eval(&hub, &place, MODEL).succeeded();
+}
+
+#[test]
+fn a_model_that_cannot_be_fetched_is_one_clear_error() {
+    let (hub, place) = (with_model(), Workplace::new());
+    put_model(&hub, "org/gated");
+    hub.gate("org/gated", "hf_secret");
+    for absent in ["org/absent", "org/tiny@v9", "org/tiny/absent.gguf"] {
+        let answer = eval(&hub, &place, absent).refused(&[absent, "404"]);
+        assert!(answer.stderr.contains("check the id"), "{answer:#?}");
+    }
+    let answer = eval(&hub, &place, "org/gated").refused(&["org/gated", "401"]);
+    assert!(answer.stderr.contains("HF_TOKEN"), "{answer:#?}");
+    // As a login leaves it, wherever the cache is.
+    std::fs::create_dir_all(place.path("hf-home")).unwrap();
+    place.write("hf-home/token", "hf_secret\n");
+    let mut command = hub.command(&place);
+    command.env("HF_HUB_CACHE", place.path("elsewhere")).args(EVAL.split(' ')).arg("org/gated");
+    Answer::of(&mut command).succeeded();
+    assert!(place.path("elsewhere/models--org--gated/refs/main").exists());
+}
+
+#[test]
+fn a_gguf_of_a_repository_and_a_revision_of_a_model_are_found() {
+    let (hub, place) = (with_model(), Workplace::new());
+    hub.put(MODEL, "q4_1.gguf", std::fs::read(fixture("runs/q4_1.gguf")).unwrap());
+    put_model(&hub, "org/tiny@v2");
+    eval(&hub, &place, "org/tiny/q4_1.gguf").succeeded();
+    assert!(hub.requests().iter().all(|asked| asked.path.ends_with("q4_1.gguf")));
+    eval(&hub, &place, "org/tiny@v2").succeeded();
+    let place_of = |name: &str| place.path("hf-home/hub/models--org--tiny/refs").join(name);
+    assert!(place_of("main").exists() && place_of("v2").exists());
 }

@@ -45,6 +45,10 @@ struct State {
     /// By repository.
     tokens: BTreeMap<String, String>,
     longest: Option<usize>,
+    /// By name of the file.
+    etags: BTreeMap<String, String>,
+    /// Where large files are.
+    store: Option<SocketAddr>,
     requests: Vec<Request>,
 }
 
@@ -73,6 +77,20 @@ impl Hub {
     /// Every longer body breaks off after so many bytes, as with a bad connection.
     pub fn break_off_after(&self, bytes: usize) {
         self.state().longest = Some(bytes);
+    }
+
+    pub fn break_off_no_more(&self) {
+        self.state().longest = None;
+    }
+
+    /// Announces files of this name by `etag`: of large ones it is the SHA-256.
+    pub fn announce(&self, name: &str, etag: &str) {
+        self.state().etags.insert(name.into(), etag.into());
+    }
+
+    /// Sends who asks for weights to another server, as the hub does.
+    pub fn store_weights_at(&self, other: &Self) {
+        self.state().store = Some(other.address);
     }
 
     pub fn requests(&self) -> Vec<Request> {
@@ -166,6 +184,15 @@ impl Response {
 }
 
 impl State {
+    /// A repository that is asked for by its commit, by its name.
+    fn named(&self, asked: String) -> String {
+        let (repository, commit) = asked.split_once('@').unwrap_or((&asked, ""));
+        let mut names = self.repositories.keys();
+        let found =
+            names.find(|name| name.split('@').next() == Some(repository) && commit_of(name) == commit);
+        found.cloned().unwrap_or(asked)
+    }
+
     fn response(&self, request: &Request) -> Response {
         let path = request.path.trim_start_matches('/');
         let (repository, file) = match path.strip_prefix("api/") {
@@ -178,7 +205,7 @@ impl State {
                     return Response::empty(400);
                 };
                 let (revision, file) = rest.split_once('/').unwrap_or((rest, ""));
-                (at(repository, revision), Some(file))
+                (self.named(at(repository, revision)), Some(file))
             }
         };
         let Some(files) = self.repositories.get(&repository) else { return Response::empty(404) };
@@ -186,7 +213,7 @@ impl State {
             return Response::empty(401);
         }
         // Of each revision another one, which stays the same whatever is added.
-        let commit = blake3::hash(repository.as_bytes()).to_hex()[..40].to_string();
+        let commit = commit_of(&repository);
         let Some(file) = file else {
             let names: Vec<_> = files.keys().map(|name| json!({ "rfilename": name })).collect();
             let body = json!({ "sha": commit, "siblings": names }).to_string().into_bytes();
@@ -197,8 +224,21 @@ impl State {
             };
         };
         let Some(content) = files.get(file) else { return Response::empty(404) };
-        let etag = format!("\"{}\"", blake3::hash(content).to_hex());
-        let mut headers = vec![("ETag", etag), ("X-Repo-Commit", commit)];
+        // As long as that of git, of which small files have it.
+        let etag = match self.etags.get(file) {
+            Some(etag) => etag.clone(),
+            None => blake3::hash(content).to_hex()[..40].to_string(),
+        };
+        let mut headers = vec![("X-Repo-Commit", commit)];
+        if let Some(store) = self.store.filter(|_| file.ends_with(".safetensors") || file.ends_with(".gguf"))
+        {
+            headers.push(("X-Linked-Size", content.len().to_string()));
+            headers.push(("X-Linked-ETag", format!("\"{etag}\"")));
+            headers.push(("ETag", "\"of-this-answer\"".into()));
+            headers.push(("Location", format!("http://localhost:{}{}", store.port(), request.path)));
+            return Response { status: 302, headers, body: Vec::new() };
+        }
+        headers.push(("ETag", format!("\"{etag}\"")));
         match request.range.as_deref().map(|range| bytes(range, content.len())) {
             None => Response { status: 200, headers, body: content.clone() },
             Some(Some(range)) => {
@@ -209,6 +249,10 @@ impl State {
             Some(None) => Response::empty(416),
         }
     }
+}
+
+fn commit_of(repository: &str) -> String {
+    blake3::hash(repository.as_bytes()).to_hex()[..40].to_string()
 }
 
 fn at(repository: &str, revision: &str) -> String {
