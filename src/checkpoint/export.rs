@@ -17,8 +17,9 @@ use serde::Serialize;
 
 use super::convert::{Form, exact};
 use super::gguf::blocks::GgmlType;
+use super::publish::Staging;
 use super::scheme::{awq, compressed_tensors, gptq};
-use super::write::{Linears, Target, write};
+use super::write::{Linears, Passed, Target, write};
 use super::{Checkpoint, Format, Layout, Weight, gguf};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{LevelsKind, PackedLayout, PackedWeight};
@@ -116,28 +117,18 @@ impl<'a> Export<'a> {
         Ok(export)
     }
 
-    pub fn linears(&self) -> usize {
-        self.names.len()
-    }
-
     /// # Errors
     /// A weight that the format does not hold, unless that is allowed; as [`write`].
     pub fn write(
         &self,
         out: &std::path::Path,
         max_shard_bytes: u64,
-        on_linear: &mut dyn FnMut(usize),
+        on_tensor: &mut dyn FnMut(Passed),
     ) -> Result<Exported> {
         let mut report = Exported::default();
-        let mut done = 0;
-        let mut packed = |name: &str| {
-            let packed = self.linear(name, &mut report)?;
-            done += 1;
-            on_linear(done);
-            Ok(packed)
-        };
-        let mut linears = Linears { names: &self.names, packed: &mut packed };
-        let rounding = write(self.source, out, &self.target, max_shard_bytes, &mut linears)?;
+        let packed = &mut |name: &str| self.linear(name, &mut report);
+        let mut linears = Linears { names: &self.names, packed, on_tensor };
+        let rounding = write(self.source, Staging::new(out)?, &self.target, max_shard_bytes, &mut linears)?;
         Ok(Exported { minimum_rounding: rounding, ..report })
     }
 

@@ -38,6 +38,30 @@ impl Checkpoint {
         Ok(*whole.finalize().as_bytes())
     }
 
+    /// Whether a file was changed, as far as names, lengths and times say: BLAKE3 over them and the config.
+    pub fn stamp(&self) -> Result<[u8; 32]> {
+        let mut stamp = blake3::Hasher::new();
+        let mut add = |path: &Path| {
+            let unreadable = || Error::io(path, "reading");
+            let metadata = std::fs::metadata(path).map_err(unreadable())?;
+            let modified = metadata.modified().map_err(unreadable())?;
+            let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            stamp.update(format!("{name:?} {} {modified:?}\n", metadata.len()).as_bytes());
+            Ok(())
+        };
+        match &self.source {
+            Source::HuggingFace(directory) => {
+                directory.shards().files().iter().try_for_each(|file| add(&file.path))?;
+                let path = directory.directory().join(hf_config::CONFIG_FILE);
+                stamp.update(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
+            }
+            Source::Gguf(_) => add(&self.path)?,
+            Source::Synthetic(_) => return Err(self.no_file()),
+        }
+        Ok(*stamp.finalize().as_bytes())
+    }
+
     /// Gives the pages of the mapped files that were read so far back to the system, which counts them as
     /// this process's memory otherwise. They come back when they are read again.
     pub fn release(&self) {

@@ -53,12 +53,12 @@ use std::path::{Path, PathBuf};
 pub use config::{ModelConfig, RopeScaling};
 pub use export::{Export, ExportFormat, Exported};
 pub use float::Values;
-pub use publish::{STAGING_PREFIX, map};
+pub use publish::{STAGING_PREFIX, Staging, map};
 pub use scheme::QuantizedFormat;
 pub use synthetic::Shape;
 pub use tensors::{LinearRole, LinearSpec, NormRole, POSITIONS_OFFSET};
 pub use workspace::Workspace;
-pub use write::{Linears, MAX_SHARD_BYTES, Target, write};
+pub use write::{Linears, MAX_SHARD_BYTES, Passed, Target, write};
 
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
@@ -339,8 +339,9 @@ impl Checkpoint {
                 None => directory.save_tuned(out, scales),
                 Some(packing) => {
                     let packed = &mut |name: &str| directory.tuned(name, scales(name)?);
-                    let linears = &mut Linears { names: &names, packed };
-                    write(self, out, &Target::Quantized(packing), MAX_SHARD_BYTES, linears).map(|_| ())
+                    let linears = &mut Linears { names: &names, packed, on_tensor: &mut |_| {} };
+                    let target = Target::Quantized(packing);
+                    write(self, Staging::new(out)?, &target, MAX_SHARD_BYTES, linears).map(|_| ())
                 }
             },
             Source::Gguf(gguf) => gguf.save_tuned(out, &names, scales),

@@ -14,9 +14,10 @@ use crate::error::{Error, Result};
 /// Begins the name of everything unfinished. What a killed process leaves behind can be told by it.
 pub const STAGING_PREFIX: &str = ".qzo-writing-";
 
-/// A directory in the making. Dropped before `publish`, it is removed with all it holds.
+/// A directory in the making. Dropped before `publish`, a temporary one is removed with all it holds.
 pub struct Staging {
-    directory: tempfile::TempDir,
+    directory: PathBuf,
+    temporary: Option<tempfile::TempDir>,
     parent: PathBuf,
     out: PathBuf,
 }
@@ -25,13 +26,7 @@ impl Staging {
     /// # Errors
     /// `out` exists already, or its parent cannot be written.
     pub fn new(out: &Path) -> Result<Self> {
-        if out.symlink_metadata().is_ok() {
-            return Err(already_there(out));
-        }
-        let parent = match out.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
+        let parent = parent(out)?;
         fs::create_dir_all(&parent).map_err(Error::io(&parent, "creating the directory"))?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(STAGING_PREFIX);
@@ -43,11 +38,28 @@ impl Staging {
         }
         let directory =
             builder.tempdir_in(&parent).map_err(Error::io(&parent, "creating a temporary directory in"))?;
-        Ok(Self { directory, parent, out: out.to_path_buf() })
+        let path = directory.path().to_path_buf();
+        Ok(Self { directory: path, temporary: Some(directory), parent, out: out.to_path_buf() })
+    }
+
+    /// In a directory of its own that stays until it is published, with what is in it already. It lies in the
+    /// same file system as `out`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn kept(directory: PathBuf, out: &Path) -> Result<Self> {
+        let parent = parent(out)?;
+        fs::create_dir_all(&directory).map_err(Error::io(&directory, "creating the directory"))?;
+        Ok(Self { directory, temporary: None, parent, out: out.to_path_buf() })
     }
 
     pub fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
+    }
+
+    /// What it is to become.
+    pub fn out(&self) -> &Path {
+        &self.out
     }
 
     /// Syncs the directory and gives it its name.
@@ -59,7 +71,7 @@ impl Staging {
         fs::rename(self.path(), &self.out)
             .map_err(Error::io(&self.out, "renaming the finished directory to"))?;
         // Renamed: there is nothing left to remove.
-        let _ = self.directory.keep();
+        let _ = self.temporary.map(tempfile::TempDir::keep);
         sync_directory(&self.parent)
     }
 
@@ -73,9 +85,9 @@ impl Staging {
     }
 }
 
-/// Writes and syncs a new file.
+/// Writes and syncs a file.
 pub fn write_json(path: &Path, json: &Value) -> Result<()> {
-    let mut file = File::create_new(path).map_err(Error::io(path, "creating"))?;
+    let mut file = File::create(path).map_err(Error::io(path, "creating"))?;
     let mut text = serde_json::to_vec_pretty(json)
         .map_err(|e| Error::damaged(path, format!("cannot be written: {e}")))?;
     text.push(b'\n');
@@ -153,6 +165,17 @@ fn sync_directory(path: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path, "syncing"))?;
     Ok(())
+}
+
+/// Of what does not exist yet.
+fn parent(out: &Path) -> Result<PathBuf> {
+    if out.symlink_metadata().is_ok() {
+        return Err(already_there(out));
+    }
+    Ok(match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    })
 }
 
 fn already_there(out: &Path) -> Error {

@@ -1,5 +1,6 @@
 //! What an unfinished quantization has done so far: a directory beside the one it will become, with the
-//! packed linears of every finished block. It survives a kill, and goes with the result.
+//! packed linears of every calibrated block, and the result as far as it is written. It survives a kill, and
+//! goes once the result is there.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,10 +20,12 @@ const PREFIX: &str = ".qzo-quantizing-";
 const SETTINGS_FILE: &str = "settings.json";
 const SHAPES_FILE: &str = "shapes.json";
 const LOCK_FILE: &str = "lock";
+const RESULT: &str = "result";
 
 /// One process at a time has it.
 pub struct Workspace {
     path: PathBuf,
+    out: PathBuf,
     _lock: Locked,
 }
 
@@ -76,7 +79,7 @@ impl Workspace {
         } else {
             write(&file, settings)?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, out: out.to_path_buf(), _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -119,7 +122,15 @@ impl Workspace {
         FinishedLinears { workspace: self, block: None }
     }
 
-    /// Once the result is there.
+    /// Where the result is written, to be published as `out`; it goes on with what is there.
+    ///
+    /// # Errors
+    /// `out` exists, or the disk fails.
+    pub fn result(&self) -> Result<Staging> {
+        Staging::kept(self.path.join(RESULT), &self.out)
+    }
+
+    /// Once the result is there, or nothing is worth keeping.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.path).map_err(Error::io(&self.path, "removing"))
     }

@@ -1,11 +1,11 @@
 //! Writes a model as a Hugging Face directory or a .gguf file, its linears in a given scheme. What is no
 //! packed linear is copied as it is; of a directory, so is every other file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::gguf::blocks::GgmlType;
-use super::gguf::model::{self, ModelFile, Plain};
+use super::gguf::model::{self, ModelFile};
 use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::huggingface::module;
 use super::publish::{Staging, write_json};
@@ -34,6 +34,36 @@ pub enum Target {
 pub struct Linears<'a> {
     pub names: &'a [String],
     pub packed: &'a mut dyn FnMut(&str) -> Result<PackedWeight>,
+    pub on_tensor: &'a mut dyn FnMut(Passed),
+}
+
+/// One of the source's tensors is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Passed {
+    /// In the source.
+    pub bytes: u64,
+    /// Of all tensors.
+    pub of: u64,
+    /// By an earlier process.
+    pub was_there: bool,
+}
+
+/// What is being written, tensor by tensor in any order.
+pub trait Sink {
+    /// Whether something of the tensor was not written yet.
+    fn is_due(&self, name: &str) -> Result<bool>;
+
+    /// As it is.
+    fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()>;
+
+    fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()>;
+
+    /// Everything is on the disk. Gives how far a minimum was rounded at most, in units of its scale (see
+    /// `gguf::encode`).
+    ///
+    /// # Errors
+    /// A tensor is still missing, or the disk failed.
+    fn finish(self: Box<Self>) -> Result<f32>;
 }
 
 impl Target {
@@ -81,87 +111,137 @@ impl Target {
     }
 }
 
-/// Streams `source` to the new directory or file `out`: the packed linears as `linears` gives them, in its
-/// order, and every other tensor as it is. One tensor is in memory at a time. Gives how far a minimum was
-/// rounded at most, in units of its scale (see `gguf::encode`).
+/// Streams `source` to where `staging` publishes it: the packed linears as `linears` gives them, in its
+/// order, and every other tensor as it is. One tensor is in memory at a time, and the next one is read ahead;
+/// what an earlier process wrote to the same place is not asked for again. Gives what [`Sink::finish`] does.
 ///
 /// # Errors
-/// `out` exists; a linear failed or is not what `target` can hold; the disk fails. Nothing is left behind.
+/// A linear failed or is not what `target` can hold; the disk fails. Of temporary staging nothing is left behind.
 pub fn write(
     source: &Checkpoint,
-    out: &Path,
+    staging: Staging,
     target: &Target,
     max_shard_bytes: u64,
     linears: &mut Linears<'_>,
 ) -> Result<f32> {
-    let staging = Staging::new(out)?;
     if let Target::Gguf(kind) = target {
         let file = staging.path().join("model.gguf");
-        let name = out.file_stem().unwrap_or_default().to_string_lossy();
-        let rounding = write_gguf(source, &file, &name, *kind, linears)?;
+        let name = staging.out().file_stem().unwrap_or_default().to_string_lossy();
+        let rounding = stream(source, Box::new(gguf_file(source, &file, &name, *kind, linears)?), linears)?;
         staging.publish_file(&file)?;
         return Ok(rounding);
     }
-    write_weights(source, staging.path(), target, max_shard_bytes, linears)?;
+    let weights = Directory::create(source, staging.path(), target, max_shard_bytes, linears.names)?;
+    stream(source, Box::new(weights), linears)?;
     write_other_files(source, staging.path(), target)?;
     staging.publish()?;
     Ok(0.0)
 }
 
-fn write_weights(
-    source: &Checkpoint,
-    to: &Path,
-    target: &Target,
-    max_shard_bytes: u64,
-    linears: &mut Linears<'_>,
-) -> Result<()> {
-    let is_linear = |name: &str| linears.names.binary_search_by(|linear| linear.as_str().cmp(name)).is_ok();
-    let wrong = |name: &str, what: String| Error::tensor(source.path(), name, what);
-    let describe = |name: &str, shape: &[usize]| -> Result<Vec<(String, Dtype, Vec<usize>)>> {
-        match (target, shape) {
-            (Target::Quantized(packing), &[out, input]) => {
-                let parts = packing.describe([out, input]).map_err(|what| wrong(name, what))?;
-                let named = |(part, dtype, shape)| (format!("{}{part}", module(name)), dtype, shape);
-                Ok(parts.into_iter().map(named).collect())
-            }
-            _ => Ok(vec![(name.to_owned(), dtype(FloatType::F16), shape.to_vec())]),
+fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut Linears<'_>) -> Result<f32> {
+    let is_linear = |name: &String| linears.names.binary_search(name).is_ok();
+    let bytes: HashMap<String, u64> = source.tensors().map(|t| (t.name, t.bytes as u64)).collect();
+    let of = bytes.values().sum();
+    let plain: Vec<String> = source.plain_names().into_iter().filter(|name| !is_linear(name)).collect();
+    let mut names = plain.iter().chain(linears.names).peekable();
+    while let Some(name) = names.next() {
+        if let Some(next) = names.peek() {
+            source.prefetch(next);
         }
-    };
-    let mut names: Vec<String> = source.plain_names();
-    names.retain(|name| !is_linear(name));
-    let mut all: Vec<&str> = names.iter().chain(linears.names).map(String::as_str).collect();
-    all.sort_unstable();
-    let mut header = Vec::new();
-    for name in all {
-        match is_linear(name) {
-            true => header.extend(describe(name, &source.shape(name)?)?),
-            false => {
-                let (dtype, shape) = source.plain_layout(name)?;
-                header.push((name.to_owned(), dtype, shape));
-            }
+        let is_due = sink.is_due(name)?;
+        match (is_due, is_linear(name)) {
+            (false, _) => {}
+            (true, false) => sink.plain(source, name)?,
+            (true, true) => sink.packed(name, (linears.packed)(name)?)?,
         }
-    }
-    let mut writer = ShardWriter::create(to, header, max_shard_bytes)?;
-    for name in &names {
-        writer.write(name, &source.plain_bytes(name)?)?;
         source.release();
+        let bytes = bytes.get(name).copied().unwrap_or(0);
+        (linears.on_tensor)(Passed { bytes, of, was_there: !is_due });
     }
-    for name in linears.names {
-        let packed = (linears.packed)(name)?;
-        let shape = [packed.out_features, packed.in_features];
-        if source.shape(name)? != shape {
-            return Err(wrong(name, format!("the quantizer gave a weight of shape {shape:?}")));
+    sink.finish()
+}
+
+/// The weights of a Hugging Face directory.
+struct Directory<'a> {
+    source: &'a Checkpoint,
+    target: &'a Target,
+    writer: ShardWriter,
+}
+
+impl<'a> Directory<'a> {
+    fn create(
+        source: &'a Checkpoint,
+        to: &Path,
+        target: &'a Target,
+        max_shard_bytes: u64,
+        linears: &[String],
+    ) -> Result<Self> {
+        let plain = source.plain_names();
+        let mut all: Vec<(&String, bool)> = linears.iter().map(|name| (name, true)).collect();
+        all.extend(
+            plain.iter().filter(|name| linears.binary_search(name).is_err()).map(|name| (name, false)),
+        );
+        all.sort_unstable();
+        let mut header = Vec::new();
+        for (name, is_linear) in all {
+            match is_linear {
+                true => header.extend(describe(source, target, name)?),
+                false => {
+                    let (dtype, shape) = source.plain_layout(name)?;
+                    header.push((name.to_owned(), dtype, shape));
+                }
+            }
         }
-        let bytes = match target {
-            Target::Quantized(packing) => packing.encode(&packed).map_err(|what| wrong(name, what))?,
+        Ok(Self { source, target, writer: ShardWriter::create(to, header, max_shard_bytes)? })
+    }
+}
+
+impl Sink for Directory<'_> {
+    fn is_due(&self, name: &str) -> Result<bool> {
+        let parts = describe(self.source, self.target, name)?;
+        Ok(self.writer.is_due(name) || parts.iter().any(|(part, ..)| self.writer.is_due(part)))
+    }
+
+    fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {
+        self.writer.write(name, &source.plain_bytes(name)?)
+    }
+
+    fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()> {
+        let wrong = |what: String| Error::tensor(self.source.path(), name, what);
+        let shape = [packed.out_features, packed.in_features];
+        if self.source.shape(name)? != shape {
+            return Err(wrong(format!("the quantizer gave a weight of shape {shape:?}")));
+        }
+        let bytes = match self.target {
+            Target::Quantized(packing) => packing.encode(&packed).map_err(wrong)?,
             Target::Dense | Target::Gguf(_) => vec![float::encode(FloatType::F16, packed.to_dense())],
         };
-        for ((part, ..), bytes) in describe(name, &shape)?.iter().zip(bytes) {
-            writer.write(part, &bytes)?;
+        for ((part, ..), bytes) in describe(self.source, self.target, name)?.iter().zip(bytes) {
+            // Of a linear whose other parts were written before.
+            if self.writer.is_due(part) {
+                self.writer.write(part, &bytes)?;
+            }
         }
-        source.release();
+        Ok(())
     }
-    writer.finish()
+
+    fn finish(self: Box<Self>) -> Result<f32> {
+        self.writer.finish().map(|()| 0.0)
+    }
+}
+
+/// The tensors that a packed linear becomes: names, types and shapes.
+fn describe(source: &Checkpoint, target: &Target, name: &str) -> Result<Vec<(String, Dtype, Vec<usize>)>> {
+    let shape = source.shape(name)?;
+    match (target, &shape[..]) {
+        (Target::Quantized(packing), &[out, input]) => {
+            let parts = packing.describe([out, input]);
+            let parts = parts.map_err(|what| Error::tensor(source.path(), name, what))?;
+            let named = |(part, dtype, shape)| (format!("{}{part}", module(name)), dtype, shape);
+            Ok(parts.into_iter().map(named).collect())
+        }
+        _ => Ok(vec![(name.to_owned(), dtype(FloatType::F16), shape)]),
+    }
 }
 
 /// What is no weight: configurations, and the tokenizer.
@@ -202,13 +282,13 @@ fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<
     }
 }
 
-fn write_gguf(
-    source: &Checkpoint,
+fn gguf_file<'a>(
+    source: &'a Checkpoint,
     to: &Path,
     name: &str,
     kind: GgmlType,
-    linears: &mut Linears<'_>,
-) -> Result<f32> {
+    linears: &Linears<'_>,
+) -> Result<ModelFile<'a>> {
     let Source::HuggingFace(directory) = &source.source else {
         return Err(Error::invalid(
             format!("{} is no Hugging Face directory", source.path().display()),
@@ -218,17 +298,5 @@ fn write_gguf(
     let vocab = GgufVocab::from_dir(directory.directory(), source.config().vocab_size)?;
     let packed: HashSet<&str> = linears.names.iter().map(String::as_str).collect();
     let dtype = |name: &str| directory.shards().tensor(name)?.float_type();
-    let mut file = ModelFile::create(to, source.config(), name, vocab, kind, &packed, &dtype)?;
-    for (name, shape) in source.config().tensors().filter(|(name, _)| !packed.contains(name.as_str())) {
-        let (dtype, bytes) = (dtype(&name)?, source.plain_bytes(&name)?);
-        file.plain(&Plain { name: &name, dtype, shape: &shape, bytes: &bytes })?;
-        source.release();
-    }
-    let mut rounding = 0f32;
-    for name in linears.names {
-        rounding = rounding.max(file.packed(name, (linears.packed)(name)?)?);
-        source.release();
-    }
-    file.finish()?;
-    Ok(rounding)
+    ModelFile::create(to, source.config(), name, vocab, kind, &packed, &dtype)
 }

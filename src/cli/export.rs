@@ -39,9 +39,10 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
     let source = open::checkpoint(&args.model, console)?;
     let started = Instant::now();
     let export = Export::new(&source, args.format, args.group_size, args.allow_lossy)?;
-    let mut bar = console.progress("exporting", export.linears() as u64);
+    let mut bar = console.bytes("exporting");
     let shard = args.max_shard_size.map_or(MAX_SHARD_BYTES, |size| size.0);
-    let exported = export.write(&args.output, shard, &mut |done| bar.set(done as u64))?;
+    let exported = export
+        .write(&args.output, shard, &mut |passed| bar.pass(passed.bytes, passed.of, !passed.was_there))?;
     bar.finish();
     let report = json!({
         "output": args.output, "format": args.format, "exact": exported.exact,

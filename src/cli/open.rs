@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::Common;
-use super::console::Console;
+use super::console::{Bytes, Console};
 use crate::checkpoint::{Checkpoint, TokenizerSource, hub};
 use crate::config::Config;
 use crate::data::{DataConfig, Limits, Tokenizer};
@@ -66,14 +66,16 @@ fn with_progress(
     console: Console,
     fetch: impl FnOnce(hub::OnDownload<'_>) -> Result<PathBuf>,
 ) -> Result<PathBuf> {
-    let mut progress = None;
+    let mut progress: Option<(String, u64, Bytes)> = None;
     let path = fetch(&mut |file, done, of| {
-        let bar = progress.get_or_insert_with(|| console.progress(file, of));
-        bar.message(file);
-        bar.set_total(of);
-        bar.set(done);
+        let (_, before, bar) = match progress.take_if(|(known, ..)| known == file) {
+            Some(same) => progress.insert(same),
+            None => progress.insert((file.to_owned(), 0, console.bytes(file))),
+        };
+        bar.pass(done.saturating_sub(*before), of, true);
+        *before = done;
     })?;
-    if let Some(bar) = progress {
+    if let Some((.., bar)) = progress {
         bar.finish();
     }
     Ok(path)

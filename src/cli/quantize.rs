@@ -11,7 +11,8 @@ use super::size::ByteSize;
 use super::{Common, open};
 use crate::calibrate::{Calibration, Event, LinearReport, check_memory};
 use crate::checkpoint::{
-    Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, QuantizedFormat, Weight, Workspace, write,
+    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Passed, QuantizedFormat, Target, Weight,
+    Workspace,
 };
 use crate::data::calibration;
 use crate::device::{ComputeType, DeviceSpec};
@@ -160,37 +161,51 @@ pub fn quantize(
             "choose another output directory, or move this one away: nothing is overwritten",
         ));
     }
-    let target = target.target(config, stored_type(source)?)?;
-    target.check(source)?;
-    let options = config.options(target.scale_dtype());
-    let names = source.config().block_linears();
-    let write = |packed: &mut dyn FnMut(&str) -> Result<PackedWeight>| {
-        write(source, out, &target, job.max_shard_bytes, &mut Linears { names: &names, packed })
+    let layout = target.target(config, stored_type(source)?)?;
+    layout.check(source)?;
+    let options = config.options(layout.scale_dtype());
+    let calibrated = match &config.calibration {
+        None => None,
+        Some(text) => {
+            let samples = samples(source, text, config, job)?;
+            check_memory(source)?;
+            Some((samples, job.device.resolve()?))
+        }
     };
-    let Some(text) = &config.calibration else {
-        let mut bar = job.console.progress("quantizing", names.len() as u64);
-        let mut done = 0;
-        write(&mut |name| {
-            let packed = nearest(source, name, options)?;
-            done += 1;
-            bar.set(done);
-            Ok(packed)
-        })?;
-        bar.finish();
-        return Ok(vec![]);
+    let samples = calibrated.as_ref().map(|(samples, _)| &samples[..]);
+    let workspace = Workspace::open(out, &settings(source, config, target, samples, job)?)?;
+    let Some((samples, device)) = calibrated else {
+        let written = write(source, &workspace, &layout, job, &mut |name| nearest(source, name, options));
+        // Whatever else failed would fail again; from a full disk it goes on.
+        if !matches!(written, Err(Error::Io { .. })) {
+            workspace.remove()?;
+        }
+        return written.map(|()| vec![]);
     };
-    let samples = samples(source, text, config, job)?;
-    check_memory(source)?;
-    let device = job.device.resolve()?;
-    let workspace = Workspace::open(out, &settings(source, config, &samples)?)?;
     let calibration = Calibration { checkpoint: source, samples: &samples, options, workspace: &workspace };
     let mut model = model::block_by_block(Arc::clone(source), &device, ComputeType::F32)?;
     let linears = calibrate(calibration, model.as_mut(), job.console)?;
     drop(model);
     let mut finished = workspace.finished();
-    write(&mut |name| finished.take(name))?;
+    write(source, &workspace, &layout, job, &mut |name| finished.take(name))?;
     workspace.remove()?;
     Ok(linears)
+}
+
+fn write(
+    source: &Checkpoint,
+    workspace: &Workspace,
+    target: &Target,
+    job: Job,
+    packed: &mut dyn FnMut(&str) -> Result<PackedWeight>,
+) -> Result<()> {
+    let mut bar = job.console.bytes("writing");
+    let names = source.config().block_linears();
+    let on_tensor = &mut |passed: Passed| bar.pass(passed.bytes, passed.of, !passed.was_there);
+    let linears = &mut Linears { names: &names, packed, on_tensor };
+    checkpoint::write(source, workspace.result()?, target, job.max_shard_bytes, linears)?;
+    bar.finish();
+    Ok(())
 }
 
 fn nearest(source: &Checkpoint, name: &str, options: Options) -> Result<PackedWeight> {
@@ -227,15 +242,26 @@ fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) 
     Ok(samples)
 }
 
-/// All that decides what calibration gives.
-fn settings(source: &Checkpoint, config: &QuantizeConfig, samples: &[Vec<u32>]) -> Result<Value> {
-    let tokens: Vec<u8> = samples.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+/// All that decides what is written.
+fn settings(
+    source: &Checkpoint,
+    config: &QuantizeConfig,
+    format: QuantizedFormat,
+    samples: Option<&[Vec<u32>]>,
+    job: Job,
+) -> Result<Value> {
+    let hexadecimal = |hash: blake3::Hash| hash.to_hex().to_string();
+    let tokens = samples.map(|samples| {
+        let tokens: Vec<u8> = samples.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+        hexadecimal(blake3::hash(&tokens))
+    });
     let config = QuantizeConfig { calibration: None, ..config.clone() };
     let mut settings = serde_json::to_value(config).map_err(|e| Error::invalid(e.to_string(), ""))?;
     if let Some(settings) = settings.as_object_mut() {
-        settings
-            .insert("model".into(), blake3::Hash::from_bytes(source.fingerprint()?).to_hex().as_str().into());
-        settings.insert("calibration".into(), blake3::hash(&tokens).to_hex().as_str().into());
+        settings.insert("model".into(), hexadecimal(source.stamp()?.into()).into());
+        settings.insert("calibration".into(), json!(tokens));
+        settings.insert("format".into(), json!(format));
+        settings.insert("max_shard_size".into(), json!(job.max_shard_bytes));
     }
     Ok(settings)
 }

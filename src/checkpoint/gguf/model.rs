@@ -4,12 +4,15 @@
 //! written in blocks. Before the first of them, the file is opened as any other is: what its keys cannot say
 //! of the model is refused.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::super::Checkpoint;
 use super::super::config::{ModelConfig, RopeScaling};
 use super::super::float;
 use super::super::placed::PlacedFile;
+use super::super::write::Sink;
 use super::Gguf;
 use super::blocks::GgmlType;
 use super::describe;
@@ -28,14 +31,8 @@ pub struct ModelFile<'a> {
     family: Family,
     kind: GgmlType,
     file: PlacedFile,
-}
-
-/// A plain tensor in Hugging Face order.
-pub struct Plain<'a> {
-    pub name: &'a str,
-    pub dtype: FloatType,
-    pub shape: &'a [usize],
-    pub bytes: &'a [u8],
+    /// The furthest that a minimum was rounded, in units of its scale.
+    rounding: f32,
 }
 
 /// # Errors
@@ -56,7 +53,7 @@ impl<'a> ModelFile<'a> {
     /// says what the other tensors are stored as.
     ///
     /// # Errors
-    /// A model that GGUF has no words for; the file exists, or the disk fails.
+    /// A model that GGUF has no words for; the disk fails.
     pub fn create(
         path: &Path,
         config: &'a ModelConfig,
@@ -83,29 +80,35 @@ impl<'a> ModelFile<'a> {
         let metadata = describe::metadata(config, family, name, kind, vocab);
         let mut file = writer::create(path, &metadata, &tensors)?;
         for (name, factors) in factors {
-            file.write(name, &float::encode(FloatType::F32, factors))?;
+            if file.is_due(name) {
+                file.write(name, &float::encode(FloatType::F32, factors))?;
+            }
         }
         means_the_same(config, family, &Gguf::open(path)?.1)?;
-        Ok(Self { config, family, kind, file })
+        Ok(Self { config, family, kind, file, rounding: 0.0 })
+    }
+}
+
+impl Sink for ModelFile<'_> {
+    fn is_due(&self, name: &str) -> Result<bool> {
+        Ok(self.file.is_due(&stored_name(self.config, name)?))
     }
 
-    pub fn plain(&mut self, tensor: &Plain<'_>) -> Result<()> {
-        let stored = stored_name(self.config, tensor.name)?;
+    fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {
+        let stored = stored_name(self.config, name)?;
         let order = RowOrder::of(&stored, self.config.head_dim, self.family.interleaves());
-        let offset = if tensor.name.contains("norm") { self.config.norm_offset } else { 0.0 };
-        let vector: Vec<u8>;
-        let bytes = match tensor.shape.len() {
+        let offset = if name.contains("norm") { self.config.norm_offset } else { 0.0 };
+        let shape = source.shape(name)?;
+        let bytes = match shape.len() {
             1 => {
-                let values = float::decode(tensor.dtype, tensor.bytes);
-                vector = float::encode(FloatType::F32, values.into_iter().map(|value| value + offset));
-                &vector
+                Cow::Owned(float::encode(FloatType::F32, source.dense(name)?.into_iter().map(|v| v + offset)))
             }
-            _ => tensor.bytes,
+            _ => source.plain_bytes(name)?,
         };
         if order == RowOrder::HuggingFace {
-            return self.file.write(&stored, bytes);
+            return self.file.write(&stored, &bytes);
         }
-        let stride = bytes.len() / tensor.shape[0].max(1);
+        let stride = bytes.len() / shape[0].max(1);
         let mut moved = vec![0; bytes.len()];
         for (row, bytes) in bytes.chunks_exact(stride).enumerate() {
             moved[order.in_file(row) * stride..][..stride].copy_from_slice(bytes);
@@ -113,18 +116,17 @@ impl<'a> ModelFile<'a> {
         self.file.write(&stored, &moved)
     }
 
-    /// Gives the furthest that a minimum was rounded, in units of its scale.
-    pub fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<f32> {
+    fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()> {
         let stored = stored_name(self.config, name)?;
         let order = RowOrder::of(&stored, self.config.head_dim, self.family.interleaves());
         let Encoded { bytes, minimum_rounding } = encode::encode(self.kind, packed, order)
             .map_err(|what| Error::invalid(format!("{name}: {what}"), "choose another --format"))?;
-        self.file.write(&stored, &bytes)?;
-        Ok(minimum_rounding)
+        self.rounding = self.rounding.max(minimum_rounding);
+        self.file.write(&stored, &bytes)
     }
 
-    pub fn finish(self) -> Result<()> {
-        self.file.finish()
+    fn finish(self: Box<Self>) -> Result<f32> {
+        self.file.finish().map(|()| self.rounding)
     }
 }
 

@@ -34,7 +34,7 @@ const ARRAY: u32 = 9;
 /// lie in this order.
 ///
 /// # Errors
-/// The file exists, two tensors share a name, a size overflows, or the disk fails.
+/// Two tensors share a name, a size overflows, or the disk fails.
 pub fn create(
     path: &Path,
     metadata: &[(String, Meta)],

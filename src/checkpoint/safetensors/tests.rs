@@ -142,5 +142,4 @@ fn what_the_writer_writes_in_any_order_is_read_back() {
     let mut writer = Writer::create(&other, &tensors).unwrap();
     assert!(writer.write("a", &[0; 4]).is_err(), "too short");
     assert!(writer.finish().unwrap_err().to_string().contains("`b`"));
-    assert!(Writer::create(&other, &tensors).is_err(), "the file exists");
 }

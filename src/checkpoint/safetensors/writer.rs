@@ -20,10 +20,11 @@ pub struct Writer(PlacedFile);
 type Described = (String, Dtype, Vec<usize>);
 
 impl Writer {
-    /// Creates the file and writes its header; the tensors lie in the order given.
+    /// Creates the file and writes its header; the tensors lie in the order given. As [`PlacedFile::create`], goes on
+    /// with an unfinished file.
     ///
     /// # Errors
-    /// The file exists, two tensors share a name, or a size overflows.
+    /// Two tensors share a name, or a size overflows.
     pub fn create(path: &Path, tensors: &[Described]) -> Result<Self> {
         let mut infos = Vec::with_capacity(tensors.len());
         let mut end = 0usize;
@@ -41,6 +42,11 @@ impl Writer {
         let place = |at: usize| (header.len() + at) as u64;
         let places = places.into_iter().map(|(name, (start, end))| (name, place(start)..place(end)));
         Ok(Self(PlacedFile::create(path, &header, places.collect(), 0)?))
+    }
+
+    /// Whether the tensor was not written yet.
+    pub fn is_due(&self, name: &str) -> bool {
+        self.0.is_due(name)
     }
 
     /// # Errors
@@ -96,6 +102,14 @@ impl ShardWriter {
         };
         let shards = shards.into_iter().enumerate().map(create).collect::<Result<_>>()?;
         Ok(Self { directory: directory.to_path_buf(), shards, places, total_bytes })
+    }
+
+    /// Whether the tensor was not written yet.
+    pub fn is_due(&self, name: &str) -> bool {
+        self.places
+            .get(name)
+            .and_then(|&index| self.shards.get(index))
+            .is_some_and(|shard| shard.is_due(name))
     }
 
     /// # Errors
