@@ -1,5 +1,6 @@
 //! Little-endian float bytes ↔ values. Never assumes alignment: a file may put a tensor anywhere.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -60,16 +61,24 @@ pub fn decode_into(dtype: FloatType, bytes: &[u8], values: &mut [f32]) {
                 *v = f32::from_le_bytes(b);
             }
         }
-        FloatType::F16 => {
-            for (v, &b) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *v = f16::from_le_bytes(b).to_f32();
-            }
-        }
-        FloatType::BF16 => {
-            for (v, &b) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *v = bf16::from_le_bytes(b).to_f32();
-            }
-        }
+        FloatType::F16 => in_runs(bytes, values, f16::from_le_bytes, <[f16]>::convert_to_f32_slice),
+        FloatType::BF16 => in_runs(bytes, values, bf16::from_le_bytes, <[bf16]>::convert_to_f32_slice),
+    }
+}
+
+/// `convert` is fast with slices, which bytes at any address are not.
+fn in_runs<T: Copy + Default>(
+    bytes: &[u8],
+    values: &mut [f32],
+    from_bytes: fn([u8; 2]) -> T,
+    convert: fn(&[T], &mut [f32]),
+) {
+    const RUN: usize = 512;
+    let mut run = [T::default(); RUN];
+    for (bytes, values) in bytes.as_chunks().0.chunks(RUN).zip(values.chunks_mut(RUN)) {
+        run.iter_mut().zip(bytes).for_each(|(value, bytes)| *value = from_bytes(*bytes));
+        let count = bytes.len().min(values.len());
+        convert(&run[..count], &mut values[..count]);
     }
 }
 

@@ -40,7 +40,9 @@ impl PlacedFile {
             && fs::metadata(path).is_ok_and(|file| file.len() == end)
         {
             let file = File::options().write(true).open(path).map_err(Error::io(path, "opening"))?;
-            written.lines().for_each(|name| drop(pending.remove(name)));
+            for name in written.lines() {
+                pending.remove(name);
+            }
             return Ok(Self { path: path.to_path_buf(), file, pending, log });
         }
         log.remove()?;

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
 use super::gguf::blocks::GgmlType;
 use super::gguf::model::{self, ModelFile};
@@ -49,7 +50,7 @@ pub struct Passed {
 }
 
 /// What is being written, tensor by tensor in any order.
-pub trait Sink {
+pub trait Sink: Send {
     /// Whether something of the tensor was not written yet.
     fn is_due(&self, name: &str) -> Result<bool>;
 
@@ -138,27 +139,52 @@ pub fn write(
     Ok(0.0)
 }
 
+/// Encodes and writes on a thread of its own, so that neither the disk nor the quantizer waits for the other.
 fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut Linears<'_>) -> Result<f32> {
     let is_linear = |name: &String| linears.names.binary_search(name).is_ok();
     let bytes: HashMap<String, u64> = source.tensors().map(|t| (t.name, t.bytes as u64)).collect();
     let of = bytes.values().sum();
     let plain: Vec<String> = source.plain_names().into_iter().filter(|name| !is_linear(name)).collect();
-    let mut names = plain.iter().chain(linears.names).peekable();
-    while let Some(name) = names.next() {
-        if let Some(next) = names.peek() {
-            source.prefetch(next);
+    let names: Vec<&String> = plain.iter().chain(linears.names).collect();
+    let due = names.iter().map(|name| sink.is_due(name)).collect::<Result<Vec<_>>>()?;
+    std::thread::scope(|scope| {
+        let (send, receive) = sync_channel::<(&str, Option<PackedWeight>)>(1);
+        let writer = scope.spawn(move || {
+            for (name, packed) in receive {
+                match packed {
+                    Some(packed) => sink.packed(name, packed)?,
+                    None => sink.plain(source, name)?,
+                }
+            }
+            sink.finish()
+        });
+        let mut result = Ok(());
+        for (i, (name, is_due)) in names.iter().zip(&due).enumerate() {
+            if let Some(next) = names.get(i + 1) {
+                source.prefetch(next);
+            }
+            if *is_due {
+                match is_linear(name).then(|| (linears.packed)(name)).transpose() {
+                    Ok(packed) => {
+                        // A writer that is gone says why where it is joined.
+                        if send.send((*name, packed)).is_err() {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
+                }
+            }
+            source.release();
+            let bytes = bytes.get(*name).copied().unwrap_or(0);
+            (linears.on_tensor)(Passed { bytes, of, was_there: !is_due });
         }
-        let is_due = sink.is_due(name)?;
-        match (is_due, is_linear(name)) {
-            (false, _) => {}
-            (true, false) => sink.plain(source, name)?,
-            (true, true) => sink.packed(name, (linears.packed)(name)?)?,
-        }
-        source.release();
-        let bytes = bytes.get(name).copied().unwrap_or(0);
-        (linears.on_tensor)(Passed { bytes, of, was_there: !is_due });
-    }
-    sink.finish()
+        drop(send);
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.and(written)
+    })
 }
 
 /// The weights of a Hugging Face directory.

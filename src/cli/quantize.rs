@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,8 +12,7 @@ use super::size::ByteSize;
 use super::{Common, open};
 use crate::calibrate::{Calibration, Event, LinearReport, check_memory};
 use crate::checkpoint::{
-    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Passed, QuantizedFormat, Target, Weight,
-    Workspace,
+    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Passed, QuantizedFormat, Target, Workspace,
 };
 use crate::data::calibration;
 use crate::device::{ComputeType, DeviceSpec};
@@ -209,11 +209,11 @@ fn write(
 }
 
 fn nearest(source: &Checkpoint, name: &str, options: Options) -> Result<PackedWeight> {
-    match source.weight(name)? {
-        Weight::Dense { shape, values } => quant::quantize(&values.into_f32(), shape, options)
-            .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default())),
-        Weight::Packed(_) => Err(Error::invalid(format!("{name} is quantized already"), "")),
-    }
+    let wrong = || Error::tensor(source.path(), name, "is no matrix");
+    let shape = <[usize; 2]>::try_from(source.shape(name)?).map_err(|_| wrong())?;
+    let rows = |rows: Range<usize>| source.rows(name, &rows.map(|row| row as u32).collect::<Vec<_>>());
+    quant::quantize_rows(shape, options, &rows)
+        .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default()))
 }
 
 fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) -> Result<Vec<Vec<u32>>> {

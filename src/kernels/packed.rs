@@ -259,5 +259,17 @@ pub fn put_code(words: &mut [u32], index: usize, bits: u32, code: u32) {
     }
 }
 
+/// Writes codes from number `start` on; the bits there must still be zero.
+pub fn put_codes(words: &mut [u32], start: usize, bits: u32, codes: &[u32]) {
+    let in_word = (32 / bits) as usize;
+    if 32 % bits != 0 || !start.is_multiple_of(in_word) {
+        codes.iter().enumerate().for_each(|(i, code)| put_code(words, start + i, bits, *code));
+        return;
+    }
+    for (word, codes) in words[start / in_word..].iter_mut().zip(codes.chunks(in_word)) {
+        *word |= codes.iter().rev().fold(0, |word, code| word << bits | code);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::book::{Book, Metric, Search};
 use super::grid::{Grid, Group};
 use super::hessian::Factor;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{put_code, words_per_row};
+use crate::kernels::packed::{put_code, put_codes, words_per_row};
 
 /// Rows that a thread takes at a time.
 const ROWS: usize = 32;
@@ -35,6 +35,8 @@ pub struct Matrix<'a> {
     pub weight: &'a [f32],
     pub in_features: usize,
     pub group_size: usize,
+    /// The number of its first row in the whole weight.
+    pub first_row: usize,
 }
 
 /// Where the groups' scales come from.
@@ -118,7 +120,7 @@ pub fn code(
         .enumerate()
         .try_for_each(|(chunk, ((codes, groups), weight))| {
             coder.code(weight, codes, groups).map_err(|Unfit { row, group, what }| {
-                let row = chunk * ROWS + row;
+                let row = matrix.first_row + chunk * ROWS + row;
                 Error::invalid(format!("row {row}, group {group}: {what}"), super::BAD_WEIGHT)
             })
         })?;
@@ -209,9 +211,7 @@ impl Coder<'_> {
                     *group = grid.fit(&weights, None).map_err(|what| Unfit { row, group: g, what })?;
                 }
                 grid.codes(&weights, *group, &mut levels);
-                for (i, code) in levels[..weight.len()].iter().enumerate() {
-                    put_code(codes, g * size + i, grid.bits, *code);
-                }
+                put_codes(codes, g * size, grid.bits, &levels[..weight.len()]);
             }
         }
         Ok(())

@@ -78,7 +78,7 @@ struct Learner<'a> {
 impl Learner<'_> {
     /// Root mean squares of the groups.
     fn first_scales(&self) -> Vec<f64> {
-        let Matrix { weight, in_features, group_size } = self.matrix;
+        let Matrix { weight, in_features, group_size, .. } = self.matrix;
         let rms = |(weights, importance): (&[f32], &[f64])| {
             let (sum, total) = weights
                 .iter()
@@ -94,7 +94,7 @@ impl Learner<'_> {
 
     /// Vectors of the sample, evenly chosen by their lengths.
     fn first_entries(&self, scales: &[f64], bits: u32, width: usize) -> Vec<f64> {
-        let Matrix { weight, in_features, group_size } = self.matrix;
+        let Matrix { weight, in_features, group_size, .. } = self.matrix;
         let mut vectors: Vec<(f64, Vec<f64>)> = weight
             .chunks_exact(width)
             .enumerate()

@@ -24,10 +24,13 @@ pub use book::NF4;
 pub use config::{CALIBRATION_LENGTH, Method, QuantizeConfig};
 pub use float_type::FloatType;
 
+use std::ops::Range;
+
 use book::Book;
 use coding::{Coded, Groups, Levels, Matrix};
 use grid::Grid;
 use hessian::{Factor, Ordering};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels as PackedLevels, LevelsKind, PackedLayout, PackedWeight};
@@ -107,7 +110,48 @@ pub struct OutputError {
 /// Options that contradict themselves or the shape; a length that is not the shape's; a weight that is NaN
 /// or infinite; a scale that does not fit `scale_dtype`.
 pub fn quantize(weight: &[f32], shape: [usize; 2], options: Options) -> Result<PackedWeight> {
-    let matrix = check(weight, shape, options)?;
+    nearest(check(weight, shape, options)?, options)
+}
+
+/// As [`quantize`], of a matrix that need not be in memory as a whole: `rows` gives some of its rows.
+///
+/// # Errors
+/// As [`quantize`], and those of `rows`.
+pub fn quantize_rows(
+    shape: [usize; 2],
+    options: Options,
+    rows: &(dyn Fn(Range<usize>) -> Result<Vec<f32>> + Sync),
+) -> Result<PackedWeight> {
+    let [out_features, in_features] = shape;
+    let at_a_time = match options.kind {
+        // Learned from all of them.
+        Kind::Learned { .. } => out_features.max(1),
+        Kind::Integer { .. } | Kind::NormalFloat => 64,
+    };
+    let starts: Vec<usize> = (0..out_features).step_by(at_a_time).collect();
+    let part = |&first_row: &usize| {
+        let range = first_row..(first_row + at_a_time).min(out_features);
+        let shape = [range.len(), in_features];
+        let weight = rows(range)?;
+        nearest(Matrix { first_row, ..check(&weight, shape, options)? }, options)
+    };
+    let parts = starts.par_iter().map(part).collect::<Result<Vec<_>>>()?;
+    let mut parts = parts.into_iter();
+    let Some(mut whole) = parts.next() else {
+        return check(&[], shape, options).and_then(|matrix| nearest(matrix, options));
+    };
+    for part in parts {
+        whole.out_features += part.out_features;
+        whole.codes.extend(part.codes);
+        whole.scales.extend(part.scales);
+        if let (PackedLevels::Zeros(whole), PackedLevels::Zeros(part)) = (&mut whole.levels, part.levels) {
+            whole.extend(part);
+        }
+    }
+    Ok(whole)
+}
+
+fn nearest(matrix: Matrix<'_>, options: Options) -> Result<PackedWeight> {
     let (levels, groups) = options.levels(matrix, &vec![1.0; matrix.in_features])?;
     let coded = coding::code(matrix, &levels, None, groups.as_deref().map_or(Groups::Fitted, Groups::Given))?;
     Ok(pack(matrix, &levels, coded, None))
@@ -227,7 +271,7 @@ fn check(weight: &[f32], [out_features, in_features]: [usize; 2], options: Optio
             "give one value per element, and at least one",
         ));
     }
-    Ok(Matrix { weight, in_features, group_size })
+    Ok(Matrix { weight, in_features, group_size, first_row: 0 })
 }
 
 fn pack(matrix: Matrix<'_>, levels: &Levels, coded: Coded, factor: Option<&Factor>) -> PackedWeight {

@@ -319,3 +319,33 @@ fn the_range_search_finds_the_best_of_all_ranges_it_may_choose() {
     println!("{smaller} of {searched} groups have a smaller range");
     assert!(smaller > searched / 2, "{smaller} of {searched}");
 }
+
+/// Whatever the rows are given in.
+#[test]
+fn a_matrix_that_comes_in_rows_is_quantized_as_a_whole_one() {
+    let shape = [150, 48];
+    let weight: Vec<f32> =
+        (0..shape[0] * shape[1]).map(|i| ((i * 7919 % 1009) as f32 - 500.0) * 1e-3).collect();
+    let rows = |rows: std::ops::Range<usize>| Ok(weight[rows.start * shape[1]..rows.end * shape[1]].to_vec());
+    for kind in [
+        Kind::Integer { bits: 3, symmetric: false, mse: false },
+        Kind::Integer { bits: 4, symmetric: true, mse: true },
+        Kind::NormalFloat,
+        Kind::Learned { bits: 2, width: 2 },
+    ] {
+        let options = Options { kind, group_size: Some(32), ..Options::default() };
+        let whole = quantize(&weight, shape, options).unwrap();
+        assert_eq!(quantize_rows(shape, options, &rows).unwrap(), whole, "{kind:?}");
+    }
+    let bad = |range: std::ops::Range<usize>| {
+        let mut rows = rows(range.clone())?;
+        if range.contains(&140) {
+            rows[(140 - range.start) * shape[1] + 33] = f32::NAN;
+        }
+        Ok(rows)
+    };
+    let error =
+        quantize_rows(shape, Options { group_size: Some(32), ..Options::default() }, &bad).unwrap_err();
+    assert!(error.to_string().contains("row 140, group 1: weight 1 of the group is NaN"), "{error}");
+    assert!(quantize_rows([0, 48], Options::default(), &rows).is_err());
+}

@@ -269,7 +269,7 @@ impl Packing for CompressedTensors {
                         );
                     }
                 }
-                words
+                words.into()
             }
         };
         let shape = [out_features, in_features].iter().flat_map(|&n| (n as i64).to_le_bytes()).collect();

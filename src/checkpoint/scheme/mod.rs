@@ -9,6 +9,7 @@ pub mod compressed_tensors;
 pub mod gptq;
 mod ordering;
 
+use rayon::prelude::*;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -68,7 +69,7 @@ pub trait Layer {
 
 /// How linears are written in a scheme. Which codes and scales, the caller's quantizer decides; here they
 /// only get their place.
-pub trait Packing {
+pub trait Packing: Send + Sync {
     /// Type of the scales in the file.
     fn scale_dtype(&self) -> FloatType;
 
@@ -371,13 +372,27 @@ fn words_from(tensor: &Tensor) -> Vec<u32> {
 }
 
 fn word_bytes(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    let mut bytes = vec![0; size_of_val(words)];
+    bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+    bytes
 }
 
 /// `[rows, columns]` → `[columns, rows]`, row-major both.
-fn transpose<T: Copy>(values: &[T], rows: usize) -> Vec<T> {
-    let columns = values.len() / rows.max(1);
-    (0..values.len()).map(|i| values[(i % rows) * columns + i / rows]).collect()
+fn transpose<T: Copy + Default + Send + Sync>(values: &[T], rows: usize) -> Vec<T> {
+    /// Columns that are taken at a time: what is read is used at once, not when it has left the cache.
+    const COLUMNS: usize = 16;
+    let rows = rows.max(1);
+    let columns = (values.len() / rows).max(1);
+    let mut transposed = vec![T::default(); values.len()];
+    transposed.par_chunks_mut(rows * COLUMNS).enumerate().for_each(|(part, to)| {
+        let width = to.len() / rows;
+        for (row, from) in values.chunks_exact(columns).enumerate() {
+            for (column, value) in from[part * COLUMNS..][..width].iter().enumerate() {
+                to[column * rows + row] = *value;
+            }
+        }
+    });
+    transposed
 }
 
 /// `group_size` of a settings file, where −1 is a whole row.

@@ -1,6 +1,8 @@
 //! Features that were quantized in another order than the model's: files say the group of each feature
 //! (`g_idx`), a packed weight the feature at each place of its rows.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::super::safetensors::Tensor;
@@ -39,10 +41,10 @@ pub fn apply(codes: &mut [u32], bits: u32, order: &[u32]) {
 }
 
 /// The codes in the model's order, and the group of each feature.
-pub fn undo(packed: &PackedWeight) -> (Vec<u32>, Vec<u32>) {
+pub fn undo(packed: &PackedWeight) -> (Cow<'_, [u32]>, Vec<u32>) {
     let group = |place: usize| (place / packed.group_size) as u32;
     let Some(order) = &packed.order else {
-        return (packed.codes.clone(), (0..packed.in_features).map(group).collect());
+        return (Cow::Borrowed(&packed.codes), (0..packed.in_features).map(group).collect());
     };
     let mut g_idx = vec![0; packed.in_features];
     let mut codes = vec![0; packed.codes.len()];
@@ -54,5 +56,5 @@ pub fn undo(packed: &PackedWeight) -> (Vec<u32>, Vec<u32>) {
     for (place, &feature) in order.iter().enumerate() {
         g_idx[feature as usize] = group(place);
     }
-    (codes, g_idx)
+    (Cow::Owned(codes), g_idx)
 }
