@@ -196,6 +196,61 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     assert!(error.to_string().contains("in groups of 64"), "{error}");
 }
 
+/// What was written is not quantized again, and the end is the same.
+#[test]
+fn writing_goes_on_where_it_was() {
+    let parent = tempfile::tempdir().unwrap();
+    let source = Checkpoint::open(&fixture("../llama/base")).unwrap();
+    let names = source.config().block_linears();
+    let config = QuantizeConfig { group_size: Some(32), bits: 8, ..Default::default() };
+    for (format, shards) in [
+        (QuantizedFormat::Gptq, MAX_SHARD_BYTES),
+        (QuantizedFormat::CompressedTensors, 40_000),
+        (QuantizedFormat::Gguf, MAX_SHARD_BYTES),
+    ] {
+        let target = format.target(&config, FloatType::F16).unwrap();
+        let options = config.options(target.scale_dtype());
+        let write = |staging: Staging, fail_at: usize| {
+            let (mut asked, mut was_there, mut bytes) = (0, 0, 0);
+            let packed = &mut |name: &str| {
+                asked += 1;
+                if asked == fail_at {
+                    return Err(Error::Interrupted("for the test".into()));
+                }
+                let shape = source.shape(name)?;
+                quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
+            };
+            let on_tensor = &mut |passed: Passed| {
+                was_there += usize::from(passed.was_there);
+                bytes += passed.bytes;
+                assert!(bytes <= passed.of);
+            };
+            let result = super::write(
+                &source,
+                staging,
+                &target,
+                shards,
+                &mut Linears { names: &names, packed, on_tensor },
+            );
+            (result.is_ok(), asked, was_there)
+        };
+        let end = if format == QuantizedFormat::Gguf { "gguf" } else { "" };
+        let at = |name: &str| parent.path().join(format!("{name}-{format:?}")).with_extension(end);
+        let (whole, out, unfinished) = (at("whole"), at("out"), at("unfinished"));
+        assert_eq!(write(Staging::new(&whole).unwrap(), 0), (true, names.len(), 0));
+        let kept = || Staging::kept(unfinished.clone(), &out).unwrap();
+        let (done, asked, _) = write(kept(), names.len());
+        assert!(!done && asked == names.len() && !out.exists());
+        let (done, asked, was_there) = write(kept(), 0);
+        assert!(done && asked < names.len() && was_there > 0, "{format:?} {asked} {was_there}");
+        if whole.is_dir() {
+            assert_eq!(files(&out), files(&whole));
+        } else {
+            assert_eq!(fs::read(&out).unwrap(), fs::read(&whole).unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_codebook_that_is_not_finite_is_refused_by_name() {
     use crate::quant::Method::{Nf4, Vector};
