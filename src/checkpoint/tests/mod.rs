@@ -1,5 +1,6 @@
 //! Against the files of `tests/fixtures/checkpoints`.
 
+mod mutating;
 mod packages;
 mod quantizing;
 mod reading;
