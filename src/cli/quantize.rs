@@ -176,10 +176,8 @@ pub fn quantize(
     let workspace = Workspace::open(out, &settings(source, config, target, samples, job)?)?;
     let Some((samples, device)) = calibrated else {
         let written = write(source, &workspace, &layout, job, &mut |name| nearest(source, name, options));
-        // Whatever else failed would fail again; from a full disk it goes on.
-        if !matches!(written, Err(Error::Io { .. })) {
-            workspace.remove()?;
-        }
+        // A run that is killed goes on with it; after an error it would only take up the disk.
+        workspace.remove()?;
         return written.map(|()| vec![]);
     };
     let calibration = Calibration { checkpoint: source, samples: &samples, options, workspace: &workspace };

@@ -400,7 +400,7 @@ fn a_full_disk_is_reported_as_such() {
     let answer = place.run("quantize --group-size 32 -o disk/out", &[model.as_ref()]);
     let left = tree(&place.path("disk"));
     place.shell("umount disk").succeeded();
-    let answer = answer.refused(&["/disk/", "No space left on device"]);
+    let answer = answer.refused(&["disk/", "No space left on device"]);
     assert!(answer.stderr.contains("free some disk space"), "{answer:#?}");
     assert!(left.is_empty(), "{:?}", left.keys());
 }
