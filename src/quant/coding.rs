@@ -198,19 +198,17 @@ impl Coder<'_> {
         groups: &mut [Group],
     ) -> Result<(), Unfit> {
         let Matrix { in_features: n, group_size: size, .. } = self.matrix;
-        let (mut weights, mut levels) = (Vec::with_capacity(size), vec![0; size]);
+        let mut levels = vec![0; size];
         let rows = weight
             .chunks_exact(n)
             .zip(codes.chunks_exact_mut(self.words))
             .zip(groups.chunks_exact_mut(self.matrix.groups()));
         for (row, ((weight, codes), groups)) in rows.enumerate() {
             for (g, (group, weight)) in groups.iter_mut().zip(weight.chunks(size)).enumerate() {
-                weights.clear();
-                weights.extend(weight.iter().map(|w| f64::from(*w)));
                 if !matches!(self.groups, Groups::Given(_)) {
-                    *group = grid.fit(&weights, None).map_err(|what| Unfit { row, group: g, what })?;
+                    *group = grid.fit_floats(weight).map_err(|what| Unfit { row, group: g, what })?;
                 }
-                grid.codes(&weights, *group, &mut levels);
+                grid.codes(weight, *group, &mut levels);
                 put_codes(codes, g * size, grid.bits, &levels[..weight.len()]);
             }
         }

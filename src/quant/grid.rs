@@ -41,19 +41,24 @@ impl Grid {
     /// # Errors
     /// A weight that is not finite, or a scale that `scale_dtype` cannot hold.
     pub fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<Group, String> {
-        let [mut min, mut max, finite] = range(weights);
+        let [min, max, finite] = range(weights);
         if finite != 0.0
             && let Some(i) = weights.iter().position(|w| !w.is_finite())
         {
             return Err(format!("weight {i} of the group is {}", weights[i]));
         }
-        if min == 0.0 && max == 0.0 {
-            (min, max) = (-1.0, 1.0);
-        }
         let whole = self.spanning(min, max)?;
         match self.mse {
             true => self.search(weights, importance, whole),
             false => Ok(whole),
+        }
+    }
+
+    /// As [`Self::fit`], where errors cost the same everywhere.
+    pub fn fit_floats(&self, weights: &[f32]) -> Result<Group, String> {
+        match range_of_floats(weights) {
+            [min, max, 0.0] if !self.mse => self.spanning(min, max),
+            _ => self.fit(&weights.iter().map(|w| f64::from(*w)).collect::<Vec<_>>(), None),
         }
     }
 
@@ -84,7 +89,10 @@ impl Grid {
         Ok(best)
     }
 
-    fn spanning(&self, min: f64, max: f64) -> Result<Group, String> {
+    fn spanning(&self, mut min: f64, mut max: f64) -> Result<Group, String> {
+        if min == 0.0 && max == 0.0 {
+            (min, max) = (-1.0, 1.0);
+        }
         let max_code = f64::from(self.max_code());
         let exact = match self.symmetric {
             true => 2.0 * max.max(-min) / max_code,
@@ -99,7 +107,7 @@ impl Grid {
     }
 
     /// The nearest of each.
-    pub fn codes(&self, weights: &[f64], group: Group, codes: &mut [u32]) {
+    pub fn codes(&self, weights: &[f32], group: Group, codes: &mut [u32]) {
         let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
         nearest(weights, scale, zero, f64::from(self.max_code()), codes);
     }
@@ -127,17 +135,26 @@ multiversion! {
     fn range(weights: &[f64]) -> [f64; 3] => range_body;
 }
 
+multiversion! {
+    fn range_of_floats(weights: &[f32]) -> [f64; 3] => range_body;
+}
+
 #[inline(always)]
-fn range_body(weights: &[f64]) -> [f64; 3] {
+fn range_body<T: Copy + Into<f64>>(weights: &[T]) -> [f64; 3] {
+    // More than one vector, so that a comparison need not wait for the last one.
+    const LANES: usize = 32;
     // The range always includes 0, so that a zero weight stays zero.
     let (mut min, mut max, mut finite) = ([0f64; LANES], [0f64; LANES], [0f64; LANES]);
-    for chunk in weights.chunks(LANES) {
-        for (((min, max), finite), &w) in min.iter_mut().zip(&mut max).zip(&mut finite).zip(chunk) {
-            *min = if w < *min { w } else { *min };
-            *max = if w > *max { w } else { *max };
-            *finite += w * 0.0;
-        }
+    let mut take = |lane: usize, w: f64| {
+        min[lane] = if w < min[lane] { w } else { min[lane] };
+        max[lane] = if w > max[lane] { w } else { max[lane] };
+        finite[lane] += w * 0.0;
+    };
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    for chunk in chunks {
+        (0..LANES).for_each(|lane| take(lane, chunk[lane].into()));
     }
+    rest.iter().enumerate().for_each(|(lane, &w)| take(lane, w.into()));
     [min.into_iter().fold(0.0, f64::min), max.into_iter().fold(0.0, f64::max), finite.iter().sum()]
 }
 
@@ -155,37 +172,40 @@ multiversion! {
 #[inline(always)]
 fn squared_error_body(weights: &[f64], importance: Option<&[f64]>, scale: f64, zero: f64, most: f64) -> f64 {
     let inverse = 1.0 / scale;
-    let squared = |weight: &f64| {
+    let squared = |weight: f64| {
         let steps = weight * inverse;
         let level = (steps.round_ties_even() + zero).clamp(0.0, most) - zero;
         (steps - level) * (steps - level)
     };
     let mut sums = [0f64; LANES];
+    let (chunks, rest) = weights.as_chunks::<LANES>();
     match importance {
         Some(importance) => {
-            for (weights, importance) in weights.chunks(LANES).zip(importance.chunks(LANES)) {
-                for ((sum, weight), importance) in sums.iter_mut().zip(weights).zip(importance) {
-                    *sum += importance * squared(weight);
-                }
+            let (important, last) = importance.as_chunks::<LANES>();
+            for (weights, importance) in chunks.iter().zip(important) {
+                (0..LANES).for_each(|lane| sums[lane] += importance[lane] * squared(weights[lane]));
             }
+            let last = rest.iter().zip(last);
+            sums.iter_mut().zip(last).for_each(|(sum, (weight, i))| *sum += i * squared(*weight));
         }
         None => {
-            for weights in weights.chunks(LANES) {
-                sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += squared(weight));
+            for weights in chunks {
+                (0..LANES).for_each(|lane| sums[lane] += squared(weights[lane]));
             }
+            sums.iter_mut().zip(rest).for_each(|(sum, weight)| *sum += squared(*weight));
         }
     }
     sums.iter().sum()
 }
 
 multiversion! {
-    fn nearest(weights: &[f64], scale: f64, zero: f64, most: f64, codes: &mut [u32]) => nearest_body;
+    fn nearest(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u32]) => nearest_body;
 }
 
 #[inline(always)]
-fn nearest_body(weights: &[f64], scale: f64, zero: f64, most: f64, codes: &mut [u32]) {
+fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u32]) {
     for (code, weight) in codes.iter_mut().zip(weights) {
-        *code = ((weight / scale).round_ties_even() + zero).clamp(0.0, most) as u32;
+        *code = ((f64::from(*weight) / scale).round_ties_even() + zero).clamp(0.0, most) as u32;
     }
 }
 
