@@ -19,15 +19,19 @@ def read(directory):
     buffer = bytearray(PIECE)
     for path in sorted(directory.iterdir()):
         with open(path, "rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+            # Pages that are dropped at once are used again, which is faster than as many new ones.
+            while count := file.readinto(buffer):
+                os.posix_fadvise(file.fileno(), file.tell() - count, count, os.POSIX_FADV_DONTNEED)
 
 
 def write(path, count):
     piece = os.urandom(PIECE)
     with open(path, "wb", buffering=0) as file:
-        for _ in range(count // PIECE):
+        for i in range(count // PIECE):
             file.write(piece)
+            if i % 32 == 31:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.fsync(file.fileno())
     path.unlink()
 

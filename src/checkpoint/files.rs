@@ -74,6 +74,23 @@ impl Checkpoint {
         }
     }
 
+    /// A tensor is not read again soon: its pages leave the memory, and those of a large model the system's cache,
+    /// too, from where they would push out everything else.
+    pub fn forget(&self, name: &str) {
+        /// Smaller ones are likely to be there still when they are read by the next command.
+        const LARGE: usize = 4 << 30;
+        let Source::HuggingFace(directory) = &self.source else { return };
+        let files = directory.shards().files();
+        if files.iter().map(|file| file.bytes.len()).sum::<usize>() < LARGE {
+            return;
+        }
+        if let Some((file, range)) = directory.shards().position(name)
+            && let Some(file) = files.get(file)
+        {
+            publish::forget(&file.bytes, &file.path, range);
+        }
+    }
+
     /// Asks the system to read the tensors whose names begin with `prefix`, and does not wait for it.
     pub fn prefetch(&self, prefix: &str) {
         if let Source::HuggingFace(directory) = &self.source {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
+use super::publish;
 use crate::error::{Error, Result};
 
 /// It is whole at `finish`; write it in a directory that is published afterwards.
@@ -143,6 +144,7 @@ impl Log {
         let file = file.try_clone().map_err(Error::io(&of, "syncing"))?;
         self.syncing = Some(std::thread::spawn(move || {
             file.sync_data().map_err(Error::io(&of, "syncing"))?;
+            publish::uncache(&file, 0..usize::MAX >> 1);
             let log = File::options().create(true).append(true).open(&path);
             log.and_then(|mut log| log.write_all(lines.as_bytes()).and_then(|()| log.sync_data()))
                 .map_err(Error::io(&path, "writing"))

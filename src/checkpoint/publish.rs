@@ -150,6 +150,38 @@ pub fn release(map: &Mmap) {
     let _ = map;
 }
 
+/// Drops some bytes of a file from this process's memory and from the system's cache. A virtual machine
+/// pays several times more for memory it never used than for pages that come back at once.
+pub fn forget(map: &Mmap, path: &Path, range: Range<usize>) {
+    #[cfg(unix)]
+    {
+        // SAFETY: as in `release`; the range lies in the map, or is refused.
+        let advised = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        // Where the system refuses, the pages stay: nothing but memory is lost.
+        let _ = advised;
+    }
+    if let Ok(file) = File::open(path) {
+        uncache(&file, range);
+    }
+    #[cfg(not(unix))]
+    let _ = map;
+}
+
+/// Drops what is on the disk of some bytes of a file from the system's cache.
+pub fn uncache(file: &File, range: Range<usize>) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let (start, count) = (range.start as libc::off_t, range.len() as libc::off_t);
+        // SAFETY: the descriptor is open as long as `file`; the call touches no memory of this process.
+        let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), start, count, libc::POSIX_FADV_DONTNEED) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, range);
+}
+
 /// Asks the system to read some bytes of a map soon.
 pub fn prefetch(map: &Mmap, range: Range<usize>) {
     #[cfg(unix)]

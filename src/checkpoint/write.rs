@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 
 use super::gguf::blocks::GgmlType;
 use super::gguf::model::{self, ModelFile};
@@ -12,6 +11,7 @@ use super::huggingface::module;
 use super::publish::{Staging, write_json};
 use super::safetensors::{Dtype, INDEX_FILE, ShardWriter, dtype};
 use super::scheme::{Packing, QUANTIZE_CONFIG_FILE};
+use super::stream::{Linears, Sink, stream};
 use super::{Checkpoint, Format, Source, float};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
@@ -29,42 +29,6 @@ pub enum Target {
     Dense,
     /// A file, its packed linears in this type.
     Gguf(GgmlType),
-}
-
-/// The linears that are written packed: their names, byte-sorted, and one at a time.
-pub struct Linears<'a> {
-    pub names: &'a [String],
-    pub packed: &'a mut dyn FnMut(&str) -> Result<PackedWeight>,
-    pub on_tensor: &'a mut dyn FnMut(Passed),
-}
-
-/// One of the source's tensors is written.
-#[derive(Debug, Clone, Copy)]
-pub struct Passed {
-    /// In the source.
-    pub bytes: u64,
-    /// Of all tensors.
-    pub of: u64,
-    /// By an earlier process.
-    pub was_there: bool,
-}
-
-/// What is being written, tensor by tensor in any order.
-pub trait Sink: Send {
-    /// Whether something of the tensor was not written yet.
-    fn is_due(&self, name: &str) -> Result<bool>;
-
-    /// As it is.
-    fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()>;
-
-    fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()>;
-
-    /// Everything is on the disk. Gives how far a minimum was rounded at most, in units of its scale (see
-    /// `gguf::encode`).
-    ///
-    /// # Errors
-    /// A tensor is still missing, or the disk failed.
-    fn finish(self: Box<Self>) -> Result<f32>;
 }
 
 impl Target {
@@ -113,7 +77,7 @@ impl Target {
 }
 
 /// Streams `source` to where `staging` publishes it: the packed linears as `linears` gives them, in its
-/// order, and every other tensor as it is. One tensor is in memory at a time, and the next one is read ahead;
+/// order, and every other tensor as it is. Three tensors are in memory at most;
 /// what an earlier process wrote to the same place is not asked for again. Gives what [`Sink::finish`] does.
 ///
 /// # Errors
@@ -139,60 +103,17 @@ pub fn write(
     Ok(0.0)
 }
 
-/// Encodes and writes on a thread of its own, so that neither the disk nor the quantizer waits for the other.
-fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut Linears<'_>) -> Result<f32> {
-    let is_linear = |name: &String| linears.names.binary_search(name).is_ok();
-    let bytes: HashMap<String, u64> = source.tensors().map(|t| (t.name, t.bytes as u64)).collect();
-    let of = bytes.values().sum();
-    let plain: Vec<String> = source.plain_names().into_iter().filter(|name| !is_linear(name)).collect();
-    let names: Vec<&String> = plain.iter().chain(linears.names).collect();
-    let due = names.iter().map(|name| sink.is_due(name)).collect::<Result<Vec<_>>>()?;
-    std::thread::scope(|scope| {
-        let (send, receive) = sync_channel::<(&str, Option<PackedWeight>)>(1);
-        let writer = scope.spawn(move || {
-            for (name, packed) in receive {
-                match packed {
-                    Some(packed) => sink.packed(name, packed)?,
-                    None => sink.plain(source, name)?,
-                }
-            }
-            sink.finish()
-        });
-        let mut result = Ok(());
-        for (i, (name, is_due)) in names.iter().zip(&due).enumerate() {
-            if let Some(next) = names.get(i + 1) {
-                source.prefetch(next);
-            }
-            if *is_due {
-                match is_linear(name).then(|| (linears.packed)(name)).transpose() {
-                    Ok(packed) => {
-                        // A writer that is gone says why where it is joined.
-                        if send.send((*name, packed)).is_err() {
-                            break;
-                        }
-                    }
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                }
-            }
-            source.release();
-            let bytes = bytes.get(*name).copied().unwrap_or(0);
-            (linears.on_tensor)(Passed { bytes, of, was_there: !is_due });
-        }
-        drop(send);
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        result.and(written)
-    })
-}
-
 /// The weights of a Hugging Face directory.
 struct Directory<'a> {
     source: &'a Checkpoint,
     target: &'a Target,
+    /// What each packed linear becomes.
+    parts: HashMap<String, Vec<Described>>,
     writer: ShardWriter,
 }
+
+/// Name, type and shape.
+type Described = (String, Dtype, Vec<usize>);
 
 impl<'a> Directory<'a> {
     fn create(
@@ -202,30 +123,35 @@ impl<'a> Directory<'a> {
         max_shard_bytes: u64,
         linears: &[String],
     ) -> Result<Self> {
-        let plain = source.plain_names();
-        let mut all: Vec<(&String, bool)> = linears.iter().map(|name| (name, true)).collect();
-        all.extend(
-            plain.iter().filter(|name| linears.binary_search(name).is_err()).map(|name| (name, false)),
-        );
+        let mut parts = HashMap::new();
+        for name in linears {
+            parts.insert(name.clone(), describe(source, target, name)?);
+        }
+        let mut all: Vec<String> = source.plain_names();
+        all.retain(|name| !parts.contains_key(name));
+        all.extend_from_slice(linears);
         all.sort_unstable();
         let mut header = Vec::new();
-        for (name, is_linear) in all {
-            match is_linear {
-                true => header.extend(describe(source, target, name)?),
-                false => {
-                    let (dtype, shape) = source.plain_layout(name)?;
-                    header.push((name.to_owned(), dtype, shape));
+        for name in all {
+            match parts.get(&name) {
+                Some(parts) => header.extend_from_slice(parts),
+                None => {
+                    let (dtype, shape) = source.plain_layout(&name)?;
+                    header.push((name, dtype, shape));
                 }
             }
         }
-        Ok(Self { source, target, writer: ShardWriter::create(to, header, max_shard_bytes)? })
+        let writer = ShardWriter::create(to, header, max_shard_bytes)?;
+        Ok(Self { source, target, parts, writer })
     }
 }
 
 impl Sink for Directory<'_> {
-    fn is_due(&self, name: &str) -> Result<bool> {
-        let parts = describe(self.source, self.target, name)?;
-        Ok(self.writer.is_due(name) || parts.iter().any(|(part, ..)| self.writer.is_due(part)))
+    fn is_due(&self, name: &str) -> bool {
+        match self.parts.get(name) {
+            Some(parts) => parts.iter().any(|(part, ..)| self.writer.is_due(part)),
+            None => self.writer.is_due(name),
+        }
     }
 
     fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {
@@ -242,7 +168,7 @@ impl Sink for Directory<'_> {
             Target::Quantized(packing) => packing.encode(&packed).map_err(wrong)?,
             Target::Dense | Target::Gguf(_) => vec![float::encode(FloatType::F16, packed.to_dense())],
         };
-        for ((part, ..), bytes) in describe(self.source, self.target, name)?.iter().zip(bytes) {
+        for ((part, ..), bytes) in self.parts.get(name).into_iter().flatten().zip(bytes) {
             // Of a linear whose other parts were written before.
             if self.writer.is_due(part) {
                 self.writer.write(part, &bytes)?;
@@ -257,7 +183,7 @@ impl Sink for Directory<'_> {
 }
 
 /// The tensors that a packed linear becomes: names, types and shapes.
-fn describe(source: &Checkpoint, target: &Target, name: &str) -> Result<Vec<(String, Dtype, Vec<usize>)>> {
+fn describe(source: &Checkpoint, target: &Target, name: &str) -> Result<Vec<Described>> {
     let shape = source.shape(name)?;
     match (target, &shape[..]) {
         (Target::Quantized(packing), &[out, input]) => {

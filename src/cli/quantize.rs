@@ -177,8 +177,8 @@ pub fn quantize(
     let Some((samples, device)) = calibrated else {
         let written = write(source, &workspace, &layout, job, &mut |name| nearest(source, name, options));
         // A run that is killed goes on with it; after an error it would only take up the disk.
-        workspace.remove()?;
-        return written.map(|()| vec![]);
+        let removed = workspace.remove();
+        return written.and(removed).map(|()| vec![]);
     };
     let calibration = Calibration { checkpoint: source, samples: &samples, options, workspace: &workspace };
     let mut model = model::block_by_block(Arc::clone(source), &device, ComputeType::F32)?;

@@ -4,6 +4,8 @@
 //! A template is a program from a file of unknown origin: it gets a fixed amount of fuel, and no access
 //! to anything but the messages.
 
+use std::io::{self, Write};
+
 use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
@@ -27,10 +29,14 @@ impl Message {
 /// Template instructions: about a thousand messages through the longest templates in use.
 const FUEL: u64 = 2_000_000;
 
+/// Bytes of the rendered chat: many times the longest context, in any language.
+const MAX_TEXT: usize = 64 << 20;
+
 /// The text of a chat; `add_generation_prompt` opens the assistant's next turn.
 ///
 /// # Errors
-/// A template that does not parse, calls `raise_exception`, or runs out of fuel; with its line.
+/// A template that does not parse, calls `raise_exception`, writes more than 64 MiB or runs out of fuel; with
+/// its line.
 pub fn render(
     template: &str,
     messages: &[Message],
@@ -53,19 +59,43 @@ pub fn render(
     let template = env.template_from_str(&source).map_err(template_error)?;
     // transformers leaves special tokens that a model does not have undefined.
     let token = |token: Option<&str>| token.map_or(Value::UNDEFINED, Value::from);
+    let mut text = Text::default();
     template
-        .render(context! {
-            messages, add_generation_prompt,
-            tools => Value::from(()), documents => Value::from(()),
-            bos_token => token(bos_token), eos_token => token(eos_token),
-        })
-        .map_err(template_error)
+        .render_captured_to(
+            context! {
+                messages, add_generation_prompt,
+                tools => Value::from(()), documents => Value::from(()),
+                bos_token => token(bos_token), eos_token => token(eos_token),
+            },
+            &mut text,
+        )
+        .map_err(template_error)?;
+    Ok(String::from_utf8_lossy(&text.0).into_owned())
+}
+
+/// What a template has written, up to [`MAX_TEXT`].
+#[derive(Default)]
+struct Text(Vec<u8>);
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_TEXT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn template_error(error: minijinja::Error) -> Error {
     let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
     let what = match error.kind() {
         ErrorKind::OutOfFuel => "it runs for too long".to_string(),
+        ErrorKind::WriteFailure => format!("it writes more than {} MiB", MAX_TEXT >> 20),
         _ => error.detail().map_or_else(|| error.to_string(), str::to_string),
     };
     Error::invalid(
@@ -116,23 +146,15 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
 struct PythonFormatter;
 
 impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
     }
 }
@@ -268,6 +290,12 @@ mod tests {
     fn a_template_that_does_not_end_is_stopped() {
         let message = error("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
         assert!(message.contains("it runs for too long"), "{message}");
+    }
+
+    #[test]
+    fn a_template_that_writes_without_end_is_stopped() {
+        let message = error("{% set s = 'x' * 9999999 %}{% for i in range(99999) %}{{ s }}{% endfor %}");
+        assert!(message.contains("it writes more than 64 MiB"), "{message}");
     }
 
     #[test]

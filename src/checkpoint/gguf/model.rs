@@ -12,7 +12,7 @@ use super::super::Checkpoint;
 use super::super::config::{ModelConfig, RopeScaling};
 use super::super::float;
 use super::super::placed::PlacedFile;
-use super::super::write::Sink;
+use super::super::stream::Sink;
 use super::Gguf;
 use super::blocks::GgmlType;
 use super::describe;
@@ -90,8 +90,9 @@ impl<'a> ModelFile<'a> {
 }
 
 impl Sink for ModelFile<'_> {
-    fn is_due(&self, name: &str) -> Result<bool> {
-        Ok(self.file.is_due(&stored_name(self.config, name)?))
+    fn is_due(&self, name: &str) -> bool {
+        let stored = names::from_hugging_face(name, self.config.block);
+        stored.is_some_and(|stored| self.file.is_due(&stored))
     }
 
     fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {

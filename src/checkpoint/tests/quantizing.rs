@@ -196,6 +196,49 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     assert!(error.to_string().contains("in groups of 64"), "{error}");
 }
 
+/// Only linears are described by their packing: an odd table, or one that no reader has a name for, is copied.
+#[test]
+fn tensors_that_are_not_packed_may_have_any_shape() {
+    let parent = tempfile::tempdir().unwrap();
+    let from = parent.path().join("from");
+    fs::create_dir(&from).unwrap();
+    for (file, bytes) in files(&fixture("../llama/base")) {
+        fs::write(from.join(file), bytes).unwrap();
+    }
+    let whole = Checkpoint::open(&from).unwrap();
+    let mut tensors: Vec<_> = whole.tensors().map(|t| (t.name, t.shape)).collect();
+    tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), vec![7]));
+    tensors.push(("table".into(), vec![3, 5]));
+    let bytes = |name: &str, shape: &[usize]| match whole.dense(name) {
+        Ok(values) => float::encode(FloatType::F32, values),
+        Err(_) => vec![0; 4 * shape.iter().product::<usize>()],
+    };
+    let header: Vec<_> =
+        tensors.iter().map(|(name, shape)| (name.clone(), safetensors::Dtype::F32, shape.clone())).collect();
+    let mut writer = safetensors::Writer::create(&parent.path().join("new"), &header).unwrap();
+    for (name, shape) in &tensors {
+        writer.write(name, &bytes(name, shape)).unwrap();
+    }
+    writer.finish().unwrap();
+    drop(whole);
+    fs::rename(parent.path().join("new"), from.join("model.safetensors")).unwrap();
+    let source = Checkpoint::open(&from).unwrap();
+    let config = QuantizeConfig { group_size: Some(32), ..Default::default() };
+    for format in [QuantizedFormat::Gptq, QuantizedFormat::CompressedTensors, QuantizedFormat::Gguf] {
+        let target = format.target(&config, FloatType::F16).unwrap();
+        let options = config.options(target.scale_dtype());
+        let out = parent.path().join(if format == QuantizedFormat::Gguf { "out.gguf" } else { "out" });
+        let mut quantize = |name: &str| {
+            let shape = source.shape(name)?;
+            quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
+        };
+        write_quantized(&source, &out, &target, &mut quantize).unwrap();
+        assert!(Checkpoint::open(&out).unwrap().contains("model.embed_tokens.weight"));
+        assert_eq!(Checkpoint::open(&out).unwrap().contains("table"), out.is_dir());
+        let _ = fs::remove_dir_all(&out);
+    }
+}
+
 /// What was written is not quantized again, and the end is the same.
 #[test]
 fn writing_goes_on_where_it_was() {
