@@ -70,8 +70,7 @@ pub fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut L
         let mut result = Ok(());
         for (i, (name, is_due)) in names.iter().zip(&due).enumerate() {
             if let Some(next) = names.get(i + 1) {
-                // Asking takes a while by itself.
-                scope.spawn(move || source.prefetch(next));
+                source.prefetch(next);
             }
             if *is_due {
                 match is_linear(name).then(|| (linears.packed)(name)).transpose() {

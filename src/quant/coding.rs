@@ -208,8 +208,9 @@ impl Coder<'_> {
                 if !matches!(self.groups, Groups::Given(_)) {
                     *group = grid.fit_floats(weight).map_err(|what| Unfit { row, group: g, what })?;
                 }
-                grid.codes(weight, *group, &mut levels);
-                put_codes(codes, g * size, grid.bits, &levels[..weight.len()]);
+                let levels = &mut levels[..weight.len()];
+                grid.codes(weight, *group, levels);
+                put_codes(codes, g * size, grid.bits, levels);
             }
         }
         Ok(())

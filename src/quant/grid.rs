@@ -108,8 +108,9 @@ impl Grid {
         Ok(Group { scale, zero })
     }
 
-    /// The nearest of each.
+    /// The nearest of each; there are as many codes as weights.
     pub fn codes(&self, weights: &[f32], group: Group, codes: &mut [u32]) {
+        assert_eq!(weights.len(), codes.len());
         let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
         nearest(weights, scale, zero, f64::from(self.max_code()), codes);
     }
