@@ -25,6 +25,7 @@ import argparse
 import json
 import shutil
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,8 @@ FAMILIES = {
                              query_pre_attn_scalar=64, rope_scaling={"rope_type": "linear", "factor": 8.0},
                              rope_local_base_freq=10000.0, hidden_activation="gelu_pytorch_tanh")),
     "families/opt": ("OPTForCausalLM", "opt", OPT),
+    "families/opt-pickled": ("OPTForCausalLM", "opt", OPT),
+    "families/opt-pickled-shards": ("OPTForCausalLM", "opt", OPT),
     "families/opt-post-norm": ("OPTForCausalLM", "opt",
                                dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=16)),
 }
@@ -199,6 +202,41 @@ def save_weights(model: PreTrainedModel, dtype: torch.dtype, shards: int, out: P
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def save_pickled(model: PreTrainedModel, dtype: torch.dtype, shards: int, out: Path) -> None:
+    """As the hub has OPT: PyTorch's files, either whole, with the head stored as the embeddings that it is, or the
+    model without its head in shards with an index, the beginning of all names left out."""
+    tensors = {key: value.to(dtype) for key, value in sorted(model.state_dict().items())}
+    tensors["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"]
+    if shards == 1:
+        torch.save(tensors, out / "pytorch_model.bin")
+        return
+    del tensors["lm_head.weight"]
+    tensors = {key.removeprefix("model."): value for key, value in tensors.items()}
+    keys = list(tensors)
+    weight_map = {}
+    for shard in range(shards):
+        name = f"pytorch_model-{shard + 1:05}-of-{shards:05}.bin"
+        part = keys[shard * len(keys) // shards : (shard + 1) * len(keys) // shards]
+        # A parameter and a tensor inside a larger storage are written otherwise than a tensor of its own.
+        values = [torch.nn.Parameter(tensors[part[0]]), torch.cat([tensors[part[1]]] * 2)[len(tensors[part[1]]) :]]
+        values += [tensors[key] for key in part[2:]]
+        torch.save(OrderedDict(zip(part, values)), out / name)
+        weight_map.update(dict.fromkeys(part, name))
+    index = {"metadata": {}, "weight_map": weight_map}
+    (out / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save_merges(tokenizer: Tokenizer, out: Path) -> None:
+    """As the hub has OPT's tokenizer."""
+    model = json.loads(tokenizer.to_str())["model"]
+    (out / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n")
+    pairs = [" ".join(pair) for pair in model["merges"]]
+    (out / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
+    (out / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "GPT2Tokenizer", "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>",
+         "pad_token": "<pad>", "add_bos_token": True, "add_prefix_space": False}, indent=2) + "\n")
+
+
 def case(name: str, ids: list[int], logits: torch.Tensor, **extra) -> dict:
     """logits: [tokens, vocab], f32."""
     logp = logits.double().log_softmax(-1)
@@ -251,12 +289,19 @@ def write(name: str, out: Path, config: dict, known: dict, dtype: str, shards: i
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     model = random_model(name, known, getattr(torch, dtype))
-    save_weights(model, getattr(torch, dtype), shards, out)
+    pickled = "pickled" in name
+    if pickled:
+        save_pickled(model, getattr(torch, dtype), shards, out)
+    else:
+        save_weights(model, getattr(torch, dtype), shards, out)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save(str(out / "tokenizer.json"))
-    (out / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
-         "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 128}, indent=2) + "\n")
+    if pickled:
+        save_merges(tokenizer, out)
+    else:
+        tokenizer.save(str(out / "tokenizer.json"))
+        (out / "tokenizer_config.json").write_text(json.dumps(
+            {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+             "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 128}, indent=2) + "\n")
     found = cases(model)
     write_cases(found, out / "expected.json")
     if "torch_dtype" in config:
@@ -266,7 +311,7 @@ def write(name: str, out: Path, config: dict, known: dict, dtype: str, shards: i
         with torch.no_grad():
             assert torch.equal(read(ids).logits, model(ids).logits), name
     bytes_of = {f.name: f.stat().st_size for f in out.iterdir()}
-    print(f"{name}: weights {sum(v for k, v in bytes_of.items() if k.endswith('.safetensors'))} B, "
+    print(f"{name}: weights {sum(v for k, v in bytes_of.items() if k.endswith(('.safetensors', '.bin')))} B, "
           f"expected.json {bytes_of['expected.json']} B, all {sum(bytes_of.values())} B")
 
 
@@ -281,7 +326,7 @@ def main() -> None:
         write(name, args.out / name, config, known, dtype, shards, tokenizer)
     for name, (architecture, model_type, settings) in FAMILIES.items():
         config = family_config(architecture, model_type, settings, "float16")
-        write(name, args.out / name, config, config, "float16", 1, tokenizer)
+        write(name, args.out / name, config, config, "float16", 2 if name.endswith("shards") else 1, tokenizer)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaTokenizerFast, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizerFast, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import Qwen2Converter, TikTokenConverter
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -134,6 +134,21 @@ def byte_level(pre, reference):
         "add_bos": None if add_bos else False, "add_space_prefix": False,
     }
     return tokenizer, gguf
+
+
+def merges_alone(out):
+    """OPT's files, which are GPT-2's: no tokenizer.json. Gives what transformers reads from them."""
+    tokenizer, _ = byte_level("gpt-2", byte_level_references()["gpt-2"])
+    model = json.loads(tokenizer.to_str())["model"]
+    write(out / "vocab.json", model["vocab"])
+    pairs = [" ".join(pair) for pair in model["merges"]]
+    (out / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
+    text, start, end = BYTE_LEVEL_SPECIALS
+    bos = {"__type": "AddedToken", "content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    write(out / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "bos_token": bos, "eos_token": end,
+                                          "pad_token": start, "add_bos_token": True, "add_prefix_space": False})
+    write(out / "special_tokens_map.json", {"unk_token": end})
+    return AutoTokenizer.from_pretrained(out).backend_tokenizer
 
 
 def sentence_piece():
@@ -396,6 +411,7 @@ def main():
             saved = json.loads(path.read_text())
             saved["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
             write(path, saved)
+    write(OUT / "opt.json", {"cases": cases(merges_alone(OUT / "opt"))})
     fast, gguf = sentence_piece()
     write(OUT / "llama.json", {"gguf": gguf, "cases": cases(fast.backend_tokenizer)})
     fast.save_pretrained(OUT / "llama")

@@ -79,7 +79,7 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
     if !is_plain(&commit) {
         return Err(unusable(&name));
     }
-    let names = info.siblings.into_iter().map(|file| file.rfilename).filter(|name| is_wanted(name)).collect();
+    let names = wanted(info.siblings.into_iter().map(|file| file.rfilename).collect());
     let of_commit = repo(&commit);
     let hub = Hub { name: &name, cached: cache().repo(of_commit.clone()), files: api.repo(of_commit), api };
     let directory = hub.fetch_directory(&commit, names, on_download)?;
@@ -195,12 +195,18 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Weights and everything that a server of the result needs beside them, at the top level. `consolidated`
-/// weights are the same ones in their authors' names.
-fn is_wanted(name: &str) -> bool {
-    let kinds = [".safetensors", ".json", ".jinja", ".txt", ".model", ".py"];
-    is_plain(name)
-        && !name.starts_with("consolidated.")
-        && (kinds.iter().any(|kind| name.ends_with(kind)) || name.starts_with("LICENSE"))
+/// weights are the same ones in their authors' names, and so are PyTorch's where there are others.
+fn wanted(mut names: Vec<String>) -> Vec<String> {
+    let kinds = [".safetensors", ".json", ".jinja", ".txt", ".model", ".py", ".bin"];
+    names.retain(|name| {
+        is_plain(name)
+            && !name.starts_with("consolidated.")
+            && (kinds.iter().any(|kind| name.ends_with(kind)) || name.starts_with("LICENSE"))
+    });
+    let is_pickled = |name: &str| name.ends_with(".bin") || name.ends_with(".bin.index.json");
+    let has_others = names.iter().any(|name| name.ends_with(".safetensors"));
+    names.retain(|name| !is_pickled(name) || !has_others && name.starts_with("pytorch_model"));
+    names
 }
 
 /// A part of an id, a path or a URL that can mean nothing else.
@@ -305,6 +311,20 @@ impl HubId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_are_fetched_once() {
+        let of = |names: &[&str]| wanted(names.iter().map(|name| (*name).to_owned()).collect());
+        let pickled = ["config.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"];
+        assert_eq!(
+            of(&[&pickled[..], &["training_args.bin", "tf_model.h5", "sub/model.safetensors"]].concat()),
+            pickled
+        );
+        assert_eq!(
+            of(&[&["model.safetensors"], &pickled[..]].concat()),
+            ["model.safetensors", "config.json"]
+        );
+    }
 
     fn id(repo: &str, revision: &str, file: Option<&str>) -> Option<HubId> {
         Some(HubId { repo: repo.into(), revision: revision.into(), file: file.map(Into::into) })

@@ -1,4 +1,4 @@
-//! A Hugging Face directory: config.json and safetensors files, the linears dense or quantized.
+//! A Hugging Face directory: config.json and files of weights, the linears dense or quantized.
 //! Where it is quantized, its scheme knows the tensors.
 
 use std::collections::BTreeMap;
@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use super::config::ModelConfig;
 use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::publish::{self, Staging};
-use super::safetensors::{Shards, Tensor, missing};
 use super::scheme::{self, Layer, Packing, Scheme};
+use super::shards::{Shards, Tensor, missing};
 use super::tensors::block_of;
 use super::{Format, Layout, ScaleSource, TensorSummary, Values, Weight, float};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, PackedWeight};
+
+const HEAD: &str = "lm_head.weight";
 
 pub struct HuggingFace {
     directory: PathBuf,
@@ -37,7 +39,19 @@ impl HuggingFace {
             }
         }
         let scheme = scheme::read(directory, &path, &json)?;
-        let shards = Shards::open(directory)?;
+        let mut shards = Shards::open(directory)?;
+        if scheme.is_some() && shards.are_pickled() {
+            return Err(Error::unsupported(
+                format!("{}: quantized weights in PyTorch's files", directory.display()),
+                "load the model in transformers and save it with `save_pretrained`, which writes safetensors",
+            ));
+        }
+        complete_names(&mut shards)?;
+        // Not stored twice where it is the other's: what follows need not know.
+        let embeddings = format!("{}.weight", config.embed_tokens());
+        if config.tie_word_embeddings && shards.position(HEAD) == shards.position(&embeddings) {
+            shards.remove(HEAD);
+        }
         let mut opened = Self { directory: directory.to_path_buf(), shards, scheme, packed: BTreeMap::new() };
         opened.check(&config)?;
         Ok((opened, config))
@@ -244,6 +258,14 @@ impl HuggingFace {
         }
         Ok(())
     }
+}
+
+/// Files of a model without its head, as older ones of OPT are, leave out what begins all other names.
+fn complete_names(shards: &mut Shards) -> Result<()> {
+    if shards.names().any(|name| name.starts_with("model.")) {
+        return Ok(());
+    }
+    shards.rename(|name| if name == HEAD { name.to_owned() } else { format!("model.{name}") })
 }
 
 pub fn module(name: &str) -> &str {

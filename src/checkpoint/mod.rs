@@ -12,7 +12,7 @@
 //! export           which of a model's weights another format holds; convert gives them its form, plain the
 //!                  tensors that are not quantized; workspace keeps what a calibration had done before a kill
 //! gguf/            a .gguf file: header, block types, names, metadata
-//! safetensors      the container: reading, shards, writing
+//! shards           the tensors of a directory's files, in containers: safetensors, read and written, and pytorch
 //! synthetic        random weights of a known model's shape, in no file at all
 //! files            the bytes behind a checkpoint: which file, its digest, its pages
 //! publish          new checkpoints appear whole or not at all; placed writes a file's parts in any order
@@ -40,8 +40,10 @@ mod huggingface;
 mod placed;
 mod plain;
 mod publish;
+mod pytorch;
 mod safetensors;
 mod scheme;
+mod shards;
 mod stream;
 mod synthetic;
 mod tensors;
@@ -85,7 +87,7 @@ enum Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Safetensors with dense linears.
+    /// Dense linears.
     HuggingFace,
     Gptq,
     CompressedTensors,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::config::{Block, ModelConfig};
 use super::float::Values;
-use super::safetensors::missing;
+use super::shards::missing;
 use super::{Layout, TensorSummary, Weight};
 use crate::device::host;
 use crate::error::{Error, Result};

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::hf_config::read_json;
 use super::publish::Staging;
-use super::safetensors::{Dtype, SINGLE_FILE, Shards, Writer};
+use super::safetensors::{Dtype, SINGLE_FILE, Writer};
+use super::shards::Shards;
 use super::tensors::block_of;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};

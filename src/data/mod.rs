@@ -18,6 +18,7 @@ pub mod tasks;
 pub mod tokenized;
 pub mod tokenizer;
 pub mod tokenizer_dir;
+mod tokenizer_merges;
 
 pub use batch::{Batch, Load, Objective, Scoring, Sequence, Target};
 pub use chat::Message;

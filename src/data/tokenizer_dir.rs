@@ -1,15 +1,16 @@
-//! A tokenizer from a Hugging Face directory: `tokenizer.json`, and what `tokenizer_config.json`,
+//! A tokenizer from a Hugging Face directory: `tokenizer.json` (or the files before it: see `tokenizer_merges`), and what `tokenizer_config.json`,
 //! `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja` say beside it.
 //!
 //! Follows transformers 4.57 (`PreTrainedTokenizerFast`, `LlamaTokenizerFast`), so that ids agree.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::processors::template::TemplateProcessing;
 
 use super::tokenizer::{Tokenizer, failed};
+use super::tokenizer_merges;
 use crate::error::{Error, Result};
 
 impl Tokenizer {
@@ -18,16 +19,11 @@ impl Tokenizer {
     /// # Errors
     /// A missing or damaged file, and SentencePiece's `tokenizer.model` without a `tokenizer.json`.
     pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(missing(dir));
-        }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path, "reading"))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::damaged(&path, format!("not a tokenizer.json that can be read: {e}")))?;
-
         let config = read_json(&dir.join("tokenizer_config.json"))?;
         let map = read_json(&dir.join("special_tokens_map.json"))?;
+        let (path, bytes) = file(dir, &config, &map)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| Error::damaged(&path, format!("not a tokenizer that can be read: {e}")))?;
         add_missing_tokens(&mut inner, &config)?;
         let bos = special_token(&config, &map, "bos_token", &inner);
         let eos = special_token(&config, &map, "eos_token", &inner);
@@ -45,20 +41,37 @@ impl Tokenizer {
     }
 }
 
+/// What the tokenizer is read from, in the form of `tokenizer.json`.
+fn file(dir: &Path, config: &Value, map: &Value) -> Result<(PathBuf, Vec<u8>)> {
+    let path = dir.join("tokenizer.json");
+    if path.is_file() {
+        let bytes = std::fs::read(&path).map_err(Error::io(&path, "reading"))?;
+        return Ok((path, bytes));
+    }
+    match tokenizer_merges::json(dir, config, map)? {
+        Some(json) => Ok((dir.join(tokenizer_merges::VOCABULARY), json.to_string().into_bytes())),
+        None => Err(missing(dir)),
+    }
+}
+
 fn missing(dir: &Path) -> Error {
     if dir.join("tokenizer.model").is_file() {
         return Error::unsupported(
             format!("{}: tokenizer.model (SentencePiece) without a tokenizer.json", dir.display()),
-            format!(
-                "convert it once with transformers: python -c \"from transformers import AutoTokenizer; \
-                 AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
-                dir.display()
-            ),
+            convert(dir),
         );
     }
     Error::invalid(
         format!("{}: no tokenizer.json", dir.display()),
         "copy the tokenizer's files from the model's repository into the directory",
+    )
+}
+
+pub(super) fn convert(dir: &Path) -> String {
+    format!(
+        "convert it once with transformers: python -c \"from transformers import AutoTokenizer; \
+         AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
+        dir.display()
     )
 }
 
@@ -80,7 +93,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
 }
 
 /// Tokens are written either as a string or as `{"content": …}`.
-fn content(token: &Value) -> Option<&str> {
+pub(super) fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 

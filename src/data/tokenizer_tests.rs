@@ -66,11 +66,17 @@ fn a_gguf_vocabulary_gives_the_ids_of_the_tokenizer_it_came_from() {
     }
 }
 
+#[derive(serde::Deserialize)]
+struct Cases {
+    cases: Vec<Case>,
+}
+
 #[test]
 fn a_hugging_face_directory_gives_the_ids_that_transformers_gives() {
-    for name in ["smollm", "llama"] {
+    for name in ["smollm", "llama", "opt"] {
         let tokenizer = Tokenizer::from_dir(&path(name)).unwrap();
-        check(name, &tokenizer, &fixture(name).cases);
+        let file = std::fs::read(path(&format!("{name}.json"))).unwrap();
+        check(name, &tokenizer, &serde_json::from_slice::<Cases>(&file).unwrap().cases);
     }
     let llama = Tokenizer::from_dir(&path("llama")).unwrap();
     assert_eq!((llama.bos_id(), llama.eos_ids(), llama.chat_template()), (Some(1), &[2][..], None));
@@ -205,7 +211,26 @@ fn a_directory_without_tokenizer_json_says_what_to_do() {
     assert!(error.help().unwrap().contains("save_pretrained"));
     std::fs::write(dir.path().join("tokenizer.json"), b"{\"version\": ").unwrap();
     let error = Tokenizer::from_dir(dir.path()).unwrap_err();
-    assert!(error.to_string().contains("tokenizer.json: not a tokenizer.json that can be read: "), "{error}");
+    assert!(error.to_string().contains("tokenizer.json: not a tokenizer that can be read: "), "{error}");
+}
+
+#[test]
+fn merges_that_are_no_pairs_and_other_tokenizers_of_pairs_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        std::fs::copy(path("opt").join(name), dir.path().join(name)).unwrap();
+    }
+    let error = || Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    Tokenizer::from_dir(dir.path()).unwrap();
+    std::fs::write(dir.path().join("merges.txt"), "#version: 0.2\nĠ t\nhe\n").unwrap();
+    assert!(error().ends_with("merges.txt:3: expected two tokens with a space between them"), "{}", error());
+    std::fs::write(dir.path().join("merges.txt"), "Ġ nosuchtoken\n").unwrap();
+    assert!(error().contains("vocab.json: not a tokenizer that can be read"), "{}", error());
+    std::fs::write(dir.path().join("vocab.json"), "[]").unwrap();
+    assert!(error().contains("vocab.json: expected a JSON object"), "{}", error());
+    std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "CodeGenTokenizer"}"#)
+        .unwrap();
+    assert!(error().contains("vocab.json and merges.txt of a CodeGenTokenizer"), "{}", error());
 }
 
 #[test]

@@ -30,7 +30,7 @@ use rayon::prelude::*;
 
 use super::config::ModelConfig;
 use super::publish::{self, Staging};
-use super::safetensors::missing;
+use super::shards::missing;
 use super::{Layout, ScaleSource, TensorSummary, Values, Weight};
 use crate::data::tokenizer::GgufVocab;
 use crate::device::host;

@@ -16,7 +16,8 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::safetensors::{Dtype, Shards, Tensor};
+use super::super::safetensors::Dtype;
+use super::super::shards::{Shards, Tensor};
 use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes};
 use crate::device::host;

@@ -27,7 +27,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::safetensors::{Dtype, Shards, Tensor};
+use super::super::safetensors::Dtype;
+use super::super::shards::{Shards, Tensor};
 use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect};
 use crate::error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::safetensors::Tensor;
+use super::super::shards::Tensor;
 use crate::quant::FloatType;
 
 /// The bytes of scales in f16.

@@ -23,7 +23,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::safetensors::{Dtype, Shards, Tensor, dtype};
+use super::super::safetensors::{Dtype, dtype};
+use super::super::shards::{Shards, Tensor};
 use super::super::{Format, Layout, float};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, word_bytes, words_from};
 use crate::error::{Error, Result};

@@ -21,7 +21,8 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::super::safetensors::{Dtype, Shards, Tensor};
+use super::super::safetensors::Dtype;
+use super::super::shards::{Shards, Tensor};
 use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, word_bytes, words_from};
 use crate::device::host;

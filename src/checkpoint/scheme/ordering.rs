@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::super::safetensors::Tensor;
+use super::super::shards::Tensor;
 use crate::error::Result;
 use crate::kernels::packed::{PackedWeight, get_code, put_code, words_per_row};
 

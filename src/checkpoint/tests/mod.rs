@@ -47,7 +47,7 @@ fn expected(name: &str) -> BTreeMap<String, Vec<f32>> {
     let directory = tempfile::tempdir().unwrap();
     fs::copy(fixture(&format!("{stem}.expected.safetensors")), directory.path().join("model.safetensors"))
         .unwrap();
-    let shards = safetensors::Shards::open(directory.path()).unwrap();
+    let shards = shards::Shards::open(directory.path()).unwrap();
     let values: BTreeMap<_, _> = shards
         .names()
         .map(|name| (name.to_owned(), shards.tensor(name).unwrap().floats().unwrap()))

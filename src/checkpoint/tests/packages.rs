@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::super::safetensors::{Dtype, Shards, Writer};
+use super::super::safetensors::{Dtype, Writer};
+use super::super::shards::Shards;
 use super::*;
 
 #[test]

@@ -318,7 +318,7 @@ fn a_codebook_that_is_not_finite_is_refused_by_name() {
         };
         write_quantized(&source, &out, &target, &mut quantize).unwrap();
         let tensor = format!("{}{part}", Q_PROJ.trim_end_matches(".weight"));
-        let (_, range) = safetensors::Shards::open(&out).unwrap().position(&tensor).unwrap();
+        let (_, range) = shards::Shards::open(&out).unwrap().position(&tensor).unwrap();
         let weights = out.join("model.safetensors");
         let mut bytes = fs::read(&weights).unwrap();
         bytes[range.start..range.start + 4].fill(0xff);

@@ -72,7 +72,7 @@ fn groups_of_unequal_size_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     for (file, mut bytes) in files(&fixture("gptq-4bit-v1")) {
         if file == "model.safetensors" {
-            let shards = safetensors::Shards::open(&fixture("gptq-4bit-v1")).unwrap();
+            let shards = shards::Shards::open(&fixture("gptq-4bit-v1")).unwrap();
             let (_, range) = shards.position("model.layers.0.mlp.down_proj.g_idx").unwrap();
             bytes[range.start] = 1;
         }
