@@ -19,7 +19,7 @@ use super::convert::{Form, exact};
 use super::gguf::blocks::GgmlType;
 use super::publish::Staging;
 use super::scheme::{awq, compressed_tensors, gptq};
-use super::stream::{Linears, Passed};
+use super::stream::{Linears, Packed, Passed};
 use super::write::{Target, write};
 use super::{Checkpoint, Format, Layout, Weight, gguf};
 use crate::error::{Error, Result};
@@ -128,7 +128,7 @@ impl<'a> Export<'a> {
     ) -> Result<Exported> {
         let mut report = Exported::default();
         let packed = &mut |name: &str| self.linear(name, &mut report);
-        let mut linears = Linears { names: &self.names, packed, on_tensor };
+        let mut linears = Linears { names: &self.names, packed: Packed::Made(packed), on_tensor };
         let rounding = write(self.source, Staging::new(out)?, &self.target, max_shard_bytes, &mut linears)?;
         Ok(Exported { minimum_rounding: rounding, ..report })
     }

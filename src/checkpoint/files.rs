@@ -75,20 +75,23 @@ impl Checkpoint {
     }
 
     /// A tensor is not read again soon: its pages leave the memory, and those of a large model the system's cache,
-    /// too, from where they would push out everything else.
+    /// too.
     pub fn forget(&self, name: &str) {
-        /// Smaller ones are likely to be there still when they are read by the next command.
-        const LARGE: usize = 4 << 30;
         let Source::HuggingFace(directory) = &self.source else { return };
-        let files = directory.shards().files();
-        if files.iter().map(|file| file.bytes.len()).sum::<usize>() < LARGE {
-            return;
-        }
         if let Some((file, range)) = directory.shards().position(name)
-            && let Some(file) = files.get(file)
+            && let Some(file) = directory.shards().files().get(file)
+            && self.outgrows_cache()
         {
             publish::forget(&file.bytes, &file.path, range);
         }
+    }
+
+    /// Whether the files would push everything else out of the system's cache. Smaller ones are likely to be there
+    /// still when they are read by the next command.
+    pub fn outgrows_cache(&self) -> bool {
+        const LARGE: usize = 4 << 30;
+        let Source::HuggingFace(directory) = &self.source else { return false };
+        directory.shards().files().iter().map(|file| file.bytes.len()).sum::<usize>() >= LARGE
     }
 
     /// Asks the system to read the tensors whose names begin with `prefix`, and does not wait for it.

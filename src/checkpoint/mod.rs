@@ -14,7 +14,7 @@
 //! gguf/            a .gguf file: header, block types, names, metadata
 //! shards           the tensors of a directory's files, in containers: safetensors, read and written, and pytorch
 //! synthetic        random weights of a known model's shape, in no file at all
-//! files            the bytes behind a checkpoint: which file, its digest, its pages
+//! files            the bytes behind a checkpoint: which file, its digest, its pages; read_ahead its matrices
 //! publish          new checkpoints appear whole or not at all; placed writes a file's parts in any order
 //! float            bytes ↔ f32
 //! ```
@@ -41,6 +41,7 @@ mod placed;
 mod plain;
 mod publish;
 mod pytorch;
+mod read_ahead;
 mod safetensors;
 mod scheme;
 mod shards;
@@ -57,8 +58,9 @@ pub use config::{ModelConfig, RopeScaling};
 pub use export::{Export, ExportFormat, Exported};
 pub use float::Values;
 pub use publish::{STAGING_PREFIX, Staging, map};
+pub use read_ahead::Piece;
 pub use scheme::QuantizedFormat;
-pub use stream::{Linears, Passed};
+pub use stream::{Linears, Packed, Passed, Rows};
 pub use synthetic::Shape;
 pub use tensors::{LinearRole, LinearSpec, NormRole, POSITIONS_OFFSET};
 pub use workspace::Workspace;
@@ -343,6 +345,7 @@ impl Checkpoint {
                 None => directory.save_tuned(out, scales),
                 Some(packing) => {
                     let packed = &mut |name: &str| directory.tuned(name, scales(name)?);
+                    let packed = Packed::Made(packed);
                     let linears = &mut Linears { names: &names, packed, on_tensor: &mut |_| {} };
                     let target = Target::Quantized(packing);
                     write(self, Staging::new(out)?, &target, MAX_SHARD_BYTES, linears).map(|_| ())

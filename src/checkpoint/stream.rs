@@ -1,19 +1,30 @@
 //! From a source's tensors to what is being written, whatever its format: the next tensor is read ahead, one is
 //! quantized, and the one before is written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
 use super::Checkpoint;
+use super::read_ahead::{Piece, ReadAhead};
 use crate::error::Result;
 use crate::kernels::packed::PackedWeight;
 
-/// The linears that are written packed: their names, byte-sorted, and one at a time.
-pub struct Linears<'a> {
+/// The linears that are written packed: their names, byte-sorted, and where they come from, one at a time.
+pub struct Linears<'a, 'p> {
     pub names: &'a [String],
-    pub packed: &'a mut dyn FnMut(&str) -> Result<PackedWeight>,
+    pub packed: Packed<'p>,
     pub on_tensor: &'a mut dyn FnMut(Passed),
 }
+
+pub enum Packed<'a> {
+    /// By their names.
+    Made(&'a mut dyn FnMut(&str) -> Result<PackedWeight>),
+    /// From the rows of the source's dense ones, `[out, in]`.
+    Rounded(&'a mut dyn FnMut(&str, [usize; 2], &Rows<'_>) -> Result<PackedWeight>),
+}
+
+/// Hands the rows of one matrix, first to last, to a function that takes some of them at a time.
+pub type Rows<'a> = dyn Fn(&mut dyn FnMut(&Piece) -> Result<()>) -> Result<()> + 'a;
 
 /// One of the source's tensors is written.
 #[derive(Debug, Clone, Copy)]
@@ -44,19 +55,32 @@ pub trait Sink: Send {
     fn finish(self: Box<Self>) -> Result<f32>;
 }
 
-/// Encodes and writes on a thread of its own, so that neither the disk nor the quantizer waits for the other.
+/// Reads ahead, and encodes and writes, on threads of their own, so that neither the disk nor the quantizer waits
+/// for the other.
 ///
 /// # Errors
 /// Those of `linears` and of the sink.
-pub fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut Linears<'_>) -> Result<f32> {
-    let is_linear = |name: &String| linears.names.binary_search(name).is_ok();
+pub fn stream(
+    source: &Checkpoint,
+    mut sink: Box<dyn Sink + '_>,
+    linears: &mut Linears<'_, '_>,
+) -> Result<f32> {
     let bytes: HashMap<String, u64> = source.tensors().map(|t| (t.name, t.bytes as u64)).collect();
     let of = bytes.values().sum();
-    let plain: Vec<String> = source.plain_names().into_iter().filter(|name| !is_linear(name)).collect();
-    let names: Vec<&String> = plain.iter().chain(linears.names).collect();
-    let due: Vec<bool> = names.iter().map(|name| sink.is_due(name)).collect();
+    let mut plain = source.plain_names();
+    plain.retain(|name| linears.names.binary_search(name).is_err());
+    let mut packed: Vec<&String> = linears.names.iter().collect();
+    let is_rounded = matches!(linears.packed, Packed::Rounded(_));
+    if is_rounded {
+        source.sort_by_place(&mut packed);
+    }
+    let is_due = |name: &String| sink.is_due(name);
+    let due: HashSet<&String> = plain.iter().chain(linears.names).filter(|name| is_due(name)).collect();
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel::<(&str, Option<PackedWeight>)>(1);
+        let read: Vec<&String> =
+            packed.iter().copied().filter(|name| is_rounded && due.contains(name)).collect();
+        let ahead = ReadAhead::start(scope, source, &read)?;
         let writer = scope.spawn(move || {
             for (name, packed) in receive {
                 match packed {
@@ -67,16 +91,21 @@ pub fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut L
             }
             sink.finish()
         });
-        let mut result = Ok(());
-        for (i, (name, is_due)) in names.iter().zip(&due).enumerate() {
-            if let Some(next) = names.get(i + 1) {
-                source.prefetch(next);
+        let mut next = |name: &str, ahead: &ReadAhead| match &mut linears.packed {
+            Packed::Made(packed) => packed(name),
+            Packed::Rounded(packed) => {
+                let shape = source.matrix_shape(name)?;
+                packed(name, shape, &|each| ahead.matrix(shape[0], each))
             }
-            if *is_due {
-                match is_linear(name).then(|| (linears.packed)(name)).transpose() {
+        };
+        let mut result = Ok(());
+        let names = plain.iter().map(|name| (name, true)).chain(packed.into_iter().map(|name| (name, false)));
+        for (name, is_plain) in names {
+            if due.contains(name) {
+                match if is_plain { Ok(None) } else { next(name, &ahead).map(Some) } {
                     Ok(packed) => {
                         // A writer that is gone says why where it is joined.
-                        if send.send((*name, packed)).is_err() {
+                        if send.send((name, packed)).is_err() {
                             break;
                         }
                     }
@@ -87,10 +116,11 @@ pub fn stream(source: &Checkpoint, mut sink: Box<dyn Sink + '_>, linears: &mut L
                 }
             }
             source.release();
-            let bytes = bytes.get(*name).copied().unwrap_or(0);
-            (linears.on_tensor)(Passed { bytes, of, was_there: !is_due });
+            let bytes = bytes.get(name).copied().unwrap_or(0);
+            (linears.on_tensor)(Passed { bytes, of, was_there: !due.contains(name) });
         }
-        drop(send);
+        // Both threads end with what they take from here.
+        drop((send, ahead));
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         result.and(written)
     })

@@ -87,7 +87,7 @@ pub fn write(
     staging: Staging,
     target: &Target,
     max_shard_bytes: u64,
-    linears: &mut Linears<'_>,
+    linears: &mut Linears<'_, '_>,
 ) -> Result<f32> {
     if let Target::Gguf(kind) = target {
         let file = staging.path().join("model.gguf");
@@ -239,7 +239,7 @@ fn gguf_file<'a>(
     to: &Path,
     name: &str,
     kind: GgmlType,
-    linears: &Linears<'_>,
+    linears: &Linears<'_, '_>,
 ) -> Result<ModelFile<'a>> {
     let Source::HuggingFace(directory) = &source.source else {
         return Err(Error::invalid(

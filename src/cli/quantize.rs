@@ -1,4 +1,3 @@
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,14 +11,15 @@ use super::size::ByteSize;
 use super::{Common, open};
 use crate::calibrate::{Calibration, Event, LinearReport, check_memory};
 use crate::checkpoint::{
-    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Passed, QuantizedFormat, Target, Workspace,
+    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Packed, Passed, QuantizedFormat, Rows,
+    Target, Workspace,
 };
 use crate::data::calibration;
 use crate::device::{ComputeType, DeviceSpec};
 use crate::error::{Error, Result};
 use crate::kernels::packed::PackedWeight;
 use crate::model;
-use crate::quant::{self, CALIBRATION_LENGTH, FloatType, Method, Options, OutputError, QuantizeConfig};
+use crate::quant::{CALIBRATION_LENGTH, FloatType, Method, Options, OutputError, QuantizeConfig, Rounding};
 
 /// Quantize a Hugging Face checkpoint
 ///
@@ -175,7 +175,8 @@ pub fn quantize(
     let samples = calibrated.as_ref().map(|(samples, _)| &samples[..]);
     let workspace = Workspace::open(out, &settings(source, config, target, samples, job)?)?;
     let Some((samples, device)) = calibrated else {
-        let written = write(source, &workspace, &layout, job, &mut |name| nearest(source, name, options));
+        let round = &mut |name: &str, shape: [usize; 2], rows: &Rows<'_>| nearest(name, shape, rows, options);
+        let written = write(source, &workspace, &layout, job, Packed::Rounded(round));
         // A run that is killed goes on with it; after an error it would only take up the disk.
         let removed = workspace.remove();
         return written.and(removed).map(|()| vec![]);
@@ -185,7 +186,7 @@ pub fn quantize(
     let linears = calibrate(calibration, model.as_mut(), job.console)?;
     drop(model);
     let mut finished = workspace.finished();
-    write(source, &workspace, &layout, job, &mut |name| finished.take(name))?;
+    write(source, &workspace, &layout, job, Packed::Made(&mut |name| finished.take(name)))?;
     workspace.remove()?;
     Ok(linears)
 }
@@ -195,7 +196,7 @@ fn write(
     workspace: &Workspace,
     target: &Target,
     job: Job,
-    packed: &mut dyn FnMut(&str) -> Result<PackedWeight>,
+    packed: Packed<'_>,
 ) -> Result<()> {
     let mut bar = job.console.bytes("writing");
     let names = source.config().block_linears();
@@ -206,12 +207,16 @@ fn write(
     Ok(())
 }
 
-fn nearest(source: &Checkpoint, name: &str, options: Options) -> Result<PackedWeight> {
-    let wrong = || Error::tensor(source.path(), name, "is no matrix");
-    let shape = <[usize; 2]>::try_from(source.shape(name)?).map_err(|_| wrong())?;
-    let rows = |rows: Range<usize>| source.rows(name, &rows.map(|row| row as u32).collect::<Vec<_>>());
-    quant::quantize_rows(shape, options, &rows)
-        .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default()))
+fn nearest(name: &str, shape: [usize; 2], rows: &Rows<'_>, options: Options) -> Result<PackedWeight> {
+    let round = || -> Result<PackedWeight> {
+        let mut rounding = Rounding::new(shape, options)?;
+        rows(&mut |piece| rounding.push(piece.rows(), &|rows, weights| piece.decode(rows, weights)))?;
+        rounding.finish()
+    };
+    round().map_err(|error| match error {
+        Error::Invalid { what, help } => Error::invalid(format!("{name}: {what}"), help),
+        other => other,
+    })
 }
 
 fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) -> Result<Vec<Vec<u32>>> {

@@ -259,15 +259,39 @@ pub fn put_code(words: &mut [u32], index: usize, bits: u32, code: u32) {
     }
 }
 
-/// Writes codes from number `start` on; the bits there must still be zero.
-pub fn put_codes(words: &mut [u32], start: usize, bits: u32, codes: &[u32]) {
-    let in_word = (32 / bits) as usize;
-    if 32 % bits != 0 || !start.is_multiple_of(in_word) {
-        codes.iter().enumerate().for_each(|(i, code)| put_code(words, start + i, bits, *code));
-        return;
+/// Writes codes of one byte each from number `start` on; the bits there must still be zero.
+pub fn put_codes(words: &mut [u32], start: usize, bits: u32, codes: &[u8]) {
+    // As many codes begin with a word whatever their width.
+    const CODES: usize = 32;
+    let whole = if start.is_multiple_of(CODES) { codes.len() / CODES * CODES } else { 0 };
+    let to = &mut words[start / CODES * bits as usize..];
+    match bits {
+        2 => pack_codes(&codes[..whole], 2, to),
+        3 => pack_codes(&codes[..whole], 3, to),
+        4 => pack_codes(&codes[..whole], 4, to),
+        _ => pack_codes(&codes[..whole], bits, to),
     }
-    for (word, codes) in words[start / in_word..].iter_mut().zip(codes.chunks(in_word)) {
-        *word |= codes.iter().rev().fold(0, |word, code| word << bits | code);
+    for (i, code) in codes[whole..].iter().enumerate() {
+        put_code(words, start + whole + i, bits, u32::from(*code));
+    }
+}
+
+/// Codes of one byte each, 32 · n of them → a stream of `bits`-wide ones.
+#[inline(always)]
+pub fn pack_codes(codes: &[u8], bits: u32, words: &mut [u32]) {
+    for (codes, words) in codes.as_chunks::<32>().0.iter().zip(words.chunks_exact_mut(bits as usize)) {
+        let mut stream = [0; 32];
+        // Eight codes are as many bytes as a code has bits.
+        for (codes, bytes) in codes.as_chunks().0.iter().zip(stream.chunks_exact_mut(bits as usize)) {
+            let eight = u64::from_le_bytes(*codes);
+            let twos = eight & 0x00ff_00ff_00ff_00ff | (eight & 0xff00_ff00_ff00_ff00) >> (8 - bits);
+            let fours = twos & 0x0000_ffff_0000_ffff | (twos & 0xffff_0000_ffff_0000) >> (16 - 2 * bits);
+            let all = fours & 0x0000_0000_ffff_ffff | (fours & 0xffff_ffff_0000_0000) >> (32 - 4 * bits);
+            bytes.copy_from_slice(&all.to_le_bytes()[..bits as usize]);
+        }
+        for (word, bytes) in words.iter_mut().zip(stream.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
     }
 }
 

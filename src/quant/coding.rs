@@ -67,6 +67,10 @@ impl Matrix<'_> {
     pub fn out_features(&self) -> usize {
         self.weight.len() / self.in_features
     }
+
+    pub fn shape(&self) -> [usize; 2] {
+        [self.out_features(), self.in_features]
+    }
 }
 
 impl Levels {
@@ -119,12 +123,34 @@ pub fn code(
         .zip(matrix.weight.par_chunks(ROWS * n))
         .enumerate()
         .try_for_each(|(chunk, ((codes, groups), weight))| {
-            coder.code(weight, codes, groups).map_err(|Unfit { row, group, what }| {
-                let row = matrix.first_row + chunk * ROWS + row;
-                Error::invalid(format!("row {row}, group {group}: {what}"), super::BAD_WEIGHT)
-            })
+            let coded = coder.code(weight, codes, groups);
+            coded.map_err(|unfit| unfit.in_matrix(matrix.first_row + chunk * ROWS))
         })?;
     Ok(Coded { codes, groups: fitted, reordered })
+}
+
+/// The nearest levels of a matrix, one row after the other: into its `codes`, which are zero, and `groups`.
+///
+/// # Errors
+/// As [`code`].
+pub fn round(matrix: Matrix<'_>, levels: &Levels, codes: &mut [u32], groups: &mut [Group]) -> Result<()> {
+    let words = words_per_row(matrix.in_features / levels.width(), levels.bits());
+    let order = match levels {
+        Levels::Grid(_) => vec![],
+        Levels::Book(_) => (0..matrix.in_features).collect(),
+    };
+    let reordered = false;
+    let coder = Coder {
+        matrix,
+        levels,
+        factor: None,
+        groups: Groups::Fitted,
+        order,
+        reordered,
+        words,
+        importance: None,
+    };
+    coder.code(matrix.weight, codes, groups).map_err(|unfit| unfit.in_matrix(matrix.first_row))
 }
 
 struct Coder<'a> {
@@ -143,6 +169,13 @@ struct Unfit {
     row: usize,
     group: usize,
     what: String,
+}
+
+impl Unfit {
+    fn in_matrix(self, first_row: usize) -> Error {
+        let Self { row, group, what } = self;
+        Error::invalid(format!("row {}, group {group}: {what}", first_row + row), super::BAD_WEIGHT)
+    }
 }
 
 impl Coder<'_> {
@@ -198,7 +231,7 @@ impl Coder<'_> {
         groups: &mut [Group],
     ) -> Result<(), Unfit> {
         let Matrix { in_features: n, group_size: size, .. } = self.matrix;
-        let mut levels = vec![0; size];
+        let mut levels = vec![0u8; size];
         let rows = weight
             .chunks_exact(n)
             .zip(codes.chunks_exact_mut(self.words))

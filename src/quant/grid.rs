@@ -7,8 +7,6 @@
 //! Arithmetic is f64 and ties round to even. The scale is rounded to the type the file will store *before*
 //! codes are chosen, so that every code is the nearest one for the scale that is really used.
 
-use std::ops::{AddAssign, Mul};
-
 use super::FloatType;
 use crate::kernels::multiversion;
 
@@ -59,7 +57,7 @@ impl Grid {
     /// As [`Self::fit`], where errors cost the same everywhere.
     pub fn fit_floats(&self, weights: &[f32]) -> Result<Group, String> {
         match range_of_floats(weights) {
-            [min, max, 0.0] if !self.mse => self.spanning(min, max),
+            Some([min, max]) if !self.mse => self.spanning(min.into(), max.into()),
             _ => self.fit(&weights.iter().map(|w| f64::from(*w)).collect::<Vec<_>>(), None),
         }
     }
@@ -109,7 +107,7 @@ impl Grid {
     }
 
     /// The nearest of each; there are as many codes as weights.
-    pub fn codes(&self, weights: &[f32], group: Group, codes: &mut [u32]) {
+    pub fn codes(&self, weights: &[f32], group: Group, codes: &mut [u8]) {
         assert_eq!(weights.len(), codes.len());
         let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
         nearest(weights, scale, zero, f64::from(self.max_code()), codes);
@@ -138,42 +136,56 @@ multiversion! {
     fn range(weights: &[f64]) -> [f64; 3] => range_body;
 }
 
-multiversion! {
-    fn range_of_floats(weights: &[f32]) -> [f64; 3] => range_body;
-}
-
 #[inline(always)]
-fn range_body<T>(weights: &[T]) -> [f64; 3]
-where
-    T: Copy + Default + PartialOrd + Mul<Output = T> + AddAssign + Into<f64>,
-{
-    // More than one vector, so that a comparison need not wait for the last one.
-    const LANES: usize = 32;
+fn range_body(weights: &[f64]) -> [f64; 3] {
     // The range always includes 0, so that a zero weight stays zero.
-    let nought = T::default();
-    let (mut min, mut max, mut finite) = ([nought; LANES], [nought; LANES], [nought; LANES]);
-    let least = |a: T, b: T| if b < a { b } else { a };
-    let most = |a: T, b: T| if b > a { b } else { a };
+    let (mut min, mut max, mut finite) = ([0f64; LANES], [0f64; LANES], [0f64; LANES]);
     let (chunks, rest) = weights.as_chunks::<LANES>();
-    let mut take = |lane: usize, w: T| {
-        (min[lane], max[lane]) = (least(min[lane], w), most(max[lane], w));
-        finite[lane] += w * nought;
+    let mut take = |lane: usize, w: f64| {
+        min[lane] = if w < min[lane] { w } else { min[lane] };
+        max[lane] = if w > max[lane] { w } else { max[lane] };
+        finite[lane] += w * 0.0;
     };
     for chunk in chunks {
         (0..LANES).for_each(|lane| take(lane, chunk[lane]));
     }
     rest.iter().enumerate().for_each(|(lane, &w)| take(lane, w));
-    let mut lanes = LANES;
-    while lanes > 1 {
-        lanes /= 2;
-        for lane in 0..lanes {
-            min[lane] = least(min[lane], min[lane + lanes]);
-            max[lane] = most(max[lane], max[lane + lanes]);
-            let other = finite[lane + lanes];
-            finite[lane] += other;
-        }
+    [min.into_iter().fold(0.0, f64::min), max.into_iter().fold(0.0, f64::max), finite.into_iter().sum()]
+}
+
+/// Least and largest of the weights and 0; `None` where one is not finite.
+fn range_of_floats(weights: &[f32]) -> Option<[f32; 2]> {
+    let [largest, least] = extreme_bits(weights);
+    const INFINITE: u32 = 0x7f80_0000;
+    const SIGN: u32 = 0x8000_0000;
+    match largest < INFINITE && (least < SIGN || least < SIGN | INFINITE) {
+        true => Some([if least < SIGN { 0.0 } else { f32::from_bits(least) }, f32::from_bits(largest)]),
+        false => None,
     }
-    [min[0].into(), max[0].into(), finite[0].into()]
+}
+
+multiversion! {
+    /// The bits of the largest number that is not negative, or 0; and those of the least one that is negative,
+    /// where there is one. Bits of floats are in the order of their amounts, those that are no numbers above all
+    /// others; negative ones are the greater integers, and the lesser ones where these have a sign.
+    fn extreme_bits(weights: &[f32]) -> [u32; 2] => extreme_bits_body;
+}
+
+#[inline(always)]
+fn extreme_bits_body(weights: &[f32]) -> [u32; 2] {
+    // More than one vector, so that a comparison need not wait for the last one.
+    const LANES: usize = 32;
+    let (mut signed, mut unsigned) = ([0i32; LANES], [0u32; LANES]);
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    let mut take = |lane: usize, w: f32| {
+        signed[lane] = signed[lane].max(w.to_bits() as i32);
+        unsigned[lane] = unsigned[lane].max(w.to_bits());
+    };
+    for chunk in chunks {
+        (0..LANES).for_each(|lane| take(lane, chunk[lane]));
+    }
+    rest.iter().enumerate().for_each(|(lane, &w)| take(lane, w));
+    [signed.into_iter().fold(0, i32::max) as u32, unsigned.into_iter().fold(0, u32::max)]
 }
 
 multiversion! {
@@ -217,11 +229,11 @@ fn squared_error_body(weights: &[f64], importance: Option<&[f64]>, scale: f64, z
 }
 
 multiversion! {
-    fn nearest(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u32]) => nearest_body;
+    fn nearest(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u8]) => nearest_body;
 }
 
 #[inline(always)]
-fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u32]) {
+fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u8]) {
     const LANES: usize = 32;
     // The products in f32 are within 2^-15 of the quotients (below 2^8, beyond which all is clamped), which
     // decides for all but a few in ten thousand.
@@ -236,8 +248,8 @@ fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [
             let steps = weight * inverse;
             let level = steps.round_ties_even();
             undecided |= (steps - level).abs() > DECIDED;
-            // The low bits of the sum are the number; `as` looks for numbers that no u32 holds, one by one.
-            *code = ((level + zero32).clamp(0.0, most32) + (1 << 23) as f32).to_bits() & 0xff;
+            // The low bits of the sum are the number; `as` looks for numbers that no u8 holds, one by one.
+            *code = ((level + zero32).clamp(0.0, most32) + (1 << 23) as f32).to_bits() as u8;
         }
         if undecided {
             nearest_exact(weights, scale, zero, most, codes);
@@ -250,12 +262,12 @@ fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [
 /// 2^-25 from one, and the product is within 2^-43 of it: rounded to multiples of 2^-34, by a sum in which these
 /// are the last bit, it is on the same side, and ties are ties again.
 #[inline(always)]
-fn nearest_exact(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u32]) {
+fn nearest_exact(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u8]) {
     const LAST_BIT: f64 = 1.5 * (1u64 << 18) as f64;
     let inverse = 1.0 / scale;
     for (code, weight) in codes.iter_mut().zip(weights) {
         let steps = (f64::from(*weight) * inverse + LAST_BIT) - LAST_BIT;
-        *code = (steps.round_ties_even() + zero).clamp(0.0, most) as u32;
+        *code = (steps.round_ties_even() + zero).clamp(0.0, most) as u8;
     }
 }
 
@@ -273,6 +285,33 @@ pub(super) fn scale_as_stored(exact: f64, dtype: FloatType) -> Result<f32, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_floats_are_those_of_doubles() {
+        let nan = f32::from_bits(0xffc0_0001);
+        for (weights, expected) in [
+            (&[][..], Some([0.0, 0.0])),
+            (&[1.5, 2.0], Some([0.0, 2.0])),
+            (&[-1.5, -2.0, -0.0], Some([-2.0, 0.0])),
+            (&[-0.0], Some([-0.0, 0.0])),
+            (&[f32::MIN, 3.0, f32::MAX], Some([f32::MIN, f32::MAX])),
+            (&[f32::NAN, 1.0], None),
+            (&[1.0, nan], None),
+            (&[f32::INFINITY], None),
+            (&[-1.0, f32::NEG_INFINITY], None),
+        ] {
+            for padding in [0, 1, 31, 32, 77] {
+                let mut padded = vec![0.0; padding];
+                padded.extend(weights);
+                padded.extend(vec![0.0; padding / 3]);
+                assert_eq!(range_of_floats(&padded), expected, "{weights:?} {padding}");
+                let doubles: Vec<f64> = padded.iter().map(|w| f64::from(*w)).collect();
+                let [min, max, finite] = range(&doubles);
+                let range = (finite == 0.0).then_some([min as f32, max as f32]);
+                assert_eq!(range, expected, "{weights:?} {padding}");
+            }
+        }
+    }
 
     /// At every tie of every number of levels, and at the numbers beside it.
     #[test]
@@ -306,7 +345,7 @@ mod tests {
                 nearest(&weights, scale, zero, most, &mut codes);
                 for (weight, code) in weights.iter().zip(codes) {
                     let steps = (f64::from(*weight) / scale).round_ties_even();
-                    assert_eq!(code, (steps + zero).clamp(0.0, most) as u32, "{weight:e} / {scale:e}");
+                    assert_eq!(code, (steps + zero).clamp(0.0, most) as u8, "{weight:e} / {scale:e}");
                     checked += 1;
                 }
             }

@@ -28,12 +28,15 @@ use std::ops::Range;
 
 use book::Book;
 use coding::{Coded, Groups, Levels, Matrix};
-use grid::Grid;
+use grid::{Grid, Group};
 use hessian::{Factor, Ordering};
 use rayon::prelude::*;
 
+use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels as PackedLevels, LevelsKind, PackedLayout, PackedWeight};
+use crate::kernels::packed::{
+    Codebook, Levels as PackedLevels, LevelsKind, PackedLayout, PackedWeight, words_per_row,
+};
 
 const BAD_WEIGHT: &str = "the checkpoint holds a weight that cannot be quantized; fetch it again, or use \
                           another one if its author's file has the same value";
@@ -113,48 +116,80 @@ pub fn quantize(weight: &[f32], shape: [usize; 2], options: Options) -> Result<P
     nearest(check(weight, shape, options)?, options)
 }
 
-/// As [`quantize`], of a matrix that need not be in memory as a whole: `rows` gives some of its rows.
-///
-/// # Errors
-/// As [`quantize`], and those of `rows`.
-pub fn quantize_rows(
+/// As [`quantize`], of a matrix whose rows come one after the other and are nowhere in memory as a whole.
+pub struct Rounding {
     shape: [usize; 2],
     options: Options,
-    rows: &(dyn Fn(Range<usize>) -> Result<Vec<f32>> + Sync),
-) -> Result<PackedWeight> {
-    let [out_features, in_features] = shape;
-    let at_a_time = match options.kind {
-        // Learned from all of them.
-        Kind::Learned { .. } => out_features.max(1),
-        Kind::Integer { .. } | Kind::NormalFloat => 64,
-    };
-    let starts: Vec<usize> = (0..out_features).step_by(at_a_time).collect();
-    let part = |&first_row: &usize| {
-        let range = first_row..(first_row + at_a_time).min(out_features);
-        let shape = [range.len(), in_features];
-        let weight = rows(range)?;
-        nearest(Matrix { first_row, ..check(&weight, shape, options)? }, options)
-    };
-    let parts = starts.par_iter().map(part).collect::<Result<Vec<_>>>()?;
-    let mut parts = parts.into_iter();
-    let Some(mut whole) = parts.next() else {
-        return check(&[], shape, options).and_then(|matrix| nearest(matrix, options));
-    };
-    for part in parts {
-        whole.out_features += part.out_features;
-        whole.codes.extend(part.codes);
-        whole.scales.extend(part.scales);
-        if let (PackedLevels::Zeros(whole), PackedLevels::Zeros(part)) = (&mut whole.levels, part.levels) {
-            whole.extend(part);
-        }
+    levels: Levels,
+    codes: Vec<u32>,
+    groups: Vec<Group>,
+    /// Rows that came.
+    rows: usize,
+}
+
+impl Rounding {
+    /// # Errors
+    /// As [`quantize`]; levels that are learned from all rows.
+    pub fn new(shape: [usize; 2], options: Options) -> Result<Self> {
+        let group_size = check_options(shape, options)?;
+        let levels = options.fixed_levels().ok_or_else(|| {
+            Error::invalid(
+                "a codebook is learned from all rows at once",
+                "use --calibration, or --method rtn",
+            )
+        })?;
+        let [out_features, in_features] = shape;
+        let words = words_per_row(in_features, options.kind.bits());
+        let mut codes = vec![0; out_features * words];
+        host::prefer_huge_pages(&mut codes);
+        let groups = vec![Group::default(); out_features * in_features.div_ceil(group_size)];
+        Ok(Self { shape, options, levels, codes, groups, rows: 0 })
     }
-    Ok(whole)
+
+    /// The next `rows` rows; `weights` gives those of some of them, `[rows, in_features]`.
+    ///
+    /// # Errors
+    /// More rows than the matrix has; a weight as in [`quantize`].
+    pub fn push(&mut self, rows: usize, weights: &(dyn Fn(Range<usize>, &mut [f32]) + Sync)) -> Result<()> {
+        /// Rows that a thread takes at a time: what stays close to it.
+        const ROWS: usize = 8;
+        let [out_features, in_features] = self.shape;
+        let first_row = self.rows;
+        self.rows += rows;
+        if self.rows > out_features {
+            return Err(Error::invalid(format!("{} rows of {out_features}", self.rows), ""));
+        }
+        let group_size = self.options.group_size.unwrap_or(in_features);
+        let (words, groups) = (self.codes.len() / out_features, self.groups.len() / out_features);
+        let levels = &self.levels;
+        let codes = self.codes[first_row * words..self.rows * words].par_chunks_mut(ROWS * words);
+        let groups = self.groups[first_row * groups..self.rows * groups].par_chunks_mut(ROWS * groups);
+        let buffer = || vec![0f32; ROWS * in_features];
+        codes.zip(groups).enumerate().try_for_each_init(buffer, |buffer, (part, (codes, groups))| {
+            let (from, count) = (part * ROWS, codes.len() / words);
+            let weight = &mut buffer[..count * in_features];
+            weights(from..from + count, weight);
+            let matrix = Matrix { weight, in_features, group_size, first_row: first_row + from };
+            coding::round(matrix, levels, codes, groups)
+        })
+    }
+
+    /// # Errors
+    /// Rows are missing.
+    pub fn finish(self) -> Result<PackedWeight> {
+        let Self { shape, options, levels, codes, groups, rows } = self;
+        if rows < shape[0] {
+            return Err(Error::invalid(format!("{rows} rows of {}", shape[0]), ""));
+        }
+        let group_size = options.group_size.unwrap_or(shape[1]);
+        Ok(pack(shape, group_size, &levels, Coded { codes, groups, reordered: false }, None))
+    }
 }
 
 fn nearest(matrix: Matrix<'_>, options: Options) -> Result<PackedWeight> {
     let (levels, groups) = options.levels(matrix, &vec![1.0; matrix.in_features])?;
     let coded = coding::code(matrix, &levels, None, groups.as_deref().map_or(Groups::Fitted, Groups::Given))?;
-    Ok(pack(matrix, &levels, coded, None))
+    Ok(pack(matrix.shape(), matrix.group_size, &levels, coded, None))
 }
 
 /// Quantizes a dense matrix so that its outputs change least (GPTQ).
@@ -185,7 +220,7 @@ pub fn calibrate(
         None => Groups::Fitted,
     };
     let coded = coding::code(matrix, &levels, Some(&factor), groups)?;
-    let packed = pack(matrix, &levels, coded, Some(&factor));
+    let packed = pack(shape, matrix.group_size, &levels, coded, Some(&factor));
     let error = output_error(matrix, &levels, given.as_deref(), &packed, gram)?;
     Ok((packed, error))
 }
@@ -229,22 +264,42 @@ impl Options {
     }
 
     /// The levels for a matrix, and the scales where they were fitted with them.
-    fn levels(self, matrix: Matrix<'_>, importance: &[f64]) -> Result<(Levels, Option<Vec<grid::Group>>)> {
+    fn levels(self, matrix: Matrix<'_>, importance: &[f64]) -> Result<(Levels, Option<Vec<Group>>)> {
+        if let Some(levels) = self.fixed_levels() {
+            return Ok((levels, None));
+        }
+        let (bits, width) = (self.kind.bits(), self.kind.width());
+        let (book, groups) = learn::learn(matrix, importance, bits, width, self.scale_dtype)?;
+        Ok((Levels::Book(book), Some(groups)))
+    }
+
+    /// Those that are the same for every matrix.
+    fn fixed_levels(self) -> Option<Levels> {
         let scale_dtype = self.scale_dtype;
-        Ok(match self.kind {
+        match self.kind {
             Kind::Integer { bits, symmetric, mse } => {
-                (Levels::Grid(Grid { bits, symmetric, mse, scale_dtype }), None)
+                Some(Levels::Grid(Grid { bits, symmetric, mse, scale_dtype }))
             }
-            Kind::NormalFloat => (Levels::Book(Book::nf4(scale_dtype)), None),
-            Kind::Learned { bits, width } => {
-                let (book, groups) = learn::learn(matrix, importance, bits, width, scale_dtype)?;
-                (Levels::Book(book), Some(groups))
-            }
-        })
+            Kind::NormalFloat => Some(Levels::Book(Book::nf4(scale_dtype))),
+            Kind::Learned { .. } => None,
+        }
     }
 }
 
-fn check(weight: &[f32], [out_features, in_features]: [usize; 2], options: Options) -> Result<Matrix<'_>> {
+fn check(weight: &[f32], shape: [usize; 2], options: Options) -> Result<Matrix<'_>> {
+    let group_size = check_options(shape, options)?;
+    let [out_features, in_features] = shape;
+    if out_features * in_features != weight.len() {
+        return Err(Error::invalid(
+            format!("a matrix of {out_features} × {in_features} with {} values", weight.len()),
+            "give one value per element",
+        ));
+    }
+    Ok(Matrix { weight, in_features, group_size, first_row: 0 })
+}
+
+/// The features of a group.
+fn check_options([out_features, in_features]: [usize; 2], options: Options) -> Result<usize> {
     let (bits, width) = (options.kind.bits(), options.kind.width());
     let allowed = match options.kind {
         Kind::Integer { bits, .. } => matches!(bits, 2 | 3 | 4 | 8),
@@ -264,17 +319,22 @@ fn check(weight: &[f32], [out_features, in_features]: [usize; 2], options: Optio
             "use 32, 64, 128, or one group per row",
         ));
     }
-    let elements = out_features.checked_mul(in_features);
-    if elements != Some(weight.len()) || weight.is_empty() {
-        return Err(Error::invalid(
-            format!("a matrix of {out_features} × {in_features} with {} values", weight.len()),
-            "give one value per element, and at least one",
-        ));
+    match out_features.checked_mul(in_features) {
+        Some(1..) => Ok(group_size),
+        _ => Err(Error::invalid(
+            format!("a matrix of {out_features} × {in_features}"),
+            "it has to have weights",
+        )),
     }
-    Ok(Matrix { weight, in_features, group_size, first_row: 0 })
 }
 
-fn pack(matrix: Matrix<'_>, levels: &Levels, coded: Coded, factor: Option<&Factor>) -> PackedWeight {
+fn pack(
+    [out_features, in_features]: [usize; 2],
+    group_size: usize,
+    levels: &Levels,
+    coded: Coded,
+    factor: Option<&Factor>,
+) -> PackedWeight {
     let Coded { codes, groups, reordered } = coded;
     let (bits, levels) = match levels {
         Levels::Grid(Grid { bits, symmetric: true, .. }) => (*bits, PackedLevels::Zero(1 << (bits - 1))),
@@ -288,10 +348,10 @@ fn pack(matrix: Matrix<'_>, levels: &Levels, coded: Coded, factor: Option<&Facto
     };
     let order = factor.filter(|_| reordered);
     PackedWeight {
-        out_features: matrix.out_features(),
-        in_features: matrix.in_features,
+        out_features,
+        in_features,
         bits,
-        group_size: matrix.group_size,
+        group_size,
         codes,
         scales: groups.iter().map(|group| group.scale).collect(),
         levels,
@@ -305,19 +365,20 @@ const MEASURED_ROWS: usize = 128;
 fn output_error(
     matrix: Matrix<'_>,
     levels: &Levels,
-    given: Option<&[grid::Group]>,
+    given: Option<&[Group]>,
     packed: &PackedWeight,
     gram: &[f32],
 ) -> Result<OutputError> {
     let (n, step) = (matrix.in_features, matrix.out_features().div_ceil(MEASURED_ROWS));
     let rows = || (0..matrix.out_features()).step_by(step);
     let sample: Vec<f32> = rows().flat_map(|row| &matrix.weight[row * n..][..n]).copied().collect();
-    let given: Option<Vec<grid::Group>> = given.map(|given| {
+    let given: Option<Vec<Group>> = given.map(|given| {
         rows().flat_map(|row| &given[row * matrix.groups()..][..matrix.groups()]).copied().collect()
     });
     let sampled = Matrix { weight: &sample, ..matrix };
     let groups = given.as_deref().map_or(Groups::Fitted, Groups::Given);
-    let nearest = pack(sampled, levels, coding::code(sampled, levels, None, groups)?, None).to_dense();
+    let nearest = coding::code(sampled, levels, None, groups)?;
+    let nearest = pack(sampled.shape(), sampled.group_size, levels, nearest, None).to_dense();
     let feedback: Vec<f32> = rows().flat_map(|row| packed.row(row)).collect();
     let lost = |from: Vec<f32>| sample.iter().zip(from).map(|(w, got)| w - got).collect::<Vec<f32>>();
     let energies = hessian::energies(&[sample.clone(), lost(nearest), lost(feedback)].concat(), gram, n);

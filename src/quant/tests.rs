@@ -326,26 +326,36 @@ fn a_matrix_that_comes_in_rows_is_quantized_as_a_whole_one() {
     let shape = [150, 48];
     let weight: Vec<f32> =
         (0..shape[0] * shape[1]).map(|i| ((i * 7919 % 1009) as f32 - 500.0) * 1e-3).collect();
-    let rows = |rows: std::ops::Range<usize>| Ok(weight[rows.start * shape[1]..rows.end * shape[1]].to_vec());
+    let rounded = |weight: &[f32], options: Options, at_a_time: usize| {
+        let mut rounding = Rounding::new(shape, options)?;
+        for weight in weight.chunks(at_a_time * shape[1]) {
+            let rows = |rows: std::ops::Range<usize>, into: &mut [f32]| {
+                into.copy_from_slice(&weight[rows.start * shape[1]..rows.end * shape[1]]);
+            };
+            rounding.push(weight.len() / shape[1], &rows)?;
+        }
+        rounding.finish()
+    };
     for kind in [
         Kind::Integer { bits: 3, symmetric: false, mse: false },
         Kind::Integer { bits: 4, symmetric: true, mse: true },
         Kind::NormalFloat,
-        Kind::Learned { bits: 2, width: 2 },
     ] {
         let options = Options { kind, group_size: Some(32), ..Options::default() };
         let whole = quantize(&weight, shape, options).unwrap();
-        assert_eq!(quantize_rows(shape, options, &rows).unwrap(), whole, "{kind:?}");
-    }
-    let bad = |range: std::ops::Range<usize>| {
-        let mut rows = rows(range.clone())?;
-        if range.contains(&140) {
-            rows[(140 - range.start) * shape[1] + 33] = f32::NAN;
+        for at_a_time in [1, 7, 64, 150] {
+            assert_eq!(rounded(&weight, options, at_a_time).unwrap(), whole, "{kind:?} {at_a_time}");
         }
-        Ok(rows)
-    };
-    let error =
-        quantize_rows(shape, Options { group_size: Some(32), ..Options::default() }, &bad).unwrap_err();
+    }
+    let options = Options { group_size: Some(32), ..Options::default() };
+    let mut bad = weight.clone();
+    bad[140 * shape[1] + 33] = f32::NAN;
+    let error = rounded(&bad, options, 60).unwrap_err();
     assert!(error.to_string().contains("row 140, group 1: weight 1 of the group is NaN"), "{error}");
-    assert!(quantize_rows([0, 48], Options::default(), &rows).is_err());
+    let more = [&weight[..], &weight[..shape[1]]].concat();
+    assert!(rounded(&more, options, 60).unwrap_err().to_string().contains("151 rows of 150"));
+    assert!(rounded(&weight[shape[1]..], options, 60).unwrap_err().to_string().contains("149 rows of 150"));
+    let learned = Options { kind: Kind::Learned { bits: 2, width: 2 }, ..options };
+    assert!(rounded(&weight, learned, 60).is_err());
+    assert!(Rounding::new([0, 48], Options::default()).is_err());
 }

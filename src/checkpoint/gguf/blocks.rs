@@ -12,7 +12,7 @@ use half::f16;
 
 use self::layout::Block;
 use super::super::float;
-use crate::kernels::packed::{BlockMinima, Blocks, Levels, LevelsKind};
+use crate::kernels::packed::{BlockMinima, Blocks, Levels, LevelsKind, pack_codes};
 use crate::quant::FloatType;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,24 +225,7 @@ fn expand<B: Block>(bytes: &[u8], values: &mut [f32]) {
 fn repack<B: Block>(bytes: &[u8], codes: &mut [u32]) {
     let words = B::ELEMENTS / 32 * B::BITS as usize;
     for (block, words) in bytemuck::cast_slice::<u8, B>(bytes).iter().zip(codes.chunks_exact_mut(words)) {
-        pack(block.codes().as_ref(), B::BITS, words);
-    }
-}
-
-/// Codes of one byte each → a stream of `bits`-wide ones.
-#[inline(always)]
-fn pack(codes: &[u8], bits: u32, words: &mut [u32]) {
-    let mut stream = [0; 256];
-    // Eight codes are as many bytes as a code has bits.
-    for (codes, bytes) in codes.as_chunks().0.iter().zip(stream.chunks_exact_mut(bits as usize)) {
-        let eight = u64::from_le_bytes(*codes);
-        let twos = eight & 0x00ff_00ff_00ff_00ff | (eight & 0xff00_ff00_ff00_ff00) >> (8 - bits);
-        let fours = twos & 0x0000_ffff_0000_ffff | (twos & 0xffff_0000_ffff_0000) >> (16 - 2 * bits);
-        let all = fours & 0x0000_0000_ffff_ffff | (fours & 0xffff_ffff_0000_0000) >> (32 - 4 * bits);
-        bytes.copy_from_slice(&all.to_le_bytes()[..bits as usize]);
-    }
-    for (word, bytes) in words.iter_mut().zip(stream.as_chunks().0) {
-        *word = u32::from_le_bytes(*bytes);
+        pack_codes(block.codes().as_ref(), B::BITS, words);
     }
 }
 

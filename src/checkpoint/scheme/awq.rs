@@ -255,7 +255,7 @@ impl Packing for Awq {
         Ok(vec![
             word_bytes(&qweight),
             word_bytes(&qzeros),
-            f16_bytes(&transpose(&packed.scales, out_features))?,
+            f16_bytes(&transpose(&packed.scales, out_features, |scale| scale))?,
         ])
     }
 }

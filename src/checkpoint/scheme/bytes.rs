@@ -18,25 +18,52 @@ pub fn words_from(tensor: &Tensor) -> Vec<u32> {
 }
 
 pub fn word_bytes(words: &[u32]) -> Vec<u8> {
-    let mut bytes = vec![0; size_of_val(words)];
-    bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
-    bytes
+    words.iter().map(|word| word.to_le_bytes()).collect::<Vec<_>>().into_flattened()
 }
 
-/// `[rows, columns]` → `[columns, rows]`, row-major both.
-pub fn transpose<T: Copy + Default + Send + Sync>(values: &[T], rows: usize) -> Vec<T> {
-    /// Columns that are taken at a time: what is read is used at once, not when it has left the cache.
-    const COLUMNS: usize = 16;
+/// `[rows, columns]` → `[columns, rows]`, row-major both, each value as `convert` gives it.
+pub fn transpose<T: Copy + Sync, U: Copy + Default + Send>(
+    values: &[T],
+    rows: usize,
+    convert: impl Fn(T) -> U + Sync,
+) -> Vec<U> {
+    /// Rows and columns of a tile: what a cache line holds of words. Lines of the result are written whole, since
+    /// those of a wide matrix are so far apart that few of them stay in the cache together.
+    const TILE: usize = 16;
     let rows = rows.max(1);
     let columns = (values.len() / rows).max(1);
-    let mut transposed = vec![T::default(); values.len()];
-    transposed.par_chunks_mut(rows * COLUMNS).enumerate().for_each(|(part, to)| {
+    let mut transposed = vec![U::default(); values.len()];
+    transposed.par_chunks_mut(rows * TILE).enumerate().for_each(|(part, to)| {
         let width = to.len() / rows;
-        for (row, from) in values.chunks_exact(columns).enumerate() {
-            for (column, value) in from[part * COLUMNS..][..width].iter().enumerate() {
-                to[column * rows + row] = *value;
+        for first in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - first);
+            // By rows first: so many reads of memory at once are no more than one to wait for.
+            let mut tile = [[U::default(); TILE]; TILE];
+            for (row, tile) in tile[..height].iter_mut().enumerate() {
+                let from = &values[(first + row) * columns + part * TILE..][..width];
+                tile.iter_mut().zip(from).for_each(|(to, value)| *to = convert(*value));
+            }
+            for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+                let to = &mut to[first..first + height];
+                to.iter_mut().zip(&tile).for_each(|(to, row)| *to = row[column]);
             }
         }
     });
     transposed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        for (rows, columns) in [(1, 1), (1, 40), (40, 1), (16, 16), (33, 50), (17, 31)] {
+            let values: Vec<u32> = (0..rows * columns).map(|i| i as u32).collect();
+            let transposed = transpose(&values, rows, |value| value + 1);
+            let expected = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * columns + c) as u32 + 1));
+            assert_eq!(transposed, expected.collect::<Vec<_>>(), "{rows} × {columns}");
+        }
+        assert!(transpose(&[0u32; 0], 0, |value| value).is_empty());
+    }
 }

@@ -341,9 +341,9 @@ impl Packing for GptqPacking {
         }
         let (codes, g_idx) = ordering::undo(packed);
         Ok(vec![
-            word_bytes(&transpose(&codes, out_features)),
+            transpose(&codes, out_features, u32::to_le_bytes).into_flattened(),
             word_bytes(&qzeros),
-            f16_bytes(&transpose(&packed.scales, out_features))?,
+            f16_bytes(&transpose(&packed.scales, out_features, |scale| scale))?,
             word_bytes(&g_idx),
         ])
     }

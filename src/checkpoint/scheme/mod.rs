@@ -306,7 +306,7 @@ impl<'a> StoredScales<'a> {
         if stored.iter().any(|scale| !scale.is_finite()) {
             return Err(self.tensor.wrong("holds a scale that is not finite"));
         }
-        Ok(if self.transposed { transpose(&stored, self.shape[1]) } else { stored })
+        Ok(if self.transposed { transpose(&stored, self.shape[1], |scale| scale) } else { stored })
     }
 
     /// What the file can hold of `scales` (`[out, groups]`).
@@ -322,7 +322,8 @@ impl<'a> StoredScales<'a> {
     pub fn encode(&self, scales: &[f32]) -> Result<Vec<u8>> {
         let dtype = self.tensor.float_type()?;
         let checked = self.checked(scales)?;
-        let stored = if self.transposed { transpose(&checked, self.shape[0]) } else { checked };
+        let stored =
+            if self.transposed { transpose(&checked, self.shape[0], |scale| scale) } else { checked };
         let mut bytes = Vec::with_capacity(self.tensor.bytes.len());
         stored.into_iter().for_each(|value| float::encode_into(dtype, value, &mut bytes));
         Ok(bytes)

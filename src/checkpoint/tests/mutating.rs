@@ -116,7 +116,7 @@ fn written(format: QuantizedFormat, method: quant::Method, to: &Path) {
         quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
     };
     let names = source.config().block_linears();
-    let linears = &mut Linears { names: &names, packed, on_tensor: &mut |_| {} };
+    let linears = &mut Linears { names: &names, packed: Packed::Made(packed), on_tensor: &mut |_| {} };
     write(&source, Staging::new(to).unwrap(), &target, MAX_SHARD_BYTES, linears).unwrap();
 }
 

@@ -11,7 +11,7 @@ fn write_quantized(
 ) -> Result<()> {
     target.check(source)?;
     let names = source.config().block_linears();
-    let linears = &mut Linears { names: &names, packed, on_tensor: &mut |_| {} };
+    let linears = &mut Linears { names: &names, packed: Packed::Made(packed), on_tensor: &mut |_| {} };
     write(source, Staging::new(out)?, target, MAX_SHARD_BYTES, linears).map(|_| ())
 }
 
@@ -273,7 +273,7 @@ fn writing_goes_on_where_it_was() {
                 staging,
                 &target,
                 shards,
-                &mut Linears { names: &names, packed, on_tensor },
+                &mut Linears { names: &names, packed: Packed::Made(packed), on_tensor },
             );
             (result.is_ok(), asked, was_there)
         };

@@ -11,6 +11,24 @@ fn codes_of_every_width_survive_packing_across_word_boundaries() {
 }
 
 #[test]
+fn many_codes_are_packed_as_each_by_itself() {
+    for bits in 1..=8 {
+        for (start, count) in [(0, 0), (0, 32), (0, 77), (32, 64), (64, 7), (13, 40)] {
+            let code = |i: usize| (i * 37 + 11) as u8 & (u8::MAX >> (8 - bits));
+            let codes: Vec<u8> = (0..count).map(code).collect();
+            let mut words = vec![0; words_per_row(start + count, bits)];
+            put_codes(&mut words, start, bits, &codes);
+            let mut expected = vec![0; words.len()];
+            codes
+                .iter()
+                .enumerate()
+                .for_each(|(i, c)| put_code(&mut expected, start + i, bits, u32::from(*c)));
+            assert_eq!(words, expected, "{bits} bits, {start}, {count}");
+        }
+    }
+}
+
+#[test]
 fn a_weight_that_contradicts_itself_is_named() {
     let weight = |width: usize, levels| PackedWeight {
         out_features: 2,
