@@ -7,6 +7,7 @@
     awq-gemm/                AutoAWQ, 4 bits, groups of 32
     bnb-nf4-double/          bitsandbytes, NF4 in blocks of 32, their scales quantized in blocks of 16
     bnb-fp4/                 bitsandbytes, FP4 in blocks of 32
+    mlx-mixed/               MLX affine, each kind of linear with other bits, down_proj in groups of 64, tables too
 
     <name>.expected.safetensors  what the package expands the tensors to, in f32
     <name>/tokenizer.json        one word to a token, so that a task can be trained
@@ -14,9 +15,9 @@
 
 compressed-tensors' own ModelCompressor packs the model and writes its config, and its files are loaded again
 through transformers. AutoAWQ's WQLinear_GEMM.from_linear packs, and its dequantize_gemm expands; of that package
-only the sources are needed, on the path. bitsandbytes' functions quantize, pack their state and expand.
-Needs compressed-tensors 0.15.0.1, transformers 4.57.6, torch 2.9.1, bitsandbytes 0.50.2, and the sources of
-autoawq 0.2.9. Names after the command: only these.
+only the sources are needed, on the path. bitsandbytes' and MLX's functions quantize and expand.
+Needs compressed-tensors 0.15.0.1, transformers 4.57.6, torch 2.9.1, bitsandbytes 0.50.2, mlx 0.32.4 (mlx[cpu] on
+Linux), and the sources of autoawq 0.2.9. Names after the command: only these.
 
     PYTHONPATH=AUTOAWQ python scripts/fixtures_packages.py
 """
@@ -29,6 +30,7 @@ import sys
 import types
 
 import bitsandbytes.functional as bnb
+import mlx.core as mx
 import numpy as np
 import torch
 from compressed_tensors.compressors import ModelCompressor
@@ -40,6 +42,7 @@ from compressed_tensors.quantization import (
     apply_quantization_config,
 )
 from compressed_tensors.quantization.utils import calculate_qparams
+from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -228,6 +231,34 @@ def write_bitsandbytes(name, kind, double, tensors):
     write_expected(name, dense(expected), expected)
 
 
+MLX_BITS = {"q_proj": 2, "k_proj": 3, "v_proj": 4, "o_proj": 5, "gate_proj": 6, "up_proj": 8, "down_proj": 4,
+            "embed_tokens": 8, "lm_head": 6}
+
+
+def write_mlx(name, tensors):
+    directory = fresh(name)
+    stored, expected = {}, {}
+    quantization = {"group_size": 32, "bits": 4, "mode": "affine"}
+    for key, weight in tensors.items():
+        module = key.removesuffix(".weight")
+        if weight.ndim == 1:
+            stored[key] = weight.astype(np.float16)
+            expected[key] = stored[key].astype(np.float32)
+            continue
+        bits, group_size = MLX_BITS[module.split(".")[-1]], 64 if module.endswith("down_proj") else 32
+        codes, scales, biases = mx.quantize(mx.array(weight).astype(mx.float16), group_size=group_size, bits=bits)
+        parts = {"weight": codes, "scales": scales, "biases": biases}
+        stored |= {f"{module}.{part}": np.array(tensor) for part, tensor in parts.items()}
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        expected[key] = np.array(mx.dequantize(codes, scales, biases, group_size=group_size, bits=bits))
+        if (bits, group_size) != (4, 32):
+            quantization[module] = {"group_size": group_size, "bits": bits}
+    config = CONFIG | {"torch_dtype": "float16", "quantization": quantization, "quantization_config": quantization}
+    write_json(directory / "config.json", config)
+    save_numpy(stored, directory / "model.safetensors", {"format": "mlx"})
+    write_expected(name, dense(expected), expected)
+
+
 def main(only):
     logging.disable(logging.WARNING)
     tensors = model()
@@ -235,6 +266,7 @@ def main(only):
     made["awq-gemm"] = (write_awq, "awq-gemm", 32)
     made["bnb-nf4-double"] = (write_bitsandbytes, "bnb-nf4-double", "nf4", True)
     made["bnb-fp4"] = (write_bitsandbytes, "bnb-fp4", "fp4", False)
+    made["mlx-mixed"] = (write_mlx, "mlx-mixed")
     for name, (write, *arguments) in made.items():
         if not only or name in only:
             write(*arguments, tensors)

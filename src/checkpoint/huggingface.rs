@@ -74,6 +74,11 @@ impl HuggingFace {
         self.packed.keys().map(String::as_str)
     }
 
+    /// Whether it is a quantized table or head: what is not trained.
+    pub fn is_packed_table(&self, name: &str) -> bool {
+        self.packed.contains_key(name) && block_of(name).is_none()
+    }
+
     /// Names of the tensors that are no part of a quantized linear, byte-sorted.
     pub fn plain_names(&self) -> impl Iterator<Item = &str> {
         let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
@@ -113,12 +118,12 @@ impl HuggingFace {
     }
 
     pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
-        match self.packed.contains_key(name) {
-            true => match self.weight(name)? {
-                Weight::Packed(packed) => Ok(packed.to_dense()),
-                Weight::Dense { values, .. } => Ok(values.into_f32()),
-            },
-            false => self.tensor(name)?.floats(),
+        let Some([out, _]) = self.packed.get(name) else { return self.tensor(name)?.floats() };
+        let layer = self.layer(name)?;
+        // Rows by themselves are rounded once.
+        match (0..*out).map(|row| layer.row(row)).collect::<Option<Vec<_>>>() {
+            Some(rows) => Ok(rows.concat()),
+            None => Ok(layer.packed()?.to_dense()),
         }
     }
 
@@ -137,13 +142,24 @@ impl HuggingFace {
     }
 
     pub fn layout(&self, name: &str) -> Result<Layout> {
-        match (&self.scheme, self.packed.get(name)) {
-            (Some(scheme), Some(shape)) => Ok(scheme.layout(*shape)),
-            _ => Ok(Layout::Dense(self.tensor(name)?.float_type()?)),
+        match self.packed.contains_key(name) {
+            true => Ok(Layout::Packed(self.layer(name)?.layout())),
+            false => Ok(Layout::Dense(self.tensor(name)?.float_type()?)),
         }
     }
 
     pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+        if self.packed.contains_key(name) {
+            let layer = self.layer(name)?;
+            let wrong = |row: &u32| {
+                layer
+                    .scales()
+                    .tensor()
+                    .wrong(format!("row {row} of a table of {}", layer.scales().shape()[0]))
+            };
+            let row = |row: &u32| layer.row(*row as usize).ok_or_else(|| wrong(row));
+            return Ok(rows.iter().map(row).collect::<Result<Vec<_>>>()?.concat());
+        }
         let tensor = self.tensor(name)?;
         let (dtype, &[height, width]) = (tensor.float_type()?, tensor.shape) else {
             return Err(tensor.wrong(format!("expected a matrix, got shape {:?}", tensor.shape)));
@@ -160,8 +176,7 @@ impl HuggingFace {
     }
 
     pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
-        let layer = self.layer(name)?;
-        Ok((layer.scales().rounded(scales)?, layer.levels()?))
+        self.layer(name)?.rounded(scales)
     }
 
     /// How a tuned copy is written, where it takes more than other scales: as its first linear says.
@@ -186,14 +201,27 @@ impl HuggingFace {
         for (index, file) in self.shards.files().iter().enumerate() {
             let mut ranges = Vec::new();
             for name in self.packed.keys() {
+                if block_of(name).is_none() {
+                    continue;
+                }
                 let layer = self.layer(name)?;
-                let position = self.shards.position(layer.scales().tensor().name);
-                ranges.extend(position.filter(|(file, _)| *file == index).map(|(_, range)| (range, name)));
+                for (part, tensor) in layer.tuned_tensors().into_iter().enumerate() {
+                    let position = self.shards.position(tensor.name).filter(|(file, _)| *file == index);
+                    ranges.extend(position.map(|(_, range)| (range, (name, part))));
+                }
             }
             ranges.sort_by_key(|(range, _)| range.start);
             let to = staging.path().join(file.path.file_name().unwrap_or_default());
-            publish::copy_with_replacements(&file.bytes, &to, &ranges, |name| {
-                self.layer(name)?.scales().encode(&scales(name)?)
+            let mut last: Option<(&str, Vec<Vec<u8>>)> = None;
+            publish::copy_with_replacements(&file.bytes, &to, &ranges, |(name, part)| {
+                if last.as_ref().is_none_or(|(of, _)| of != name) {
+                    last = Some((name, self.layer(name)?.tuned_bytes(&scales(name)?)?));
+                }
+                Ok(last
+                    .iter_mut()
+                    .map(|(_, parts)| std::mem::take(&mut parts[*part]))
+                    .collect::<Vec<_>>()
+                    .concat())
             })?;
         }
         staging.publish()
@@ -240,8 +268,8 @@ impl HuggingFace {
                 (Some((scheme, part)), &[out, input])
                     if self.shards.contains(&format!("{}{part}", module(&name))) =>
                 {
-                    scheme.open(&self.shards, module(&name), [out, input])?;
-                    if block_of(&name).is_none() {
+                    let layer = scheme.open(&self.shards, module(&name), [out, input])?;
+                    if block_of(&name).is_none() && layer.row(0).is_none() {
                         return Err(Error::unsupported(
                             format!("{}: `{name}` is quantized", self.directory.display()),
                             "works: checkpoints whose embeddings and lm_head are F32, F16 or BF16",

@@ -96,6 +96,7 @@ pub enum Format {
     Awq,
     Aqlm,
     BitsAndBytes,
+    Mlx,
     /// qzo's own scheme in such a directory.
     Qzo,
     Gguf,
@@ -111,6 +112,7 @@ impl fmt::Display for Format {
             Self::Awq => "AWQ",
             Self::Aqlm => "AQLM",
             Self::BitsAndBytes => "bitsandbytes 4-bit",
+            Self::Mlx => "MLX",
             Self::Qzo => "qzo codebooks",
             Self::Gguf => "GGUF",
             Self::Synthetic => "random weights",
@@ -266,7 +268,7 @@ impl Checkpoint {
     /// Some rows of a table, straight from the map: `[rows.len(), width]`, f32.
     ///
     /// # Errors
-    /// A row beyond the table; a table that is quantized other than in GGUF blocks.
+    /// A row beyond the table; a table that is quantized so that its rows cannot be read by themselves.
     pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
         match &self.source {
             Source::HuggingFace(directory) => directory.rows(name, rows),
@@ -279,7 +281,10 @@ impl Checkpoint {
     /// byte-sorted. A weight's position in this list is its parameter id.
     pub fn trained_names(&self) -> Vec<String> {
         match &self.source {
-            Source::HuggingFace(directory) => directory.packed_names().map(str::to_owned).collect(),
+            Source::HuggingFace(directory) => {
+                let within = |name: &&str| tensors::block_of(name).is_some();
+                directory.packed_names().filter(within).map(str::to_owned).collect()
+            }
             Source::Gguf(gguf) => {
                 self.config.block_linears().into_iter().filter(|name| gguf.is_quantized(name)).collect()
             }
@@ -331,8 +336,9 @@ impl Checkpoint {
     }
 
     /// Writes the checkpoint with other scales to the new directory `out`, in the format it came in:
-    /// every other byte is the same, unless the scales are stored quantized. A GGUF file keeps its name inside `out`. `scales` is called once
-    /// per trained weight, in the order the file stores them.
+    /// every other byte is the same, unless the scales are stored quantized. A GGUF file keeps its
+    /// name inside `out`. `scales` is called for each trained weight, in the order the file stores them, and
+    /// again where its parts lie apart.
     ///
     /// # Errors
     /// `out` exists; nothing is quantized; a scale that overflows the file's type or is not finite; a

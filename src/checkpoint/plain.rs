@@ -12,7 +12,12 @@ impl Checkpoint {
     /// Byte-sorted.
     pub(super) fn plain_names(&self) -> Vec<String> {
         match &self.source {
-            Source::HuggingFace(directory) => directory.plain_names().map(str::to_owned).collect(),
+            Source::HuggingFace(directory) => {
+                let tables = directory.packed_names().filter(|name| directory.is_packed_table(name));
+                let mut names: Vec<_> = directory.plain_names().chain(tables).map(str::to_owned).collect();
+                names.sort_unstable();
+                names
+            }
             Source::Gguf(_) | Source::Synthetic(_) => {
                 let packed = self.trained_names();
                 let names = self.config.tensors().map(|(name, _)| name);
@@ -26,7 +31,7 @@ impl Checkpoint {
     /// Whether [`Self::plain_bytes`] are all that the file says.
     pub(super) fn plain_is_exact(&self, name: &str) -> bool {
         match &self.source {
-            Source::HuggingFace(_) => true,
+            Source::HuggingFace(directory) => !directory.is_packed_table(name),
             Source::Gguf(gguf) => !gguf.is_quantized(name),
             Source::Synthetic(_) => false,
         }
@@ -34,6 +39,9 @@ impl Checkpoint {
 
     pub(super) fn plain_layout(&self, name: &str) -> Result<(Dtype, Vec<usize>)> {
         match &self.source {
+            Source::HuggingFace(directory) if directory.is_packed_table(name) => {
+                Ok((Dtype::F16, directory.shape(name)?))
+            }
             Source::HuggingFace(directory) => {
                 let tensor = directory.shards().tensor(name)?;
                 Ok((tensor.dtype, tensor.shape.to_vec()))
@@ -49,6 +57,9 @@ impl Checkpoint {
     /// are blocks of a quantized type.
     pub(super) fn plain_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         match &self.source {
+            Source::HuggingFace(directory) if directory.is_packed_table(name) => {
+                Ok(Cow::Owned(float::encode(FloatType::F16, directory.dense(name)?)))
+            }
             Source::HuggingFace(directory) => Ok(Cow::Borrowed(directory.shards().tensor(name)?.bytes)),
             Source::Gguf(gguf) => match gguf.float_type(name)? {
                 Some(dtype) if self.shifts(name) => {

@@ -20,8 +20,11 @@ pub enum Packed<'a> {
     /// By their names.
     Made(&'a mut dyn FnMut(&str) -> Result<PackedWeight>),
     /// From the rows of the source's dense ones, `[out, in]`.
-    Rounded(&'a mut dyn FnMut(&str, [usize; 2], &Rows<'_>) -> Result<PackedWeight>),
+    Rounded(&'a mut Round<'a>),
 }
+
+/// Gives the packed form of the linear of a name and shape from its rows.
+pub type Round<'a> = dyn FnMut(&str, [usize; 2], &Rows<'_>) -> Result<PackedWeight> + 'a;
 
 /// Hands the rows of one matrix, first to last, to a function that takes some of them at a time.
 pub type Rows<'a> = dyn Fn(&mut dyn FnMut(&Piece) -> Result<()>) -> Result<()> + 'a;

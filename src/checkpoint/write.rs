@@ -220,6 +220,7 @@ fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<
     };
     if let Some(config) = config.as_object_mut() {
         config.shift_remove("compression_config");
+        config.shift_remove("quantization");
         match &settings {
             Some(settings) => config.insert("quantization_config".into(), settings.clone()),
             None => config.shift_remove("quantization_config"),

@@ -227,13 +227,14 @@ fn fine_tuning_a_gptq_directory_changes_only_its_scales() {
 
 #[test]
 fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
-    for (name, scale) in [
-        ("ct-w4-group", ".weight_scale"),
-        ("ct-w4-asym-actorder", ".weight_scale"),
-        ("ct-w8-channel-ignore", ".weight_scale"),
-        ("ct-w3-asym", ".weight_scale"),
-        ("awq-gemm", ".scales"),
-        ("bnb-fp4", ".weight.absmax"),
+    for (name, scales) in [
+        ("ct-w4-group", &[".weight_scale"][..]),
+        ("ct-w4-asym-actorder", &[".weight_scale"]),
+        ("ct-w8-channel-ignore", &[".weight_scale"]),
+        ("ct-w3-asym", &[".weight_scale"]),
+        ("awq-gemm", &[".scales"]),
+        ("bnb-fp4", &[".weight.absmax"]),
+        ("mlx-mixed", &["_proj.scales", "_proj.biases"]),
     ] {
         let model = fixture(&format!("checkpoints/{name}"));
         let base = tree(&model);
@@ -244,7 +245,10 @@ fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
         for (file, bytes) in &base {
             let what = format!("{name}: {}", file.display());
             match is_weights(file) {
-                true => assert_only_scales_differ(bytes, &tuned[file], &bytes_of(bytes, scale), &what),
+                true => {
+                    let ranges: Vec<_> = scales.iter().flat_map(|ending| bytes_of(bytes, ending)).collect();
+                    assert_only_scales_differ(bytes, &tuned[file], &ranges, &what);
+                }
                 false => assert!(bytes == &tuned[file], "{what} is not a copy"),
             }
         }

@@ -97,7 +97,7 @@ impl Machine<'_> {
             0x95 => self.bytes::<8>().map(drop)?,
             b'(' => self.marks.push(self.stack.len()),
             b'0' => self.pop().map(drop)?,
-            b'1' => self.to_mark().map(drop)?,
+            b'1' => self.down_to_mark().map(drop)?,
             // None, True, False, EMPTY_LIST, EMPTY_SET
             b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Nothing),
             // BINFLOAT
@@ -152,7 +152,7 @@ impl Machine<'_> {
             b')' | 0x85..=0x87 | b't' => {
                 let items = match instruction {
                     b')' => vec![],
-                    b't' => self.to_mark()?,
+                    b't' => self.down_to_mark()?,
                     count => self.top(usize::from(count - 0x84))?,
                 };
                 let tuple = tuple(items)?;
@@ -160,12 +160,12 @@ impl Machine<'_> {
             }
             b'}' => self.push_dictionary(),
             b's' | b'u' => {
-                let items = if instruction == b's' { self.top(2)? } else { self.to_mark()? };
+                let items = if instruction == b's' { self.top(2)? } else { self.down_to_mark()? };
                 self.set(items)?;
             }
             // APPEND, APPENDS, ADDITEMS
             b'a' => self.pop().map(drop)?,
-            b'e' | 0x90 => self.to_mark().map(drop)?,
+            b'e' | 0x90 => self.down_to_mark().map(drop)?,
             // BUILD gives an object its attributes; a dictionary of tensors keeps its versions so.
             b'b' => self.pop().map(drop)?,
             // REDUCE, NEWOBJ
@@ -241,7 +241,7 @@ impl Machine<'_> {
         Ok(self.stack.split_off(from))
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Value>, String> {
+    fn down_to_mark(&mut self) -> Result<Vec<Value>, String> {
         let mark = self.marks.pop().ok_or("no mark")?;
         Ok(self.stack.split_off(mark))
     }

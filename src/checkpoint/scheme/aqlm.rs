@@ -17,9 +17,9 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::Format;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
-use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{
@@ -88,12 +88,6 @@ impl Scheme for Aqlm {
         &PARTS
     }
 
-    fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
-        let levels = LevelsKind::Codebook { width: self.in_group_size, books: self.num_codebooks };
-        let bits = self.nbits_per_codebook;
-        Layout::Packed(PackedLayout { bits, group_size: in_features, levels, ordered: false })
-    }
-
     fn open<'a>(
         &'a self,
         shards: &'a Shards,
@@ -125,6 +119,13 @@ struct AqlmLayer<'a> {
 }
 
 impl Layer for AqlmLayer<'_> {
+    fn layout(&self) -> PackedLayout {
+        let levels =
+            LevelsKind::Codebook { width: self.scheme.in_group_size, books: self.scheme.num_codebooks };
+        let bits = self.scheme.nbits_per_codebook;
+        PackedLayout { bits, group_size: self.shape[1], levels, ordered: false }
+    }
+
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }

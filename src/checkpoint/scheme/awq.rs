@@ -16,9 +16,9 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::Format;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
-use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes};
 use crate::device::host;
 use crate::error::{Error, Result};
@@ -96,11 +96,6 @@ impl Scheme for Awq {
         &PARTS
     }
 
-    fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
-        let group_size = self.group_size.unwrap_or(in_features);
-        Layout::Packed(PackedLayout { bits: BITS, group_size, levels: LevelsKind::Zeros, ordered: false })
-    }
-
     fn open<'a>(
         &'a self,
         shards: &'a Shards,
@@ -134,6 +129,10 @@ struct AwqLayer<'a> {
 }
 
 impl Layer for AwqLayer<'_> {
+    fn layout(&self) -> PackedLayout {
+        PackedLayout { bits: BITS, group_size: self.group_size, levels: LevelsKind::Zeros, ordered: false }
+    }
+
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }

@@ -27,9 +27,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::Format;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
-use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
@@ -43,9 +43,6 @@ const fn parts(state: &'static str) -> [&'static str; 6] {
     let absmax = ".weight.absmax";
     [state, ".weight", absmax, ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map"]
 }
-
-/// The block size that bitsandbytes has where nothing else is said.
-const BLOCK: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -110,11 +107,6 @@ impl Scheme for BitsAndBytes {
 
     fn parts(&self) -> &'static [&'static str] {
         self.kind.parts()
-    }
-
-    fn layout(&self, _: [usize; 2]) -> Layout {
-        let levels = LevelsKind::Codebook { width: 1, books: 1 };
-        Layout::Packed(PackedLayout { bits: 4, group_size: BLOCK, levels, ordered: false })
     }
 
     fn open<'a>(
@@ -203,6 +195,11 @@ struct Linear<'a> {
 }
 
 impl Layer for Linear<'_> {
+    fn layout(&self) -> PackedLayout {
+        let levels = LevelsKind::Codebook { width: 1, books: 1 };
+        PackedLayout { bits: 4, group_size: self.said.blocksize, levels, ordered: false }
+    }
+
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::super::safetensors::{Dtype, dtype};
 use super::super::shards::{Shards, Tensor};
-use super::super::{Format, Layout, float};
+use super::super::{Format, float};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, word_bytes, words_from};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
@@ -116,12 +116,6 @@ impl Scheme for CodebookScheme {
         &PARTS
     }
 
-    fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
-        let group_size = self.group_size.unwrap_or(in_features);
-        let levels = LevelsKind::Codebook { width: self.vector_size, books: self.num_codebooks };
-        Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: false })
-    }
-
     fn open<'a>(
         &'a self,
         shards: &'a Shards,
@@ -155,6 +149,12 @@ struct CodebookLayer<'a> {
 }
 
 impl Layer for CodebookLayer<'_> {
+    fn layout(&self) -> PackedLayout {
+        let CodebookScheme { bits, vector_size: width, num_codebooks: books, .. } = self.scheme;
+        let levels = LevelsKind::Codebook { width, books };
+        PackedLayout { bits, group_size: self.group_size, levels, ordered: false }
+    }
+
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }

@@ -21,9 +21,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::Value;
 
+use super::super::Format;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
-use super::super::{Format, Layout};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, word_bytes, words_from};
 use crate::device::host;
 use crate::error::Result;
@@ -96,12 +96,6 @@ impl Scheme for CompressedTensors {
         &PARTS
     }
 
-    fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
-        let group_size = self.group_size.unwrap_or(in_features);
-        let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
-        Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: self.ordered() })
-    }
-
     fn open<'a>(
         &'a self,
         shards: &'a Shards,
@@ -159,6 +153,13 @@ struct PackedLinear<'a> {
 }
 
 impl Layer for PackedLinear<'_> {
+    fn layout(&self) -> PackedLayout {
+        let CompressedTensors { bits, group_size, symmetric, .. } = self.scheme;
+        let levels = if symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
+        let group_size = group_size.unwrap_or(self.shape[1]);
+        PackedLayout { bits, group_size, levels, ordered: self.scheme.ordered() }
+    }
+
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }

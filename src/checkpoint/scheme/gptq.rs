@@ -20,9 +20,9 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::Format;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
-use super::super::{Format, Layout};
 use super::{
     Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes, words_from,
 };
@@ -116,12 +116,6 @@ impl Scheme for Gptq {
         &PARTS
     }
 
-    fn layout(&self, [_, in_features]: [usize; 2]) -> Layout {
-        let group_size = self.group_size.unwrap_or(in_features);
-        let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
-        Layout::Packed(PackedLayout { bits: self.bits, group_size, levels, ordered: self.desc_act })
-    }
-
     fn open<'a>(
         &'a self,
         shards: &'a Shards,
@@ -137,6 +131,8 @@ struct GptqLayer<'a> {
     bits: u32,
     group_size: usize,
     zeros_minus_one: bool,
+    symmetric: bool,
+    desc_act: bool,
     qweight: Tensor<'a>,
     qzeros: Tensor<'a>,
     scales: StoredScales<'a>,
@@ -167,6 +163,8 @@ impl<'a> GptqLayer<'a> {
             bits: scheme.bits,
             group_size,
             zeros_minus_one: scheme.zeros_minus_one,
+            symmetric: scheme.symmetric,
+            desc_act: scheme.desc_act,
             qweight,
             qzeros,
             scales: StoredScales::new(scales, [out_features, groups], true)?,
@@ -181,6 +179,11 @@ impl<'a> GptqLayer<'a> {
 }
 
 impl Layer for GptqLayer<'_> {
+    fn layout(&self) -> PackedLayout {
+        let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
+        PackedLayout { bits: self.bits, group_size: self.group_size, levels, ordered: self.desc_act }
+    }
+
     fn scales(&self) -> &StoredScales<'_> {
         &self.scales
     }

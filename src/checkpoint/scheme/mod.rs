@@ -8,6 +8,7 @@ mod bytes;
 pub mod codebook;
 pub mod compressed_tensors;
 pub mod gptq;
+pub mod mlx;
 mod ordering;
 
 use std::path::Path;
@@ -23,9 +24,9 @@ use super::hf_config::read_json;
 use super::safetensors::Dtype;
 use super::shards::{Shards, Tensor};
 use super::write::Target;
-use super::{Format, Layout, float};
+use super::{Format, float};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, PackedWeight};
+use crate::kernels::packed::{Codebook, Levels, PackedLayout, PackedWeight};
 use crate::quant::{FloatType, Method, QuantizeConfig};
 
 /// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
@@ -42,9 +43,6 @@ pub trait Scheme: Send + Sync {
     /// stored in this scheme.
     fn parts(&self) -> &'static [&'static str];
 
-    /// How a linear of shape `[out, in]` lies in memory once it is loaded.
-    fn layout(&self, shape: [usize; 2]) -> Layout;
-
     /// `module` is the weight's name without `.weight`; `shape` is `[out, in]`.
     ///
     /// # Errors
@@ -55,11 +53,37 @@ pub trait Scheme: Send + Sync {
 
 /// One linear's tensors, of checked shapes.
 pub trait Layer {
+    /// How it lies in memory once it is loaded.
+    fn layout(&self) -> PackedLayout;
+
     fn scales(&self) -> &StoredScales<'_>;
 
     fn levels(&self) -> Result<Levels>;
 
     fn packed(&self) -> Result<PackedWeight>;
+
+    /// What the file can hold of `scales` (`[out, groups]`), and the levels that then apply.
+    fn rounded(&self, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
+        Ok((self.scales().rounded(scales)?, self.levels()?))
+    }
+
+    /// The tensors that training changes.
+    fn tuned_tensors(&self) -> Vec<&Tensor<'_>> {
+        vec![self.scales().tensor()]
+    }
+
+    /// Their bytes for `scales` (`[out, groups]`).
+    ///
+    /// # Errors
+    /// A scale that overflows the file's type or is not finite.
+    fn tuned_bytes(&self, scales: &[f32]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![self.scales().encode(scales)?])
+    }
+
+    /// A row as f32, where it can be read by itself: a table of tokens has to.
+    fn row(&self, _row: usize) -> Option<Vec<f32>> {
+        None
+    }
 
     /// Of all its tensors.
     fn bytes(&self) -> usize;
@@ -239,10 +263,13 @@ impl QuantizedFormat {
     }
 }
 
-/// `quantization_config` of config.json (`compression_config` where compressed-tensors was young), or the file
-/// old GPTQ tools write.
+/// `quantization_config` of config.json (`quantization` is MLX's, and `compression_config` was that of
+/// compressed-tensors when it was young), or the file old GPTQ tools write.
 pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dyn Scheme>>> {
     let settings = |key| json.get(key).filter(|s: &&Value| !s.is_null());
+    if let Some(settings) = settings("quantization") {
+        return Ok(Some(Box::new(mlx::Mlx::parse(path, settings)?)));
+    }
     if let Some(settings) = settings("quantization_config") {
         return match settings.get("quant_method").and_then(Value::as_str) {
             Some("gptq") => Ok(Some(Box::new(gptq::Gptq::parse(path, settings)?))),
@@ -255,7 +282,7 @@ pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dy
             Some("qzo") => Ok(Some(Box::new(codebook::CodebookScheme::parse(path, settings)?))),
             Some(other) => Err(Error::unsupported(
                 format!("{}: quantization method \"{other}\" is not supported", path.display()),
-                "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes 4-bit, qzo, GGUF files, and f32, f16 or \
+                "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes 4-bit, mlx, qzo, GGUF files, and f32, f16 or \
                  bf16 checkpoints (`qzo quantize` them)",
             )),
             None => Err(Error::damaged(path, "quantization_config names no quant_method")),
@@ -295,6 +322,11 @@ impl<'a> StoredScales<'a> {
 
     pub fn tensor(&self) -> &Tensor<'a> {
         &self.tensor
+    }
+
+    /// `[out, groups]`
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
     }
 
     /// `[out, groups]`

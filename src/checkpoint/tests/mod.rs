@@ -15,8 +15,8 @@ use crate::quant::{self, FloatType, QuantizeConfig};
 
 /// Written by `scripts/fixtures_checkpoints.py`; blocks.gguf by `scripts/fixtures_blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
-/// Those with ct- and awq- by `scripts/fixtures_packages.py`. Their scales are f16.
-const QUANTIZED: [&str; 11] = [
+/// Those with ct-, awq- and mlx- by `scripts/fixtures_packages.py`. Their scales are f16.
+const QUANTIZED: [&str; 12] = [
     "gptq-4bit-v1",
     "gptq-3bit-v2",
     "ct-w4-group",
@@ -24,6 +24,7 @@ const QUANTIZED: [&str; 11] = [
     "ct-w8-channel-ignore",
     "ct-w3-asym",
     "awq-gemm",
+    "mlx-mixed",
     "q4_0.gguf",
     "q4_1.gguf",
     "q8_0.gguf",

@@ -55,7 +55,7 @@ fn repacked_codes_lose_nothing() {
             assert_eq!(packed.scales.len(), packed.out_features * packed.groups());
             // d·(q + m/d) instead of d·q + m: two roundings of the largest term.
             let largest = match &packed.levels {
-                Levels::Minimum(_) => 32.0,
+                Levels::Minimum(_) => (1u32 << packed.bits) as f32,
                 Levels::Blocks(Blocks { minima: Some(_), .. }) => 63.0 * 32.0,
                 _ => 0.0,
             };
@@ -71,7 +71,7 @@ fn repacked_codes_lose_nothing() {
 #[test]
 fn rows_are_those_of_the_whole_table() {
     let dense = ["hf-f32", "hf-f16", "hf-bf16-sharded", "f16.gguf"];
-    for name in dense.into_iter().chain(["q8_0.gguf", "q4_0.gguf", "q4_1.gguf", "blocks.gguf"]) {
+    for name in dense.into_iter().chain(["q8_0.gguf", "q4_0.gguf", "q4_1.gguf", "blocks.gguf", "mlx-mixed"]) {
         let checkpoint = open(name);
         let width = checkpoint.config().hidden_size;
         for table in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.k_proj.weight"]
@@ -108,6 +108,10 @@ fn inspect_sees_each_weight_once_with_its_cost() {
     assert_eq!(ct.bytes, 816);
     let awq = summary("awq-gemm", Q_PROJ);
     assert_eq!((awq.dtype.as_str(), awq.bytes), ("AWQ 4-bit", 512 + 16 + 64));
+    // 2-bit codes, a scale and a bias for each row; the table's codes have 8 bits.
+    let (mlx, table) = (summary("mlx-mixed", Q_PROJ), summary("mlx-mixed", "model.embed_tokens.weight"));
+    assert_eq!((mlx.dtype.as_str(), mlx.bytes), ("MLX affine", 32 * (8 + 4)));
+    assert_eq!((table.bytes, table.bits_per_weight), (40 * (32 + 4), 9.0));
     for name in QUANTIZED.into_iter().chain(BITSANDBYTES) {
         assert_eq!(open(name).tensors().count(), 21, "{name}");
     }

@@ -70,6 +70,8 @@ fn tuned_scales_are_read_back_as_they_were_rounded() {
 fn a_minimum_moves_with_its_scale() {
     for (file, linear) in [
         ("q4_1.gguf", "0.mlp.up_proj"),
+        ("mlx-mixed", "0.mlp.up_proj"),
+        ("mlx-mixed", "1.self_attn.k_proj"),
         // Q5_1, Q5_K, Q4_K, Q2_K
         ("blocks.gguf", "1.self_attn.o_proj"),
         ("blocks.gguf", "0.mlp.up_proj"),
