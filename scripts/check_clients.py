@@ -22,17 +22,20 @@ Tolerances, in nats, for the largest difference of one token's −log p:
   aqlm     2e-3. AQLM's CPU kernel for 8-bit codes (`numba_gemm_lut`) adds to shared sums from several
            threads without a lock, so NUMBA_NUM_THREADS is 1 here; with more, it is wrong at random.
   ct, awq  2e-3 and 0.05. compressed-tensors runs in f32; GPTQModel's AWQ kernel in float16.
+  mlx      2e-3. mlx-lm on the CPU, f32 scales. The start is what `mlx_lm.convert` made.
   gguf     0.6. llama.cpp rounds the inputs of every product to 8 bits per 32. The mean, which such noise
            leaves alone, has to be within a tenth of it.
 
 Checked with: torch 2.9.1, transformers 4.57.6, accelerate 1.15.0, bitsandbytes 0.50.2, optimum 1.27.0,
 gptqmodel 5.6.12 (BUILD_CUDA_EXT=0 pip install --no-build-isolation; 5.8 and later need transformers 5),
 torchao 0.15.0, aqlm 1.1.7 with numba 0.68.1, compressed-tensors 0.15.0.1 (0.12.2 cannot unpack zero
-points), llama-cpp-python 0.3.36, gguf 0.19.0. AutoAWQ 0.2.9 does not import with transformers 4.52 or later:
+points), llama-cpp-python 0.3.36, gguf 0.19.0, mlx 0.32.4 (mlx[cpu]), mlx-lm 0.32.2 (--no-deps). AutoAWQ 0.2.9 does not import with transformers 4.52 or later:
 GPTQModel reads AWQ here.
 
     python scripts/check_clients.py models/smollm2-f16 --gguf models/SmolLM2-135M-Instruct.Q4_1.gguf
     python scripts/check_clients.py models/smollm2-f16 --only gptq-4,nf4
+    python -m mlx_lm convert --hf-path models/smollm2-f16 --mlx-path models/smollm2-mlx -q
+    python scripts/check_clients.py models/smollm2-f16 --only mlx --start mlx=models/smollm2-mlx
 """
 
 import argparse
@@ -200,6 +203,20 @@ def open_gguf(path: Path, reference: str) -> Client:
     return Client(forward, dense)
 
 
+def open_mlx(path: Path, _: str) -> Client:
+    """mlx-lm, its codes multiplied by MLX; the scales in f32, so that its sums are."""
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load_model
+
+    def forward_of(prepare: Callable) -> Callable[[list[int]], torch.Tensor]:
+        model, _ = load_model(path)
+        model.set_dtype(mx.float32)
+        model = prepare(model)
+        return lambda ids: torch.tensor(model(mx.array([ids]))[0].tolist(), dtype=torch.float64)
+
+    return Client(forward_of(lambda model: model), lambda: forward_of(dequantize_model))
+
+
 HF = ["accelerate"]
 GPTQ = [*HF, "optimum", "gptqmodel"]
 AQLM = ["--method", "vector", "--group-size", "-1", "--format", "aqlm"]
@@ -229,6 +246,7 @@ CASES = {
     "awq": Case(
         open_awq, GPTQ, 0.05, ["--format", "awq", "--bits", "4", "--group-size", "64", "--asymmetric"]
     ),
+    "mlx": Case(open_mlx, ["mlx", "mlx-lm"], 2e-3, None),
     "gguf": Case(open_gguf, ["llama-cpp-python", "gguf"], 0.6, None, largest_mean=0.1),
 }
 
