@@ -66,6 +66,12 @@ WEIGHTS_OF = {"rope-llama3-new-keys": "rope-llama3-old-keys"}
 # What transformers takes an absent key for is to be tested, too.
 ABSENT = object()
 GEMMA = dict(SMALL, head_dim=16, tie_word_embeddings=ABSENT)
+VISION = dict({key: ABSENT for key in ["max_position_embeddings", "num_hidden_layers", "rms_norm_eps", "vocab_size",
+                                       "tie_word_embeddings"]},
+              mm_tokens_per_image=1, image_token_index=VOCAB - 1, boi_token_index=VOCAB - 2, eoi_token_index=VOCAB - 3,
+              vision_config=dict(model_type="siglip_vision_model", hidden_size=8, intermediate_size=8,
+                                 num_hidden_layers=1, num_attention_heads=1, image_size=14, patch_size=14,
+                                 vision_use_head=False))
 OPT = dict(hidden_size=32, ffn_dim=64, num_attention_heads=2, rms_norm_eps=ABSENT, tie_word_embeddings=ABSENT)
 
 # Windows are shorter than the longest sequence, soft caps and scalars small enough to matter.
@@ -93,6 +99,11 @@ FAMILIES = {
                         dict(GEMMA, intermediate_size=32, num_hidden_layers=6, sliding_window=8,
                              query_pre_attn_scalar=64, rope_scaling={"rope_type": "linear", "factor": 8.0},
                              rope_local_base_freq=10000.0, hidden_activation="gelu_pytorch_tanh")),
+    # Of which the text part is read. Its files leave out what Gemma3TextConfig has for itself.
+    "families/gemma3-vision": ("Gemma3ForConditionalGeneration", "gemma3", dict(
+        VISION, text_config=dict(SMALL, head_dim=16, model_type="gemma3_text", vocab_size=VOCAB, num_hidden_layers=6,
+                                 intermediate_size=32, sliding_window=8, query_pre_attn_scalar=64, rms_norm_eps=1e-5,
+                                 max_position_embeddings=128))),
     "families/opt": ("OPTForCausalLM", "opt", OPT),
     "families/opt-pickled": ("OPTForCausalLM", "opt", OPT),
     "families/opt-pickled-shards": ("OPTForCausalLM", "opt", OPT),
@@ -114,6 +125,8 @@ def random_model(name: str, config: dict, dtype: torch.dtype) -> PreTrainedModel
         elif "norm" in key:
             # Gemma stores what is to be added to 1.
             noise = (0 if config.model_type.startswith("gemma") else 1) + 0.2 * noise
+        elif weight.ndim == 1:
+            pass
         elif "embed_tokens" not in key or config.tie_word_embeddings:
             noise = noise * (1.5 / weight.shape[1] ** 0.5)
         weight.data = noise.to(dtype).float()
@@ -187,6 +200,9 @@ def save_weights(model: PreTrainedModel, dtype: torch.dtype, shards: int, out: P
     tensors = {key: value.to(dtype).contiguous() for key, value in sorted(model.state_dict().items())}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
+    # As the hub has models that see.
+    tensors = {key.replace("model.language_model.", "language_model.model.").replace("model.vision_", "vision_")
+               .replace("model.multi_modal", "multi_modal"): value for key, value in tensors.items()}
     if shards == 1:
         save_file(tensors, str(out / "model.safetensors"), metadata={"format": "pt"})
         return

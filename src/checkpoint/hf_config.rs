@@ -5,6 +5,7 @@
 //! family    which families there are, and what an absent key means in each
 //! decoder   the Llama-like ones, whose keys are alike
 //! rope      how they rotate
+//! nested    configs of models that see, whose text part has the words of one of these
 //! opt       OPT, whose keys are its own
 //! write     the other direction
 //! ```
@@ -20,11 +21,13 @@ use crate::error::{Error, Result};
 
 mod decoder;
 mod family;
+mod nested;
 mod opt;
 mod rope;
 pub mod write;
 
 use family::Family;
+pub use nested::{is_text, text, text_name};
 
 pub const CONFIG_FILE: &str = "config.json";
 
@@ -57,6 +60,8 @@ pub fn read_json(path: &Path) -> Result<Value> {
 /// An architecture, activation or RoPE variant other than the supported ones; a missing, mistyped or
 /// impossible number.
 pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
+    let text = nested::text(json);
+    let json = text.as_ref().unwrap_or(json);
     // The architecture first: another family's other keys would only give a misleading message.
     let config = match Family::of(path, json)? {
         Family::Opt => opt::parse(path, json)?,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::config::ModelConfig;
 use super::hf_config::{self, CONFIG_FILE, read_json};
 use super::publish::{self, Staging};
@@ -23,6 +25,8 @@ pub struct HuggingFace {
     scheme: Option<Box<dyn Scheme>>,
     /// The quantized linears: name (`….weight`) → `[out, in]`.
     packed: BTreeMap<String, [usize; 2]>,
+    /// The config of the text part, where there are others.
+    text: Option<Value>,
 }
 
 impl HuggingFace {
@@ -47,18 +51,25 @@ impl HuggingFace {
             ));
         }
         complete_names(&mut shards)?;
+        let text = hf_config::text(&json);
         // Not stored twice where it is the other's: what follows need not know.
         let embeddings = format!("{}.weight", config.embed_tokens());
         if config.tie_word_embeddings && shards.position(HEAD) == shards.position(&embeddings) {
             shards.remove(HEAD);
         }
-        let mut opened = Self { directory: directory.to_path_buf(), shards, scheme, packed: BTreeMap::new() };
+        let directory = directory.to_path_buf();
+        let mut opened = Self { directory, shards, scheme, packed: BTreeMap::new(), text };
         opened.check(&config)?;
         Ok((opened, config))
     }
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What a copy of the text part alone says in its config, where there are others.
+    pub fn text_config(&self) -> Option<&Value> {
+        self.text.as_ref()
     }
 
     pub fn shards(&self) -> &Shards {
@@ -86,7 +97,8 @@ impl HuggingFace {
             let mut modules = parts.iter().filter_map(|part| name.strip_suffix(part));
             modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
         };
-        self.shards.names().filter(move |name| !is_part(name))
+        let is_copied = move |name: &&str| self.text.is_none() || hf_config::is_text(name);
+        self.shards.names().filter(move |name| !is_part(name)).filter(is_copied)
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -288,8 +300,12 @@ impl HuggingFace {
     }
 }
 
-/// Files of a model without its head, as older ones of OPT are, leave out what begins all other names.
+/// Files of a model without its head, as older ones of OPT are, leave out what begins all other names; those of a
+/// model with other parts put more before it.
 fn complete_names(shards: &mut Shards) -> Result<()> {
+    if shards.names().any(|name| hf_config::text_name(name).is_some()) {
+        return shards.rename(|name| hf_config::text_name(name).unwrap_or_else(|| name.to_owned()));
+    }
     if shards.names().any(|name| name.starts_with("model.")) {
         return Ok(());
     }

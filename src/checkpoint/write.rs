@@ -201,7 +201,10 @@ fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<
     let mut config = match &source.source {
         Source::HuggingFace(directory) => {
             directory.copy_other_files(to, &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
-            read_json(&directory.directory().join(CONFIG_FILE))?
+            match directory.text_config() {
+                Some(text) => text.clone(),
+                None => read_json(&directory.directory().join(CONFIG_FILE))?,
+            }
         }
         Source::Gguf(gguf) => {
             let vocab = gguf.vocabulary()?;

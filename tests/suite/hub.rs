@@ -180,6 +180,25 @@ fn a_model_is_fetched_once_into_the_standard_cache() {
     assert_eq!(measured(Answer::of(place.command().args(EVAL.split(' ')).arg(MODEL))), expected);
 }
 
+/// As OPT is on the hub: PyTorch's shards, and no tokenizer.json.
+#[test]
+fn a_model_of_older_files_alone_is_fetched_and_quantized() {
+    let (hub, place) = (Hub::start(), Workplace::new());
+    for (name, bytes) in tree(&fixture("families/opt-pickled-shards")) {
+        hub.put("org/opt", name.to_str().unwrap(), bytes);
+    }
+    hub.put("org/opt", "tf_model.h5", "not to be fetched");
+    let words = "quantize org/opt --group-size 16 -o opt".split(' ');
+    Answer::of(hub.command(&place).args(words)).succeeded();
+    assert!(hub.requests().iter().all(|asked| !asked.path.contains("tf_model")));
+    let names: Vec<String> =
+        tree(&place.path("opt")).into_keys().map(|name| name.display().to_string()).collect();
+    assert!(names.contains(&"merges.txt".into()) && names.contains(&"model.safetensors".into()), "{names:?}");
+    assert!(!names.iter().any(|name| name.contains("pytorch_model")), "{names:?}");
+    place.write("texts.jsonl", "{\"text\": \"It was the best of times\"}\n");
+    place.run("eval opt --score texts.jsonl --json --device cpu", &[]).json();
+}
+
 #[test]
 fn a_model_that_was_cut_in_the_middle_is_continued_by_the_next_command() {
     let (hub, place) = (with_model(), Workplace::new());
