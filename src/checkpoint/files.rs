@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::gguf::split;
 use super::{Checkpoint, Source, hf_config, publish};
 use crate::error::{Error, Result};
 
@@ -32,7 +33,7 @@ impl Checkpoint {
                 add(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
                 directory.shards().files().iter().for_each(|file| add(&file.bytes));
             }
-            Source::Gguf(gguf) => add(gguf.bytes()),
+            Source::Gguf(gguf) => gguf.parts().iter().for_each(|part| add(&part.bytes)),
             Source::Synthetic(_) => return Err(self.no_file()),
         }
         Ok(*whole.finalize().as_bytes())
@@ -56,7 +57,7 @@ impl Checkpoint {
                 let path = directory.directory().join(hf_config::CONFIG_FILE);
                 stamp.update(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
             }
-            Source::Gguf(_) => add(&self.path)?,
+            Source::Gguf(gguf) => gguf.parts().iter().try_for_each(|part| add(&part.path))?,
             Source::Synthetic(_) => return Err(self.no_file()),
         }
         Ok(*stamp.finalize().as_bytes())
@@ -69,7 +70,7 @@ impl Checkpoint {
             Source::HuggingFace(directory) => directory.shards().files().iter().for_each(|file| {
                 publish::release(&file.bytes);
             }),
-            Source::Gguf(gguf) => publish::release(gguf.bytes()),
+            Source::Gguf(gguf) => gguf.parts().iter().for_each(|part| publish::release(&part.bytes)),
             Source::Synthetic(_) => {}
         }
     }
@@ -107,7 +108,7 @@ impl Checkpoint {
     }
 }
 
-/// The one .gguf file of a directory.
+/// The one .gguf file of a directory, or the first of one model's.
 pub fn only_gguf(directory: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(directory).map_err(Error::io(directory, "listing"))?;
     let mut found = Vec::new();
@@ -116,6 +117,12 @@ pub fn only_gguf(directory: &Path) -> Result<PathBuf> {
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             found.push(path);
         }
+    }
+    found.sort();
+    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let of_one_model = found.first().and_then(name).and_then(|first| split::names(&first));
+    if of_one_model.is_some_and(|(_, all)| found.iter().filter_map(name).eq(all)) {
+        found.truncate(1);
     }
     <[PathBuf; 1]>::try_from(found).map(|[path]| path).map_err(|found| {
         Error::invalid(

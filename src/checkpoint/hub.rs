@@ -12,6 +12,7 @@ use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
+use super::gguf::split;
 use crate::error::{Error, Result};
 
 /// A file name and the bytes of it that have come, of how many.
@@ -58,20 +59,24 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
     let repo = |revision: &str| Repo::with_revision(id.repo.clone(), kind, revision.to_owned());
     let cached = cache().repo(repo(&id.revision));
     if is_offline() {
-        let found = cached.get(id.file.as_deref().unwrap_or("config.json")).ok_or_else(|| {
+        let absent = || {
             let what = format!("{model} is not in the cache, and HF_HUB_OFFLINE is set");
             Error::invalid(what, "unset it, or give a local path")
-        })?;
-        return Ok(if id.file.is_some() { found } else { parent(&found) });
+        };
+        let cached = |file: &str| cached.get(file).ok_or_else(absent);
+        return match &id.file {
+            Some(file) => first(parts(file).iter().map(|file| cached(file))),
+            None => cached("config.json").map(|found| parent(&found)),
+        };
     }
     let api = api(model)?;
     if let Some(file) = &id.file {
-        return match cached.get(file) {
+        let hub = Hub { name: &name, cached, files: api.repo(repo(&id.revision)), api };
+        let mut fetch = |file: &String| match hub.cached.get(file) {
             Some(path) => Ok(path),
-            None => {
-                Hub { name: &name, cached, files: api.repo(repo(&id.revision)), api }.fetch(file, on_download)
-            }
+            None => hub.fetch(file, on_download),
         };
+        return first(parts(file).iter().map(&mut fetch));
     }
     // One commit for all files, whatever is pushed meanwhile. The revision is entered when all are there.
     let info = api.repo(repo(&id.revision)).info().map_err(|error| failed(&name, &error))?;
@@ -85,6 +90,17 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
     let directory = hub.fetch_directory(&commit, names, on_download)?;
     cached.create_ref(&commit).map_err(Error::io(&directory, "entering the revision of"))?;
     Ok(directory)
+}
+
+/// A file, and those that it is one model with.
+fn parts(file: &str) -> Vec<String> {
+    split::names(file).map_or_else(|| vec![file.to_owned()], |(_, all)| all)
+}
+
+/// The first of some paths, all of which are there.
+fn first(paths: impl Iterator<Item = Result<PathBuf>>) -> Result<PathBuf> {
+    let paths = paths.collect::<Result<Vec<_>>>()?;
+    paths.into_iter().next().ok_or_else(|| Error::invalid("no file", ""))
 }
 
 fn is_offline() -> bool {

@@ -226,12 +226,51 @@ fn fine_tuning_a_gptq_directory_changes_only_its_scales() {
 }
 
 #[test]
+fn a_gguf_in_several_files_is_the_model_that_it_is_in_one() {
+    let place = Workplace::new();
+    let rows = place.write("rows.jsonl", "{\"input_ids\": [1, 5, 9, 40]}\n");
+    let nll = |model: &Path| {
+        let words = [model.as_ref(), "--score".as_ref(), rows.as_ref()];
+        place.run("eval --json --device cpu", &words).json()["sequences"].clone()
+    };
+    let (whole, parts) = (fixture("runs/q4_1.gguf"), fixture("runs/split"));
+    let first = parts.join("q4_1-00001-of-00003.gguf");
+    assert_eq!(nll(&first), nll(&whole));
+    assert_eq!(nll(&parts), nll(&whole));
+
+    let training = Training::new(&first, TWO_STEPS);
+    training.finetune("run", &[]).succeeded();
+    let base = tree(&parts);
+    let tuned = tree(&training.out("run").join("final"));
+    assert_eq!(base.keys().collect::<Vec<_>>(), tuned.keys().collect::<Vec<_>>());
+    for (name, bytes) in &base {
+        let what = name.display().to_string();
+        assert_only_scales_differ(bytes, &tuned[name], &gguf_scale_bytes(bytes), &what);
+    }
+    assert_ne!(nll(&training.out("run").join("final")), nll(&whole));
+
+    let second = parts.join("q4_1-00002-of-00003.gguf");
+    let refused = |model: &Path, says: &[&str]| place.run("inspect", &[model.as_ref()]).refused(says);
+    let error = refused(&second, &["is file 2 of 3"]);
+    assert!(error.stderr.contains("q4_1-00001-of-00003.gguf"), "{error:#?}");
+    for name in ["q4_1-00001-of-00003.gguf", "q4_1-00002-of-00003.gguf"] {
+        std::fs::copy(parts.join(name), place.path(name)).unwrap();
+    }
+    refused(&place.path("q4_1-00001-of-00003.gguf"), &["q4_1-00003-of-00003.gguf"]);
+    std::fs::copy(&second, place.path("q4_1-00003-of-00003.gguf")).unwrap();
+    refused(&place.path("q4_1-00001-of-00003.gguf"), &["split.no is Some(1), expected 2"]);
+    std::fs::copy(&first, place.path("model.gguf")).unwrap();
+    refused(&place.path("model.gguf"), &["not named like one"]);
+}
+
+#[test]
 fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
     for (name, scales) in [
         ("ct-w4-group", &[".weight_scale"][..]),
         ("ct-w4-asym-actorder", &[".weight_scale"]),
         ("ct-w8-channel-ignore", &[".weight_scale"]),
         ("ct-w3-asym", &[".weight_scale"]),
+        ("ct-w4-head", &["_proj.weight_scale"]),
         ("awq-gemm", &[".scales"]),
         ("bnb-fp4", &[".weight.absmax"]),
         ("mlx-mixed", &["_proj.scales", "_proj.biases"]),

@@ -180,6 +180,22 @@ fn a_model_is_fetched_once_into_the_standard_cache() {
     assert_eq!(measured(Answer::of(place.command().args(EVAL.split(' ')).arg(MODEL))), expected);
 }
 
+#[test]
+fn a_gguf_in_several_files_is_fetched_as_a_whole() {
+    let (hub, place) = (Hub::start(), Workplace::new());
+    for (name, bytes) in tree(&fixture("runs/split")) {
+        hub.put(MODEL, name.to_str().unwrap(), bytes);
+    }
+    let model = "org/tiny/q4_1-00001-of-00003.gguf";
+    let whole = fixture("runs/q4_1.gguf");
+    let expected = measured(eval(&hub, &place, whole.to_str().unwrap()));
+    assert_eq!(measured(eval(&hub, &place, model)), expected);
+    drop(hub);
+    assert_eq!(measured(Answer::of(place.command().args(EVAL.split(' ')).arg(model))), expected);
+    std::fs::remove_dir_all(place.path("hf-home/hub/models--org--tiny/snapshots")).unwrap();
+    Answer::of(place.command().args(EVAL.split(' ')).arg(model)).refused(&[model, "not in the cache"]);
+}
+
 /// As OPT is on the hub: PyTorch's shards, and no tokenizer.json.
 #[test]
 fn a_model_of_older_files_alone_is_fetched_and_quantized() {

@@ -40,7 +40,9 @@ pub struct TensorInfo {
     pub kind: GgmlType,
     /// Outermost dimension first: `[out, in]`.
     pub shape: Vec<usize>,
-    /// In the file.
+    /// The file that it is in, of a model that has several.
+    pub part: usize,
+    /// In that file.
     pub range: Range<usize>,
 }
 
@@ -322,7 +324,7 @@ impl<'a> Cursor<'a> {
         let start = usize::try_from(offset).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
         let range = range.ok_or_else(|| wrong(format!("impossible offset {offset}")))?;
-        Ok(TensorInfo { name, kind, shape, range })
+        Ok(TensorInfo { name, kind, shape, part: 0, range })
     }
 
     fn kind(&mut self) -> Result<Kind> {

@@ -3,6 +3,7 @@
 //! ```text
 //! header    the file's structure: metadata and tensor table, every number bounded
 //! blocks    the block types: layouts, expansion, repacking, new scales
+//! split     the files of a model that has several
 //! names     llama.cpp's tensor names and its order of q/k rows
 //! family    which architectures there are, and what llama.cpp does for each that no key says
 //! metadata  key-values → ModelConfig and vocabulary
@@ -20,12 +21,12 @@ mod metadata;
 pub mod model;
 mod names;
 mod plain;
+pub mod split;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::config::ModelConfig;
@@ -41,13 +42,15 @@ use crate::quant::FloatType;
 use blocks::GgmlType;
 use header::{Header, TensorInfo};
 use names::RowOrder;
+use split::Part;
 
 pub use describe::llama3_factors;
 pub use encode::form;
 
 pub struct Gguf {
+    /// As it was given: the first of its files.
     path: PathBuf,
-    bytes: Mmap,
+    parts: Vec<Part>,
     header: Header,
     /// Hugging Face name → tensor and the order of its rows.
     tensors: BTreeMap<String, (TensorInfo, RowOrder)>,
@@ -67,13 +70,12 @@ impl Gguf {
     /// Damage; another architecture; a tensor type, RoPE variant or tensor that is not supported; a
     /// tensor of the model that is missing or of another shape.
     pub fn open(path: &Path) -> Result<(Self, ModelConfig)> {
-        let bytes = publish::map(path)?;
-        let header = Header::parse(path, &bytes)?;
+        let (parts, header) = split::open(path)?;
         let rope_factors = |name: &str| {
             let tensor = header.tensors.iter().find(|t| t.name == name)?;
-            Some(tensor.kind.expand(&bytes[tensor.range.clone()], tensor.elements()))
+            Some(tensor.kind.expand(&parts[tensor.part].bytes[tensor.range.clone()], tensor.elements()))
         };
-        let (config, family) = metadata::config(path, &bytes, &header, &rope_factors)?;
+        let (config, family) = metadata::config(path, &parts[0].bytes, &header, &rope_factors)?;
 
         let mut tensors = BTreeMap::new();
         let of_rope = [names::ROPE_FACTORS, names::SHORT_FACTORS, names::LONG_FACTORS];
@@ -85,15 +87,18 @@ impl Gguf {
                 ));
             };
             let order = RowOrder::of(&info.name, config.head_dim, family.interleaves());
-            tensors.insert(name, (info.clone(), order));
+            if tensors.insert(name, (info.clone(), order)).is_some() {
+                return Err(Error::tensor(path, &info.name, "is in two files of the model"));
+            }
         }
-        let gguf = Self { path: path.to_path_buf(), bytes, header, tensors };
+        let gguf = Self { path: path.to_path_buf(), parts, header, tensors };
         gguf.check(&config)?;
         Ok((gguf, config))
     }
 
-    pub fn bytes(&self) -> &Mmap {
-        &self.bytes
+    /// The files, in their order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -116,7 +121,7 @@ impl Gguf {
     }
 
     pub fn vocabulary(&self) -> Result<GgufVocab> {
-        metadata::vocabulary(&self.path, &self.bytes, &self.header)
+        metadata::vocabulary(&self.path, &self.parts[0].bytes, &self.header)
     }
 
     pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
@@ -198,18 +203,21 @@ impl Gguf {
         Stored { bytes: &tuned, ..stored }.scales()
     }
 
-    /// A copy of the file, `out/<its name>`, in which only the block scales and minima of `names` differ.
+    /// A copy of the file or files, `out/<its name>`, in which only the block scales and minima of `names` differ.
     pub fn save_tuned(&self, out: &Path, names: &[String], scales: &mut ScaleSource) -> Result<()> {
-        let mut ranges = Vec::with_capacity(names.len());
-        for name in names {
-            ranges.push((self.stored(name)?.info.range.clone(), name));
-        }
-        ranges.sort_by_key(|(range, _)| range.start);
         let staging = Staging::new(out)?;
-        let to = staging.path().join(self.path.file_name().unwrap_or_default());
-        publish::copy_with_replacements(&self.bytes, &to, &ranges, |name| {
-            self.stored(name)?.rescaled(&scales(name)?)
-        })?;
+        for (index, part) in self.parts.iter().enumerate() {
+            let mut ranges = Vec::new();
+            for name in names {
+                let info = self.stored(name)?.info;
+                ranges.extend((info.part == index).then(|| (info.range.clone(), name)));
+            }
+            ranges.sort_by_key(|(range, _)| range.start);
+            let to = staging.path().join(part.path.file_name().unwrap_or_default());
+            publish::copy_with_replacements(&part.bytes, &to, &ranges, |name| {
+                self.stored(name)?.rescaled(&scales(name)?)
+            })?;
+        }
         staging.publish()
     }
 
@@ -236,9 +244,9 @@ impl Gguf {
         let known = self.tensors.keys().map(String::as_str);
         let (name, (info, order)) =
             self.tensors.get_key_value(name).ok_or_else(|| missing(&self.path, name, known))?;
-        // In range: the header was checked against the file's length.
-        let bytes = &self.bytes[info.range.clone()];
-        Ok(Stored { info, order: *order, bytes, path: &self.path, name })
+        // In range: each header was checked against its file's length.
+        let part = &self.parts[info.part];
+        Ok(Stored { info, order: *order, bytes: &part.bytes[info.range.clone()], path: &part.path, name })
     }
 }
 
