@@ -4,6 +4,7 @@
     ct-w4-asym-actorder/     asymmetric, groups of 16, each of features that are no neighbours (weight_g_idx)
     ct-w8-channel-ignore/    8 bits, one scale per row; one linear is left alone, the config under the old key
     ct-w3-asym/              3 bits (ten codes to a word), asymmetric, groups of 8
+    ct-w4-head/              4 bits, groups of 32, lm_head quantized too
     awq-gemm/                AutoAWQ, 4 bits, groups of 32
     bnb-nf4-double/          bitsandbytes, NF4 in blocks of 32, their scales quantized in blocks of 16
     bnb-fp4/                 bitsandbytes, FP4 in blocks of 32
@@ -57,6 +58,7 @@ COMPRESSED = {
     "ct-w4-asym-actorder": dict(num_bits=4, symmetric=False, strategy="group", group_size=16, actorder="group"),
     "ct-w8-channel-ignore": dict(num_bits=8, symmetric=True, strategy="channel"),
     "ct-w3-asym": dict(num_bits=3, symmetric=False, strategy="group", group_size=8),
+    "ct-w4-head": dict(num_bits=4, symmetric=True, strategy="group", group_size=32),
 }
 
 
@@ -109,7 +111,7 @@ def set_parameters(module, args, rng):
 def write_compressed(name, settings, tensors):
     directory = fresh(name)
     llama = dense(tensors).half()
-    ignore = ["lm_head"] + ([IGNORED] if "ignore" in name else [])
+    ignore = ([] if "head" in name else ["lm_head"]) + ([IGNORED] if "ignore" in name else [])
     scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**settings), format="pack-quantized")
     apply_quantization_config(llama, QuantizationConfig(config_groups={"group_0": scheme}, ignore=ignore))
     rng = np.random.Generator(np.random.Philox(13))

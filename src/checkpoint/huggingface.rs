@@ -85,7 +85,7 @@ impl HuggingFace {
         self.packed.keys().map(String::as_str)
     }
 
-    /// Whether it is a quantized table or head: what is not trained.
+    /// Whether it is a quantized table or head, which are not trained.
     pub fn is_packed_table(&self, name: &str) -> bool {
         self.packed.contains_key(name) && block_of(name).is_none()
     }
@@ -281,10 +281,11 @@ impl HuggingFace {
                     if self.shards.contains(&format!("{}{part}", module(&name))) =>
                 {
                     let layer = scheme.open(&self.shards, module(&name), [out, input])?;
-                    if block_of(&name).is_none() && layer.row(0).is_none() {
+                    let tables = [Some(config.embed_tokens()), config.embed_positions()];
+                    if tables.contains(&Some(module(&name))) && layer.row(0).is_none() {
                         return Err(Error::unsupported(
                             format!("{}: `{name}` is quantized", self.directory.display()),
-                            "works: checkpoints whose embeddings and lm_head are F32, F16 or BF16",
+                            "works: checkpoints whose embeddings are F32, F16 or BF16, and MLX and GGUF files",
                         ));
                     }
                     self.packed.insert(name, [out, input]);

@@ -16,13 +16,14 @@ use crate::quant::{self, FloatType, QuantizeConfig};
 /// Written by `scripts/fixtures_checkpoints.py`; blocks.gguf by `scripts/fixtures_blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
 /// Those with ct-, awq- and mlx- by `scripts/fixtures_packages.py`. Their scales are f16.
-const QUANTIZED: [&str; 12] = [
+const QUANTIZED: [&str; 13] = [
     "gptq-4bit-v1",
     "gptq-3bit-v2",
     "ct-w4-group",
     "ct-w4-asym-actorder",
     "ct-w8-channel-ignore",
     "ct-w3-asym",
+    "ct-w4-head",
     "awq-gemm",
     "mlx-mixed",
     "q4_0.gguf",
