@@ -47,3 +47,40 @@ pub fn text_name(name: &str) -> Option<String> {
 pub fn is_text(name: &str) -> bool {
     !OTHERS.iter().any(|part| name.starts_with(part))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_part_has_the_words_of_a_model_of_its_own() {
+        let whole = json!({
+            "architectures": [ARCHITECTURE], "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {},
+            "text_config": {"hidden_size": 2560, "model_type": "gemma3_text", "sliding_window": 1024},
+        });
+        let text = text(&whole).unwrap();
+        let expected = json!({
+            "vocab_size": 262_208, "hidden_size": 2560, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "eos_token_id": [1, 106], "sliding_window": 1024,
+            "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+        });
+        assert_eq!(text, expected);
+        assert_eq!(super::text(&text), None);
+        assert_eq!(super::text(&json!({"architectures": [ARCHITECTURE], "text_config": 1})), None);
+    }
+
+    #[test]
+    fn tensors_of_the_text_part_are_told_from_the_others() {
+        for (stored, own) in [
+            ("language_model.model.layers.0.mlp.up_proj.weight", Some("model.layers.0.mlp.up_proj.weight")),
+            ("model.language_model.norm.weight", Some("model.norm.weight")),
+            ("language_model.lm_head.weight", Some("lm_head.weight")),
+            ("model.norm.weight", None),
+            ("vision_tower.vision_model.embeddings.position_embedding.weight", None),
+        ] {
+            assert_eq!(text_name(stored).as_deref(), own, "{stored}");
+        }
+        assert!(is_text("model.norm.weight") && is_text("lm_head.weight"));
+        assert!(!is_text("model.vision_tower.x") && !is_text("multi_modal_projector.x"));
+    }
+}

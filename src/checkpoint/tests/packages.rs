@@ -104,6 +104,17 @@ fn awq_settings_that_are_not_supported_are_named() {
     assert!(with_config("awq-gemm", upper).is_ok());
 }
 
+#[test]
+fn mlx_modes_that_are_not_affine_are_named() {
+    for at in ["", "/model.layers.0.self_attn.q_proj"] {
+        let change = |c: &mut serde_json::Value| {
+            c.pointer_mut(&format!("/quantization{at}")).unwrap()["mode"] = json!("mxfp4");
+        };
+        let Err(error) = with_config("mlx-mixed", change) else { panic!("{at}") };
+        assert!(error.to_string().contains("MLX quantization of mode \"mxfp4\""), "{error}");
+    }
+}
+
 /// Tensors that are not as the settings say, or say other than the config: refused by name.
 #[test]
 fn packed_tensors_of_another_type_or_shape_are_refused_by_name() {
@@ -123,6 +134,13 @@ fn packed_tensors_of_another_type_or_shape_are_refused_by_name() {
         ("awq-gemm", "qweight", Dtype::I32, vec![4, 32], "expected shape [32, 4]"),
         ("awq-gemm", "qzeros", Dtype::I32, vec![4], "expected shape [1, 4]"),
         ("awq-gemm", "scales", Dtype::F16, vec![32, 1], "expected shape [1, 32]"),
+        ("mlx-mixed", "weight", Dtype::I32, vec![32, 2], "expected U32, got I32"),
+        ("mlx-mixed", "weight", Dtype::U32, vec![32, 7], "[32, 7] holds no codes"),
+        ("mlx-mixed", "weight", Dtype::U32, vec![30, 2], "expected shape [32, 2]"),
+        ("mlx-mixed", "biases", Dtype::F16, vec![32, 2], "expected shape [32, 1]"),
+        ("mlx-mixed", "biases", Dtype::BF16, vec![32, 1], "another type than the scales"),
+        ("mlx-mixed", "scales", Dtype::F16, vec![32, 5], "5 groups do not fill rows of 32"),
+        ("mlx-mixed", "scales", Dtype::F16, vec![32, 0], "0 groups do not fill rows of 32"),
     ] {
         let named = format!("model.layers.1.self_attn.q_proj.{tensor}");
         let directory = tempfile::tempdir().unwrap();
