@@ -30,8 +30,8 @@ Checked with: torch 2.9.1, transformers 4.57.6, accelerate 1.15.0, bitsandbytes 
 gptqmodel 5.6.12 (BUILD_CUDA_EXT=0 pip install --no-build-isolation; 5.8 and later need transformers 5),
 torchao 0.15.0, aqlm 1.1.7 with numba 0.68.1, compressed-tensors 0.15.0.1 (0.12.2 cannot unpack zero
 points), llama-cpp-python 0.3.36, gguf 0.19.0, mlx 0.32.4 (mlx[cpu]), mlx-lm 0.32.2 (--no-deps), and kernels
-0.11.7, datasets 4.0.0 and scipy 1.16.3, since newer ones need huggingface_hub 1. AutoAWQ 0.2.9 does not import with transformers 4.52 or later:
-GPTQModel reads AWQ here.
+0.11.7, datasets 4.0.0 and scipy 1.16.3, since newer ones need huggingface_hub 1. AutoAWQ 0.2.9 does not
+import with transformers 4.52 or later: GPTQModel reads AWQ here.
 
     python scripts/check_clients.py models/smollm2-f16 --gguf models/SmolLM2-135M-Instruct.Q4_1.gguf
     python scripts/check_clients.py models/smollm2-f16 --only gptq-4,nf4
