@@ -1,6 +1,7 @@
 """Makes the tiny random checkpoints under tests/fixtures/llama and tests/fixtures/families, with reference numbers.
 
-Each directory is a Hugging Face checkpoint (config.json, safetensors, tokenizer.json) plus
+Each directory is a Hugging Face checkpoint (config.json, safetensors, tokenizer.json; those named -pickled
+have pytorch_model.bin, vocab.json and merges.txt instead) plus
 expected.json, a list of cases computed by transformers in f32 with eager attention from the stored
 (rounded) weights:
 

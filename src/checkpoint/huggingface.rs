@@ -224,16 +224,14 @@ impl HuggingFace {
             }
             ranges.sort_by_key(|(range, _)| range.start);
             let to = staging.path().join(file.path.file_name().unwrap_or_default());
-            let mut last: Option<(&str, Vec<Vec<u8>>)> = None;
-            publish::copy_with_replacements(&file.bytes, &to, &ranges, |(name, part)| {
-                if last.as_ref().is_none_or(|(of, _)| of != name) {
-                    last = Some((name, self.layer(name)?.tuned_bytes(&scales(name)?)?));
+            // A linear's parts mostly follow each other.
+            let (mut last, mut parts) = ("", vec![]);
+            publish::copy_with_replacements(&file.bytes, &to, &ranges, |&(name, part)| {
+                if last != name {
+                    parts = self.layer(name)?.tuned_bytes(&scales(name)?)?;
+                    last = name;
                 }
-                Ok(last
-                    .iter_mut()
-                    .map(|(_, parts)| std::mem::take(&mut parts[*part]))
-                    .collect::<Vec<_>>()
-                    .concat())
+                Ok(std::mem::take(&mut parts[part]))
             })?;
         }
         staging.publish()
@@ -282,10 +280,14 @@ impl HuggingFace {
                 {
                     let layer = scheme.open(&self.shards, module(&name), [out, input])?;
                     let tables = [Some(config.embed_tokens()), config.embed_positions()];
-                    if tables.contains(&Some(module(&name))) && layer.row(0).is_none() {
+                    let is_table = tables.contains(&Some(module(&name)));
+                    // Where linears are written anew, a head would be expanded.
+                    let is_expanded = block_of(&name).is_none() && layer.repacking().is_some();
+                    if is_table && layer.row(0).is_none() || is_expanded {
                         return Err(Error::unsupported(
                             format!("{}: `{name}` is quantized", self.directory.display()),
-                            "works: checkpoints whose embeddings are F32, F16 or BF16, and MLX and GGUF files",
+                            "works: embeddings that are F32, F16 or BF16, in MLX or in GGUF; with double quantization of \
+                             bitsandbytes an lm_head of F32, F16 or BF16, too",
                         ));
                     }
                     self.packed.insert(name, [out, input]);

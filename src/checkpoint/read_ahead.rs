@@ -83,7 +83,7 @@ impl ReadAhead {
     ///
     /// # Errors
     /// Those of `each`; the file ends too early, or the disk fails.
-    pub fn matrix(&self, rows: usize, each: &mut dyn FnMut(&Piece) -> Result<()>) -> Result<()> {
+    pub fn next_matrix(&self, rows: usize, each: &mut dyn FnMut(&Piece) -> Result<()>) -> Result<()> {
         let mut left = rows;
         while left > 0 {
             let ended = || Error::invalid("reading ahead ended too early", "");

@@ -98,7 +98,7 @@ pub fn stream(
             Packed::Made(packed) => packed(name),
             Packed::Rounded(packed) => {
                 let shape = source.matrix_shape(name)?;
-                packed(name, shape, &|each| ahead.matrix(shape[0], each))
+                packed(name, shape, &|each| ahead.next_matrix(shape[0], each))
             }
         };
         let mut result = Ok(());

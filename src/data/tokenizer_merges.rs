@@ -54,7 +54,10 @@ pub fn json(dir: &Path, config: &Value, map: &Value) -> Result<Option<Value>> {
                    "normalized": false, "special": true})
         })
         .collect();
-    let byte_level = |add_prefix_space: bool, trim_offsets: bool| json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": trim_offsets, "use_regex": true});
+    let byte_level = |add_prefix_space: bool, trim_offsets: bool| {
+        json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space,
+               "trim_offsets": trim_offsets, "use_regex": true})
+    };
     let begins = config["add_bos_token"].as_bool().unwrap_or(false);
     let post_processor = match special("bos_token").filter(|_| begins) {
         Some((token, id)) => json!({

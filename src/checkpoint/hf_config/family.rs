@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::unsupported;
+use super::{nested, unsupported};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,7 @@ impl Family {
             (Some((family, ..)), _) => Ok(*family),
             (None, Some(other)) => {
                 let works = NAMES.map(|(_, architecture, _)| architecture).join(", ");
+                let works = format!("{works}, and the text part of {}", nested::ARCHITECTURE);
                 Err(unsupported(path, format!("architecture \"{other}\""), &works))
             }
             (None, None) => Err(Error::damaged(path, "names no architecture and no model_type")),

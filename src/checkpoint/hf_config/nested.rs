@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::family::Family;
 
-const ARCHITECTURE: &str = "Gemma3ForConditionalGeneration";
+pub const ARCHITECTURE: &str = "Gemma3ForConditionalGeneration";
 
 /// What begins the names of the text part's tensors, in files of transformers since 4.52 and before.
 const BEGINNINGS: [(&str, &str); 3] = [
