@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use qzo::cli::{Cli, run};
+use qzo::device::faults;
+use qzo::error::Error;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -16,26 +18,38 @@ fn main() -> ExitCode {
         // SAFETY: nothing has been started yet, so no other thread can be reading the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
-    // Drivers and their bindings panic on what they cannot do; the message is shown below, once.
+    if let Some(folder) = qzo::device::cuda_path_to_set() {
+        // SAFETY: nothing has been started yet, so no other thread can be reading the environment.
+        unsafe { std::env::set_var("CUDA_PATH", folder) };
+    }
+    // Drivers and their bindings panic on what they cannot do; the message is shown below, once. What a
+    // device's own threads panic with, `faults` keeps; it leaves this hook in place.
     std::panic::set_hook(Box::new(|_| ()));
     match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {error}");
-            if let Some(help) = error.help() {
-                eprintln!("  help: {help}");
-            }
+            show(&error);
             ExitCode::from(error.exit_code())
         }
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown cause");
-            eprintln!("error: the program stopped where it should not have: {text}");
-            eprintln!(
-                "  help: a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it"
-            );
+            // Where a device has failed, that is the cause.
+            let error = faults::check().err().unwrap_or_else(|| {
+                let text = faults::words(&*panic);
+                Error::device(
+                    format!("the program stopped where it should not have: {text}"),
+                    "a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it",
+                )
+            });
+            show(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn show(error: &Error) {
+    eprintln!("error: {error}");
+    if let Some(help) = error.help() {
+        eprintln!("  help: {help}");
     }
 }
 

@@ -24,7 +24,7 @@ pub fn trim() {
 
 /// Asks for large pages under a buffer that is about to be filled for the first time: a model's gigabytes
 /// are a million faults otherwise.
-pub fn prefer_huge_pages(buffer: &mut [u32]) {
+pub fn prefer_huge_pages<T>(buffer: &mut [T]) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const PAGE: usize = 4096;

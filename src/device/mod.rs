@@ -6,7 +6,13 @@
 mod adapter;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod faults;
 pub mod host;
+pub mod pools;
+pub mod report;
+
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaLibrary, Version, cuda_library};
 
 use std::fmt;
 use std::str::FromStr;
@@ -88,12 +94,18 @@ impl DeviceSpec {
     /// # Errors
     /// `Error::Device` with what to install or which device to ask for instead.
     pub fn resolve(self) -> Result<Device> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(index) => cuda::open(index),
-            Self::Wgpu(index) => adapter::open(index),
-            Self::Auto => Ok(cuda::open(0).or_else(|_| adapter::first_card()).unwrap_or(Device::Cpu)),
+        let device = match self {
+            Self::Cpu => Device::Cpu,
+            Self::Cuda(index) => cuda::open(index)?,
+            Self::Wgpu(index) => adapter::open(index)?,
+            Self::Auto => cuda::open(0).or_else(|_| adapter::first_card()).unwrap_or(Device::Cpu),
+        };
+        if !device.is_host() {
+            // Before anything is asked of it.
+            faults::watch();
+            pools::allocate_exactly();
         }
+        Ok(device)
     }
 }
 
@@ -141,9 +153,28 @@ pub fn survey() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// What CUDA kernels need, for `qzo doctor`; `None` in a build without them.
+pub fn cuda_libraries() -> Option<report::CudaLibraries> {
+    cuda::libraries()
+}
+
+/// The folder that a program should name in `CUDA_PATH` before it starts anything, because NVIDIA's headers
+/// lie there and not where cubecl would look; `None` where there is nothing to set.
+pub fn cuda_path_to_set() -> Option<std::path::PathBuf> {
+    cuda::path_to_set()
+}
+
 #[cfg(not(feature = "cuda"))]
 mod cuda {
     use super::*;
+
+    pub fn libraries() -> Option<report::CudaLibraries> {
+        None
+    }
+
+    pub fn path_to_set() -> Option<std::path::PathBuf> {
+        None
+    }
 
     pub fn open(_: usize) -> Result<Device> {
         absent("cuda")
@@ -306,6 +337,27 @@ pub fn for_tests(name: &str) -> Option<Device> {
             assert!(!required.split(',').any(|d| d == name), "{name} is required here: {error}");
             eprintln!("SKIPPED on {name}: {error}");
             None
+        }
+    }
+}
+
+/// Runs a test in a process of its own, because what fails on a device fails the rest of its process. `name`
+/// is the test's own, from the crate on; `stage` says which of several such processes it is, and `variables`
+/// what it finds in its environment.
+#[cfg(test)]
+pub fn alone(name: &str, stage: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
+    const VARIABLE: &str = "QZO_TEST_ALONE";
+    match std::env::var(VARIABLE) {
+        Ok(running) if running == stage => body(),
+        Ok(_) => {}
+        Err(_) => {
+            let program = std::env::current_exe().expect("this test's program");
+            let mut child = std::process::Command::new(program);
+            child.args([name, "--exact", "--nocapture"]).env(VARIABLE, stage);
+            child.envs(variables.iter().copied());
+            let output = child.output().expect("it starts");
+            let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains("1 passed") && output.status.success(), "{name}, {stage}:\n{text}");
         }
     }
 }

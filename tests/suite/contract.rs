@@ -324,3 +324,84 @@ fn inspecting_lists_every_tensor_and_the_bits_per_weight() {
     let text = place.run("inspect", &[fixture("runs/q4_1.gguf").as_ref()]).succeeded().stdout;
     assert!(text.lines().count() > tensors.len() && text.contains("model.layers.0.mlp.down_proj.weight"));
 }
+
+#[test]
+fn the_doctor_answers_with_its_keys() {
+    let place = Workplace::new();
+    let report = place.qzo(["doctor", "--json"]).json();
+    assert_keys(&report, &["cuda", "wgpu", "cpu", "auto", "cuda_libraries"]);
+    let libraries = &report["cuda_libraries"];
+    if libraries.is_null() {
+        assert!(report["cuda"].as_str().unwrap().contains("built without"), "{report}");
+        return;
+    }
+    assert_keys(libraries, &["driver", "nvrtc", "cublas", "headers", "notes"]);
+    for name in ["nvrtc", "cublas", "headers"] {
+        let part = &libraries[name];
+        assert_keys(part, &["path", "version", "problem"]);
+        assert!(part["path"].is_string() || part["problem"].is_string(), "{part}");
+    }
+    if report["cuda"].as_str().unwrap().contains("libcuda was not found") {
+        assert!(libraries["driver"].is_null(), "{report}");
+    } else {
+        assert_keys(&libraries["driver"], &["release", "cuda"]);
+    }
+    let text = place.qzo(["doctor"]).succeeded().stdout;
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names[..4], ["cuda", "wgpu", "cpu", "auto"]);
+    assert_eq!(names.contains(&"cublas"), libraries["driver"].is_object(), "{text}");
+}
+
+#[test]
+fn the_doctor_names_a_chosen_library_that_cannot_be_opened() {
+    let place = Workplace::new();
+    let file = place.write("libcublas.so.13", "no library");
+    let doctor = |name: &str| {
+        let mut command = place.command();
+        Answer::of(command.args(["doctor", "--json"]).env(name, &file)).json()["cuda_libraries"].take()
+    };
+    for (name, part) in [("QZO_CUBLAS", "cublas"), ("QZO_NVRTC_LIB", "nvrtc")] {
+        let libraries = doctor(name);
+        if libraries.is_null() {
+            return skipped("libraries of CUDA: built without cuda");
+        }
+        let problem = libraries[part]["problem"].as_str().unwrap();
+        for word in [name, "libcublas.so.13", "cannot be opened"] {
+            assert!(problem.contains(word), "`{word}` is missing in: {problem}");
+        }
+    }
+}
+
+/// The program sets `CUDA_PATH` for itself.
+#[cfg(target_os = "linux")]
+#[test]
+fn headers_of_a_python_package_are_used_where_the_toolkit_has_none() {
+    let place = Workplace::new();
+    let package = place.path("venv/lib/python3.11/site-packages/nvidia/cu13");
+    std::fs::create_dir_all(package.join("include/crt")).unwrap();
+    for name in ["cuda_runtime.h", "cuda_fp16.h", "mma.h", "crt/mma.h"] {
+        std::fs::write(package.join("include").join(name), "").unwrap();
+    }
+    let version = "#define CUDART_VERSION 13000\n";
+    std::fs::write(package.join("include/cuda_runtime_api.h"), version).unwrap();
+    let doctor = |environment: &[(&str, &str)]| {
+        let mut command = place.command();
+        command.args(["doctor", "--json"]).env("CUDA_PATH", place.path("nothing"));
+        command.env_remove("CUDA_HOME").env_remove("CONDA_PREFIX");
+        for (name, folder) in environment {
+            command.env(name, place.path(folder));
+        }
+        Answer::of(&mut command).json()["cuda_libraries"]["headers"].take()
+    };
+    let headers = doctor(&[("VIRTUAL_ENV", "venv")]);
+    if headers.is_null() {
+        return skipped("headers of CUDA: built without cuda");
+    }
+    assert!(headers["problem"].is_null(), "{headers}");
+    // A toolkit of this machine comes before Python packages.
+    if !std::path::Path::new("/usr/local/cuda/include/mma.h").exists() {
+        assert_eq!(headers, json!({"path": package, "version": "13.0", "problem": null}));
+        let problem = doctor(&[])["problem"].take();
+        assert!(problem.is_null() || problem.as_str().unwrap().contains("nothing lacks"), "{problem}");
+    }
+}

@@ -1,0 +1,115 @@
+//! Where CUDA's run-time libraries and headers may lie: the toolkit's folders and those of NVIDIA's Python
+//! packages. Nothing is run to find out, and nothing is opened.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The value of a variable of the environment.
+type Variable = Box<dyn Fn(&str) -> Option<OsString>>;
+
+/// What decides where to look; a test gives its own.
+pub struct Machine {
+    pub variable: Variable,
+    /// Stands before `/usr` and `/opt`.
+    pub root: PathBuf,
+}
+
+impl Machine {
+    pub fn this() -> Self {
+        Self { variable: Box::new(|name| std::env::var_os(name)), root: "/".into() }
+    }
+
+    /// A folder that a variable names; an empty one counts as unset.
+    pub fn folder(&self, variable: &str) -> Option<PathBuf> {
+        (self.variable)(variable).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
+    /// Toolkits and NVIDIA's Python packages, as folders that hold `include` and `lib`, `lib64` or `bin`;
+    /// those that exist, in the order in which they are tried, each once.
+    pub fn toolkits(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> =
+            ["CUDA_PATH", "CUDA_HOME"].iter().filter_map(|v| self.folder(v)).collect();
+        found.extend(self.installed());
+        let python = self.python_prefixes();
+        // Conda packages the toolkit itself.
+        found.extend(self.folder("CONDA_PREFIX"));
+        found.extend(python.iter().flat_map(|prefix| site_packages(prefix)).flat_map(|site| {
+            // The wheels of CUDA 13 share one folder, those of CUDA 12 have one each.
+            ["cu13", "cuda_nvrtc", "cublas", "cuda_runtime"].map(|part| site.join("nvidia").join(part))
+        }));
+        let mut seen = HashSet::new();
+        found.retain(|dir| dir.is_dir() && seen.insert(dir.clone()));
+        found
+    }
+
+    /// `/usr/local/cuda`, then the others beside it from the newest down, then `/opt/cuda`.
+    fn installed(&self) -> Vec<PathBuf> {
+        if cfg!(windows) {
+            let all = entries(Path::new("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA"), |_| true);
+            return newest_first(all);
+        }
+        let local = self.root.join("usr/local");
+        let mut found = vec![local.join("cuda")];
+        found.extend(newest_first(entries(&local, |name| name.starts_with("cuda-"))));
+        found.push(self.root.join("opt/cuda"));
+        found
+    }
+
+    /// Folders that hold `lib/python3.*`, from the most particular to the system's.
+    fn python_prefixes(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> =
+            ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|v| self.folder(v)).collect();
+        let path = (self.variable)("PATH").unwrap_or_default();
+        for python in std::env::split_paths(&path).map(|dir| dir.join("python3")).filter(|p| p.is_file()) {
+            // A virtual environment's interpreter is a link to the one it was made from, whose packages
+            // it may use as well.
+            let prefix = |python: &Path| python.parent()?.parent().map(Path::to_path_buf);
+            found.extend(prefix(&python));
+            found.extend(python.canonicalize().ok().and_then(|real| prefix(&real)));
+        }
+        found.extend(self.folder("HOME").map(|home| home.join(".local")));
+        found.extend(["usr/local", "usr"].map(|dir| self.root.join(dir)));
+        found
+    }
+}
+
+/// Folders of a toolkit in which its libraries lie.
+pub fn library_folders(toolkit: &Path) -> Vec<PathBuf> {
+    if cfg!(windows) {
+        return ["bin", "bin/x64", "bin/x86_64"].map(|dir| toolkit.join(dir)).to_vec();
+    }
+    let mut found = vec![toolkit.join("lib64"), toolkit.join("lib")];
+    // "x86_64-linux", "sbsa-linux": a folder for another machine than this one fails to load, no more.
+    found.extend(entries(&toolkit.join("targets"), |_| true).into_iter().map(|target| target.join("lib")));
+    found
+}
+
+/// Where a Python installation keeps packages: pip's folders and Debian's.
+fn site_packages(prefix: &Path) -> Vec<PathBuf> {
+    if cfg!(windows) {
+        return vec![prefix.join("Lib/site-packages")];
+    }
+    let versions = ["lib", "lib64"]
+        .iter()
+        .flat_map(|lib| newest_first(entries(&prefix.join(lib), |name| name.starts_with("python3"))));
+    versions.flat_map(|dir| ["site-packages", "dist-packages"].map(|name| dir.join(name))).collect()
+}
+
+fn entries(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        all.filter(|entry| wanted(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+/// By the numbers in the names: `cuda-12.10` is newer than `cuda-12.9`.
+fn newest_first(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let numbers = |path: &PathBuf| -> Vec<u32> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    };
+    paths.sort_by_key(|path| std::cmp::Reverse(numbers(path)));
+    paths
+}

@@ -1,0 +1,63 @@
+//! What `qzo doctor` says of the libraries beside an NVIDIA card.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// What CUDA kernels need beside a card, and what makes them faster.
+#[derive(Debug, Serialize)]
+pub struct CudaLibraries {
+    /// `null` where no driver is installed.
+    pub driver: Option<Driver>,
+    /// The compiler of kernels.
+    pub nvrtc: Part,
+    /// Optional: dense products.
+    pub cublas: Part,
+    /// The folder whose `include` the compiler is given.
+    pub headers: Part,
+    /// What does not work or could be better, and what to do about it.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Driver {
+    /// As "580.95.05", where the system tells.
+    pub release: Option<String>,
+    /// The newest CUDA that it can work with, as "13.0".
+    pub cuda: String,
+}
+
+/// A library or a folder: `path` and `version` where it was found, else `problem`.
+#[derive(Debug, Default, Serialize)]
+pub struct Part {
+    pub path: Option<PathBuf>,
+    pub version: Option<String>,
+    pub problem: Option<String>,
+}
+
+impl fmt::Display for CudaLibraries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CUDA libraries\n  driver   ")?;
+        match &self.driver {
+            Some(Driver { release: Some(release), cuda }) => write!(f, "{release}, for CUDA up to {cuda}")?,
+            Some(Driver { release: None, cuda }) => write!(f, "for CUDA up to {cuda}")?,
+            None => f.write_str("none")?,
+        }
+        for (name, part) in [("nvrtc", &self.nvrtc), ("cublas", &self.cublas), ("headers", &self.headers)] {
+            write!(f, "\n  {name:8} {part}")?;
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "\n  note: {note}"))
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.version.as_deref().unwrap_or("unknown version");
+        match (&self.path, &self.problem) {
+            (Some(path), None) => write!(f, "{version}, {}", path.display()),
+            (_, Some(problem)) => f.write_str(problem),
+            (None, None) => f.write_str("none"),
+        }
+    }
+}
