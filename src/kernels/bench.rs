@@ -1,10 +1,10 @@
-//! Times the packed product alone, with a perturbation, on made-up codes.
+//! Times single operations: the packed product with a perturbation, on made-up codes, and attention.
 
 use std::time::Instant;
 
-use burn::tensor::{DType, Distribution, Tensor};
+use burn::tensor::{DType, Distribution, Tensor, TensorData};
 
-use super::{DeviceWeight, Kernels, Path, linear_by, read};
+use super::{DeviceWeight, Kernels, KeyRanges, Path, Scores, attention, linear_by, read};
 use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::packed::words_per_row;
@@ -12,13 +12,14 @@ use crate::kernels::packed::{Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 
 /// Measurements of which the shortest counts.
-const RUNS: usize = 5;
-/// A measurement holds so many products that waiting for the device at its end is a small part of it.
-const SECONDS: f64 = 0.02;
-const MOST_PRODUCTS: usize = 100;
+const RUNS: usize = 3;
+/// A measurement holds so many operations that waiting for the device at its end is a small part of it.
+const SECONDS: f64 = 0.01;
+const MOST: usize = 100;
 
 /// The time of `x[2 · tokens, input] · W[out, input]ᵀ` by one path, the first half of the rows at one sign of
-/// a perturbation, the second at the other, in seconds; 4 bits, groups of 64.
+/// a perturbation, the second at the other, in seconds; 4 bits, groups of 64. `None` where the device cannot take
+/// the path.
 ///
 /// # Errors
 /// What the device reports.
@@ -27,7 +28,7 @@ pub fn time_linear<B: Kernels>(
     [tokens, out, input]: [usize; 3],
     compute: ComputeType,
     device: &B::Device,
-) -> Result<f64> {
+) -> Result<Option<f64>> {
     let words = out * words_per_row(input, 4);
     let codes = (0..words as u32).map(|i| i.wrapping_mul(0x9E37_79B9)).collect();
     let scales = vec![0.01; out * input.div_ceil(64)];
@@ -46,23 +47,64 @@ pub fn time_linear<B: Kernels>(
     let noise = Noise { kind, mode, seed: 1, probe: 0, coefficient: coefficient(kind, 1e-2) };
     let x = Tensor::<B, 2>::random([2 * tokens, input], Distribution::Normal(0.0, 1.0), (device, DType::F32));
     let x = x.cast(B::tensor_type(compute));
+    if linear_by(path, x.clone(), [&weight], Perturb::BothWays(noise)).is_err() {
+        return Ok(None);
+    }
     let time = |products: usize| -> Result<f64> {
         let clock = Instant::now();
         let mut y = None;
         for _ in 0..products {
-            let [product] = linear_by(path, x.clone(), [&weight], Perturb::BothWays(noise));
-            y = Some(product);
+            if let Ok([product]) = linear_by(path, x.clone(), [&weight], Perturb::BothWays(noise)) {
+                y = Some(product);
+            }
         }
         // The device is waited for here.
         y.map(|y| read(y.slice([0..1, 0..1]))).transpose()?;
         Ok(clock.elapsed().as_secs_f64() / products as f64)
     };
+    shortest(time).map(Some)
+}
+
+/// The time of one causal attention over sequences of one length, laid end to end, in seconds.
+///
+/// # Errors
+/// What the device reports.
+pub fn time_attention<B: Kernels>(
+    [sequences, tokens]: [usize; 2],
+    [heads, kv_heads, head_dim]: [usize; 3],
+    compute: ComputeType,
+    device: &B::Device,
+) -> Result<f64> {
+    let rows = sequences * tokens;
+    let ranges = (0..rows).flat_map(|row| [0, 0, row / tokens * tokens, row + 1].map(|bound| bound as i32));
+    let bounds = TensorData::new(ranges.collect::<Vec<_>>(), [4 * rows]);
+    let keys = KeyRanges::<B> { bounds: Tensor::from_data(bounds, (device, DType::I32)) };
+    let random = |heads: usize| {
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<B, 3>::random([rows, heads, head_dim], normal, (device, DType::F32));
+        x.cast(B::tensor_type(compute))
+    };
+    let (q, k, v) = (random(heads), random(kv_heads), random(kv_heads));
+    let scores = Scores { scale: 1.0 / (head_dim as f32).sqrt(), cap: None };
+    shortest(|launches| {
+        let clock = Instant::now();
+        let mut out = None;
+        for _ in 0..launches {
+            out = Some(attention(q.clone(), k.clone(), v.clone(), &keys, scores));
+        }
+        out.map(|out| read(out.slice([0..1, 0..1, 0..1]))).transpose()?;
+        Ok(clock.elapsed().as_secs_f64() / launches as f64)
+    })
+}
+
+/// The shortest time of one operation; `time` does so many, waits for the last and gives the time of one.
+fn shortest(time: impl Fn(usize) -> Result<f64>) -> Result<f64> {
     // The first compiles the kernels.
     time(1)?;
-    let products = ((SECONDS / time(1)?) as usize).clamp(1, MOST_PRODUCTS);
+    let count = ((SECONDS / time(1)?) as usize).clamp(1, MOST);
     let mut best = f64::INFINITY;
     for _ in 0..RUNS {
-        best = best.min(time(products)?);
+        best = best.min(time(count)?);
     }
     Ok(best)
 }

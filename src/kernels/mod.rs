@@ -14,33 +14,93 @@ pub mod packed;
 mod reference;
 mod weight;
 
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 pub(crate) use cpu::multiversion;
 pub use weight::{DeviceLevels, DeviceWeight};
 
-use crate::device::ComputeType;
+use crate::device::{ComputeType, faults};
 use crate::error::{Error, Result};
 use crate::zo::perturbation::{Noise, Perturb};
 
 /// How [`linear`] is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
     /// What the backend takes to be fastest at this size.
     Auto,
     /// The weight is unpacked into a scratch, then multiplied like any other.
-    Dense,
-    /// The weight is unpacked where the product reads it; [`Path::Dense`] where the device cannot do that.
+    Dense(Engine),
+    /// The weight is unpacked where the product reads it.
     Fused,
+}
+
+/// What multiplies dense matrices on a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The first of what is known to be fast, by the type of the tensors.
+    Fastest,
+    Cublas,
+    /// cubek's routines, by their tiles (wmma or mma instructions, or plain units) and how they are fed.
+    Cmma,
+    Mma,
+    DoubleMma,
+    OrderedMma,
+    SpecializedMma,
+    TmaMma,
+    Units,
+    Naive,
+}
+
+impl Path {
+    pub const ALL: &[Self] = &[
+        Self::Dense(Engine::Cublas),
+        Self::Dense(Engine::Cmma),
+        Self::Dense(Engine::Mma),
+        Self::Dense(Engine::DoubleMma),
+        Self::Dense(Engine::OrderedMma),
+        Self::Dense(Engine::SpecializedMma),
+        Self::Dense(Engine::TmaMma),
+        Self::Dense(Engine::Units),
+        Self::Fused,
+    ];
+
+    /// As the bench prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fused => "fused",
+            Self::Dense(engine) => match engine {
+                Engine::Fastest => "dense",
+                Engine::Cublas => "cublas",
+                Engine::Cmma => "cubek-cmma",
+                Engine::Mma => "cubek-mma",
+                Engine::DoubleMma => "cubek-double-mma",
+                Engine::OrderedMma => "cubek-ordered-mma",
+                Engine::SpecializedMma => "cubek-specialized-mma",
+                Engine::TmaMma => "cubek-tma-mma",
+                Engine::Units => "cubek-units",
+                Engine::Naive => "cubek-naive",
+            },
+        }
+    }
+}
+
+impl Engine {
+    /// Whether it rounds f32 to tf32 where the device has that.
+    pub fn rounds_f32(self) -> bool {
+        !matches!(self, Self::Fastest | Self::Cublas | Self::Units | Self::Naive)
+    }
 }
 
 /// What a backend must bring beside Burn's own operations.
 pub trait Kernels: Backend {
-    /// The paths that differ here.
+    /// The paths that differ here and take every shape.
     const PATHS: &[Path] = &[Path::Auto];
+
+    /// All that some device takes.
+    const EVERY_PATH: &[Path] = Self::PATHS;
 
     /// Up to how many tokens both signs of a perturbation go through the model in one pass. It saves
     /// unpacking every weight twice, which matters least where there are many tokens, and costs the
@@ -61,12 +121,16 @@ pub trait Kernels: Backend {
         Self::float_select(x, 1, order)
     }
 
-    /// See [`linear`]; the features of `x` are in the order of the weights'.
+    /// See [`linear_by`]; the features of `x` are in the order of the weights'.
     fn packed_linear<const N: usize>(
+        path: Path,
         x: FloatTensor<Self>,
         weights: [&DeviceWeight<Self>; N],
         perturb: Perturb,
-    ) -> [FloatTensor<Self>; N];
+    ) -> Result<[FloatTensor<Self>; N], String>;
+
+    /// Says how many weights a product unpacks at a time at most, those of one input together.
+    fn expect_unpacked(_elements: usize, _device: &Self::Device) {}
 
     /// The type in which a dense weight, stored as `stored`, is kept.
     fn weight_type(stored: DType, compute: ComputeType) -> DType;
@@ -74,14 +138,9 @@ pub trait Kernels: Backend {
     /// See [`dense_linear`].
     fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The same by a given path.
-    fn packed_linear_by<const N: usize>(
-        _path: Path,
-        x: FloatTensor<Self>,
-        weights: [&DeviceWeight<Self>; N],
-        perturb: Perturb,
-    ) -> [FloatTensor<Self>; N] {
-        Self::packed_linear(x, weights, perturb)
+    /// See [`gram`].
+    fn gram(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(Self::float_transpose(x.clone()), x)
     }
 
     /// See [`attention`].
@@ -96,8 +155,23 @@ pub trait Kernels: Backend {
     /// See [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
+    /// See [`add_rms_norm`].
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        let sum = Self::float_add(x, y);
+        [sum.clone(), Self::rms_norm(sum, weight, eps)]
+    }
+
     /// See [`rotate`].
-    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn rotate(
+        x: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
 
     /// See [`gate_mul`].
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Gate) -> FloatTensor<Self>;
@@ -150,30 +224,43 @@ pub fn linear<B: Kernels, const N: usize>(
     perturb: Perturb,
 ) -> [Tensor<B, 2>; N] {
     linear_by(Path::Auto, x, weights, perturb)
+        .unwrap_or_else(|what| unreachable!("every device has a way for every shape: {what}"))
 }
 
 /// [`linear`] by a given path, to compare them.
+///
+/// # Errors
+/// Why this device cannot take it.
 pub fn linear_by<B: Kernels, const N: usize>(
     path: Path,
     x: Tensor<B, 2>,
     weights: [&DeviceWeight<B>; N],
     perturb: Perturb,
-) -> [Tensor<B, 2>; N] {
+) -> Result<[Tensor<B, 2>; N], String> {
     debug_assert!(x.dims()[0].is_multiple_of(perturb.parts().len()));
     let x = x.into_primitive().tensor();
     let y = if weights.iter().all(|weight| weight.order.is_none()) {
-        B::packed_linear_by(path, x, weights, perturb)
+        B::packed_linear(path, x, weights, perturb)?
     } else {
-        weights.map(|weight| {
-            let x = match &weight.order {
-                Some(order) => B::in_order(x.clone(), order.clone().into_primitive()),
-                None => x.clone(),
-            };
-            let [y] = B::packed_linear_by(path, x, [weight], perturb);
-            y
-        })
+        let mut refusal = None;
+        let y = weights.map(|weight| {
+            let made = B::packed_linear(path, ordered(x.clone(), weight), [weight], perturb);
+            made.map(|[y]| y).map_err(|what| refusal = Some(what)).ok()
+        });
+        if let Some(what) = refusal {
+            return Err(what);
+        }
+        y.map(|y| y.unwrap_or_else(|| x.clone()))
     };
-    y.map(|y| Tensor::from_primitive(TensorPrimitive::Float(y)))
+    Ok(y.map(|y| Tensor::from_primitive(TensorPrimitive::Float(y))))
+}
+
+/// The features of `x` in the order of a weight's.
+fn ordered<B: Kernels>(x: FloatTensor<B>, weight: &DeviceWeight<B>) -> FloatTensor<B> {
+    match &weight.order {
+        Some(order) => B::in_order(x, order.clone().into_primitive()),
+        None => x,
+    }
 }
 
 /// `y = x · Wᵀ` for a dense weight of the type that [`Kernels::weight_type`] gave.
@@ -183,6 +270,14 @@ pub fn linear_by<B: Kernels, const N: usize>(
 pub fn dense_linear<B: Kernels>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
     let [x, weight] = [x, weight].map(|t| t.into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(B::dense_linear(x, weight)))
+}
+
+/// `xᵀ · x` in f32.
+///
+/// # Shapes
+/// `x`: f32 `[T, width]`; result: `[width, width]`.
+pub fn gram<B: Kernels>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::gram(x.into_primitive().tensor())))
 }
 
 /// Softmax attention of each query row over its own range of keys; query head `h` reads key head
@@ -211,18 +306,35 @@ pub fn rms_norm<B: Kernels>(x: Tensor<B, 2>, weight: Tensor<B, 1>, eps: f32) -> 
     Tensor::from_primitive(TensorPrimitive::Float(B::rms_norm(x, weight, eps)))
 }
 
-/// Rotary position embedding in the half-split order: `(a, b) → (a·cos − b·sin, b·cos + a·sin)` for the
-/// two halves of every head.
+/// `x + y`, rounded to the type of both, and [`rms_norm`] of what it was rounded to.
 ///
 /// # Shapes
-/// `x`: `[T, heads, head_dim]`; `cos`, `sin`: f32 `[T, head_dim / 2]`; result like `x`.
-pub fn rotate<B: Kernels>(x: Tensor<B, 3>, cos: Tensor<B, 2>, sin: Tensor<B, 2>) -> Tensor<B, 3> {
-    let x = x.into_primitive().tensor();
-    let [cos, sin] = [cos, sin].map(|t| t.into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::rotate(x, cos, sin)))
+/// `x`, `y` and the results: `[T, hidden]`; `weight`: f32 `[hidden]`.
+pub fn add_rms_norm<B: Kernels>(
+    x: Tensor<B, 2>,
+    y: Tensor<B, 2>,
+    weight: Tensor<B, 1>,
+    eps: f32,
+) -> [Tensor<B, 2>; 2] {
+    let [x, y] = [x, y].map(|t| t.into_primitive().tensor());
+    let results = B::add_rms_norm(x, y, weight.into_primitive().tensor(), eps);
+    results.map(|t| Tensor::from_primitive(TensorPrimitive::Float(t)))
 }
 
-/// `activation(gate) · up`, elementwise.
+/// Rotary position embedding of queries and keys in the half-split order:
+/// `(a, b) → (a·cos − b·sin, b·cos + a·sin)` for the two halves of the first `turned` elements of every head.
+/// What comes behind them stays as it is.
+///
+/// # Shapes
+/// `x`: `[T, heads, head_dim]` twice, each with heads of its own; `cos`, `sin`: f32 `[T, turned / 2]`, with
+/// `turned` ≤ `head_dim`; results like `x`.
+pub fn rotate<B: Kernels>(x: [Tensor<B, 3>; 2], cos: Tensor<B, 2>, sin: Tensor<B, 2>) -> [Tensor<B, 3>; 2] {
+    let x = x.map(|t| t.into_primitive().tensor());
+    let [cos, sin] = [cos, sin].map(|t| t.into_primitive().tensor());
+    B::rotate(x, cos, sin).map(|t| Tensor::from_primitive(TensorPrimitive::Float(t)))
+}
+
+/// `activation(gate) · up`, elementwise; in the memory of `gate` where nothing else holds it.
 ///
 /// # Shapes
 /// `gate`, `up` and the result: `[T, intermediate]`.
@@ -258,11 +370,16 @@ pub fn replay<B: Kernels>(
 /// A tensor's values as f32; the device is waited for.
 ///
 /// # Errors
-/// What the device reports: most often that its memory is full.
+/// What has failed on a device in this process, up to now: most often that its memory is full. Values that
+/// were computed after that are not given out.
 pub fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
-    let failed = |what: String| {
-        Error::device(format!("the device failed: {what}"), "try a smaller batch, or --device cpu")
-    };
-    let data = tensor.try_into_data().map_err(|error| failed(format!("{error:?}")))?;
-    data.convert::<f32>().into_vec().map_err(|error| failed(format!("{error:?}")))
+    let device = tensor.device();
+    let data = faults::checked(|| {
+        let data = tensor.try_into_data()?;
+        // WGPU tells here, and only here, of kernels that were not launched.
+        B::sync(&device)?;
+        Ok::<_, ExecutionError>(data)
+    })?;
+    let values = data.convert::<f32>().into_vec();
+    values.map_err(|error| Error::device(format!("the device's answer is no list of numbers: {error:?}"), ""))
 }

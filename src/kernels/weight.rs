@@ -90,6 +90,10 @@ impl<B: Backend> DeviceWeight<B> {
         }
     }
 
+    pub fn elements(&self) -> usize {
+        self.out_features * self.in_features
+    }
+
     pub fn groups(&self) -> usize {
         self.in_features.div_ceil(self.group_size)
     }

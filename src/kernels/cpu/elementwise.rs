@@ -14,11 +14,19 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| rms_norm_rows(x, weight, eps, y));
 }
 
-/// Half-split rotation, in place. `x`: `[T, heads, dim]`; `cos`, `sin`: `[T, dim / 2]`.
-pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: usize) {
-    let angles = cos.par_chunks(ROWS * half).zip(sin.par_chunks(ROWS * half));
-    let rows = x.par_chunks_mut(ROWS * row).zip(angles);
-    rows.for_each(|(x, (cos, sin))| rotate_rows(x, cos, sin, row, half));
+/// Rows of heads, of which the first `2 · half` elements turn.
+#[derive(Clone, Copy)]
+pub(super) struct Turned {
+    pub heads: usize,
+    pub dim: usize,
+    pub half: usize,
+}
+
+/// Half-split rotation, in place. `x`: `[T, heads, dim]`; `cos`, `sin`: `[T, half]`.
+pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], dims: Turned) {
+    let angles = cos.par_chunks(ROWS * dims.half).zip(sin.par_chunks(ROWS * dims.half));
+    let rows = x.par_chunks_mut(ROWS * dims.heads * dims.dim).zip(angles);
+    rows.for_each(|(x, (cos, sin))| rotate_rows(x, cos, sin, dims));
 }
 
 /// `gate = activation(gate) · up`, elementwise.
@@ -59,15 +67,15 @@ fn rms_norm_rows_body(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
 }
 
 multiversion! {
-    fn rotate_rows(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: usize) => rotate_rows_body;
+    fn rotate_rows(x: &mut [f32], cos: &[f32], sin: &[f32], dims: Turned) => rotate_rows_body;
 }
 
 #[inline(always)]
-fn rotate_rows_body(x: &mut [f32], cos: &[f32], sin: &[f32], row: usize, half: usize) {
+fn rotate_rows_body(x: &mut [f32], cos: &[f32], sin: &[f32], Turned { heads, dim, half }: Turned) {
     let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-    for (x, (cos, sin)) in x.chunks_exact_mut(row).zip(angles) {
-        for x in x.chunks_exact_mut(2 * half) {
-            let (low, high) = x.split_at_mut(half);
+    for (x, (cos, sin)) in x.chunks_exact_mut(heads * dim).zip(angles) {
+        for x in x.chunks_exact_mut(dim) {
+            let (low, high) = x[..2 * half].split_at_mut(half);
             for i in 0..half {
                 let (a, b) = (low[i], high[i]);
                 low[i] = a * cos[i] - b * sin[i];

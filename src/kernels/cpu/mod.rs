@@ -11,7 +11,7 @@ use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Scores};
+use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Path, Scores};
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
 use linear::{Arithmetic, BlocksView, CodebookView, LevelsView, Product, WeightView};
@@ -75,10 +75,11 @@ impl Kernels for Flex {
     }
 
     fn packed_linear<const N: usize>(
+        _: Path,
         x: FlexTensor,
         weights: [&DeviceWeight<Self>; N],
         perturb: Perturb,
-    ) -> [FlexTensor; N] {
+    ) -> Result<[FlexTensor; N], String> {
         let x = x.to_contiguous();
         let held = weights.map(Held::new);
         let mut y = weights
@@ -98,7 +99,7 @@ impl Kernels for Flex {
         let f32 = Arithmetic::f32();
         linear::packed_linear(x.storage(), in_f32, f32);
         linear::packed_linear(x.storage(), in_bf16, Arithmetic::bf16().unwrap_or(f32));
-        y
+        Ok(y)
     }
 
     /// As it is stored: half the memory for what most checkpoints hold.
@@ -147,12 +148,14 @@ impl Kernels for Flex {
         y
     }
 
-    fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+    fn rotate(x: [FlexTensor; 2], cos: FlexTensor, sin: FlexTensor) -> [FlexTensor; 2] {
         let [cos, sin] = [cos, sin].map(|t| t.to_contiguous());
-        let (row, half) = (x.shape()[1] * x.shape()[2], x.shape()[2] / 2);
-        let mut x = owned(x);
-        elementwise::rotate(x.storage_mut(), cos.storage(), sin.storage(), row, half);
-        x
+        x.map(|x| {
+            let dims = elementwise::Turned { heads: x.shape()[1], dim: x.shape()[2], half: cos.shape()[1] };
+            let mut x = owned(x);
+            elementwise::rotate(x.storage_mut(), cos.storage(), sin.storage(), dims);
+            x
+        })
     }
 
     fn gate_mul(gate: FlexTensor, up: FlexTensor, activation: Gate) -> FlexTensor {

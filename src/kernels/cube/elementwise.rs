@@ -1,169 +1,211 @@
-//! Norm, rotation and gate. All arithmetic is f32 inside, whatever the type of the tensors.
+//! Rotation and gate. All arithmetic is f32 inside, whatever the type of the tensors.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{CUBE, cubes};
+use super::rows::{UNITS, array, lanes, output, rows, spread};
 use crate::kernels::{GELU_CUBIC, GELU_LINEAR, Gate};
 
-/// One cube per row: each unit sums the squares of every `CUBE`-th element, then all sums are added up
-/// in shared memory.
-#[cube(launch)]
-fn rms_norm_kernel<F: Float>(
-    x: &Array<F>,
-    weight: &Array<f32>,
-    out: &mut Array<F>,
+/// Most cubes along the second axis of a launch.
+const MOST_ROWS: usize = 65_535;
+
+/// Heads of a row, in vectors.
+#[derive(CubeLaunch, CubeType, Clone, Copy)]
+struct Heads {
+    count: usize,
+    /// From one row to the next, where they are read and where they are written.
+    from: usize,
+    to: usize,
+}
+
+/// One cube per row: the units along x are the vectors of a half, those along y the heads.
+#[cube(launch_unchecked)]
+fn rotate_kernel<F: Float, N: Size>(
+    q: &Array<Vector<F, N>>,
+    k: &Array<Vector<F, N>>,
+    cos: &Array<Vector<f32, N>>,
+    sin: &Array<Vector<f32, N>>,
+    q_out: &mut Array<Vector<F, N>>,
+    k_out: &mut Array<Vector<F, N>>,
+    q_heads: &Heads,
+    k_heads: &Heads,
     rows: usize,
-    hidden: usize,
-    eps: f32,
-    #[comptime] units: usize,
+    half: usize,
+    dim: usize,
     #[define(F)] _f: StorageType,
 ) {
     let row = CUBE_POS;
-    if row >= rows {
-        terminate!();
-    }
-    let unit = UNIT_POS as usize;
-    let mut sums = SharedMemory::<f32>::new(units);
-    let mut sum = 0.0f32;
-    for i in range_stepped(unit, hidden, units) {
-        let value = f32::cast_from(x[row * hidden + i]);
-        sum += value * value;
-    }
-    sums[unit] = sum;
-    sync_cube();
-    let mut total = 0.0f32;
-    for i in 0..units {
-        total += sums[i];
-    }
-    let scale = 1.0f32 / (total / f32::cast_from(hidden as u32) + eps).sqrt();
-    for i in range_stepped(unit, hidden, units) {
-        let at = row * hidden + i;
-        out[at] = F::cast_from(f32::cast_from(x[at]) * scale * weight[i]);
+    if row < rows {
+        for i in range_stepped(UNIT_POS_X as usize, half, CUBE_DIM_X as usize) {
+            let (cos, sin) = (cos[row * half + i], sin[row * half + i]);
+            turn(q, q_out, q_heads, row, i, half, dim, cos, sin);
+            turn(k, k_out, k_heads, row, i, half, dim, cos, sin);
+        }
+        for i in range_stepped(2 * half + UNIT_POS_X as usize, dim, CUBE_DIM_X as usize) {
+            keep(q, q_out, q_heads, row, i, dim);
+            keep(k, k_out, k_heads, row, i, dim);
+        }
     }
 }
 
-/// One unit per pair of a head's two halves.
-#[cube(launch)]
-fn rotate_kernel<F: Float>(
-    x: &Array<F>,
-    cos: &Array<f32>,
-    sin: &Array<f32>,
-    out: &mut Array<F>,
-    units: usize,
-    heads: usize,
+/// Turns vector `i` of every head's first half with that of its second.
+#[cube]
+fn turn<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    out: &mut Array<Vector<F, N>>,
+    heads: &Heads,
+    row: usize,
+    i: usize,
     half: usize,
-    #[define(F)] _f: StorageType,
+    dim: usize,
+    cos: Vector<f32, N>,
+    sin: Vector<f32, N>,
 ) {
-    let unit = ABSOLUTE_POS;
-    if unit >= units {
-        terminate!();
+    for head in range_stepped(UNIT_POS_Y as usize, heads.count, CUBE_DIM_Y as usize) {
+        let low = head * dim + i;
+        let (from, to) = (row * heads.from + low, row * heads.to + low);
+        let a = Vector::<f32, N>::cast_from(x[from]);
+        let b = Vector::<f32, N>::cast_from(x[from + half]);
+        out[to] = Vector::cast_from(a * cos - b * sin);
+        out[to + half] = Vector::cast_from(b * cos + a * sin);
     }
-    let i = unit % half;
-    let head = unit / half;
-    let angle = head / heads * half + i;
-    let low = head * half * 2 + i;
-    let high = low + half;
-    let a = f32::cast_from(x[low]);
-    let b = f32::cast_from(x[high]);
-    out[low] = F::cast_from(a * cos[angle] - b * sin[angle]);
-    out[high] = F::cast_from(b * cos[angle] + a * sin[angle]);
 }
 
-#[cube(launch)]
-fn gate_mul_kernel<F: Float>(
-    gate: &Array<F>,
-    up: &Array<F>,
-    out: &mut Array<F>,
-    units: usize,
+/// Hands on vector `i` of every head.
+#[cube]
+fn keep<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    out: &mut Array<Vector<F, N>>,
+    heads: &Heads,
+    row: usize,
+    i: usize,
+    dim: usize,
+) {
+    for head in range_stepped(UNIT_POS_Y as usize, heads.count, CUBE_DIM_Y as usize) {
+        let at = head * dim + i;
+        out[row * heads.to + at] = x[row * heads.from + at];
+    }
+}
+
+/// One unit per vector of a row, and of every further row that lies as many apart as the launch has along y.
+#[cube(launch_unchecked)]
+fn gate_mul_kernel<F: Float, N: Size>(
+    gate: &Array<Vector<F, N>>,
+    up: &Array<Vector<F, N>>,
+    out: &mut Array<Vector<F, N>>,
+    rows: usize,
+    width: usize,
+    gate_stride: usize,
+    up_stride: usize,
     #[comptime] activation: Gate,
     #[define(F)] _f: StorageType,
 ) {
-    if ABSOLUTE_POS >= units {
-        terminate!();
+    let i = ABSOLUTE_POS_X as usize;
+    if i < width {
+        let step = (CUBE_COUNT_Y * CUBE_DIM_Y) as usize;
+        for row in range_stepped(ABSOLUTE_POS_Y as usize, rows, step) {
+            let x = Vector::<f32, N>::cast_from(gate[row * gate_stride + i]);
+            let v = match comptime!(activation) {
+                Gate::Silu => x,
+                Gate::GeluTanh => x * (Vector::new(GELU_LINEAR) + Vector::new(GELU_CUBIC) * x * x),
+            };
+            // A vector cannot be negated in CUDA.
+            let activated = x / (Vector::new(1.0f32) + (Vector::new(0.0f32) - v).exp());
+            let up = Vector::<f32, N>::cast_from(up[row * up_stride + i]);
+            out[row * width + i] = Vector::cast_from(activated * up);
+        }
     }
-    let x = f32::cast_from(gate[ABSOLUTE_POS]);
-    let v = match comptime!(activation) {
-        Gate::Silu => x,
-        Gate::GeluTanh => x * (GELU_LINEAR + GELU_CUBIC * x * x),
-    };
-    let activated = x / (1.0f32 + (-v).exp());
-    out[ABSOLUTE_POS] = F::cast_from(activated * f32::cast_from(up[ABSOLUTE_POS]));
 }
 
 /// # Shapes
-/// `x`, `out`: `[T, hidden]`; `weight`: f32 `[hidden]`; all contiguous.
-pub(super) fn rms_norm<R: CubeRuntime>(
-    x: CubeTensor<R>,
-    weight: CubeTensor<R>,
-    eps: f32,
-    out: CubeTensor<R>,
-) {
-    let client = x.client.clone();
-    let (rows, hidden, dtype) = (x.shape()[0], x.shape()[1], x.dtype.into());
-    // `cubes` counts units: one cube per row.
-    rms_norm_kernel::launch::<R>(
-        &client,
-        cubes(rows * CUBE as usize),
-        CubeDim::new_1d(CUBE),
-        x.binding().into_array_arg(),
-        weight.binding().into_array_arg(),
-        out.binding().into_array_arg(),
-        rows,
-        hidden,
-        eps,
-        CUBE as usize,
-        dtype,
-    );
-}
-
-/// # Shapes
-/// `x`, `out`: `[T, heads, head_dim]`; `cos`, `sin`: f32 `[T, head_dim / 2]`; all contiguous.
+/// `q`, `k` and the results: `[T, heads, head_dim]`, each with heads of its own; `cos`, `sin`: f32
+/// `[T, turned / 2]`, contiguous, for the first `turned` elements of every head.
 pub(super) fn rotate<R: CubeRuntime>(
-    x: CubeTensor<R>,
+    x: [CubeTensor<R>; 2],
     cos: CubeTensor<R>,
     sin: CubeTensor<R>,
-    out: CubeTensor<R>,
-) {
-    let client = x.client.clone();
-    let (units, dtype) = (x.shape().num_elements() / 2, x.dtype.into());
-    let (heads, half) = (x.shape()[1], x.shape()[2] / 2);
-    rotate_kernel::launch::<R>(
-        &client,
-        cubes(units),
-        CubeDim::new_1d(CUBE),
-        x.binding().into_array_arg(),
-        cos.binding().into_array_arg(),
-        sin.binding().into_array_arg(),
-        out.binding().into_array_arg(),
-        units,
-        heads,
-        half,
-        dtype,
-    );
+) -> [CubeTensor<R>; 2] {
+    let [(q, q_stride), (k, k_stride)] = x.map(rows);
+    let client = q.client.clone();
+    let (count, dim, half, dtype) = (q.shape()[0], q.shape()[2], cos.shape()[1], q.dtype);
+    let lanes = lanes(dtype.size(), &[dim, half, q_stride, k_stride]);
+    let ((q_out, q_arg), (k_out, k_arg)) = (output(&q, 0), output(&k, 1));
+    let heads = |x: &CubeTensor<R>, stride: usize| {
+        let count = x.shape()[1];
+        HeadsLaunch::new(count, stride / lanes, count * dim / lanes)
+    };
+    let (q_heads, k_heads) = (heads(&q, q_stride), heads(&k, k_stride));
+    // SAFETY: rows are below `count`, heads below the tensor's own, and of a head's vectors the highest is below
+    // `dim / lanes`, as 2 · half ≤ dim; `rows` gave a stride of at least `heads · dim`, so all lie within the
+    // buffers. `cos` and `sin` are read below `count · half`. Where a tensor is written in place, each unit reads
+    // a pair of vectors before it writes it, and no other unit has part in it.
+    unsafe {
+        rotate_kernel::launch_unchecked::<R>(
+            &client,
+            spread(count),
+            head_units(half / lanes, q.shape()[1].max(k.shape()[1])),
+            lanes,
+            array(q),
+            array(k),
+            array(cos),
+            array(sin),
+            q_arg,
+            k_arg,
+            q_heads,
+            k_heads,
+            count,
+            half / lanes,
+            dim / lanes,
+            dtype.into(),
+        );
+    }
+    [q_out, k_out]
 }
 
+/// Units for a half of so many vectors, and for so many heads in as few equal rounds as there can be.
+fn head_units(half: usize, heads: usize) -> CubeDim {
+    let x = half.clamp(1, UNITS);
+    let rounds = heads.div_ceil(UNITS / x).max(1);
+    CubeDim::new_2d(x as u32, heads.div_ceil(rounds).max(1) as u32)
+}
+
+/// The result lies where `gate` lay, if nobody else holds that.
+///
 /// # Shapes
-/// `gate`, `up`, `out`: one shape, contiguous.
+/// `gate`, `up` and the result: `[T, width]`.
 pub(super) fn gate_mul<R: CubeRuntime>(
     gate: CubeTensor<R>,
     up: CubeTensor<R>,
     activation: Gate,
-    out: CubeTensor<R>,
-) {
+) -> CubeTensor<R> {
+    let [(gate, gate_stride), (up, up_stride)] = [gate, up].map(rows);
     let client = gate.client.clone();
-    let (units, dtype) = (gate.shape().num_elements(), gate.dtype.into());
-    gate_mul_kernel::launch::<R>(
-        &client,
-        cubes(units),
-        CubeDim::new_1d(CUBE),
-        gate.binding().into_array_arg(),
-        up.binding().into_array_arg(),
-        out.binding().into_array_arg(),
-        units,
-        activation,
-        dtype,
-    );
+    let (count, width, dtype) = (gate.shape()[0], gate.shape()[1], gate.dtype);
+    let lanes = lanes(dtype.size(), &[width, gate_stride, up_stride]);
+    let x = (width / lanes).next_power_of_two().min(UNITS);
+    let y = UNITS / x;
+    let (across, down) = ((width / lanes).div_ceil(x).max(1), count.div_ceil(y).clamp(1, MOST_ROWS));
+    let (out, out_arg) = output(&gate, 0);
+    // SAFETY: a unit reads and writes rows below `count` and of their vectors one below `width / lanes`; the
+    // strides are at least `width`, so that all lie within the buffers. In place, it reads before it writes.
+    unsafe {
+        gate_mul_kernel::launch_unchecked::<R>(
+            &client,
+            CubeCount::new_2d(across as u32, down as u32),
+            CubeDim::new_2d(x as u32, y as u32),
+            lanes,
+            array(gate),
+            array(up),
+            out_arg,
+            count,
+            width / lanes,
+            gate_stride / lanes,
+            up_stride / lanes,
+            activation,
+            dtype.into(),
+        );
+    }
+    out
 }

@@ -1,14 +1,25 @@
 //! The kernels of CUDA and WGPU, written once in cubecl.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod cublas;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cublas.rs"]
+mod cublas;
+mod dense;
 mod elementwise;
+#[cfg(test)]
+#[cfg(feature = "wgpu")]
+mod faults;
 mod fused;
 mod noise;
+mod norm;
 #[cfg(test)]
 #[cfg(feature = "cuda")]
 mod nvrtc;
 mod packed;
 mod product;
+mod rows;
 mod step;
 mod unpack;
 
@@ -22,7 +33,8 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 use cubecl::prelude::*;
 
 use self::packed::{Buffers, Levels};
-use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Path, Scores};
+use self::unpack::Source;
+use super::{DeviceLevels, DeviceWeight, Engine, Gate, Kernels, KeyRanges, Path, Scores};
 use crate::device::ComputeType;
 use crate::kernels::packed::LevelsKind;
 use crate::zo::perturbation::{Noise, Perturb};
@@ -38,7 +50,8 @@ where
     BT: BoolElement,
 {
     const UNPACKS_WHOLE_WEIGHTS: bool = true;
-    const PATHS: &[Path] = &[Path::Dense, Path::Fused];
+    const PATHS: &[Path] = &[Path::Dense(Engine::Fastest), Path::Fused];
+    const EVERY_PATH: &[Path] = Path::ALL;
 
     /// Both signs share a pass where their product is fused; a dense weight serves one sign only.
     const PAIRED_TOKENS: usize = product::FUSED_ROWS / 2;
@@ -52,21 +65,14 @@ where
     }
 
     fn packed_linear<const N: usize>(
-        x: FloatTensor<Self>,
-        weights: [&DeviceWeight<Self>; N],
-        perturb: Perturb,
-    ) -> [FloatTensor<Self>; N] {
-        Self::packed_linear_by(Path::Auto, x, weights, perturb)
-    }
-
-    fn packed_linear_by<const N: usize>(
         path: Path,
         x: FloatTensor<Self>,
         weights: [&DeviceWeight<Self>; N],
         perturb: Perturb,
-    ) -> [FloatTensor<Self>; N] {
-        let x = into_contiguous(x);
-        weights.map(|weight| product::product(path, x.clone(), buffers(weight), &weight.parts(perturb)))
+    ) -> Result<[FloatTensor<Self>; N], String> {
+        let source =
+            |weight: &DeviceWeight<Self>| Source { packed: buffers(weight), parts: weight.parts(perturb) };
+        product::products(path, &into_contiguous(x), weights.map(source))
     }
 
     fn weight_type(_: DType, compute: ComputeType) -> DType {
@@ -74,7 +80,18 @@ where
     }
 
     fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        <Self as FloatTensorOps<Self>>::float_matmul(x, Self::float_transpose(weight))
+        let [x, weight] = [x, weight].map(into_contiguous);
+        product::dense_product(x, weight)
+    }
+
+    /// Burn's product would round f32 to tf32 on cards that have it.
+    fn gram(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let columns = into_contiguous(Self::float_transpose(x));
+        product::dense_product(columns.clone(), columns)
+    }
+
+    fn expect_unpacked(elements: usize, device: &Self::Device) {
+        product::expect(elements, device);
     }
 
     fn packed_attention(
@@ -91,24 +108,28 @@ where
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        let (x, weight) = (into_contiguous(x), into_contiguous(weight));
-        let out = empty_like(&x);
-        elementwise::rms_norm(x, weight, eps, out.clone());
-        out
+        norm::rms_norm(into_contiguous(x), into_contiguous(weight), eps)
     }
 
-    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [x, cos, sin] = [x, cos, sin].map(into_contiguous);
-        let out = empty_like(&x);
-        elementwise::rotate(x, cos, sin, out.clone());
-        out
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        norm::add_rms_norm([x, y].map(into_contiguous), into_contiguous(weight), eps)
+    }
+
+    fn rotate(
+        x: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        elementwise::rotate(x, into_contiguous(cos), into_contiguous(sin))
     }
 
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Gate) -> FloatTensor<Self> {
-        let [gate, up] = [gate, up].map(into_contiguous);
-        let out = empty_like(&gate);
-        elementwise::gate_mul(gate, up, activation, out.clone());
-        out
+        elementwise::gate_mul(gate, up, activation)
     }
 
     fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self> {
@@ -173,9 +194,7 @@ fn int_primitive<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement
     into_contiguous(tensor.clone().into_primitive())
 }
 
-/// Cubes for `units` independent units, spread over two axes because one axis holds 65,535 at most.
+/// Cubes for `units` independent units.
 fn cubes(units: usize) -> CubeCount {
-    let cubes = units.div_ceil(CUBE as usize) as u32;
-    let x = cubes.clamp(1, 32_768);
-    CubeCount::Static(x, cubes.div_ceil(x).max(1), 1)
+    rows::spread(units.div_ceil(CUBE as usize))
 }

@@ -1,70 +1,127 @@
-//! `y = x · W(s ± e·k)ᵀ` and which way it is computed.
+//! `y = x · W(s ± e·k)ᵀ` for packed weights of one input, and which way it is computed.
+
+use std::any::TypeId;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems, MatmulSetupError};
-use cubek::matmul::launch::{Strategy, launch_ref};
-use cubek::std::InputBinding;
+use cubecl::device::{Device, DeviceId};
 
 use super::packed::Buffers;
-use super::{fused, step, unpack};
-use crate::kernels::Path;
+use super::unpack::Source;
+use super::{cublas, dense, fused, step, unpack};
+use crate::kernels::{Engine, Path};
 use crate::zo::perturbation::Noise;
 
-/// Rows of the input, all parts together, up to which the fused product is taken.
+/// Rows of the input, all parts together, up to which the fused product is taken where cuBLAS is missing.
 ///
-/// Writing and reading the dense weight costs the same for one row as for thousands: by the bytes moved, 160 %
-/// of the product itself at 128 rows, 20 % at 1024, 5 % at 4096 on a card of 165 TFLOP/s and 1 TB/s. The fused
-/// product unpacks again for every tile of rows, so it loses a share of its speed at any number of rows. The
-/// threshold is where a share of about 40 % breaks even; the bench times both paths, to measure the crossing.
+/// Writing and reading the dense weight costs the same for one row as for thousands, while the fused product
+/// unpacks again for every tile of rows. Beside cuBLAS it loses at any number of rows: measured on an H200 for
+/// 2 rows, 4096 × 4096 and larger, 0.7 of its speed; for 512 rows, 0.15.
 pub(super) const FUSED_ROWS: usize = 512;
 
+/// The products of one input with several weights.
+///
 /// # Shapes
-/// `x`: `[parts × T, in_features]`, contiguous, in equal parts, each with its own perturbation; the result:
+/// `x`: `[parts × T, in_features]`, contiguous, in equal parts, each with its own perturbation; the results:
 /// `[parts × T, out_features]`.
-pub(super) fn product<R: CubeRuntime>(
+///
+/// # Errors
+/// Why the path cannot be taken on this device; [`Path::Auto`] always can.
+pub(super) fn products<R: CubeRuntime, const N: usize>(
     path: Path,
-    x: CubeTensor<R>,
-    packed: Buffers<R>,
-    parts: &[Option<(u32, Noise)>],
-) -> CubeTensor<R> {
-    let (rows, n) = (x.shape()[0], packed.out_features);
-    let x = reshaped(x, [parts.len(), rows / parts.len(), packed.in_features]);
-    let packed = Buffers { scales: moved(packed.scales, parts), ..packed };
-    let out = empty(&x, [parts.len(), rows / parts.len(), n], x.dtype);
-    let fuse = match path {
-        Path::Auto => rows <= FUSED_ROWS,
-        Path::Dense => false,
-        Path::Fused => true,
+    x: &CubeTensor<R>,
+    weights: [Source<R>; N],
+) -> Result<[CubeTensor<R>; N], String> {
+    let rows = x.shape()[0];
+    let outs = weights.each_ref().map(|weight| empty(x, [rows, weight.packed.out_features], x.dtype));
+    let engine = match path {
+        Path::Dense(engine) => engine,
+        Path::Auto | Path::Fused => Engine::Fastest,
     };
-    if !fuse || fused::launch(x.clone(), packed.clone(), out.clone()).is_err() {
-        dense(x, packed, out.clone());
+    let few = |rows| rows <= FUSED_ROWS && !cublas::is_open::<R>(&x.device);
+    let fuse = path == Path::Fused || (path == Path::Auto && few(rows));
+    let mut unfused = Vec::new();
+    for (weight, out) in weights.into_iter().zip(&outs) {
+        let (x, y) = in_parts(x, out, &weight);
+        match fuse.then(|| fused::launch(x, with_moved_scales(&weight), y)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) if path == Path::Fused => return Err(format!("{error:?}")),
+            _ => unfused.push((weight, out)),
+        }
     }
-    reshaped(out, [rows, n])
+    if !unfused.is_empty() {
+        dense_products(engine, x, unfused)?;
+    }
+    Ok(outs)
+}
+
+/// Unpacks the weights into one scratch, then multiplies with each.
+fn dense_products<R: CubeRuntime>(
+    engine: Engine,
+    x: &CubeTensor<R>,
+    weights: Vec<(Source<R>, &CubeTensor<R>)>,
+) -> Result<(), String> {
+    let sources: Vec<Source<R>> = weights.iter().map(|(weight, _)| weight.clone()).collect();
+    let begins = unpack::offsets(&sources);
+    let scratch = scratch(x, begins.last().copied().unwrap_or(0));
+    unpack::launch(sources, scratch.clone());
+    for ((weight, out), begin) in weights.into_iter().zip(begins) {
+        let (x, y) = in_parts(x, out, &weight);
+        let (n, k) = (weight.packed.out_features, weight.packed.in_features);
+        let mut w = reshaped(scratch.clone(), [weight.parts.len(), n, k]);
+        w.handle = w.handle.offset_start((begin * x.dtype.size()) as u64);
+        dense::multiply(engine, &x, &w, &y)?;
+    }
+    Ok(())
 }
 
 /// # Shapes
-/// `x`: `[parts, T, in_features]`; `out`: `[parts, T, out_features]`.
-fn dense<R: CubeRuntime>(x: CubeTensor<R>, packed: Buffers<R>, out: CubeTensor<R>) {
-    let client = x.client.clone();
-    let (parts, n, k) = (x.shape()[0], packed.out_features, packed.in_features);
-    let scratch = empty(&x, [parts, n, k], x.dtype);
-    unpack::launch(packed, scratch.clone());
-    let dtype = x.dtype.into();
-    // On cards that have tf32 the accelerated tiles would round f32 to it.
-    let accelerated = (x.dtype != DType::F32).then(|| Strategy::SimpleCyclicCmma(Default::default()));
-    let strategies = [Strategy::SimpleUnit(Default::default()), Strategy::Naive];
-    let (x, mut scratch) =
-        (InputBinding::new(x.binding(), dtype), InputBinding::new(scratch.binding(), dtype));
-    scratch.swap_dims(1, 2);
-    let launch = |strategy| -> Result<(), MatmulSetupError> {
-        let mut types = MatmulElems::from_globals(&MatmulGlobalElems { lhs: dtype, rhs: dtype, out: dtype });
-        launch_ref(&strategy, &client, x.clone(), scratch.clone(), out.clone().binding(), &mut types)
-    };
-    let launched = accelerated.into_iter().chain(strategies).any(|strategy| launch(strategy).is_ok());
-    assert!(launched, "the naive product takes every shape");
+/// `x`: `[T, in_features]`; `w`: `[out_features, in_features]`; `out`: `[T, out_features]`; all contiguous.
+pub(super) fn dense_product<R: CubeRuntime>(x: CubeTensor<R>, w: CubeTensor<R>) -> CubeTensor<R> {
+    let [(rows, k), (n, _)] = [&x, &w].map(|tensor| (tensor.shape()[0], tensor.shape()[1]));
+    let out = empty(&x, [rows, n], x.dtype);
+    let (x, w) = (reshaped(x, [1, rows, k]), reshaped(w, [1, n, k]));
+    let made = dense::multiply(Engine::Fastest, &x, &w, &reshaped(out.clone(), [1, rows, n]));
+    made.unwrap_or_else(|what| unreachable!("the naive product takes every shape: {what}"));
+    out
+}
+
+/// Elements of the largest scratch of the model on each device.
+static EXPECTED: Mutex<BTreeMap<(TypeId, DeviceId), usize>> = Mutex::new(BTreeMap::new());
+
+/// See [`super::Kernels::expect_unpacked`].
+pub(super) fn expect<D: Device>(elements: usize, device: &D) {
+    let mut expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    expected.insert((TypeId::of::<D>(), device.to_id()), elements);
+}
+
+/// Room for `elements`, in a buffer of one size for all products of the model: the pools keep one for each size.
+fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize) -> CubeTensor<R> {
+    let expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let expected = expected.get(&(TypeId::of::<R::Device>(), like.device.to_id())).copied();
+    empty(like, [elements.max(expected.unwrap_or(0))], like.dtype)
+}
+
+/// `x` and `out` by the parts of a weight: `[parts, T, features]`.
+fn in_parts<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    out: &CubeTensor<R>,
+    weight: &Source<R>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let (parts, rows) = (weight.parts.len(), x.shape()[0]);
+    let by_parts =
+        |tensor: &CubeTensor<R>, features| reshaped(tensor.clone(), [parts, rows / parts, features]);
+    (by_parts(x, weight.packed.in_features), by_parts(out, weight.packed.out_features))
+}
+
+/// With the scales of every part: `[parts × out_features × groups]`.
+fn with_moved_scales<R: CubeRuntime>(weight: &Source<R>) -> Buffers<R> {
+    let packed = weight.packed.clone();
+    Buffers { scales: moved(packed.scales, &weight.parts), ..packed }
 }
 
 /// The scales of every part: `[parts × out_features × groups]`.

@@ -1,7 +1,8 @@
 //! Plain loops in f64: what every kernel must compute, and the grid of awkward shapes on which each
 //! backend is held against them.
 
-mod block;
+pub(super) mod attention;
+mod elementwise;
 mod linear;
 mod weights;
 
@@ -32,7 +33,7 @@ impl Uniform {
     }
 }
 
-fn relative_error(got: &[f32], want: &[f64]) -> f64 {
+pub(super) fn relative_error(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
     let magnitude: f64 = want.iter().map(|w| w.powi(2)).sum();
@@ -104,12 +105,28 @@ macro_rules! on {
                 run(super::linear::steps_give_the_bits_of_the_definition::<$backend>)
             }
             #[test]
-            fn norm_rotation_and_gate_match_the_loops() {
-                run(super::block::norm_rotation_and_gate_match_the_loops::<$backend>)
+            fn norms_match_the_loops() {
+                run(super::elementwise::norms_match_the_loops::<$backend>)
+            }
+            #[test]
+            fn rotation_matches_the_loops() {
+                run(super::elementwise::rotation_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn gates_match_the_loops() {
+                run(super::elementwise::gates_match_the_loops::<$backend>)
+            }
+            #[test]
+            fn rows_of_a_wider_tensor_match_the_loops() {
+                run(super::elementwise::rows_of_a_wider_tensor_match_the_loops::<$backend>)
             }
             #[test]
             fn attention_matches_the_loops() {
-                run(super::block::attention_matches_the_loops::<$backend>)
+                run(super::attention::attention_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn attention_in_half_precision_is_within_its_rounding() {
+                run(super::attention::attention_in_half_precision_is_within_its_rounding::<$backend>)
             }
         }
     };

@@ -1,5 +1,8 @@
 //! Attention with a running maximum (Dao et al. 2022), so that no score ever reaches global memory.
 
+mod tensor_cores;
+#[cfg(test)]
+mod tests;
 mod tiled;
 mod untiled;
 
@@ -30,10 +33,51 @@ fn bounded(score: f32, cap: f32, #[comptime] capped: bool) -> f32 {
     }
 }
 
+/// Where a cube's queries are: query `n` of a key head is row `n / group` with the `n % group`-th of the
+/// heads that read this key head.
+#[derive(CubeType, Clone, Copy)]
+struct Place {
+    heads: usize,
+    kv_heads: usize,
+    kv_head: usize,
+    /// The first of the cube's queries.
+    first: usize,
+    /// All queries of a key head.
+    count: usize,
+}
+
+#[cube]
+impl Place {
+    fn row(&self, query: usize) -> usize {
+        query / (self.heads / self.kv_heads)
+    }
+
+    /// The number of a query's row and head in `q` and `out`.
+    fn head(&self, query: usize) -> usize {
+        let group = self.heads / self.kv_heads;
+        query / group * self.heads + self.kv_head * group + query % group
+    }
+}
+
 /// # Shapes
 /// `q`, `out`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: i32
 /// `[4 × T]`; all contiguous.
 pub(super) fn launch<R: CubeRuntime>(
+    q: CubeTensor<R>,
+    k: CubeTensor<R>,
+    v: CubeTensor<R>,
+    bounds: CubeTensor<R>,
+    scores: Scores,
+    out: CubeTensor<R>,
+) {
+    match tensor_cores::Tile::of(&q.client, q.dtype, q.shape()[2]) {
+        Some(tile) => tensor_cores::launch([q, k, v, bounds], scores, tile, out),
+        None => launch_without(q, k, v, bounds, scores, out),
+    }
+}
+
+/// [`launch`] without tensor cores.
+fn launch_without<R: CubeRuntime>(
     q: CubeTensor<R>,
     k: CubeTensor<R>,
     v: CubeTensor<R>,

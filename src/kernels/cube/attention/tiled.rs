@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{LOWEST, bounded};
+use super::{LOWEST, Place, bounded};
 
 /// A cube has `SIDE × SIDE` units.
 pub(super) const SIDE: usize = 8;
@@ -37,32 +37,6 @@ impl Tile {
     /// Shared memory of one cube, for elements of so many bytes.
     pub fn shared_bytes(self, element: usize) -> usize {
         2 * self.block() * self.stride() * element + 4 * self.block() * (self.block() + 4)
-    }
-}
-
-/// Where a cube's queries are: query `n` of a key head is row `n / group` with the `n % group`-th of the
-/// heads that read this key head.
-#[derive(CubeType, Clone, Copy)]
-struct Place {
-    heads: usize,
-    kv_heads: usize,
-    kv_head: usize,
-    /// The first of the cube's queries.
-    first: usize,
-    /// All queries of a key head.
-    count: usize,
-}
-
-#[cube]
-impl Place {
-    fn row(&self, query: usize) -> usize {
-        query / (self.heads / self.kv_heads)
-    }
-
-    /// The number of a query's row and head in `q` and `out`.
-    fn head(&self, query: usize) -> usize {
-        let group = self.heads / self.kv_heads;
-        query / group * self.heads + self.kv_head * group + query % group
     }
 }
 

@@ -1,19 +1,18 @@
-//! A cubecl runtime that writes the CUDA source of what is launched into a list instead of running it. It
-//! has the properties that cubecl finds on a card of the given architecture.
+//! A cubecl runtime that writes what is launched, with its CUDA source, into a list instead of running it.
+//! Buffers have a size and no contents: what is written is dropped, what is read is zero.
 
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::backend::DeviceOps;
 use cubecl::bytes::Bytes;
 use cubecl::cuda::{CudaCompiler, CudaRuntime};
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
-use cubecl::features::Plane;
-use cubecl::future::DynFut;
-use cubecl::ir::{
-    DeviceProperties, HardwareProperties, MemoryDeviceProperties, TargetProperties, VectorSize,
-};
+use cubecl::future::{DynFut, block_on};
+use cubecl::ir::{DeviceProperties, TargetProperties};
 use cubecl::prelude::*;
-use cubecl::profile::{ProfileDuration, TimingMethod};
+use cubecl::profile::ProfileDuration;
 use cubecl::server::{
     Binding, ComputeServer, CopyDescriptor, IoError, KernelArguments, ProfileError, ProfilingToken,
     ServerCommunication, ServerError, ServerUtilities,
@@ -21,15 +20,15 @@ use cubecl::server::{
 use cubecl::stream_id::StreamId;
 use cubecl::zspace::{Shape, Strides};
 use cubecl::{MemoryAllocationMode, MemoryUsage};
-use cubecl_cpp::DialectWmmaCompiler;
-use cubecl_cpp::cuda::arch::CudaArchitecture;
-use cubecl_cpp::cuda::mma::CudaWmmaCompiler;
-use cubecl_cpp::shared::{CompilationOptions, CppSupportedFeatures, register_wmma_features};
+use cubecl_cpp::shared::{CompilationOptions, CppSupportedFeatures};
 use cubecl_runtime::allocator::PitchedMemoryLayoutPolicy;
 use cubecl_runtime::compiler::CubeTask;
 use cubecl_runtime::logging::ServerLogger;
 use cubecl_runtime::memory_management::ManagedMemoryHandle;
 use cubecl_runtime::storage::{ComputeStorage, ManagedResource, StorageHandle, StorageId};
+use cubecl_runtime::validation::{validate_cube_dim, validate_units};
+
+use super::card::properties;
 
 /// A card that is not there: its architecture is 10 · major + minor of the compute capability.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,16 +36,38 @@ pub struct Card {
     pub architecture: u16,
 }
 
-/// What was launched: the kernel's name and its CUDA source.
-pub type Sources = Arc<Mutex<Vec<(&'static str, String)>>>;
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The kernel's type.
+    pub name: &'static str,
+    /// In CUDA; an `#error` with the reason where a card would not take the launch.
+    pub source: Arc<str>,
+}
+
+/// What was launched, in order, by each thread: tests run beside one another.
+pub type Launches = Mutex<HashMap<StreamId, Vec<Launch>>>;
 
 #[derive(Debug, Clone)]
 pub struct Recorder;
+
+impl Recorder {
+    /// What this thread launched since it last asked.
+    pub fn take(card: &Card) -> Vec<Launch> {
+        let client = Self::client(card);
+        block_on(client.sync()).unwrap();
+        let mut launches = client.info().lock().unwrap();
+        launches.remove(&StreamId::current()).unwrap_or_default()
+    }
+}
 
 #[derive(Debug)]
 pub struct RecorderServer {
     options: CompilationOptions,
     utilities: Arc<ServerUtilities<Self>>,
+    /// What was launched once is not compiled again.
+    sources: HashMap<KernelId, Arc<str>>,
+    /// A card's memory management has a part in every buffer, which counts where buffers are overwritten.
+    buffers: Vec<ManagedMemoryHandle>,
 }
 
 impl Default for Card {
@@ -96,7 +117,7 @@ impl Runtime for Recorder {
         CudaRuntime::target_properties()
     }
 
-    fn enumerate_devices(_: u16, _: &Sources) -> Vec<DeviceId> {
+    fn enumerate_devices(_: u16, _: &Launches) -> Vec<DeviceId> {
         vec![Card::default().to_id()]
     }
 }
@@ -114,11 +135,11 @@ impl DeviceService for RecorderServer {
         let utilities = ServerUtilities::new(
             properties(architecture),
             Arc::new(ServerLogger::default()),
-            Sources::default(),
+            Launches::default(),
             PitchedMemoryLayoutPolicy::new(512),
         );
         let options = CompilationOptions { warp_size: 32, supports_features };
-        Self { options, utilities: Arc::new(utilities) }
+        Self { options, utilities: Arc::new(utilities), sources: HashMap::new(), buffers: Vec::new() }
     }
 
     fn utilities(&self) -> ServerUtilitiesHandle {
@@ -126,35 +147,32 @@ impl DeviceService for RecorderServer {
     }
 }
 
-/// As cubecl's CUDA runtime sets them, as far as a kernel can ask.
-fn properties(architecture: u32) -> DeviceProperties {
-    let memory = MemoryDeviceProperties { max_page_size: 1 << 34, alignment: 512 };
-    let hardware = HardwareProperties {
-        load_width: 128,
-        plane_size_min: 32,
-        plane_size_max: 32,
-        max_bindings: 1024,
-        max_shared_memory_size: 99 * 1024,
-        max_cube_count: Recorder::max_cube_count(),
-        max_units_per_cube: 1024,
-        max_cube_dim: (1024, 1024, 64),
-        num_streaming_multiprocessors: Some(128),
-        num_tensor_cores: Some(4),
-        min_tensor_cores_dim: Some(8),
-        num_cpu_cores: None,
-        max_vector_size: VectorSize::MAX,
-    };
-    let mut properties = DeviceProperties::new(Default::default(), memory, hardware, TimingMethod::System);
-    cubecl_cpp::register_supported_types(&mut properties);
-    for plane in [Plane::Sync, Plane::Ops, Plane::NonUniformControlFlow] {
-        properties.features.plane.insert(plane);
+impl RecorderServer {
+    fn properties(&self) -> &DeviceProperties {
+        &self.utilities.properties
     }
-    properties.features.memory_reinterpret = true;
-    properties.features.alignment = true;
-    properties.features.copy_async = true;
-    let cmma = CudaWmmaCompiler::supported_wmma_combinations(&CudaArchitecture { version: architecture });
-    register_wmma_features(cmma, &mut properties);
-    properties
+
+    /// Checked as cubecl's CUDA runtime checks what it compiles; the reason where it would refuse.
+    fn compile(
+        &self,
+        id: &KernelId,
+        mode: ExecutionMode,
+        kernel: &dyn CubeTask<CudaCompiler>,
+    ) -> Result<String, String> {
+        let properties = self.properties();
+        validate_cube_dim(properties, id).map_err(|error| error.to_string())?;
+        validate_units(properties, id).map_err(|error| error.to_string())?;
+        let address = kernel.address_type();
+        let compile = || kernel.compile(&mut CudaCompiler::default(), &self.options, mode, address);
+        // Otherwise the thread that serves this card would leave the launch out and go on.
+        let compiled = catch_unwind(AssertUnwindSafe(compile)).map_err(|_| "compiling panicked")?;
+        let compiled = compiled.map_err(|error| error.to_string())?;
+        let shared = compiled.repr.map_or(0, |kernel| kernel.shared_memory_size());
+        match shared <= properties.hardware.max_shared_memory_size {
+            true => Ok(compiled.source),
+            false => Err(format!("{shared} bytes of shared memory")),
+        }
+    }
 }
 
 impl ServerCommunication for RecorderServer {
@@ -163,25 +181,38 @@ impl ServerCommunication for RecorderServer {
 
 impl ComputeServer for RecorderServer {
     type Kernel = Box<dyn CubeTask<CudaCompiler>>;
-    type Info = Sources;
+    type Info = Launches;
     type MemoryLayoutPolicy = PitchedMemoryLayoutPolicy;
     type Storage = NoStorage;
 
     unsafe fn launch(
         &mut self,
         kernel: Self::Kernel,
-        _: CubeCount,
+        count: CubeCount,
         _: KernelArguments,
         mode: ExecutionMode,
-        _: StreamId,
+        stream: StreamId,
     ) {
-        let address = kernel.address_type();
-        let source = match kernel.compile(&mut CudaCompiler::default(), &self.options, mode, address) {
-            Ok(compiled) => compiled.source,
-            Err(error) => format!("#error {error}"),
+        let mut id = kernel.id();
+        id.mode(mode);
+        let source = match self.sources.get(&id) {
+            Some(source) => source.clone(),
+            None => {
+                let source = self.compile(&id, mode, kernel.as_ref());
+                let source: Arc<str> = source.unwrap_or_else(|why| format!("#error {why}")).into();
+                self.sources.insert(id, source.clone());
+                source
+            }
         };
-        let mut sources = self.utilities.info.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.push((kernel.name(), source));
+        let max = self.properties().hardware.max_cube_count;
+        let source = match count {
+            CubeCount::Static(x, y, z) if x > max.0 || y > max.1 || z > max.2 => {
+                format!("#error {x} × {y} × {z} cubes").into()
+            }
+            _ => source,
+        };
+        let mut launches = self.utilities.info.lock().unwrap_or_else(PoisonError::into_inner);
+        launches.entry(stream).or_default().push(Launch { name: kernel.name(), source });
     }
 
     fn logger(&self) -> Arc<ServerLogger> {
@@ -192,10 +223,15 @@ impl ComputeServer for RecorderServer {
         self.utilities.clone()
     }
 
-    fn initialize_memory(&mut self, _: ManagedMemoryHandle, _: u64, _: StreamId) {}
+    fn initialize_memory(&mut self, buffer: ManagedMemoryHandle, _: u64, _: StreamId) {
+        self.buffers.push(buffer);
+    }
 
-    fn read(&mut self, _: Vec<CopyDescriptor>, _: StreamId) -> DynFut<Result<Vec<Bytes>, ServerError>> {
-        Box::pin(async { Err(nothing_is_stored().into()) })
+    fn read(&mut self, what: Vec<CopyDescriptor>, _: StreamId) -> DynFut<Result<Vec<Bytes>, ServerError>> {
+        self.buffers.retain(|buffer| !buffer.is_free());
+        let zeros = |copy: CopyDescriptor| vec![0u8; copy.shape.num_elements() * copy.elem_size];
+        let zeros = what.into_iter().map(|copy| Bytes::from_bytes_vec(zeros(copy))).collect();
+        Box::pin(async { Ok(zeros) })
     }
 
     fn write(&mut self, _: Vec<(CopyDescriptor, Bytes)>, _: StreamId) {}
@@ -229,7 +265,6 @@ impl ComputeServer for RecorderServer {
     fn allocation_mode(&mut self, _: MemoryAllocationMode, _: StreamId) {}
 }
 
-/// Buffers have a size and no contents.
 pub struct NoStorage;
 
 impl ComputeStorage for NoStorage {

@@ -1,0 +1,171 @@
+//! The running softmax of a warp's 16 queries. Four lanes share a row, and each lane has two rows.
+
+use cubecl::prelude::*;
+
+use super::fragments::{Pair, Scratch};
+use super::{Place, Tile, own_query};
+use crate::kernels::cube::attention::{LOWEST, bounded};
+
+/// Above the score of what is not visible, by so much that its weight is 0, and below every other.
+const START: f32 = -1.0e38;
+
+/// Of the two rows of a lane.
+#[derive(CubeType)]
+pub(super) struct Softmax {
+    /// Like the kernel's; empty for rows that are not there.
+    bounds: Array<Vector<i32, Const<4>>>,
+    /// The highest score so far; alike on the four lanes.
+    highest: Array<f32>,
+    /// The sum of this lane's weights alone.
+    sums: Array<f32>,
+}
+
+#[cube]
+impl Softmax {
+    pub fn new(bounds: &Array<Vector<i32, Const<4>>>, place: &Place) -> Softmax {
+        let mut own = Array::<Vector<i32, Const<4>>>::new(2usize);
+        let mut highest = Array::<f32>::new(2usize);
+        let mut sums = Array::<f32>::new(2usize);
+        #[unroll]
+        for i in 0..2usize {
+            let query = own_query(place, i);
+            let mut row = Vector::new(0i32);
+            if query < place.count {
+                row = bounds[place.row(query)];
+            }
+            own[i] = row;
+            highest[i] = START;
+            sums[i] = 0.0f32;
+        }
+        Softmax { bounds: own, highest, sums }
+    }
+
+    /// The sum of all weights of a row.
+    pub fn total(&self, #[comptime] i: usize, scratch: &mut Scratch, #[comptime] tile: Tile) -> f32 {
+        let half = self.sums[i] + scratch.other(self.sums[i], 1u32, tile);
+        half + scratch.other(half, 2u32, tile)
+    }
+}
+
+/// Products → weights relative to the highest score so far; the sums of values shrink to what they are
+/// relative to it.
+#[cube]
+pub(super) fn weigh(
+    scores: &mut Array<Pair<f32>>,
+    sums: &mut Array<Pair<f32>>,
+    softmax: &mut Softmax,
+    start: usize,
+    in_prefix: bool,
+    scale: f32,
+    cap: f32,
+    scratch: &mut Scratch,
+    #[comptime] tile: Tile,
+) {
+    let cores = comptime!(tile.cores);
+    let columns = comptime!(tile.head_dim / 8);
+    #[unroll]
+    for i in 0..2usize {
+        let bounds = softmax.bounds[i];
+        let from = select(in_prefix, bounds[0], bounds[2]) as usize;
+        let to = select(in_prefix, bounds[1], bounds[3]) as usize;
+        let last = softmax.highest[i];
+        scale_and_cap(scores, i, scale, cap, tile);
+        if start < from || start + comptime!(tile.keys) > to {
+            mask(scores, i, start, from, to, tile);
+        }
+        let mut highest = highest_score(scores, i, last, tile);
+        highest = max(highest, scratch.other(highest, 1u32, tile));
+        highest = max(highest, scratch.other(highest, 2u32, tile));
+        let shrink = (last - highest).exp();
+        softmax.highest[i] = highest;
+        softmax.sums[i] = softmax.sums[i] * shrink + exponentials(scores, i, highest, tile);
+        // The highest score seldom changes once a few tiles are through.
+        if shrink < 1.0f32 {
+            #[unroll(cores)]
+            for j in 0..columns {
+                sums[2 * j + i] = sums[2 * j + i] * Vector::new(shrink);
+            }
+        }
+    }
+}
+
+/// Products of a row → scores.
+#[cube]
+fn scale_and_cap(
+    scores: &mut Array<Pair<f32>>,
+    #[comptime] i: usize,
+    scale: f32,
+    cap: f32,
+    #[comptime] tile: Tile,
+) {
+    let cores = comptime!(tile.cores);
+    #[unroll(cores)]
+    for j in 0..comptime!(tile.keys / 8) {
+        let mut pair = scores[2 * j + i];
+        #[unroll]
+        for c in 0..2usize {
+            pair[c] = bounded(pair[c] * scale, cap, comptime!(tile.capped));
+        }
+        scores[2 * j + i] = pair;
+    }
+}
+
+/// `LOWEST` where a row does not see a key.
+#[cube]
+fn mask(
+    scores: &mut Array<Pair<f32>>,
+    #[comptime] i: usize,
+    start: usize,
+    from: usize,
+    to: usize,
+    #[comptime] tile: Tile,
+) {
+    let cores = comptime!(tile.cores);
+    #[unroll(cores)]
+    for j in 0..comptime!(tile.keys / 8) {
+        let mut pair = scores[2 * j + i];
+        #[unroll]
+        for c in 0..2usize {
+            let key = start + 8 * j + UNIT_POS as usize % 4 * 2 + c;
+            pair[c] = select(key >= from && key < to, pair[c], LOWEST);
+        }
+        scores[2 * j + i] = pair;
+    }
+}
+
+/// The highest of this lane's scores and `last`.
+#[cube]
+fn highest_score(scores: &Array<Pair<f32>>, #[comptime] i: usize, last: f32, #[comptime] tile: Tile) -> f32 {
+    let cores = comptime!(tile.cores);
+    let mut highest = last;
+    #[unroll(cores)]
+    for j in 0..comptime!(tile.keys / 8) {
+        let pair = scores[2 * j + i];
+        highest = max(highest, max(pair[0], pair[1]));
+    }
+    highest
+}
+
+/// Scores → weights, and their sum.
+#[cube]
+fn exponentials(
+    scores: &mut Array<Pair<f32>>,
+    #[comptime] i: usize,
+    highest: f32,
+    #[comptime] tile: Tile,
+) -> f32 {
+    let cores = comptime!(tile.cores);
+    let mut sum = 0.0f32;
+    #[unroll(cores)]
+    for j in 0..comptime!(tile.keys / 8) {
+        let mut pair = scores[2 * j + i];
+        #[unroll]
+        for c in 0..2usize {
+            let weight = (pair[c] - highest).exp();
+            sum += weight;
+            pair[c] = weight;
+        }
+        scores[2 * j + i] = pair;
+    }
+    sum
+}

@@ -1,0 +1,304 @@
+//! Dense products by cuBLAS, NVIDIA's own library: opened at run time, never linked, never required.
+//!
+//! cubecl keeps its streams to itself, so the library works on a stream of its own. Both are kept in order by
+//! events of the whole context: the product waits for everything queued before it, and everything queued after
+//! it waits for the product. Nothing on the host waits. Drivers older than CUDA 12.5 have no such events; there
+//! the runner thread waits for the device before and after each product.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{c_int, c_longlong, c_void};
+use std::ptr::null_mut;
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::{DType, TensorMetadata};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::Runtime;
+use cubecl::cuda::{CudaDevice, CudaRuntime};
+use cubecl::device::Device;
+use cubecl::device_handle::DeviceHandle;
+use cubecl::server::ComputeServer;
+use cubecl::stream_id::StreamId;
+use cudarc::driver::{result, sys};
+use libloading::Library;
+
+use crate::device::{CudaLibrary, cuda_library, faults};
+
+type Server = <CudaRuntime as Runtime>::Server;
+type Tensor = CubeTensor<CudaRuntime>;
+
+/// What the library may use beside its inputs and outputs: NVIDIA's advice for Hopper, plenty for others.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// `out = x · Wᵀ`, products and sums in f32 whatever the type of the tensors; queued like any launch.
+///
+/// # Shapes
+/// `x`: `[parts, T, in_features]`; `w`: `[parts, out_features, in_features]`; `out`: `[parts, T, out_features]`;
+/// all contiguous and of one type.
+///
+/// # Errors
+/// Why not: another backend, or a library that is missing or does not open. A product that fails on the device
+/// is a fault of the device.
+pub(super) fn multiply<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    w: &CubeTensor<R>,
+    out: &CubeTensor<R>,
+) -> Result<(), String> {
+    let [Some(x), Some(w), Some(out)] =
+        [x, w, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<Tensor>())
+    else {
+        return Err("the device is no CUDA card".to_string());
+    };
+    let product = Product::new(x, w, out)?;
+    let device = x.device.index;
+    let runner = DeviceHandle::<Server>::new(x.device.to_id());
+    opened(device, &runner)?;
+    let bindings = [x, w, out].map(|tensor| tensor.handle.clone().binding());
+    runner.submit(move |server| {
+        // Held until the product is queued, so that no later launch is given their memory before it.
+        let buffers = bindings.map(|binding| server.get_resource(binding, StreamId::current()));
+        let [Ok(x), Ok(w), Ok(out)] = &buffers else {
+            return faults::report("a dense product has no memory: an allocation before it failed");
+        };
+        let pointers = [x, w, out].map(|buffer| buffer.resource().ptr);
+        let queued = LIBRARY.with_borrow_mut(|library| match library {
+            Some(library) => library.queue(server, &product, pointers),
+            None => Err("is not open on this thread".to_string()),
+        });
+        if let Err(what) = queued {
+            faults::report(format!("a dense product failed: cuBLAS {what}"));
+        }
+    });
+    Ok(())
+}
+
+/// Whether products on this device are the library's; opens it where it is not open yet.
+pub(super) fn is_open<R: CubeRuntime>(device: &R::Device) -> bool {
+    let Some(device) = (device as &dyn Any).downcast_ref::<CudaDevice>() else { return false };
+    opened(device.index, &DeviceHandle::<Server>::new(device.to_id())).is_ok()
+}
+
+/// Opens the library on a device's runner thread, once; later calls answer what the first did.
+fn opened(device: usize, runner: &DeviceHandle<Server>) -> Result<(), String> {
+    static OPENED: Mutex<Option<HashMap<usize, Result<(), String>>>> = Mutex::new(None);
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_device = opened.get_or_insert_default().entry(device).or_insert_with(|| {
+        let open = move |_: &mut Server| {
+            let library = Cublas::open(device)?;
+            LIBRARY.set(Some(library));
+            Ok(())
+        };
+        let answer = runner.submit_blocking(open).unwrap_or_else(|_| Err("the device is lost".to_string()));
+        if let Err(what) = &answer {
+            tracing::info!("no cuBLAS: {what}");
+        }
+        answer
+    });
+    of_device.clone()
+}
+
+thread_local! {
+    /// Of a runner thread, which serves one device.
+    static LIBRARY: RefCell<Option<Cublas>> = const { RefCell::new(None) };
+}
+
+/// The sizes and types of one product.
+struct Product {
+    parts: usize,
+    rows: c_int,
+    out_features: c_int,
+    in_features: c_int,
+    /// `cudaDataType_t`
+    dtype: c_int,
+}
+
+impl Product {
+    fn new(x: &Tensor, w: &Tensor, out: &Tensor) -> Result<Self, String> {
+        let ([parts, rows, k], [_, n, _]) = (x.shape().dims(), w.shape().dims());
+        let fits = |size: usize| c_int::try_from(size).map_err(|_| format!("{size} is too large for cuBLAS"));
+        let dtype = match (x.dtype, w.dtype, out.dtype) {
+            (DType::F32, DType::F32, DType::F32) => 0,
+            (DType::F16, DType::F16, DType::F16) => 2,
+            (DType::BF16, DType::BF16, DType::BF16) => 14,
+            types => return Err(format!("cuBLAS is not asked for products of {types:?}")),
+        };
+        Ok(Self { parts, rows: fits(rows)?, out_features: fits(n)?, in_features: fits(k)?, dtype })
+    }
+}
+
+type Handle = *mut c_void;
+type Status = c_int;
+type Create = unsafe extern "C" fn(*mut Handle) -> Status;
+type SetStream = unsafe extern "C" fn(Handle, sys::CUstream) -> Status;
+type SetWorkspace = unsafe extern "C" fn(Handle, *mut c_void, usize) -> Status;
+type Pointer = *const c_void;
+/// `cublasGemmEx`: handle, operations, sizes m, n, k, alpha, A, B, beta, C (each with type and leading
+/// dimension), type of the arithmetic, algorithm.
+#[rustfmt::skip]
+type Gemm = unsafe extern "C" fn(
+    Handle, c_int, c_int, c_int, c_int, c_int, *const f32, Pointer, c_int, c_int, Pointer, c_int, c_int,
+    *const f32, *mut c_void, c_int, c_int, c_int, c_int,
+) -> Status;
+/// `cublasGemmStridedBatchedEx`: the same with a stride behind each leading dimension, and the batch's size.
+#[rustfmt::skip]
+type GemmBatched = unsafe extern "C" fn(
+    Handle, c_int, c_int, c_int, c_int, c_int, *const f32, Pointer, c_int, c_int, c_longlong, Pointer, c_int,
+    c_int, c_longlong, *const f32, *mut c_void, c_int, c_int, c_longlong, c_int, c_int, c_int,
+) -> Status;
+
+const TRANSPOSED: c_int = 1;
+const AS_IT_IS: c_int = 0;
+/// `CUBLAS_COMPUTE_32F`: f32 sums, and f32 inputs are not rounded to tf32.
+const COMPUTE_F32: c_int = 68;
+/// `CUBLAS_GEMM_DEFAULT`
+const ANY_ALGORITHM: c_int = -1;
+
+/// How the product is kept behind what was queued before it and ahead of what comes after.
+#[derive(Clone, Copy)]
+enum Order {
+    /// By events of the context: before, after.
+    Events([sys::CUevent; 2]),
+    /// By waiting.
+    Waits,
+}
+
+/// The open library; lives on the runner thread of one device.
+struct Cublas {
+    handle: Handle,
+    stream: sys::CUstream,
+    context: sys::CUcontext,
+    order: Order,
+    gemm: Gemm,
+    gemm_batched: GemmBatched,
+    /// The functions above are its own.
+    _library: Library,
+}
+
+impl Cublas {
+    fn open(device: usize) -> Result<Self, String> {
+        let CudaLibrary { library, path, version, .. } =
+            cuda_library("cublas").map_err(|error| error.to_string())?;
+        let failed = |what: &str| format!("{} fails in {what}", path.display());
+        // SAFETY: the names and types are those of cublas_api.h, unchanged since CUDA 11.
+        let (create, set_stream, set_workspace, gemm, gemm_batched) = unsafe {
+            (
+                function::<Create>(&library, "cublasCreate_v2")?,
+                function::<SetStream>(&library, "cublasSetStream_v2")?,
+                function::<SetWorkspace>(&library, "cublasSetWorkspace_v2")?,
+                function::<Gemm>(&library, "cublasGemmEx")?,
+                function::<GemmBatched>(&library, "cublasGemmStridedBatchedEx")?,
+            )
+        };
+        let driver = |error: result::DriverError| format!("the driver answers {error:?}");
+        let card = result::device::get(device as i32).map_err(driver)?;
+        // SAFETY: `card` is valid; cubecl holds the same primary context for the rest of the process.
+        let context = unsafe { result::primary_ctx::retain(card) }.map_err(driver)?;
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(driver)?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(driver)?;
+        // SAFETY: the context is current on this thread; the memory is never freed.
+        let workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(driver)?;
+        let mut handle = null_mut();
+        // SAFETY: `handle` is written before it is used, the stream and the workspace are valid, and all
+        // three live as long as the process.
+        let statuses = unsafe {
+            let created = create(&mut handle);
+            if created != 0 {
+                return Err(failed(&format!("cublasCreate, status {created}")));
+            }
+            [set_stream(handle, stream), set_workspace(handle, workspace as *mut c_void, WORKSPACE_BYTES)]
+        };
+        if let Some(status) = statuses.iter().find(|status| **status != 0) {
+            return Err(failed(&format!("taking its stream and workspace, status {status}")));
+        }
+        let order = match context_events() {
+            true => Order::Events([event()?, event()?]),
+            false => Order::Waits,
+        };
+        let version = version.map_or_else(|| "of unknown version".to_string(), |version| version.to_string());
+        tracing::info!("cuBLAS {version} from {}", path.display());
+        Ok(Self { handle, stream, context, order, gemm, gemm_batched, _library: library })
+    }
+
+    /// `pointers`: of x, w and out on the device.
+    fn queue(&self, server: &mut Server, product: &Product, pointers: [u64; 3]) -> Result<(), String> {
+        let checked = |status: sys::CUresult| match status {
+            sys::CUresult::CUDA_SUCCESS => Ok(()),
+            status => Err(format!("could not be kept in order: {status:?}")),
+        };
+        match self.order {
+            // SAFETY: context, stream and events are valid for the rest of the process.
+            Order::Events([before, _]) => unsafe {
+                checked(sys::cuCtxRecordEvent(self.context, before))?;
+                checked(sys::cuStreamWaitEvent(self.stream, before, 0))?;
+            },
+            Order::Waits => {
+                let waited = cubecl::future::block_on(server.sync(StreamId::current()));
+                waited.map_err(|error| format!("waited for a device that failed: {error:?}"))?;
+            }
+        }
+        let status = self.multiply(product, pointers);
+        if status != 0 {
+            return Err(format!("answers with status {status}"));
+        }
+        match self.order {
+            // SAFETY: as above.
+            Order::Events([_, after]) => unsafe {
+                checked(sys::cuEventRecord(after, self.stream))?;
+                checked(sys::cuCtxWaitEvent(self.context, after))
+            },
+            // SAFETY: as above.
+            Order::Waits => checked(unsafe { sys::cuStreamSynchronize(self.stream) }),
+        }
+    }
+
+    /// Its matrices are column-major: yᵀ = W · xᵀ, where W as it lies is the transpose of what it is read as.
+    fn multiply(&self, product: &Product, [x, w, out]: [u64; 3]) -> Status {
+        let Product { parts, rows, out_features: n, in_features: k, dtype } = *product;
+        let (one, zero) = (1.0f32, 0.0f32);
+        let (x, w, out) = (x as Pointer, w as Pointer, out as *mut c_void);
+        let stride = |rows: c_int, columns: c_int| c_longlong::from(rows) * c_longlong::from(columns);
+        // SAFETY: the handle is valid; the buffers are as large as the shapes of `multiply` say, which the
+        // sizes were taken from, and no launch queued later is given their memory before this product is done.
+        unsafe {
+            if parts == 1 {
+                #[rustfmt::skip]
+                return (self.gemm)(
+                    self.handle, TRANSPOSED, AS_IT_IS, n, rows, k, &one, w, dtype, k, x, dtype, k, &zero, out,
+                    dtype, n, COMPUTE_F32, ANY_ALGORITHM,
+                );
+            }
+            #[rustfmt::skip]
+            return (self.gemm_batched)(
+                self.handle, TRANSPOSED, AS_IT_IS, n, rows, k, &one, w, dtype, k, stride(n, k), x, dtype, k,
+                stride(rows, k), &zero, out, dtype, n, stride(rows, n), parts as c_int, COMPUTE_F32,
+                ANY_ALGORITHM,
+            );
+        }
+    }
+}
+
+/// # Safety
+/// `F` is the type of the function of that name, and is called only while the library is open.
+unsafe fn function<F: Copy>(library: &Library, name: &str) -> Result<F, String> {
+    // SAFETY: by this function's contract.
+    let found = unsafe { library.get::<F>(name) };
+    found.map(|function| *function).map_err(|error| format!("has no {name}: {error}"))
+}
+
+/// Whether the driver has events of a whole context (CUDA 12.5).
+fn context_events() -> bool {
+    // SAFETY: looks the names up in the driver's library, which is open; nothing is called.
+    unsafe {
+        let driver = sys::culib();
+        let has = |name: &str| driver.get::<unsafe extern "C" fn()>(name).is_ok();
+        has("cuCtxRecordEvent") && has("cuCtxWaitEvent")
+    }
+}
+
+fn event() -> Result<sys::CUevent, String> {
+    let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+    event.map_err(|error| format!("the driver answers {error:?}"))
+}

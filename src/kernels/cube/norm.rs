@@ -1,0 +1,283 @@
+//! Root mean square norms, alone and of a sum. All arithmetic is f32 inside, whatever the type of the tensors.
+
+use burn::tensor::TensorMetadata;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::features::Plane;
+use cubecl::prelude::*;
+
+use super::rows::{UNITS, array, lanes, output, spread};
+
+/// Vectors that a unit keeps in registers at most.
+const MOST_HELD: usize = 16;
+
+/// How the units of a cube share its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Share {
+    /// Units of one row, a power of two.
+    units: usize,
+    /// Rows of a cube.
+    rows: usize,
+    /// Vectors of one unit: number `n` of unit `u` is number `u + n · units` of the row, if it has so many.
+    vectors: usize,
+    /// Units whose values the device adds up by itself, 1 where it does not; they divide `units`.
+    plane: usize,
+}
+
+impl Share {
+    /// Of rows of `width` vectors.
+    fn new(width: usize, plane: usize) -> Self {
+        let units = width.next_power_of_two().clamp(plane.max(32), UNITS);
+        Self { units, rows: UNITS / units, vectors: width.div_ceil(units), plane }
+    }
+
+    /// Whether the rows are read once: units keep what they have read.
+    fn holds(self) -> bool {
+        self.vectors <= MOST_HELD
+    }
+}
+
+/// See [`Share::plane`].
+fn plane<R: CubeRuntime>(client: &ComputeClient<R>) -> usize {
+    let properties = client.properties();
+    let [least, most] = [properties.hardware.plane_size_min, properties.hardware.plane_size_max];
+    let plane = most as usize;
+    let adds = properties.features.plane.contains(Plane::Ops) && least == most;
+    if adds && plane.is_power_of_two() && plane <= UNITS { plane } else { 1 }
+}
+
+/// Where a unit stands.
+#[derive(CubeType, Clone, Copy)]
+struct Place {
+    /// The unit's number in its row.
+    unit: usize,
+    /// The row's first vector.
+    first: usize,
+    /// Vectors of the row; 0 past the last row.
+    width: usize,
+}
+
+#[cube]
+fn place(rows: usize, width: usize, #[comptime] share: Share) -> Place {
+    let unit = UNIT_POS as usize;
+    let row = CUBE_POS * comptime!(share.rows) + unit / comptime!(share.units);
+    Place {
+        unit: unit % comptime!(share.units),
+        first: row * width,
+        width: select(row < rows, width, 0usize),
+    }
+}
+
+#[cube(launch_unchecked)]
+fn rms_norm_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    out: &mut Array<Vector<F, N>>,
+    rows: usize,
+    width: usize,
+    eps: f32,
+    #[comptime] share: Share,
+    #[define(F)] _f: StorageType,
+) {
+    let place = place(rows, width, share);
+    let mut held = Array::<Vector<F, N>>::new(comptime!(share.vectors.min(MOST_HELD)));
+    let mut squares = Vector::<f32, N>::empty().fill(0.0f32);
+    #[unroll(share.holds())]
+    for n in 0..comptime!(share.vectors) {
+        let i = place.unit + n * comptime!(share.units);
+        if i < place.width {
+            let value = x[place.first + i];
+            if comptime!(share.holds()) {
+                held[n] = value;
+            }
+            squares += square(value);
+        }
+    }
+    let scale = scale(squares, width, eps, share);
+    #[unroll(share.holds())]
+    for n in 0..comptime!(share.vectors) {
+        let i = place.unit + n * comptime!(share.units);
+        if i < place.width {
+            let value = if comptime!(share.holds()) { held[n] } else { x[place.first + i] };
+            out[place.first + i] = normed(value, scale, weight[i]);
+        }
+    }
+}
+
+/// `sum` becomes `x + y`, rounded to the type of both, and `out` its norm.
+#[cube(launch_unchecked)]
+fn add_rms_norm_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    y: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    sum: &mut Array<Vector<F, N>>,
+    out: &mut Array<Vector<F, N>>,
+    rows: usize,
+    width: usize,
+    eps: f32,
+    #[comptime] share: Share,
+    #[define(F)] _f: StorageType,
+) {
+    let place = place(rows, width, share);
+    let mut held = Array::<Vector<F, N>>::new(comptime!(share.vectors.min(MOST_HELD)));
+    let mut squares = Vector::<f32, N>::empty().fill(0.0f32);
+    #[unroll(share.holds())]
+    for n in 0..comptime!(share.vectors) {
+        let i = place.unit + n * comptime!(share.units);
+        if i < place.width {
+            let at = place.first + i;
+            let added = Vector::<f32, N>::cast_from(x[at]) + Vector::<f32, N>::cast_from(y[at]);
+            let value = Vector::<F, N>::cast_from(added);
+            sum[at] = value;
+            if comptime!(share.holds()) {
+                held[n] = value;
+            }
+            squares += square(value);
+        }
+    }
+    let scale = scale(squares, width, eps, share);
+    #[unroll(share.holds())]
+    for n in 0..comptime!(share.vectors) {
+        let i = place.unit + n * comptime!(share.units);
+        if i < place.width {
+            let value = if comptime!(share.holds()) { held[n] } else { sum[place.first + i] };
+            out[place.first + i] = normed(value, scale, weight[i]);
+        }
+    }
+}
+
+#[cube]
+fn square<F: Float, N: Size>(value: Vector<F, N>) -> Vector<f32, N> {
+    let value = Vector::<f32, N>::cast_from(value);
+    value * value
+}
+
+#[cube]
+fn normed<F: Float, N: Size>(value: Vector<F, N>, scale: f32, weight: Vector<f32, N>) -> Vector<F, N> {
+    Vector::cast_from(Vector::<f32, N>::cast_from(value) * Vector::new(scale) * weight)
+}
+
+/// `1 / √(mean + eps)` of a row from the sums of squares of its units; every unit of the cube takes part.
+#[cube]
+fn scale<N: Size>(squares: Vector<f32, N>, width: usize, eps: f32, #[comptime] share: Share) -> f32 {
+    let lanes = N::value().comptime();
+    let mut sum = 0.0f32;
+    #[unroll]
+    for lane in 0..lanes {
+        sum += squares[lane];
+    }
+    let total = if comptime!(share.plane == 1) { tree_sum(sum, share) } else { planes_sum(sum, share) };
+    1.0f32 / (total / f32::cast_from((width * lanes) as u32) + eps).sqrt()
+}
+
+/// The sum of a row's values: half of the units add those of the other half to theirs, until one is left.
+#[cube]
+fn tree_sum(value: f32, #[comptime] share: Share) -> f32 {
+    let mut sums = SharedMemory::<f32>::new(comptime!(share.units * share.rows));
+    let position = UNIT_POS as usize;
+    let unit = position % comptime!(share.units);
+    sums[position] = value;
+    sync_cube();
+    #[unroll]
+    for step in 0..comptime!(share.units.trailing_zeros() as usize) {
+        let half = comptime!(share.units >> (step + 1));
+        if unit < half {
+            let other = sums[position + half];
+            sums[position] += other;
+        }
+        sync_cube();
+    }
+    sums[position - unit]
+}
+
+/// The sum of a row's values by planes, whose units are neighbours.
+#[cube]
+fn planes_sum(value: f32, #[comptime] share: Share) -> f32 {
+    let sum = plane_sum(value);
+    if comptime!(share.units == share.plane) {
+        sum
+    } else {
+        let planes = comptime!(share.units / share.plane);
+        let mut sums = SharedMemory::<f32>::new(comptime!(planes * share.rows));
+        let position = UNIT_POS as usize;
+        if UNIT_POS_PLANE == 0 {
+            sums[position / comptime!(share.plane)] = sum;
+        }
+        sync_cube();
+        let first = position / comptime!(share.units) * planes;
+        let mut total = 0.0f32;
+        #[unroll]
+        for i in 0..planes {
+            total += sums[first + i];
+        }
+        total
+    }
+}
+
+/// # Shapes
+/// `x` and the result: `[T, hidden]`; `weight`: f32 `[hidden]`; all contiguous.
+pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f32) -> CubeTensor<R> {
+    let client = x.client.clone();
+    let (rows, hidden, dtype) = (x.shape()[0], x.shape()[1], x.dtype);
+    let lanes = lanes(dtype.size(), &[hidden]);
+    let share = Share::new(hidden / lanes, plane(&client));
+    let (out, out_arg) = output(&x, 0);
+    // SAFETY: a unit's row is below `rows` and its vector below `hidden / lanes` wherever it reads or writes: past
+    // the last row `Place::width` is 0. So it stays within the `rows · hidden` elements of `x` and `out` and the
+    // `hidden` of `weight`. `held` and the shared memory have the lengths that `share` gives their indices. Where
+    // `out` is `x`, each vector is read by the unit that writes it, before it does.
+    unsafe {
+        rms_norm_kernel::launch_unchecked::<R>(
+            &client,
+            spread(rows.div_ceil(share.rows)),
+            CubeDim::new_1d(UNITS as u32),
+            lanes,
+            array(x),
+            array(weight),
+            out_arg,
+            rows,
+            hidden / lanes,
+            eps,
+            share,
+            dtype.into(),
+        );
+    }
+    out
+}
+
+/// `x + y` and its norm; they lie where `x` and `y` lay, if nobody else holds those.
+///
+/// # Shapes
+/// `x`, `y` and the results: `[T, hidden]`; `weight`: f32 `[hidden]`; all contiguous.
+pub(super) fn add_rms_norm<R: CubeRuntime>(
+    [x, y]: [CubeTensor<R>; 2],
+    weight: CubeTensor<R>,
+    eps: f32,
+) -> [CubeTensor<R>; 2] {
+    let client = x.client.clone();
+    let (rows, hidden, dtype) = (x.shape()[0], x.shape()[1], x.dtype);
+    let lanes = lanes(dtype.size(), &[hidden]);
+    let share = Share::new(hidden / lanes, plane(&client));
+    let ((sum, sum_arg), (out, out_arg)) = (output(&x, 0), output(&y, 1));
+    // SAFETY: as in `rms_norm`; `y` and `sum` are as large as `x`. Where `sum` is `x` or `out` is `y`, each vector
+    // is read by the unit that writes it, before it does; both are never one buffer, for then each is held twice.
+    unsafe {
+        add_rms_norm_kernel::launch_unchecked::<R>(
+            &client,
+            spread(rows.div_ceil(share.rows)),
+            CubeDim::new_1d(UNITS as u32),
+            lanes,
+            array(x),
+            array(y),
+            array(weight),
+            sum_arg,
+            out_arg,
+            rows,
+            hidden / lanes,
+            eps,
+            share,
+            dtype.into(),
+        );
+    }
+    [sum, out]
+}

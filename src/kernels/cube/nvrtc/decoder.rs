@@ -1,0 +1,129 @@
+//! A decoder of Llama 2 13B's dimensions on a card that only records: what a pass launches, and what it
+//! costs the host.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::runtime::{Card, Launch, Recorder};
+use super::{B, noise};
+use crate::checkpoint::{Checkpoint, Shape};
+use crate::data::{Sequence, Target};
+use crate::device::ComputeType;
+use crate::model::{self, Input, LanguageModel, Tables};
+use crate::zo::perturbation::Perturb;
+
+/// Launches of one decoder block in one pass.
+const LAUNCHES_PER_LAYER: usize = 16;
+
+/// With fewer layers than the model has, 4 bits per weight, a scale for each 128.
+pub fn decoder_on(card: &Card, layers: usize, compute: ComputeType) -> Box<dyn LanguageModel> {
+    decoder_with(Tables::InFile, card, layers, compute)
+}
+
+pub fn decoder_with(
+    tables: Tables,
+    card: &Card,
+    layers: usize,
+    compute: ComputeType,
+) -> Box<dyn LanguageModel> {
+    let mut config = Shape::Llama2_13b.config();
+    config.num_hidden_layers = layers;
+    let checkpoint = Arc::new(Checkpoint::random(config, 4, 128));
+    model::load_on::<B>(checkpoint, card.clone(), compute, tables, &mut |_, _| ()).unwrap()
+}
+
+pub fn decoder_on_recorder(layers: usize, compute: ComputeType) -> Box<dyn LanguageModel> {
+    decoder_on(&Card { architecture: 90 }, layers, compute)
+}
+
+/// Sequences of one length, and the tokens scored in them.
+pub struct Tokens {
+    tokens: Vec<u32>,
+    sequences: Vec<Sequence>,
+    targets: Vec<Target>,
+}
+
+impl Tokens {
+    /// Scored are two tokens after each sequence, or where `each_row` after each of its tokens.
+    pub fn new(sequences: usize, length: usize, each_row: bool) -> Self {
+        let rows = sequences * length;
+        let scored = (0..rows).filter(|row| each_row || (row + 1).is_multiple_of(length));
+        let targets = scored.flat_map(|row| [1, 2].map(|token| Target { row: row as u32, token }));
+        Self {
+            tokens: (0..rows as u32).map(|i| i * 7919 % 32_000).collect(),
+            sequences: (0..rows).step_by(length).map(|i| Sequence::alone(i..i + length)).collect(),
+            targets: targets.collect(),
+        }
+    }
+
+    pub fn log_probs(&self, model: &dyn LanguageModel, perturb: Perturb) -> Vec<f32> {
+        let input = Input { tokens: &self.tokens, sequences: &self.sequences };
+        model.log_probs(input, &self.targets, perturb).unwrap()
+    }
+
+    /// Both signs, and the step on the scales.
+    pub fn step(&self, model: &mut dyn LanguageModel) {
+        let answers = self.log_probs(model, Perturb::BothWays(noise()));
+        assert_eq!(answers, vec![0.0; 2 * self.targets.len()]);
+        model.step(noise()).unwrap();
+    }
+}
+
+/// Whatever training such a model launches: few tokens and many, few of them scored and all.
+pub fn launched(card: &Card) -> Vec<Launch> {
+    for compute in [ComputeType::F16, ComputeType::Bf16] {
+        let mut model = decoder_on(card, 1, compute);
+        for tokens in [Tokens::new(16, 256, false), Tokens::new(8, 16, true), Tokens::new(4, 256, true)] {
+            tokens.step(model.as_mut());
+        }
+    }
+    Recorder::take(card)
+}
+
+/// Wall time of what `run` does when all that it launches was compiled by an earlier run: what the host has
+/// to do for it, as nothing is computed.
+pub fn host_seconds(mut run: impl FnMut()) -> f64 {
+    run();
+    let clock = Instant::now();
+    run();
+    clock.elapsed().as_secs_f64()
+}
+
+fn names(launches: &[Launch]) -> Vec<&'static str> {
+    launches.iter().map(|launch| launch.name).collect()
+}
+
+#[test]
+fn a_layer_takes_few_launches() {
+    let card = Card { architecture: 90 };
+    let tokens = Tokens::new(16, 256, false);
+    let pass = |layers| {
+        let model = decoder_on(&card, layers, ComputeType::F16);
+        // What loading launches is no part of a pass.
+        Recorder::take(&card);
+        tokens.log_probs(model.as_ref(), Perturb::By(noise()));
+        let launches = Recorder::take(&card);
+        let refused = launches.iter().find(|launch| launch.source.starts_with("#error"));
+        assert!(refused.is_none(), "{}: {}", refused.unwrap().name, refused.unwrap().source);
+        launches
+    };
+    let (two, three) = (pass(2), pass(3));
+    let more = three.len() - two.len();
+    // The first two layers are in both; what follows them is the third.
+    let same = two.iter().zip(&three).take_while(|(a, b)| a.source == b.source).count();
+    let third = names(&three[same.min(two.len())..][..more]).join("\n");
+    assert!(
+        more > 0 && more <= LAUNCHES_PER_LAYER,
+        "{more} launches, at most {LAUNCHES_PER_LAYER} expected:\n{third}"
+    );
+}
+
+/// The host's part of a step, by hand: `cargo test --release -- --ignored --nocapture host_part`.
+#[test]
+#[ignore = "measures, and asserts nothing"]
+fn the_host_part_of_a_step() {
+    let mut model = decoder_on_recorder(40, ComputeType::F16);
+    let tokens = Tokens::new(16, 256, false);
+    let seconds = host_seconds(|| tokens.step(model.as_mut()));
+    eprintln!("{seconds:.3} s on the host for a step of 40 layers and 4096 tokens");
+}
