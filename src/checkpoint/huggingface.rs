@@ -160,31 +160,39 @@ impl HuggingFace {
         }
     }
 
-    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+    /// See [`super::Checkpoint::rows`].
+    pub fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
+        let width = values.len() / rows.len().max(1);
+        let values = values.chunks_exact_mut(width.max(1));
         if self.packed.contains_key(name) {
             let layer = self.layer(name)?;
-            let wrong = |row: &u32| {
-                layer
-                    .scales()
-                    .tensor()
-                    .wrong(format!("row {row} of a table of {}", layer.scales().shape()[0]))
-            };
-            let row = |row: &u32| layer.row(*row as usize).ok_or_else(|| wrong(row));
-            return Ok(rows.iter().map(row).collect::<Result<Vec<_>>>()?.concat());
+            for (&row, values) in rows.iter().zip(values) {
+                let found = layer.row(row as usize).ok_or_else(|| {
+                    let height = layer.scales().shape()[0];
+                    layer.scales().tensor().wrong(format!("row {row} of a table of {height}"))
+                })?;
+                values.copy_from_slice(&found);
+            }
+            return Ok(());
         }
         let tensor = self.tensor(name)?;
         let (dtype, &[height, width]) = (tensor.float_type()?, tensor.shape) else {
             return Err(tensor.wrong(format!("expected a matrix, got shape {:?}", tensor.shape)));
         };
-        let stride = width * float::bytes_per_value(dtype);
-        let mut values = vec![0f32; rows.len() * width];
-        for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width.max(1))) {
-            let start = row as usize * stride;
-            let bytes = tensor.bytes.get(start..start + stride);
-            let bytes = bytes.ok_or_else(|| tensor.wrong(format!("row {row} of a table of {height}")))?;
-            float::decode_into(dtype, bytes, values);
+        if let Some(row) = rows.iter().find(|row| **row as usize >= height) {
+            return Err(tensor.wrong(format!("row {row} of a table of {height}")));
         }
-        Ok(values)
+        let place = self.shards.position(name);
+        let place = place.and_then(|(file, range)| Some((self.shards.files().get(file)?, range.start)));
+        let (file, start) = place.ok_or_else(|| tensor.wrong("is in no file"))?;
+        let stride = width * float::bytes_per_value(dtype);
+        let mut bytes = vec![0; stride];
+        for (&row, values) in rows.iter().zip(values) {
+            publish::read_at(&file.file, &file.bytes, start + row as usize * stride, &mut bytes)
+                .map_err(Error::io(tensor.path, "reading"))?;
+            float::decode_into(dtype, &bytes, values);
+        }
+        Ok(())
     }
 
     pub fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {

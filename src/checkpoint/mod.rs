@@ -16,7 +16,7 @@
 //! synthetic        random weights of a known model's shape, in no file at all
 //! files            the bytes behind a checkpoint: which file, its digest, its pages; read_ahead its matrices
 //! publish          new checkpoints appear whole or not at all; placed writes a file's parts in any order
-//! float            bytes ↔ f32
+//! float            bytes ↔ f32; table gives some rows of a matrix
 //! ```
 //!
 //! To add a format: one file with its layout (drawn once, pinned by an assert), one match arm, one
@@ -47,6 +47,7 @@ mod scheme;
 mod shards;
 mod stream;
 mod synthetic;
+mod table;
 mod tensors;
 mod workspace;
 mod write;
@@ -54,7 +55,7 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{Block, ModelConfig, RopeScaling};
 pub use export::{Export, ExportFormat, Exported};
 pub use float::Values;
 pub use publish::{STAGING_PREFIX, Staging, map};
@@ -189,9 +190,14 @@ impl Checkpoint {
     /// Random weights, symmetric, made when they are asked for: for benchmarks of sizes that no file at
     /// hand has.
     pub fn synthetic(shape: Shape, bits: u32, group_size: usize) -> Self {
-        let config = shape.config();
+        let path = PathBuf::from(format!("random {shape}"));
+        Self { path, ..Self::random(shape.config(), bits, group_size) }
+    }
+
+    /// The same of any dimensions.
+    pub fn random(config: ModelConfig, bits: u32, group_size: usize) -> Self {
         let source = Source::Synthetic(Synthetic::new(&config, bits, group_size));
-        Self { path: PathBuf::from(format!("random {shape}")), config, source }
+        Self { path: PathBuf::from("random weights"), config, source }
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -262,18 +268,6 @@ impl Checkpoint {
             Source::HuggingFace(directory) => directory.layout(name),
             Source::Gguf(gguf) => gguf.layout(name),
             Source::Synthetic(synthetic) => synthetic.layout(name),
-        }
-    }
-
-    /// Some rows of a table, straight from the map: `[rows.len(), width]`, f32.
-    ///
-    /// # Errors
-    /// A row beyond the table; a table that is quantized so that its rows cannot be read by themselves.
-    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
-        match &self.source {
-            Source::HuggingFace(directory) => directory.rows(name, rows),
-            Source::Gguf(gguf) => gguf.rows(name, rows),
-            Source::Synthetic(synthetic) => synthetic.rows(name, rows),
         }
     }
 

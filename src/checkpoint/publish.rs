@@ -130,10 +130,33 @@ pub fn copy_with_replacements<T>(
 
 /// Maps a file read-only.
 pub fn map(path: &Path) -> Result<Mmap> {
+    Ok(open_mapped(path)?.1)
+}
+
+/// A file, and its map, which is read-only.
+pub fn open_mapped(path: &Path) -> Result<(File, Mmap)> {
     let file = File::open(path).map_err(Error::io(path, "opening"))?;
     // SAFETY: the map is only ever read as plain bytes, every value of which is valid. Truncating
     // the file while it is mapped ends the process with SIGBUS, as in every reader of this kind.
-    unsafe { Mmap::map(&file) }.map_err(Error::io(path, "mapping"))
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "mapping"))?;
+    Ok((file, map))
+}
+
+/// Reads a part of a mapped file. Where many lie apart, its map would cost a fault for each, which takes longer,
+/// and hold their neighbours in memory.
+pub fn read_at(file: &File, map: &Mmap, start: usize, to: &mut [u8]) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let _ = map;
+        std::os::unix::fs::FileExt::read_exact_at(file, to, start as u64)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        let part = map.get(start..start + to.len());
+        to.copy_from_slice(part.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
 }
 
 /// Drops the pages of a map from this process's memory. They stay in the system's cache.

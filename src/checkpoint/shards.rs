@@ -2,6 +2,7 @@
 //! safetensors or of PyTorch. Mapped lazily. Knows no tensor's meaning.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ pub struct Shards {
 
 pub struct MappedFile {
     pub path: PathBuf,
+    pub file: File,
     pub bytes: Mmap,
 }
 
@@ -135,7 +137,7 @@ impl Shards {
 
     /// Maps one file and enters its tensors: all of them, or those an index gives to it.
     fn add(&mut self, path: &Path, wanted: Option<(&Path, Vec<String>)>) -> Result<()> {
-        let bytes = publish::map(path)?;
+        let (opened, bytes) = publish::open_mapped(path)?;
         let mut places = match pytorch::is_file(path) {
             true => pytorch::places(path, &bytes)?,
             false => safetensors::places(path, &bytes)?,
@@ -157,7 +159,7 @@ impl Shards {
                 }
             }
         }
-        self.files.push(MappedFile { path: path.to_path_buf(), bytes });
+        self.files.push(MappedFile { path: path.to_path_buf(), file: opened, bytes });
         Ok(())
     }
 }

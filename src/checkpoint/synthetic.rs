@@ -22,14 +22,18 @@ use crate::quant::FloatType;
 pub enum Shape {
     /// Of a few million weights, to see that things run.
     Tiny,
+    TinyLlama,
+    Llama32_1b,
     Llama2_7b,
     Llama2_13b,
     Qwen25_32b,
     Llama3_70b,
 }
 
-const NAMES: [(&str, Shape); 5] = [
+const NAMES: [(&str, Shape); 7] = [
     ("tiny", Shape::Tiny),
+    ("tinyllama-1.1b", Shape::TinyLlama),
+    ("llama3.2-1b", Shape::Llama32_1b),
     ("llama2-7b", Shape::Llama2_7b),
     ("llama2-13b", Shape::Llama2_13b),
     ("qwen2.5-32b", Shape::Qwen25_32b),
@@ -41,6 +45,8 @@ impl Shape {
         // Layers, hidden, intermediate, heads, key/value heads, vocabulary.
         let [layers, hidden, inner, heads, kv_heads, vocab] = match self {
             Self::Tiny => [2, 256, 704, 4, 2, 1024],
+            Self::TinyLlama => [22, 2048, 5632, 32, 4, 32000],
+            Self::Llama32_1b => [16, 2048, 8192, 32, 8, 128_256],
             Self::Llama2_7b => [32, 4096, 11008, 32, 32, 32000],
             Self::Llama2_13b => [40, 5120, 13824, 40, 40, 32000],
             Self::Qwen25_32b => [64, 5120, 27648, 40, 8, 152_064],
@@ -186,14 +192,15 @@ impl Synthetic {
         }
     }
 
-    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+    /// See [`super::Checkpoint::rows`].
+    pub fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
         let index = self.index(name)?;
-        let width = self.tensors[index].1.last().copied().unwrap_or(0);
-        let row = |&row: &u32| {
+        let width = values.len() / rows.len().max(1);
+        for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width.max(1))) {
             let mut random = Random::new(index, row as usize);
-            (0..width).map(move |_| random.float()).collect::<Vec<_>>()
-        };
-        Ok(rows.iter().flat_map(row).collect())
+            values.iter_mut().for_each(|value| *value = random.float());
+        }
+        Ok(())
     }
 
     fn is_packed(&self, name: &str) -> bool {

@@ -10,12 +10,13 @@ use super::layer::Layer;
 use super::linear::{Linear, LinearWeight};
 use super::pass::{Pass, visible};
 use super::rope::Rope;
+use super::sizes::Sizes;
 use crate::checkpoint::{Checkpoint, LinearRole};
 use crate::data::Sequence;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::packed::PackedWeight;
-use crate::kernels::{DeviceWeight, Kernels, read};
+use crate::kernels::{self, DeviceWeight, Kernels, read};
 use crate::zo::perturbation::Perturb;
 
 /// The inputs that some linears of a block share, in the order in which a pass comes to them.
@@ -93,13 +94,23 @@ pub struct Blocks<B: Kernels> {
     rope: Option<Rope>,
     entered: Option<(usize, Layer<B>)>,
     gram: Option<Tensor<B, 2>>,
+    sizes: Sizes,
 }
 
 impl<B: Kernels> Blocks<B> {
     pub fn new(checkpoint: Arc<Checkpoint>, device: B::Device, dtype: ComputeType) -> Result<Self> {
         let rope = Rope::new(checkpoint.config());
         let embedding = Embedding::load(checkpoint.clone(), &device, dtype)?;
-        Ok(Self { checkpoint, device, dtype, embedding, rope, entered: None, gram: None })
+        Ok(Self {
+            checkpoint,
+            device,
+            dtype,
+            embedding,
+            rope,
+            entered: None,
+            gram: None,
+            sizes: Sizes::default(),
+        })
     }
 
     fn layer(&self) -> Result<&Layer<B>> {
@@ -127,8 +138,7 @@ impl<B: Kernels> Blocks<B> {
 
     /// `weights`: f32 `[T, 1]`
     fn add_to_gram(&mut self, x: Tensor<B, 2>, weights: Tensor<B, 2>) {
-        let x = x.cast(DType::F32) * weights.sqrt();
-        let gram = x.clone().transpose().matmul(x);
+        let gram = kernels::gram(x.cast(DType::F32) * weights.sqrt());
         self.gram = Some(match self.gram.take() {
             Some(sum) => sum + gram,
             None => gram,
@@ -144,6 +154,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
     fn enter(&mut self, block: usize) -> Result<()> {
         // The memory of the one before is needed for this one.
         self.entered = None;
+        B::memory_cleanup(&self.device);
         let layer = Layer::load(&self.checkpoint, block, &[], &self.device, self.dtype)?;
         self.entered = Some((block, layer));
         Ok(())
@@ -169,6 +180,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
 
     fn advance(&mut self, step: Step, rows: Rows<'_>) -> Result<()> {
         let count = rows.lengths.iter().sum();
+        self.sizes.make_room::<B>([count, 0], self.checkpoint.config(), &self.device);
         let layer = self.layer()?;
         let x = self.upload(rows.hidden, count);
         let put = |tensor: Tensor<B, 2>, to: &mut [f32]| -> Result<()> {
@@ -178,38 +190,44 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         let config = self.checkpoint.config();
         let mut weights = relevance(x.clone());
         let input = match step {
-            Step::To(Stage::Query) => layer.attention_norms.input(x),
+            Step::To(Stage::Query) => {
+                let [_, h] = layer.attention_norms.input(x.into());
+                h
+            }
             Step::To(Stage::KeyValue) => {
-                let h = layer.attention_norms.input(x);
+                let [_, h] = layer.attention_norms.input(x.into());
                 let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
                 let keys = key_weights(&read(received * weights)?, config.head_dim, rows.lengths);
                 weights = Tensor::from_data(TensorData::new(keys, [count, 1]), (&self.device, DType::F32));
                 h
             }
             Step::To(Stage::Output) => {
-                let h = layer.attention_norms.input(x);
+                let [_, h] = layer.attention_norms.input(x.into());
                 let attended = layer.attend(h, &self.pass(rows.lengths), config, None);
                 put(attended.clone(), rows.attended)?;
                 attended
             }
             Step::To(Stage::Gate) => {
                 let attended = self.upload(rows.attended, count);
-                let x = layer.attention_norms.add(x, layer.o_proj.forward(attended, Perturb::No));
+                let residual = layer.attention_norms.add(x, layer.o_proj.forward(attended, Perturb::No));
+                let [x, h] = layer.mlp_norms.input(residual);
                 weights = relevance(x.clone());
-                put(x.clone(), rows.hidden)?;
-                layer.mlp_norms.input(x)
+                put(x, rows.hidden)?;
+                h
             }
-            Step::To(Stage::Down) => layer.expand(layer.mlp_norms.input(x), Perturb::No),
+            Step::To(Stage::Down) => {
+                let [_, h] = layer.mlp_norms.input(x.into());
+                layer.expand(h, Perturb::No)
+            }
             Step::Finish => {
-                let expanded = layer.expand(layer.mlp_norms.input(x.clone()), Perturb::No);
-                return put(
-                    layer.mlp_norms.add(x, layer.down_proj.forward(expanded, Perturb::No)),
-                    rows.hidden,
-                );
+                let [x, h] = layer.mlp_norms.input(x.into());
+                let expanded = layer.expand(h, Perturb::No);
+                let out = layer.mlp_norms.add(x, layer.down_proj.forward(expanded, Perturb::No));
+                return put(out.sum(), rows.hidden);
             }
             Step::Through => {
-                let out = layer.forward(x, &self.pass(rows.lengths), config, None);
-                return put(out, rows.hidden);
+                let out = layer.forward(x.into(), &self.pass(rows.lengths), config, None);
+                return put(out.sum(), rows.hidden);
             }
         };
         self.add_to_gram(input, weights);

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::embedding::Embedding;
 use super::layer::{Layer, LayerCache};
 use super::linear::{Linear, LinearWeight};
-use super::norm::Norm;
-use super::pass::{Pass, Row, ints, visible};
+use super::norm::{Norm, Residual};
+use super::pass::{Pass, Row, visible};
 use super::rope::Rope;
-use super::{Input, LOGIT_BYTES, LanguageModel, Session};
+use super::scoring;
+use super::sizes::Sizes;
+use super::{Input, LOGIT_BYTES, LanguageModel, Session, Tables};
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::data::Target;
 use crate::device::ComputeType;
@@ -28,13 +30,16 @@ pub struct Decoder<B: Kernels> {
     norm: Option<Norm<B>>,
     project_out: Option<Linear<B>>,
     lm_head: Linear<B>,
+    sizes: Sizes,
 }
 
 impl<B: Kernels> Decoder<B> {
+    /// `tables`: see [`super::load`].
     pub fn load(
         checkpoint: Arc<Checkpoint>,
         device: B::Device,
         dtype: ComputeType,
+        tables: Tables,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let config = checkpoint.config().clone();
@@ -45,29 +50,47 @@ impl<B: Kernels> Decoder<B> {
             layers.push(Layer::load(&checkpoint, index, &trained, &device, dtype)?);
         }
         progress(config.num_hidden_layers, config.num_hidden_layers);
+        B::expect_unpacked(layers.iter().map(Layer::unpacked).max().unwrap_or(0), &device);
         let norm = config.final_norm().map(|module| Norm::load(&checkpoint, module, &device)).transpose()?;
         let outer = |module: &str| Linear::load(&checkpoint, module, false, &trained, &device, dtype);
         let project_out = config.projections().map(|[_, module]| outer(module)).transpose()?;
         let lm_head = outer(config.head())?;
         let rope = Rope::new(&config);
-        let embedding = Embedding::load(checkpoint.clone(), &device, dtype)?;
-        Ok(Self { checkpoint, trained, device, embedding, rope, layers, norm, project_out, lm_head })
+        let mut embedding = Embedding::load(checkpoint.clone(), &device, dtype)?;
+        if tables == Tables::OnDevice {
+            embedding.keep_on_device(match &lm_head.weight {
+                LinearWeight::Dense(head) if config.tie_word_embeddings => Some(head.clone()),
+                _ => None,
+            })?;
+        }
+        let sizes = Sizes::default();
+        Ok(Self { checkpoint, trained, device, embedding, rope, layers, norm, project_out, lm_head, sizes })
     }
 
-    /// Final hidden states of packed sequences, once for each part of `perturb`: `[parts · T, hidden]`.
-    fn forward(&self, input: Input<'_>, perturb: Perturb) -> Result<Tensor<B, 2>> {
-        let parts = perturb.parts().len();
+    /// Packed sequences as the layers take them, once for each of `parts`: `[parts · T, hidden]`, and the
+    /// pass before it is perturbed.
+    fn prepare(&self, input: Input<'_>, parts: usize) -> Result<(Tensor<B, 2>, Pass<B>)> {
         let positions = input.sequences.iter().flat_map(|sequence| visible(sequence, 0)).map(|(at, _)| at);
-        let mut x = self.embedding.forward(input.tokens, positions)?.repeat_dim(0, parts);
+        let x = self.embedding.forward(input.tokens, positions)?;
+        let x = if parts == 1 { x } else { x.repeat_dim(0, parts) };
         let rows = (0..parts).flat_map(|part| {
             let shift = part * input.tokens.len();
             input.sequences.iter().flat_map(move |sequence| visible(sequence, shift))
         });
-        let pass = self.pass(rows, perturb);
-        for layer in &self.layers {
-            x = layer.forward(x, &pass, self.checkpoint.config(), None);
+        Ok((x, self.pass(rows, Perturb::No)))
+    }
+
+    /// Final hidden states, of some rows or all: `[parts · T, hidden]`.
+    fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, rows: Option<&Tensor<B, 1, Int>>) -> Tensor<B, 2> {
+        let config = self.checkpoint.config();
+        let mut x = Residual::from(x);
+        if let Some((last, layers)) = self.layers.split_last() {
+            for layer in layers {
+                x = layer.forward(x, pass, config, None);
+            }
+            x = last.forward_of(rows, x, pass, config, None);
         }
-        Ok(self.finish(x))
+        self.finish(x)
     }
 
     fn pass(&self, rows: impl Iterator<Item = Row>, perturb: Perturb) -> Pass<B> {
@@ -87,15 +110,18 @@ impl<B: Kernels> Decoder<B> {
         }
     }
 
-    fn finish(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    fn finish(&self, residual: Residual<B>) -> Tensor<B, 2> {
         match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
+            Some(norm) => {
+                let [_, normed] = norm.of_sum(residual);
+                normed
+            }
+            None => residual.sum(),
         }
     }
 
-    fn logit_rows(&self) -> usize {
-        (LOGIT_BYTES / 4 / self.checkpoint.config().vocab_size).max(1)
+    fn make_room(&self, rows: usize, scored: usize) {
+        self.sizes.make_room::<B>([rows, scored], self.checkpoint.config(), &self.device);
     }
 
     fn packed_mut(&mut self) -> impl Iterator<Item = (u32, &mut DeviceWeight<B>)> {
@@ -132,50 +158,46 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
     }
 
     fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Perturb) -> Result<Vec<f32>> {
-        let (count, parts) = (input.tokens.len(), perturb.parts().len());
-        if parts > 1 && count > B::PAIRED_TOKENS {
-            let passes = perturb.parts().map(|noise| noise.map_or(Perturb::No, Perturb::By));
-            let answers = passes.map(|perturb| self.log_probs(input, targets, perturb));
-            return Ok(answers.collect::<Result<Vec<_>>>()?.concat());
+        let (count, all) = (input.tokens.len(), perturb.parts().len());
+        let passes: Vec<Perturb> = match all > 1 && count > B::PAIRED_TOKENS {
+            true => perturb.parts().map(|noise| noise.map_or(Perturb::No, Perturb::By)).collect(),
+            false => vec![perturb],
+        };
+        if targets.is_empty() {
+            return Ok(vec![]);
         }
-        let hidden = self.forward(input, perturb)?;
-        let mut order: Vec<usize> = (0..targets.len()).collect();
-        order.sort_by_key(|&i| targets[i].row);
-        let mut rows: Vec<u32> = order.iter().map(|&i| targets[i].row).collect();
-        rows.dedup();
-        let mut log_probs = vec![0.0; parts * targets.len()];
-        let mut rest = order.as_slice();
-        for rows in rows.chunks((self.logit_rows() / parts).max(1)) {
-            let here = rest.iter().take_while(|&&i| rows.last().is_some_and(|last| targets[i].row <= *last));
-            let (here, later) = rest.split_at(here.count());
-            rest = later;
-            // Part after part, in the logits as in the answers.
-            let every_row = (0..parts).flat_map(|p| rows.iter().map(move |row| *row as usize + p * count));
-            let hidden = hidden.clone().select(0, ints(every_row.map(|row| row as i32), &self.device));
-            let slots: Vec<(usize, usize)> = (0..parts)
-                .flat_map(|p| here.iter().map(move |&i| (p, i)))
-                .map(|(p, i)| (p * rows.len() + rows.partition_point(|row| *row < targets[i].row), i))
-                .collect();
-            let logits = self.head(hidden, perturb); // [parts · R, vocab]
-            let vocab = logits.dims()[1];
-            let max = logits.clone().max_dim(1);
-            let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max; // [parts · R, 1]
-            let chosen = slots.iter().map(|(slot, i)| (slot * vocab + targets[*i].token as usize) as i32);
-            let chosen = logits.reshape([-1]).select(0, ints(chosen, &self.device));
-            let slot = slots.iter().map(|(slot, _)| *slot as i32);
-            let log_sum = log_sum.reshape([-1]).select(0, ints(slot, &self.device));
-            // The device is waited for here.
-            let answers = read(chosen - log_sum)?;
-            for (n, ((_, i), answer)) in slots.iter().zip(answers).enumerate() {
-                log_probs[n / here.len() * targets.len() + i] = answer;
+        let parts = all / passes.len();
+        self.make_room(parts * count, parts * targets.len());
+        let (x, pass) = self.prepare(input, parts)?;
+        let vocab = self.checkpoint.config().vocab_size;
+        let limit = (LOGIT_BYTES / 4 / vocab).max(1);
+        // The last layer ends with the rows that are scored.
+        let (rows, targets) = scoring::ranked(targets);
+        let scored = (rows.len() < count).then(|| scoring::indices(&rows, [parts, count], &self.device));
+        let chunks = scoring::chunks(&targets, [parts, rows.len()], limit, vocab, &self.device);
+        // All passes are queued before the device is waited for.
+        let mut answers = Vec::with_capacity(passes.len() * chunks.len());
+        for (x, perturb) in std::iter::repeat_n(x, passes.len()).zip(&passes) {
+            let hidden = self.forward(x, &pass.with(*perturb), scored.as_ref());
+            for chunk in &chunks {
+                let hidden = hidden.clone().select(0, chunk.rows.clone());
+                answers.push(chunk.answers(self.head(hidden, *perturb)));
             }
         }
+        let answers = read(Tensor::cat(answers, 0))?;
+        let mut log_probs = vec![0.0; all * targets.len()];
+        let places = (0..passes.len()).flat_map(|pass| {
+            let first = pass * parts * targets.len();
+            chunks.iter().flat_map(|chunk| &chunk.places).map(move |place| first + place)
+        });
+        places.zip(answers).for_each(|(place, answer)| log_probs[place] = answer);
         Ok(log_probs)
     }
 
     fn logits(&self, input: Input<'_>) -> Result<Vec<f32>> {
-        let hidden = self.forward(input, Perturb::No)?;
-        read(self.head(hidden, Perturb::No))
+        self.make_room(input.tokens.len(), input.tokens.len());
+        let (x, pass) = self.prepare(input, 1)?;
+        read(self.head(self.forward(x, &pass, None), Perturb::No))
     }
 
     fn step(&mut self, noise: Noise) -> Result<()> {
@@ -220,15 +242,17 @@ struct Growing<'a, B: Kernels> {
 impl<B: Kernels> Session for Growing<'_, B> {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let Self { decoder, length, cache } = self;
+        let config = decoder.checkpoint.config();
+        decoder.sizes.make_room_to_grow::<B>(*length, tokens.len(), config, &decoder.device);
         let positions = *length..*length + tokens.len();
-        let mut x = decoder.embedding.forward(tokens, positions.clone())?;
+        let mut x = Residual::from(decoder.embedding.forward(tokens, positions.clone())?);
         let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));
         let pass = decoder.pass(rows, Perturb::No);
         for (layer, cache) in decoder.layers.iter().zip(cache) {
-            x = layer.forward(x, &pass, decoder.checkpoint.config(), Some(cache));
+            x = layer.forward(x, &pass, config, Some(cache));
         }
         *length = positions.end;
-        let last = x.narrow(0, tokens.len() - 1, 1);
-        read(decoder.head(decoder.finish(last), Perturb::No))
+        let last = x.sum().narrow(0, tokens.len() - 1, 1);
+        read(decoder.head(decoder.finish(last.into()), Perturb::No))
     }
 }

@@ -2,15 +2,15 @@
 
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::linear::{Linear, Projections};
-use super::norm::{Norm, Norms};
+use super::norm::{Norm, Norms, Residual};
 use super::pass::Pass;
 use crate::checkpoint::{Checkpoint, LinearRole, LinearSpec, ModelConfig, NormRole};
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Gate, Kernels, Scores};
+use crate::kernels::{self, DeviceWeight, Gate, Kernels, Scores};
 use crate::zo::perturbation::Perturb;
 
 pub struct Layer<B: Backend> {
@@ -101,14 +101,33 @@ impl<B: Kernels> Layer<B> {
 
     pub fn forward(
         &self,
-        x: Tensor<B, 2>,
+        residual: Residual<B>,
         pass: &Pass<B>,
         config: &ModelConfig,
         cache: Option<&mut LayerCache<B>>,
-    ) -> Tensor<B, 2> {
-        let attended = self.attend(self.attention_norms.input(x.clone()), pass, config, cache);
-        let x = self.attention_norms.add(x, self.o_proj.forward(attended, pass.perturb));
-        let expanded = self.expand(self.mlp_norms.input(x.clone()), pass.perturb);
+    ) -> Residual<B> {
+        self.forward_of(None, residual, pass, config, cache)
+    }
+
+    /// The same for some rows alone, where nobody asks for the others: all their keys and values count, but
+    /// what follows attention does not mix rows.
+    pub fn forward_of(
+        &self,
+        rows: Option<&Tensor<B, 1, Int>>,
+        residual: Residual<B>,
+        pass: &Pass<B>,
+        config: &ModelConfig,
+        cache: Option<&mut LayerCache<B>>,
+    ) -> Residual<B> {
+        let [x, h] = self.attention_norms.input(residual);
+        let attended = self.attend(h, pass, config, cache);
+        let [x, attended] = match rows {
+            Some(rows) => [x, attended].map(|x| x.select(0, rows.clone())),
+            None => [x, attended],
+        };
+        let residual = self.attention_norms.add(x, self.o_proj.forward(attended, pass.perturb));
+        let [x, h] = self.mlp_norms.input(residual);
+        let expanded = self.expand(h, pass.perturb);
         self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.perturb))
     }
 
@@ -171,6 +190,20 @@ impl<B: Kernels> Layer<B> {
         }
     }
 
+    /// The most weights that a product here unpacks, those of one input together.
+    pub fn unpacked(&self) -> usize {
+        let Self { qkv, o_proj, expand, down_proj, .. } = self;
+        let expand = match expand {
+            Expand::Gated { gate_up, .. } => gate_up.linears(),
+            Expand::Relu(up) => std::slice::from_ref(up),
+        };
+        let of = |linears: &[Linear<B>]| {
+            linears.iter().filter_map(Linear::packed).map(DeviceWeight::elements).sum()
+        };
+        let products = [qkv.linears(), std::slice::from_ref(o_proj), expand, std::slice::from_ref(down_proj)];
+        products.map(of).into_iter().max().unwrap_or(0)
+    }
+
     /// In the order of [`ModelConfig::linears`].
     pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
         let Self { qkv, o_proj, expand, down_proj, .. } = self;
@@ -202,18 +235,19 @@ impl<B: Kernels> Layer<B> {
         let (heads, kv_heads, dim) =
             (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let [q, k, v] = self.qkv.forward(h, pass.perturb);
-        let turn = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
+        let heads_of = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
             let x = x.reshape([rows, heads, dim]);
-            let x = match norm {
+            match norm {
                 Some(norm) => norm.heads(x),
-                None => x,
-            };
-            match &pass.view(self.sliding).rotation {
-                Some(rotation) => rotation.apply(x),
                 None => x,
             }
         };
-        [turn(q, heads, &self.q_norm), turn(k, kv_heads, &self.k_norm), v.reshape([rows, kv_heads, dim])]
+        let qk = [heads_of(q, heads, &self.q_norm), heads_of(k, kv_heads, &self.k_norm)];
+        let [q, k] = match &pass.view(self.sliding).rotation {
+            Some(rotation) => rotation.apply(qk),
+            None => qk,
+        };
+        [q, k, v.reshape([rows, kv_heads, dim])]
     }
 
     fn softmax(

@@ -6,6 +6,8 @@
 //! blockwise  the same blocks one at a time, for calibration
 //! layer      a block; linear, norm and rope are its parts
 //! pass       what all blocks share: positions, and which keys a row sees
+//! scoring    the answers of a batch from its hidden states
+//! sizes      room on the device for passes of different sizes
 //! ```
 //!
 //! The families differ by the config alone: by its numbers, and by the tensors that follow from it.
@@ -18,6 +20,8 @@ mod linear;
 mod norm;
 mod pass;
 mod rope;
+mod scoring;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +29,7 @@ use std::sync::Arc;
 
 pub use blockwise::{BlockByBlock, Rows, Stage, Step};
 
-use crate::checkpoint::{Checkpoint, ModelConfig};
+use crate::checkpoint::{Checkpoint, Layout, ModelConfig};
 use crate::data::{Batch, Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, with_backend};
 use crate::error::{Error, Result};
@@ -34,6 +38,15 @@ use crate::zo::perturbation::{Noise, Perturb};
 
 /// Bytes of f32 logits that exist at a time, of one kind.
 pub const LOGIT_BYTES: usize = 32 << 20;
+
+/// Where the tables of tokens and learned positions are during passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    /// In their file: the rows of each batch are brought to the device.
+    InFile,
+    /// On the device, which takes [`table_bytes`] of its memory and spares every pass the rows.
+    OnDevice,
+}
 
 /// Sequences laid end to end, without padding, and what to score in them.
 #[derive(Debug, Clone, Copy)]
@@ -91,10 +104,9 @@ pub trait Session {
 /// [`Error::Unsupported`] where the device has no such arithmetic.
 pub fn compute_type(device: &Device, spec: DtypeSpec) -> Result<ComputeType> {
     match spec {
-        // What rounding does to the projected gradient was measured here: scripts/fidelity.py.
-        DtypeSpec::Auto if device.is_host() && check(device, ComputeType::Bf16).is_ok() => {
-            Ok(ComputeType::Bf16)
-        }
+        // What its rounding does to the projected gradient was measured: scripts/fidelity.py. f16 is never
+        // chosen: the activations of some families (Gemma, Qwen) are beyond its range.
+        DtypeSpec::Auto if check(device, ComputeType::Bf16).is_ok() => Ok(ComputeType::Bf16),
         DtypeSpec::Auto => Ok(ComputeType::F32),
         DtypeSpec::Fixed(dtype) => check(device, dtype).map(|()| dtype),
     }
@@ -113,12 +125,33 @@ pub fn load(
     checkpoint: Arc<Checkpoint>,
     device: &Device,
     dtype: ComputeType,
+    tables: Tables,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
     check(device, dtype)?;
-    with_backend!(device, |B, device| {
-        Ok(Box::new(decoder::Decoder::<B>::load(checkpoint, device, dtype, progress)?))
-    })
+    with_backend!(device, |B, device| load_on::<B>(checkpoint, device, dtype, tables, progress))
+}
+
+/// The same on any backend's device that can compute in `dtype`.
+pub(crate) fn load_on<B: Kernels>(
+    checkpoint: Arc<Checkpoint>,
+    device: B::Device,
+    dtype: ComputeType,
+    tables: Tables,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Box<dyn LanguageModel>> {
+    Ok(Box::new(decoder::Decoder::<B>::load(checkpoint, device, dtype, tables, progress)?))
+}
+
+/// Bytes of a device's memory that [`Tables::OnDevice`] costs.
+///
+/// # Errors
+/// The head is not in the checkpoint.
+pub fn table_bytes(checkpoint: &Checkpoint, device: &Device, dtype: ComputeType) -> Result<u64> {
+    let config = checkpoint.config();
+    let head = format!("{}.weight", config.head());
+    let shared = config.tie_word_embeddings && matches!(checkpoint.layout(&head)?, Layout::Dense(_));
+    Ok(with_backend!(device, |B, _device| embedding::table_bytes::<B>(config, shared, dtype)))
 }
 
 /// A dense checkpoint to be taken through one decoder block at a time.

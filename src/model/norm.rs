@@ -25,6 +25,29 @@ pub struct Norms<B: Backend> {
     pub sum: Option<Norm<B>>,
 }
 
+/// What blocks hand on, `[T, hidden]`: `sum + branch`. The branch, what attention or an MLP gave last, is added
+/// where the next norm reads the sum.
+pub struct Residual<B: Backend> {
+    sum: Tensor<B, 2>,
+    branch: Option<Tensor<B, 2>>,
+}
+
+impl<B: Backend> From<Tensor<B, 2>> for Residual<B> {
+    fn from(sum: Tensor<B, 2>) -> Self {
+        Self { sum, branch: None }
+    }
+}
+
+impl<B: Backend> Residual<B> {
+    /// With everything added.
+    pub fn sum(self) -> Tensor<B, 2> {
+        match self.branch {
+            Some(branch) => self.sum + branch,
+            None => self.sum,
+        }
+    }
+}
+
 impl<B: Kernels> Norm<B> {
     pub fn load(checkpoint: &Checkpoint, module: &str, device: &B::Device) -> Result<Self> {
         let config = checkpoint.config();
@@ -48,6 +71,19 @@ impl<B: Kernels> Norm<B> {
         y.cast(dtype)
     }
 
+    /// The sum, and its norm.
+    pub fn of_sum(&self, residual: Residual<B>) -> [Tensor<B, 2>; 2] {
+        match residual {
+            Residual { sum, branch: Some(branch) } if self.bias.is_none() => {
+                kernels::add_rms_norm(sum, branch, self.weight.clone(), self.eps)
+            }
+            residual => {
+                let sum = residual.sum();
+                [sum.clone(), self.forward(sum)]
+            }
+        }
+    }
+
     /// Every head by itself: `[T, heads, width]`.
     pub fn heads(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [rows, heads, dim] = x.dims();
@@ -56,20 +92,30 @@ impl<B: Kernels> Norm<B> {
 }
 
 impl<B: Kernels> Norms<B> {
-    /// What attention or the MLP sees of the residual.
-    pub fn input(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        through(&self.input, x)
+    /// The residual, and what attention or the MLP sees of it.
+    pub fn input(&self, residual: Residual<B>) -> [Tensor<B, 2>; 2] {
+        match &self.input {
+            Some(norm) => norm.of_sum(residual),
+            None => {
+                let x = residual.sum();
+                [x.clone(), x]
+            }
+        }
     }
 
-    /// The residual with what they give.
-    pub fn add(&self, x: Tensor<B, 2>, y: Tensor<B, 2>) -> Tensor<B, 2> {
-        through(&self.sum, x + through(&self.output, y))
-    }
-}
-
-fn through<B: Kernels>(norm: &Option<Norm<B>>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
+    /// The residual `x` with `y`, what they give.
+    pub fn add(&self, x: Tensor<B, 2>, y: Tensor<B, 2>) -> Residual<B> {
+        let y = match &self.output {
+            Some(norm) => norm.forward(y),
+            None => y,
+        };
+        let residual = Residual { sum: x, branch: Some(y) };
+        match &self.sum {
+            Some(norm) => {
+                let [_, normed] = norm.of_sum(residual);
+                normed.into()
+            }
+            None => residual,
+        }
     }
 }

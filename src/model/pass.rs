@@ -21,6 +21,7 @@ pub struct Pass<B: Backend> {
 }
 
 /// The rows as a layer sees them.
+#[derive(Clone)]
 pub struct View<B: Backend> {
     pub rotation: Option<Rotation<B>>,
     pub keys: KeyRanges<B>,
@@ -35,8 +36,8 @@ impl<B: Kernels> Pass<B> {
         device: &B::Device,
     ) -> Self {
         let rows: Vec<Row> = rows.collect();
-        let rotation =
-            |frequencies| Rotation::new(rows.iter().map(|(position, _)| *position), frequencies, device);
+        let positions: Vec<usize> = rows.iter().map(|(position, _)| *position).collect();
+        let rotation = |frequencies| Rotation::new(&positions, frequencies, device);
         let full = View {
             rotation: rope.map(|rope| rotation(&rope.frequencies)),
             keys: key_ranges(rows.iter().map(|(_, bounds)| *bounds), device),
@@ -49,6 +50,11 @@ impl<B: Kernels> Pass<B> {
             keys: key_ranges(rows.iter().map(|row| within(window.length, *row)), device),
         });
         Self { full, sliding, perturb }
+    }
+
+    /// The same rows under another perturbation, of as many parts.
+    pub fn with(&self, perturb: Perturb) -> Self {
+        Self { full: self.full.clone(), sliding: self.sliding.clone(), perturb }
     }
 
     pub fn view(&self, sliding: bool) -> &View<B> {

@@ -1,5 +1,7 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split order of Hugging Face.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
@@ -18,6 +20,8 @@ pub struct Frequencies {
     radians: Vec<f32>,
     /// What cosines and sines are multiplied by.
     factor: f32,
+    /// Cosines, and sines, of the positions from 0 on as far as any was asked for: `[P, rotary_dim / 2]`.
+    known: Mutex<[Vec<f32>; 2]>,
 }
 
 impl Rope {
@@ -34,11 +38,35 @@ impl Rope {
         };
         let radians = plain(config.rope_theta).map(|(i, frequency)| scaled(frequency, i, scaling) as f32);
         let local_theta = config.sliding_window.as_ref().and_then(|window| window.rope_theta);
-        let local =
-            |theta| Frequencies { radians: plain(theta).map(|(_, w)| w as f32).collect(), factor: 1.0 };
+        let local = |theta| Frequencies::new(plain(theta).map(|(_, w)| w as f32).collect(), 1.0);
         (half > 0).then(|| Self {
-            frequencies: Frequencies { radians: radians.collect(), factor },
+            frequencies: Frequencies::new(radians.collect(), factor),
             local: local_theta.map(local),
+        })
+    }
+}
+
+impl Frequencies {
+    fn new(radians: Vec<f32>, factor: f32) -> Self {
+        Self { radians, factor, known: Mutex::default() }
+    }
+
+    /// Cosines and sines of some positions: `[positions, rotary_dim / 2]` each. Every position is computed
+    /// once: batches come back to the same ones.
+    fn tables(&self, positions: &[usize]) -> [Vec<f32>; 2] {
+        let half = self.radians.len();
+        let end = positions.iter().max().map_or(0, |last| last + 1);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (values, f) in known.iter_mut().zip([f64::cos as fn(f64) -> f64, f64::sin]) {
+            for position in values.len() / half..end {
+                let angles = self.radians.iter().map(|w| f64::from(position as f32 * w));
+                values.extend(angles.map(|angle| f(angle) as f32 * self.factor));
+            }
+        }
+        known.each_ref().map(|values| {
+            let mut table = Vec::with_capacity(positions.len() * half);
+            positions.iter().for_each(|at| table.extend_from_slice(&values[at * half..(at + 1) * half]));
+            table
         })
     }
 }
@@ -82,32 +110,36 @@ pub struct Rotation<B: Backend> {
 }
 
 impl<B: Kernels> Rotation<B> {
-    pub fn new(
-        positions: impl Iterator<Item = usize> + Clone,
-        frequencies: &Frequencies,
-        device: &B::Device,
-    ) -> Self {
-        let Frequencies { radians, factor } = frequencies;
-        let shape = [positions.clone().count(), radians.len()];
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = positions
-                .clone()
-                .flat_map(|p| radians.iter().map(move |w| f(f64::from(p as f32 * w)) as f32 * factor))
-                .collect();
-            Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
-        };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+    pub fn new(positions: &[usize], frequencies: &Frequencies, device: &B::Device) -> Self {
+        let shape = [positions.len(), frequencies.radians.len()];
+        let [cos, sin] = frequencies
+            .tables(positions)
+            .map(|table| Tensor::from_data(TensorData::new(table, shape), (device, DType::F32)));
+        Self { cos, sin }
     }
 
-    /// `x`: `[T, heads, head_dim]`.
-    pub fn apply(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [rows, heads, dim] = x.dims();
-        let turned = 2 * self.cos.dims()[1];
-        if turned == dim {
-            return kernels::rotate(x, self.cos.clone(), self.sin.clone());
+    /// Queries and keys: `[T, heads, head_dim]` each.
+    pub fn apply(&self, x: [Tensor<B, 3>; 2]) -> [Tensor<B, 3>; 2] {
+        kernels::rotate(x, self.cos.clone(), self.sin.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_is_what_is_computed() {
+        let radians = vec![1.0, 0.1, 0.003];
+        let frequencies = Frequencies::new(radians.clone(), 1.5);
+        // A batch, one that goes further, and one within both.
+        for positions in [vec![0, 1, 2, 0, 1], vec![3, 4000, 0], vec![17, 17]] {
+            let got = frequencies.tables(&positions);
+            let want = [f64::cos as fn(f64) -> f64, f64::sin].map(|f| {
+                let angles = positions.iter().flat_map(|p| radians.iter().map(move |w| *p as f32 * w));
+                angles.map(|angle| f(f64::from(angle)) as f32 * 1.5).collect::<Vec<_>>()
+            });
+            assert_eq!(got, want, "{positions:?}");
         }
-        let rest = x.clone().slice([0..rows, 0..heads, turned..dim]);
-        let x = x.slice([0..rows, 0..heads, 0..turned]);
-        Tensor::cat(vec![kernels::rotate(x, self.cos.clone(), self.sin.clone()), rest], 2)
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Input, LanguageModel, load};
-use crate::checkpoint::Checkpoint;
+use super::{Input, LanguageModel, Tables, compute_type, load};
+use crate::checkpoint::{Checkpoint, Shape};
 use crate::data::{Sequence, Target};
-use crate::device::{ComputeType, Device, for_tests};
+use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
 use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 
 /// f32 against f32: sums in another order.
@@ -27,7 +27,7 @@ fn fixtures() -> Vec<PathBuf> {
 
 fn open(path: &Path, device: &Device) -> Box<dyn LanguageModel> {
     let checkpoint = Arc::new(Checkpoint::open(path).unwrap());
-    load(checkpoint, device, ComputeType::F32, &mut |_, _| ()).unwrap()
+    load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap()
 }
 
 fn cases(path: &Path) -> Vec<Value> {
@@ -117,6 +117,63 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
     }
 }
 
+/// More tokens than share a pass, so that each sign has its own.
+fn signs_in_passes_of_their_own_are_as_alone(device: &Device) {
+    let checkpoint = Arc::new(Checkpoint::synthetic(Shape::Tiny, 4, 64));
+    let model = load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap();
+    let noise = Noise {
+        kind: Perturbation::Gaussian,
+        mode: ScaleMode::Relative,
+        seed: 5,
+        probe: 0,
+        coefficient: coefficient(Perturbation::Gaussian, 0.1),
+    };
+    let sequences: Vec<_> = (0..1100).step_by(50).map(|start| Sequence::alone(start..start + 50)).collect();
+    let tokens: Vec<u32> = (0..1100).map(|i| i * 7919 % 250).collect();
+    let targets: Vec<Target> = (0..1100).step_by(7).map(|row| Target { row, token: row % 11 }).collect();
+    let input = Input { tokens: &tokens, sequences: &sequences };
+    let alone = [noise, noise.with_coefficient(-noise.coefficient)]
+        .map(|noise| model.log_probs(input, &targets, Perturb::By(noise)).unwrap());
+    assert_ne!(alone[0], alone[1]);
+    let got = model.log_probs(input, &targets, Perturb::BothWays(noise)).unwrap();
+    for (got, alone) in got.into_iter().zip(alone.concat()) {
+        assert!((got - alone).abs() <= 1e-5 * alone.abs(), "{got} {alone}");
+    }
+    assert!(model.log_probs(input, &[], Perturb::BothWays(noise)).unwrap().is_empty());
+}
+
+fn tables_on_the_device_give_what_those_in_the_file_give(device: &Device) {
+    for dtype in [ComputeType::F32, ComputeType::F16, ComputeType::Bf16] {
+        if compute_type(device, DtypeSpec::Fixed(dtype)).is_err() {
+            continue;
+        }
+        for path in fixtures() {
+            let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
+            let [in_file, on_device] = [Tables::InFile, Tables::OnDevice]
+                .map(|tables| load(checkpoint.clone(), device, dtype, tables, &mut |_, _| ()).unwrap());
+            let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
+            let of = |model: &dyn LanguageModel, ids: &[u32]| {
+                model.logits(Input { tokens: ids, sequences: &[Sequence::alone(0..ids.len())] })
+            };
+            let [want, got] = [&in_file, &on_device].map(|model| of(model.as_ref(), &ids).unwrap());
+            // A table of a wider type is rounded before it is scaled, not after.
+            let tolerance = match dtype {
+                ComputeType::F32 => 0.0,
+                ComputeType::F16 => 0.1,
+                ComputeType::Bf16 => 0.3,
+            };
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() <= tolerance, "{} in {dtype}: {got} {want}", path.display());
+            }
+            let beyond = [0, in_file.config().vocab_size as u32];
+            for model in [&in_file, &on_device] {
+                let error = of(model.as_ref(), &beyond).unwrap_err().to_string();
+                assert!(error.contains(&format!("row {} of a table of {}", beyond[1], beyond[1])), "{error}");
+            }
+        }
+    }
+}
+
 fn a_growing_sequence_gives_the_logits_of_the_whole(device: &Device) {
     for path in fixtures() {
         let model = open(&path, device);
@@ -153,6 +210,14 @@ macro_rules! on {
             #[test]
             fn shared_prefixes_and_both_signs_change_nothing() {
                 run(super::shared_prefixes_and_both_signs_change_nothing)
+            }
+            #[test]
+            fn signs_in_passes_of_their_own_are_as_alone() {
+                run(super::signs_in_passes_of_their_own_are_as_alone)
+            }
+            #[test]
+            fn tables_on_the_device_give_what_those_in_the_file_give() {
+                run(super::tables_on_the_device_give_what_those_in_the_file_give)
             }
             #[test]
             fn a_growing_sequence_gives_the_logits_of_the_whole() {

@@ -135,20 +135,25 @@ impl Gguf {
         Ok(values)
     }
 
-    pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>> {
+    /// See [`super::Checkpoint::rows`].
+    pub fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
         let stored = self.stored(name)?;
         let (width, height) = (stored.info.row_elements(), stored.info.rows());
-        let mut values = vec![0f32; rows.len() * width];
+        if let Some(row) = rows.iter().find(|row| **row as usize >= height) {
+            return Err(stored.wrong(format!("row {row} of a table of {height}")));
+        }
+        let part = &self.parts[stored.info.part];
+        let mut bytes = vec![0; stored.bytes.len() / height.max(1)];
         for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width)) {
-            if row as usize >= height {
-                return Err(stored.wrong(format!("row {row} of a table of {height}")));
-            }
-            stored.info.kind.expand_into(stored.row(row as usize), values);
+            let start = stored.info.range.start + stored.order.in_file(row as usize) * bytes.len();
+            publish::read_at(&part.file, &part.bytes, start, &mut bytes)
+                .map_err(Error::io(stored.path, "reading"))?;
+            stored.info.kind.expand_into(&bytes, values);
             if !values.iter().all(|value| value.is_finite()) {
                 return Err(stored.wrong(format!("row {row} holds a value that is not finite")));
             }
         }
-        Ok(values)
+        Ok(())
     }
 
     pub fn weight(&self, name: &str) -> Result<Weight> {

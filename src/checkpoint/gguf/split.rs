@@ -3,6 +3,7 @@
 //!
 //! Source: llama.cpp `src/llama.cpp` (`llama_split_path`), `tools/gguf-split`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -17,6 +18,7 @@ const MOST_PARTS: usize = 1 << 16;
 /// A file of a model.
 pub struct Part {
     pub path: PathBuf,
+    pub file: File,
     pub bytes: Mmap,
 }
 
@@ -78,10 +80,10 @@ pub fn open(path: &Path) -> Result<(Vec<Part>, Header)> {
 }
 
 fn open_part(path: &Path, index: usize) -> Result<(Part, Header)> {
-    let bytes = publish::map(path)?;
+    let (file, bytes) = publish::open_mapped(path)?;
     let mut header = Header::parse(path, &bytes)?;
     header.tensors.iter_mut().for_each(|tensor| tensor.part = index);
-    Ok((Part { path: path.to_path_buf(), bytes }, header))
+    Ok((Part { path: path.to_path_buf(), file, bytes }, header))
 }
 
 fn number(path: &Path, header: &Header, key: &str) -> Result<Option<usize>> {

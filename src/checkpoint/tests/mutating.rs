@@ -101,7 +101,7 @@ fn use_everything(path: &Path) -> Result<()> {
     for name in checkpoint.plain_names() {
         let _ = checkpoint.dense(&name).map(|_| ());
     }
-    let _ = checkpoint.rows("model.embed_tokens.weight", &[0, 1, 1 << 20]);
+    let _ = checkpoint.rows("model.embed_tokens.weight", &[0, 1, 1 << 20], 1.0, FloatType::F32);
     checkpoint.tokenizer_source().map(|_| ())
 }
 

@@ -1,5 +1,7 @@
 //! What a checkpoint holds, against other implementations.
 
+use half::{bf16, f16};
+
 use super::*;
 use crate::kernels::packed::Blocks;
 
@@ -77,11 +79,21 @@ fn rows_are_those_of_the_whole_table() {
         for table in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.k_proj.weight"]
         {
             let whole = checkpoint.dense(table).unwrap();
-            let rows = checkpoint.rows(table, &[3, 15, 0, 3]).unwrap();
-            let expected: Vec<f32> =
-                [3, 15, 0, 3].iter().flat_map(|r| &whole[r * width..(r + 1) * width]).copied().collect();
-            assert_eq!(rows, expected, "{name} {table}");
-            let error = checkpoint.rows(table, &[0, u32::MAX]).unwrap_err();
+            // More than a thread takes at a time, and than are read before the pages are given back.
+            let rows: Vec<u32> = (0..70).map(|i| [3, 15, 0, 3, 7][i % 5]).collect();
+            let of = |factor: f32| -> Vec<f32> {
+                let row = |row: &u32| &whole[*row as usize * width..(*row as usize + 1) * width];
+                rows.iter().flat_map(row).map(|value| value * factor).collect()
+            };
+            let got = |factor, dtype| checkpoint.rows(table, &rows, factor, dtype).unwrap();
+            assert_eq!(got(1.0, FloatType::F32), Values::F32(of(1.0)), "{name} {table}");
+            let scaled = of(11.3);
+            assert_eq!(got(11.3, FloatType::F32), Values::F32(scaled.clone()), "{name} {table}");
+            let halves = scaled.iter().map(|value| f16::from_f32(*value)).collect();
+            assert_eq!(got(11.3, FloatType::F16), Values::F16(halves), "{name} {table}");
+            let halves = scaled.iter().map(|value| bf16::from_f32(*value)).collect();
+            assert_eq!(got(11.3, FloatType::BF16), Values::Bf16(halves), "{name} {table}");
+            let error = checkpoint.rows(table, &[0, u32::MAX], 1.0, FloatType::F32).unwrap_err();
             assert!(error.to_string().contains("row 4294967295 of a table of"), "{error}");
         }
     }

@@ -1,0 +1,110 @@
+//! Some rows of a matrix, in the type that a forward pass computes in.
+
+use bytemuck::Zeroable;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::{Checkpoint, Source, Values};
+use crate::device::host;
+use crate::error::Result;
+use crate::quant::FloatType;
+
+/// Rows that are read before pages of the file are given back, where a row is more than one part of it: the
+/// system maps sixteen around each.
+const MAPPED_ROWS: usize = 64;
+
+/// Rows that a thread takes at a time.
+const TASK_ROWS: usize = 8;
+
+impl Checkpoint {
+    /// Some rows of a table, straight from the file: `[rows.len(), width]`, each value times `factor` in f32,
+    /// and rounded to `dtype`.
+    ///
+    /// # Errors
+    /// A row beyond the table; a table that is quantized so that its rows cannot be read by themselves.
+    pub fn rows(&self, name: &str, rows: &[u32], factor: f32, dtype: FloatType) -> Result<Values> {
+        let width = self.shape(name)?.last().copied().unwrap_or(0).max(1);
+        let table = Table { checkpoint: self, name, width, factor };
+        Ok(match dtype {
+            FloatType::F32 => Values::F32(table.rows(rows, |values, to| to.copy_from_slice(values))?),
+            FloatType::F16 => {
+                Values::F16(table.rows(rows, |values, to: &mut [f16]| to.convert_from_f32_slice(values))?)
+            }
+            FloatType::BF16 => Values::Bf16(table.rows(rows, round_to_bf16)?),
+        })
+    }
+
+    /// As many rows as there is room for in `values`, f32.
+    fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.rows_into(name, rows, values),
+            Source::Gguf(gguf) => gguf.rows_into(name, rows, values),
+            Source::Synthetic(synthetic) => synthetic.rows_into(name, rows, values),
+        }
+    }
+}
+
+/// As `bf16::from_f32`, without branches.
+fn round_to_bf16(values: &[f32], to: &mut [bf16]) {
+    for (value, to) in values.iter().zip(to) {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        let quiet = bits >> 16 | 0x40;
+        *to = bf16::from_bits(if value.is_nan() { quiet } else { rounded } as u16);
+    }
+}
+
+struct Table<'a> {
+    checkpoint: &'a Checkpoint,
+    name: &'a str,
+    width: usize,
+    factor: f32,
+}
+
+impl Table<'_> {
+    fn rows<T: Zeroable + Send>(
+        &self,
+        rows: &[u32],
+        round: impl Fn(&[f32], &mut [T]) + Sync,
+    ) -> Result<Vec<T>> {
+        let mut all = bytemuck::zeroed_vec(rows.len() * self.width);
+        host::prefer_huge_pages(&mut all);
+        let of = |rows: usize| rows * self.width;
+        for (rows, to) in rows.chunks(MAPPED_ROWS).zip(all.chunks_mut(of(MAPPED_ROWS))) {
+            let tasks = rows.par_chunks(TASK_ROWS).zip(to.par_chunks_mut(of(TASK_ROWS)));
+            tasks.try_for_each_init(
+                || vec![0f32; of(TASK_ROWS)],
+                |values, (rows, to)| {
+                    let values = &mut values[..to.len()];
+                    self.checkpoint.rows_into(self.name, rows, values)?;
+                    if self.factor != 1.0 {
+                        values.iter_mut().for_each(|value| *value *= self.factor);
+                    }
+                    round(values, to);
+                    Ok(())
+                },
+            )?;
+            self.checkpoint.release();
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_without_branches_is_rounding() {
+        let bits =
+            (0..=u16::MAX).flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| (high, low)));
+        let values: Vec<f32> =
+            bits.map(|(high, low): (u16, u32)| f32::from_bits(u32::from(high) << 16 | low)).collect();
+        let mut got = vec![bf16::ZERO; values.len()];
+        round_to_bf16(&values, &mut got);
+        for (value, got) in values.iter().zip(got) {
+            assert_eq!(got.to_bits(), bf16::from_f32(*value).to_bits(), "{value:e}");
+        }
+    }
+}
