@@ -9,11 +9,11 @@ use super::{Common, open};
 use crate::checkpoint::{Checkpoint, ModelConfig, Shape};
 use crate::data::tokenized::{Candidate, TokenizedExample};
 use crate::data::{Batch, Dataset, Load, Objective, Sampler, TokenizedDataset};
-use crate::device::{host, with_backend};
+use crate::device::{ComputeType, host, pools, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Kernels};
 use crate::memory::{Workload, plan};
-use crate::model::{LanguageModel, compute_type};
+use crate::model::{LanguageModel, Tables, compute_type};
 use crate::train::TrainConfig;
 use crate::zo::perturbation::{Noise, Perturb, step_seed};
 
@@ -26,8 +26,8 @@ pub struct BenchArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     recipe: open::RecipeArgs,
-    /// Time ± steps on random packed weights of a known model's shape: llama2-7b, llama2-13b, qwen2.5-32b,
-    /// llama3-70b, or tiny
+    /// Time ± steps on random packed weights of a known model's shape: tinyllama-1.1b, llama3.2-1b,
+    /// llama2-7b, llama2-13b, qwen2.5-32b, llama3-70b, or tiny
     #[arg(long)]
     shape: Option<Shape>,
     /// Bits per weight of a shape
@@ -68,7 +68,7 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
     let clock = Instant::now();
     let checkpoint = open::checkpoint(&config.model, console)?;
     let tokenizer = open::tokenizer(&checkpoint)?;
-    let mut model = open::model(&checkpoint, &device, dtype, console)?;
+    let mut model = open::model(&checkpoint, &device, dtype, Tables::InFile, console)?;
     let load_seconds = clock.elapsed().as_secs_f64();
     let train = config.data.train.as_ref();
     let train = train.ok_or_else(|| Error::invalid("no training data", "set data.train, or give --data"))?;
@@ -89,6 +89,8 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
         "tokens_per_second": times.tokens_per_second,
         "load_seconds": load_seconds,
         "peak_bytes": host::peak(),
+        "allocated_bytes": pools::reserved(&device),
+        "losses": times.losses,
     });
     console.result(&report, || times.text(load_seconds, host::peak()))
 }
@@ -112,14 +114,15 @@ fn shaped(args: &BenchArgs, shape: Shape, common: &Common) -> Result<()> {
         _ => (batch.load(), Load::default()),
     };
     let workload = Workload { train, evaluation, reads_files: false };
-    let plan = plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)?;
+    let mut plan = plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)?;
     if let Some(available) = plan.available_bytes.filter(|_| !plan.fits()) {
         let what = format!("{shape} needs {} bytes, but {device} has {available} free", plan.total_bytes);
         return Err(Error::invalid(what, "use a smaller shape, fewer bits or fewer tokens"));
     }
+    let tables = open::tables(&mut plan, &checkpoint, &device, dtype)?;
     let free = device.free_memory();
     let clock = Instant::now();
-    let mut model = open::model(&checkpoint, &device, dtype, console)?;
+    let mut model = open::model(&checkpoint, &device, dtype, tables, console)?;
     let load_seconds = clock.elapsed().as_secs_f64();
     let times = match args.steps {
         0 => time_pass(model.as_ref(), &batch)?,
@@ -146,7 +149,10 @@ fn shaped(args: &BenchArgs, shape: Shape, common: &Common) -> Result<()> {
         "tokens_per_second": times.tokens_per_second,
         "load_seconds": load_seconds,
         "peak_bytes": peak,
+        // What the pools have taken of it, without the driver's own.
+        "allocated_bytes": pools::reserved(&device),
         "plan_bytes": plan.total_bytes,
+        "losses": times.losses,
         "plan": plan.parts,
     });
     console.result(&report, || times.text(load_seconds, peak))
@@ -179,10 +185,12 @@ struct Times {
     tokens: f64,
     /// Both signs and all probes counted.
     tokens_per_second: f64,
+    /// At both signs of each probe, those of the step that is not counted first.
+    losses: Vec<[f64; 2]>,
 }
 
 impl Times {
-    fn new(mut seconds: Vec<f64>, tokens: usize, passes: f64) -> Self {
+    fn new(mut seconds: Vec<f64>, tokens: usize, passes: f64, losses: Vec<[f64; 2]>) -> Self {
         let total: f64 = seconds.iter().sum();
         seconds.sort_by(f64::total_cmp);
         let at = |index: usize| seconds.get(index).copied().unwrap_or(f64::NAN);
@@ -192,6 +200,7 @@ impl Times {
             least: at(0),
             tokens,
             tokens_per_second: passes * tokens / total,
+            losses,
         }
     }
 
@@ -213,7 +222,7 @@ fn time_steps(
     next: &mut dyn FnMut(u64) -> Batch,
 ) -> Result<Times> {
     let estimator = config.estimator();
-    let (mut seconds, mut tokens) = (Vec::new(), 0);
+    let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
     for step in 0..=steps {
         let batch = next(step);
         let seed = step_seed(seed, step);
@@ -226,18 +235,19 @@ fn time_steps(
             let (kind, mode) = (config.perturbation, config.scale_mode);
             model.step(Noise { kind, mode, seed, probe, coefficient: taken.coefficient })?;
         }
+        losses.extend(outcome.probes.iter().map(|probe| [probe.loss_plus, probe.loss_minus]));
         if step > 0 {
             seconds.push(clock.elapsed().as_secs_f64());
             tokens += batch.tokens.len();
         }
     }
-    Ok(Times::new(seconds, tokens, 2.0 * f64::from(config.probes)))
+    Ok(Times::new(seconds, tokens, 2.0 * f64::from(config.probes), losses))
 }
 
 fn time_pass(model: &dyn LanguageModel, batch: &Batch) -> Result<Times> {
     let clock = Instant::now();
     model.log_probs(batch.into(), &batch.targets, Perturb::No)?;
-    Ok(Times::new(vec![clock.elapsed().as_secs_f64()], batch.tokens.len(), 1.0))
+    Ok(Times::new(vec![clock.elapsed().as_secs_f64()], batch.tokens.len(), 1.0, Vec::new()))
 }
 
 /// Products of some usual sizes, or of a shape's, by every path that the device has.
@@ -252,19 +262,23 @@ fn matmul(args: &BenchArgs, common: &Common) -> Result<()> {
         ],
         None => vec![(4096, 4096), (1536, 576), (576, 1536)],
     };
-    let paths = with_backend!(&device, |B, _device| B::PATHS);
+    let paths = with_backend!(&device, |B, _device| B::EVERY_PATH);
+    // Without tensor cores halves take a hundred times as long.
+    let plain = |path: &kernels::Path| *path == kernels::Path::Dense(kernels::Engine::Units);
+    let paths: Vec<_> = paths.iter().filter(|path| dtype == ComputeType::F32 || !plain(path)).collect();
     let mut rows = Vec::new();
     for (out, input) in sizes {
         for tokens in [1, 16, 64, 256, 1024, 4096, 8192].into_iter().filter(|tokens| *tokens <= args.tokens) {
-            for path in paths {
+            for path in &paths {
                 let sizes = [tokens, out, input];
                 let seconds = with_backend!(&device, |B, device| {
-                    kernels::bench::time_linear::<B>(*path, sizes, dtype, &device)
+                    kernels::bench::time_linear::<B>(**path, sizes, dtype, &device)
                 })?;
+                let Some(seconds) = seconds else { continue };
                 // Both signs.
                 let gflops = 4.0 * (tokens * out * input) as f64 / seconds / 1e9;
                 rows.push(json!({ "tokens": tokens, "out_features": out, "in_features": input, "bits": 4,
-                    "group_size": 64, "path": path, "seconds": seconds, "gflops": gflops }));
+                    "group_size": 64, "path": path.name(), "seconds": seconds, "gflops": gflops }));
             }
         }
     }

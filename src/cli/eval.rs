@@ -9,7 +9,7 @@ use crate::data::tasks::{Task, TaskSpec};
 use crate::data::{Dataset, TokenizedDataset, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, TaskReport, perplexity::PerplexityReport, score::ScoreReport, task};
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, Tables};
 
 /// Measure a model: accuracy on a task, perplexity on a text, or the NLL of given sequences
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     let device = open::device(common)?;
     let checkpoint = open::checkpoint(&args.model, console)?;
     let tokenizer = open::tokenizer(&checkpoint)?;
-    let load = || open::model(&checkpoint, &device, common.compute_type(&device)?, console);
+    let load = || open::model(&checkpoint, &device, common.compute_type(&device)?, Tables::InFile, console);
     if let Some(path) = &args.perplexity {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
         let report = perplexity(args, load()?.as_ref(), &tokenizer, &text, console)?;

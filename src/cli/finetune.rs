@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Limits, TokenizedDataset, Tokenizer, split};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
-use crate::model::compute_type;
+use crate::model::{Tables, compute_type};
 use crate::quant::QuantizeConfig;
 use crate::train::{Data, Event, Outcome, Run, RunDir};
 use crate::zo::journal::Header;
@@ -68,7 +68,8 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let data = data(&config, &source, &tokenizer, console)?;
     let dtype = compute_type(&device, config.dtype)?;
     let quantize = quantization(&config, &source)?;
-    Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data }.check()?;
+    let planner = Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data };
+    let tables = open::tables(&mut planner.check()?, &source, &device, dtype)?;
     directory.create(args.resume)?;
     let base = match quantize {
         Some(quantize) => {
@@ -99,7 +100,7 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
         data: &data,
         stop: &stop,
     };
-    let mut model = open::model(&base, &device, dtype, console)?;
+    let mut model = open::model(&base, &device, dtype, tables, console)?;
     console.note(&format!(
         "training {} weights on {device} in {dtype}, run in {}",
         model.trained().len(),
@@ -115,7 +116,7 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let last = match &data.dev {
         Some(dev) => {
             let saved = Arc::new(Checkpoint::open(&directory.last())?);
-            let model = open::model(&saved, &device, dtype, console)?;
+            let model = open::model(&saved, &device, dtype, Tables::InFile, console)?;
             Some(evaluate(model.as_ref(), &data.task, dev, &mut |_| ())?)
         }
         None => None,

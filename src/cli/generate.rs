@@ -5,6 +5,7 @@ use super::{Common, open};
 use crate::data::Message;
 use crate::error::{Error, Result};
 use crate::generate::{Options, generate};
+use crate::model::Tables;
 
 /// Continue a text, or answer a message with --chat
 #[derive(Debug, Args)]
@@ -47,7 +48,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     } else {
         tokenizer.encode(&args.prompt, true)?
     };
-    let model = open::model(&checkpoint, &device, common.compute_type(&device)?, console)?;
+    let model = open::model(&checkpoint, &device, common.compute_type(&device)?, Tables::InFile, console)?;
     let options = Options {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,

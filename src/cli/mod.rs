@@ -3,6 +3,8 @@
 
 mod bench;
 mod console;
+#[cfg(test)]
+mod device_tests;
 mod doctor;
 mod eval;
 mod export;

@@ -12,7 +12,8 @@ use crate::config::Config;
 use crate::data::{DataConfig, Limits, Tokenizer};
 use crate::device::{ComputeType, Device};
 use crate::error::Result;
-use crate::model::{self, LanguageModel};
+use crate::memory::Plan;
+use crate::model::{self, LanguageModel, Tables};
 
 /// Flags that stand for keys of a recipe.
 #[derive(Debug, Args)]
@@ -96,14 +97,26 @@ pub fn device(common: &Common) -> Result<Device> {
     common.device.unwrap_or_default().resolve()
 }
 
+/// Where the tables of embeddings go, by what the plan leaves of a card; it is told.
+pub fn tables(
+    plan: &mut Plan,
+    checkpoint: &Checkpoint,
+    device: &Device,
+    dtype: ComputeType,
+) -> Result<Tables> {
+    let on_device = !device.is_host() && plan.add_tables(model::table_bytes(checkpoint, device, dtype)?);
+    Ok(if on_device { Tables::OnDevice } else { Tables::InFile })
+}
+
 pub fn model(
     checkpoint: &Arc<Checkpoint>,
     device: &Device,
     dtype: ComputeType,
+    tables: Tables,
     console: Console,
 ) -> Result<Box<dyn LanguageModel>> {
     let mut bar = console.progress("loading", 0);
-    let model = model::load(Arc::clone(checkpoint), device, dtype, &mut |done, of| {
+    let model = model::load(Arc::clone(checkpoint), device, dtype, tables, &mut |done, of| {
         bar.set_total(of as u64);
         bar.set(done as u64);
     })?;

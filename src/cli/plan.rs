@@ -48,7 +48,8 @@ pub fn run(args: &PlanArgs, common: &Common) -> Result<()> {
     let data = finetune::data(&config, &checkpoint, &tokenizer, console)?;
     let dtype = compute_type(&device, config.dtype)?;
     let planner = Planner { config: &config, checkpoint: &checkpoint, device: &device, dtype, data: &data };
-    let plan = planner.plan(config.train.batch_size)?;
+    let mut plan = planner.plan(config.train.batch_size)?;
+    open::tables(&mut plan, &checkpoint, &device, dtype)?;
     let help = if plan.fits() { None } else { Some(planner.help()?) };
     let report = Report {
         device: device.to_string(),
@@ -73,7 +74,7 @@ pub struct Planner<'a> {
 impl Planner<'_> {
     /// # Errors
     /// The run cannot fit; the help names what to change.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<Plan> {
         let plan = self.plan(self.config.train.batch_size)?;
         match plan.available_bytes {
             Some(available) if !plan.fits() => {
@@ -81,7 +82,7 @@ impl Planner<'_> {
                 let what = format!("the run needs {needed}, but {} has {free} free", self.device);
                 Err(Error::invalid(what, self.help()?))
             }
-            _ => Ok(()),
+            _ => Ok(plan),
         }
     }
 
