@@ -23,7 +23,7 @@ max_steps = 6
 save_steps = 2
 "#;
 
-/// Layout of the journal, as its room draws it.
+/// Layout of the journal, drawn in `zo::journal`.
 const HEADER_BYTES: u64 = 156;
 const RECORD_BYTES: u64 = 52;
 

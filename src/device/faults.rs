@@ -16,7 +16,7 @@ static FIRST: OnceLock<String> = OnceLock::new();
 /// How cubecl names the threads that serve a device, with the device's number behind it.
 const SERVERS: [&str; 2] = ["DSU-", "DSD-"];
 
-/// Of what a device says, so much is shown.
+/// Characters of a device's message that are shown.
 const SHOWN: usize = 300;
 
 /// Begins to keep what the threads of devices panic with; whatever hook there is stays in place.
@@ -62,13 +62,13 @@ pub fn checked<T, E: Display>(wait: impl FnOnce() -> Result<T, E>) -> Result<T> 
     Err(explained(FIRST.get_or_init(|| text)))
 }
 
-/// What a panic was raised with.
+/// The message of a panic.
 pub fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown cause")
 }
 
-/// What the libraries below mean by what they say.
+/// Turns a library's message into an error with advice.
 fn explained(text: &str) -> Error {
     let lower = text.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));

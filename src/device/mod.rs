@@ -153,7 +153,7 @@ pub fn survey() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What CUDA kernels need, for `qzo doctor`; `None` in a build without them.
+/// The libraries that CUDA kernels need, for `qzo doctor`; `None` in a build without them.
 pub fn cuda_libraries() -> Option<report::CudaLibraries> {
     cuda::libraries()
 }

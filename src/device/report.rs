@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// What CUDA kernels need beside a card, and what makes them faster.
+/// The libraries and headers that CUDA kernels need beside a card, and cuBLAS, which makes them faster.
 #[derive(Debug, Serialize)]
 pub struct CudaLibraries {
     /// `null` where no driver is installed.
@@ -16,7 +16,7 @@ pub struct CudaLibraries {
     pub cublas: Part,
     /// The folder whose `include` the compiler is given.
     pub headers: Part,
-    /// What does not work or could be better, and what to do about it.
+    /// Advice: each thing that does not work or could be better, with what to do about it.
     pub notes: Vec<String>,
 }
 

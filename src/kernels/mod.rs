@@ -36,7 +36,7 @@ pub enum Path {
     Fused,
 }
 
-/// What multiplies dense matrices on a card.
+/// The library or routine that multiplies dense matrices on a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     /// The first of what is known to be fast, by the type of the tensors.

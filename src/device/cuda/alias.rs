@@ -13,7 +13,7 @@ use std::path::Path;
 
 use libloading::Library;
 
-/// What cudarc asks for first.
+/// The name that cudarc asks for first.
 pub const NVRTC: &str = "libnvrtc.so";
 
 /// From now on the loader takes `file` for `name`, to the end of the process. `None` where that cannot be

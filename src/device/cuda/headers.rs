@@ -6,7 +6,7 @@ use super::library::{Version, listed, packages};
 use super::places::Machine;
 use crate::error::{Error, Result};
 
-/// What kernels include, and what that includes in turn from another package.
+/// Headers that kernels include, and those that they include from another package.
 const NEEDED: [&str; 4] = ["cuda_runtime.h", "cuda_fp16.h", "mma.h", "crt/mma.h"];
 
 /// The folder whose `include` cubecl gives to NVRTC, whether the headers are there or not: `CUDA_PATH` if
@@ -35,7 +35,7 @@ pub fn missing(root: &Path) -> Vec<PathBuf> {
 /// The folder that cubecl will look into, once it is known to have the headers.
 ///
 /// # Errors
-/// What is missing, and how to get it.
+/// The error for something that is missing, with how to get it.
 pub fn check(machine: &Machine, driver: Option<Version>) -> Result<PathBuf> {
     let install = match driver {
         // The wheels of CUDA 12 spread the headers over folders of which cubecl takes one.

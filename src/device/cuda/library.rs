@@ -10,7 +10,7 @@ use libloading::Library;
 use super::places::{self, Machine};
 use crate::error::{Error, Result};
 
-/// Of CUDA, or of one of its libraries.
+/// A version of CUDA, or of one of its libraries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub major: u32,
@@ -38,7 +38,7 @@ pub struct CudaLibrary {
     pub library: Library,
     /// The file, where the system tells; else the name that its loader was asked for.
     pub path: PathBuf,
-    /// What the library says of itself.
+    /// The version that the library reports.
     pub version: Option<Version>,
 }
 
@@ -180,7 +180,7 @@ pub(super) fn candidates(stem: &str, machine: &Machine) -> (Vec<PathBuf>, Vec<Pa
     (names.iter().map(PathBuf::from).chain(files).collect(), folders)
 }
 
-/// What the file is called, newest first. Only a toolkit's own folder has the name without a version.
+/// Names of the file, newest first. Only a toolkit's own folder has the name without a version.
 fn names(stem: &str) -> Vec<OsString> {
     const MAJORS: [u32; 3] = [13, 12, 11];
     let numbered = MAJORS.map(|major| match (cfg!(windows), stem) {

@@ -64,7 +64,7 @@ fn keep_stacks_small(index: usize) {
     }
 }
 
-/// What `CUDA_PATH` has to name for the kernels to find their headers, where they would not otherwise.
+/// The folder that `CUDA_PATH` has to name for the kernels to find their headers, where they would not otherwise.
 pub fn path_to_set() -> Option<PathBuf> {
     headers::better_root(&Machine::this())
 }

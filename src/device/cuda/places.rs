@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The value of a variable of the environment.
 type Variable = Box<dyn Fn(&str) -> Option<OsString>>;
 
-/// What decides where to look; a test gives its own.
+/// The environment and the root folder that decide where to look; tests give their own.
 pub struct Machine {
     pub variable: Variable,
     /// Stands before `/usr` and `/opt`.

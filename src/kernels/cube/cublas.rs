@@ -29,7 +29,7 @@ use crate::device::{CudaLibrary, cuda_library, faults};
 type Server = <CudaRuntime as Runtime>::Server;
 type Tensor = CubeTensor<CudaRuntime>;
 
-/// What the library may use beside its inputs and outputs: NVIDIA's advice for Hopper, plenty for others.
+/// Bytes of workspace given to the library: NVIDIA's advice for Hopper, plenty for other cards.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// `out = x · Wᵀ`, products and sums in f32 whatever the type of the tensors; queued like any launch.
@@ -100,7 +100,7 @@ fn opened(device: usize, runner: &DeviceHandle<Server>) -> Result<(), String> {
 }
 
 thread_local! {
-    /// Of a runner thread, which serves one device.
+    /// The open library of this runner thread, which serves one device.
     static LIBRARY: RefCell<Option<Cublas>> = const { RefCell::new(None) };
 }
 

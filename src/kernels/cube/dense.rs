@@ -13,7 +13,7 @@ use cubek::std::InputBinding;
 
 use crate::kernels::{Engine, Path};
 
-/// What [`Engine::Fastest`] tries in turn. cubek's accelerated tiles would round f32 to tf32; of its routines for
+/// Engines that [`Engine::Fastest`] tries in turn. cubek's accelerated tiles would round f32 to tf32; of its routines for
 /// halves, those fed by tensor maps or in two stages are up to three times as fast on an H200, but have not been
 /// seen right at every shape.
 fn fastest(dtype: DType) -> &'static [Engine] {

@@ -25,7 +25,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Of rows of `width` vectors.
+    /// The share for rows of `width` vectors.
     fn new(width: usize, plane: usize) -> Self {
         let units = width.next_power_of_two().clamp(plane.max(32), UNITS);
         Self { units, rows: UNITS / units, vectors: width.div_ceil(units), plane }

@@ -30,7 +30,7 @@ pub(super) fn rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> (CubeTensor<R>, usi
     (into_contiguous(tensor), width)
 }
 
-/// What a launch writes that reads `input` as its buffer number `position`: `input` itself where nobody else
+/// The output of a launch that reads `input` as its buffer number `position`: `input` itself where nobody else
 /// holds it, otherwise a new tensor like it, contiguous either way.
 pub(super) fn output<R: CubeRuntime>(input: &CubeTensor<R>, position: usize) -> (CubeTensor<R>, ArrayArg<R>) {
     if input.can_mut() && input.is_contiguous() {

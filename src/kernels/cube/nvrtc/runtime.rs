@@ -44,14 +44,14 @@ pub struct Launch {
     pub source: Arc<str>,
 }
 
-/// What was launched, in order, by each thread: tests run beside one another.
+/// Launches of each thread, in order: tests run beside one another.
 pub type Launches = Mutex<HashMap<StreamId, Vec<Launch>>>;
 
 #[derive(Debug, Clone)]
 pub struct Recorder;
 
 impl Recorder {
-    /// What this thread launched since it last asked.
+    /// The launches of this thread since it last asked.
     pub fn take(card: &Card) -> Vec<Launch> {
         let client = Self::client(card);
         block_on(client.sync()).unwrap();
@@ -64,7 +64,7 @@ impl Recorder {
 pub struct RecorderServer {
     options: CompilationOptions,
     utilities: Arc<ServerUtilities<Self>>,
-    /// What was launched once is not compiled again.
+    /// Sources by kernel: a kernel is compiled once.
     sources: HashMap<KernelId, Arc<str>>,
     /// A card's memory management has a part in every buffer, which counts where buffers are overwritten.
     buffers: Vec<ManagedMemoryHandle>,

@@ -26,7 +26,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// What it takes of a cube's shared memory.
+    /// Bytes of a cube's shared memory that it takes.
     pub fn bytes(tile: Tile) -> usize {
         4 * (LANE + 1) * if tile.cores { 1 } else { tile.units() }
     }

@@ -205,7 +205,7 @@ fn read<F: Float, N: Size>(
     }
 }
 
-/// What all units have read → shared memory.
+/// Writes the vectors that all units have read to shared memory.
 #[cube]
 fn write<F: Float, N: Size>(
     coming: &Array<Vector<F, N>>,
