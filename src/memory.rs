@@ -90,7 +90,10 @@ pub fn plan(
     compute: ComputeType,
     workload: Workload,
 ) -> Result<Plan> {
-    let costs = with_backend!(device, |B, _device| Costs::of::<B>(compute));
+    let mut costs = with_backend!(device, |B, _device| Costs::of::<B>(compute));
+    if device.is_cuda() {
+        costs.fused_rows = 0;
+    }
     let embeddings = if device.is_host() { EMBEDDING_BYTES } else { 0 };
     let mut parts = Parts { embeddings, ..Parts::default() };
     let linears = config.block_linears();
@@ -178,6 +181,8 @@ struct Costs {
     /// Bytes per unpacked weight, where a whole weight is unpacked at a time.
     scratch: Option<u64>,
     paired_tokens: usize,
+    /// Rows up to which a product needs no unpacked weight.
+    fused_rows: usize,
     /// Bytes per value of a dense weight, by how it is stored.
     dense: fn(FloatType, ComputeType) -> u64,
     compute: ComputeType,
@@ -190,6 +195,7 @@ impl Costs {
             activation,
             scratch: B::UNPACKS_WHOLE_WEIGHTS.then_some(activation),
             paired_tokens: B::PAIRED_TOKENS,
+            fused_rows: 2 * B::PAIRED_TOKENS,
             dense: |stored, compute| B::weight_type(stored.into(), compute).size() as u64,
             compute,
         }
@@ -227,8 +233,7 @@ impl Costs {
         ((parts * load.tokens) as u64 * row, logits as u64)
     }
 
-    /// The scratch of the largest product: those of one input are unpacked together. On cards with cuBLAS every
-    /// product takes it, on others those of more rows than the fused one takes.
+    /// The scratch of the largest product, for each sign of a pass: the weights of one input are unpacked together.
     fn unpacked(
         &self,
         config: &ModelConfig,
@@ -237,7 +242,8 @@ impl Costs {
         bytes: u64,
     ) -> Result<u64> {
         let mut largest = 0;
-        let is_unpacked = |rows: usize| rows > 2 * self.paired_tokens;
+        let is_unpacked = |rows: usize| rows > self.fused_rows;
+        let signs = if workload.train.tokens > 0 { self.signs(workload.train, true) } else { 1 };
         if is_unpacked(workload.train.tokens.max(workload.evaluation.tokens)) {
             for layer in 0..config.num_hidden_layers {
                 for linears in config.linears(layer).chunk_by(|a, b| share_an_input(a.role, b.role)) {
@@ -257,7 +263,7 @@ impl Costs {
         if is_unpacked(scored) && matches!(layout(&head)?, Layout::Packed(_)) {
             largest = largest.max((config.vocab_size * config.word_embed_proj_dim) as u64 * bytes);
         }
-        Ok(largest)
+        Ok(largest * signs as u64)
     }
 
     /// Scales moved for a product, and after a step in the place of the old: one for every size.

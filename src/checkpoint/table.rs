@@ -35,7 +35,7 @@ impl Checkpoint {
         })
     }
 
-    /// As many rows as there is room for in `values`, f32.
+    /// Reads rows as f32 into `values`, whose length is theirs.
     fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
         match &self.source {
             Source::HuggingFace(directory) => directory.rows_into(name, rows, values),

@@ -1,4 +1,4 @@
-//! What has failed on a device. Allocations and launches run on a thread of cubecl's own, which catches
+//! A record of failures on devices. Allocations and launches run on a thread of cubecl's own, which catches
 //! what they panic with and goes on: the launches that needed the buffer are skipped, and the next read
 //! answers with whatever the memory held before. So every failure is kept here, and nothing that was read
 //! after one is used.
@@ -48,7 +48,7 @@ pub fn check() -> Result<()> {
     FIRST.get().map_or(Ok(()), |text| Err(explained(text)))
 }
 
-/// What `wait` answers, once it is known that nothing failed until then. `wait` must not return before the
+/// Calls `wait` and gives its answer, if nothing has failed by then. `wait` must not return before the
 /// device has done what it was asked for.
 ///
 /// # Errors

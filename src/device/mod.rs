@@ -122,6 +122,15 @@ impl Device {
         }
     }
 
+    /// Whether it is an NVIDIA card, on which products are unpacked at any number of rows.
+    pub fn is_cuda(&self) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether its memory is this process's own.
     pub fn is_host(&self) -> bool {
         *self == Self::Cpu

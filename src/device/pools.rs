@@ -42,7 +42,7 @@ pub fn context(device: &Device) -> u64 {
 }
 
 /// Bytes that this thread's pools have taken from the device; `None` on the host, where there are none.
-/// What they took and gave back is not in it.
+/// Bytes that they gave back do not count.
 pub fn reserved(device: &Device) -> Option<u64> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     use cubecl::Runtime;

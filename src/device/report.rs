@@ -1,4 +1,4 @@
-//! What `qzo doctor` says of the libraries beside an NVIDIA card.
+//! The part of `qzo doctor` about the libraries of an NVIDIA card.
 
 use std::fmt;
 use std::path::PathBuf;

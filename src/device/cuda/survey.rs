@@ -40,7 +40,7 @@ pub fn libraries() -> Option<CudaLibraries> {
     })
 }
 
-/// Of what was found.
+/// Versions of the driver and libraries that were found.
 #[derive(Clone, Copy, Default)]
 pub struct Versions {
     pub driver: Option<Version>,

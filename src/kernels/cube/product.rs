@@ -67,7 +67,8 @@ fn dense_products<R: CubeRuntime>(
 ) -> Result<(), String> {
     let sources: Vec<Source<R>> = weights.iter().map(|(weight, _)| weight.clone()).collect();
     let begins = unpack::offsets(&sources);
-    let scratch = scratch(x, begins.last().copied().unwrap_or(0));
+    let parts = sources.iter().map(|source| source.parts.len()).max().unwrap_or(1);
+    let scratch = scratch(x, begins.last().copied().unwrap_or(0), parts);
     unpack::launch(sources, scratch.clone());
     for ((weight, out), begin) in weights.into_iter().zip(begins) {
         let (x, y) = in_parts(x, out, &weight);
@@ -90,7 +91,7 @@ pub(super) fn dense_product<R: CubeRuntime>(x: CubeTensor<R>, w: CubeTensor<R>) 
     out
 }
 
-/// Elements of the largest scratch of the model on each device.
+/// Elements of the largest scratch that one sign of the model on each device needs.
 static EXPECTED: Mutex<BTreeMap<(TypeId, DeviceId), usize>> = Mutex::new(BTreeMap::new());
 
 /// See [`super::Kernels::expect_unpacked`].
@@ -100,10 +101,10 @@ pub(super) fn expect<D: Device>(elements: usize, device: &D) {
 }
 
 /// Room for `elements`, in a buffer of one size for all products of the model: the pools keep one for each size.
-fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize) -> CubeTensor<R> {
+fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) -> CubeTensor<R> {
     let expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
     let expected = expected.get(&(TypeId::of::<R::Device>(), like.device.to_id())).copied();
-    empty(like, [elements.max(expected.unwrap_or(0))], like.dtype)
+    empty(like, [elements.max(parts * expected.unwrap_or(0))], like.dtype)
 }
 
 /// `x` and `out` by the parts of a weight: `[parts, T, features]`.

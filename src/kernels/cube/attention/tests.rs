@@ -110,7 +110,7 @@ mod cuda {
         }
     }
 
-    /// Of many short sequences and of one long one; with `--nocapture`, as µs.
+    /// Times many short sequences and one long one; `--nocapture` shows the microseconds.
     #[test]
     #[ignore = "it measures and checks nothing"]
     fn times() {

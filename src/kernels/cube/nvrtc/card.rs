@@ -1,4 +1,4 @@
-//! What cubecl's CUDA runtime finds on a card and registers (cubecl-cuda 0.10, `runtime.rs`), as far as a
+//! The properties that cubecl's CUDA runtime finds on a card and registers (cubecl-cuda 0.10, `runtime.rs`), as far as a
 //! kernel can ask.
 
 use cubecl::Runtime;

@@ -23,7 +23,7 @@ const ROWS: usize = 16;
 /// Above this the sums of a warp's queries fill most of its registers.
 const WIDEST_HEAD: usize = 256;
 
-/// What the kernel is compiled for.
+/// Sizes and features that the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Tile {
     pub head_dim: usize,

@@ -9,7 +9,7 @@ use crate::kernels::cube::attention::{LOWEST, bounded};
 /// Above the score of what is not visible, by so much that its weight is 0, and below every other.
 const START: f32 = -1.0e38;
 
-/// Of the two rows of a lane.
+/// The online softmax of the two rows that a lane holds.
 #[derive(CubeType)]
 pub(super) struct Softmax {
     /// Like the kernel's; empty for rows that are not there.
