@@ -11,6 +11,7 @@ Prints a table on standard error and one JSON object:
     python scripts/fidelity.py target/release/qzo models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 100 directions take PyTorch about a quarter of an hour on two cores; with --cache FILE they are computed once.
+--measured FILE keeps what qzo measured, so that a card's figures can be compared on another machine.
 Needs what scripts/reference_qzo.py needs.
 """
 
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=25, help="batches for the batch noise")
     parser.add_argument("--noise-steps", type=int, default=4, help="directions the batch noise is taken at")
     parser.add_argument("--cache", type=Path, help="keeps what was computed in f64")
+    parser.add_argument("--measured", type=Path, help="keeps what qzo measured, or gives it")
     args = parser.parse_args()
     qzo.self_test()
     assert step_seed(0, 0) == 0xE5A5EA882A497E61 and step_seed(42, 141) == 0x7580F7589866109C
@@ -120,13 +122,19 @@ def main() -> None:
     reference = qzo.Reference(args.gguf, "gguf", torch.float64)
     fixed, *fresh = batches(reference.tokenizer, 1 + args.batches)
 
-    d = {dtype: measured(args, fixed, args.steps, dtype) for dtype in args.dtypes}
-    over_batches = np.array([measured(args, lines, args.noise_steps, "f32") for lines in fresh])
+    if args.measured and args.measured.exists():
+        kept = json.loads(args.measured.read_text())
+    else:
+        kept = {"device": args.device, "d": {t: measured(args, fixed, args.steps, t).tolist() for t in args.dtypes}}
+        kept["over_batches"] = [measured(args, lines, args.noise_steps, "f32").tolist() for lines in fresh]
+        if args.measured:
+            args.measured.write_text(json.dumps(kept))
+    d, over_batches = {dtype: np.array(found) for dtype, found in kept["d"].items()}, np.array(kept["over_batches"])
     batch_noise = float(np.sqrt(over_batches.var(axis=0, ddof=1).mean()))
     d64 = exact(args, reference, fixed)
 
     rms = float(np.sqrt((d64**2).mean()))
-    report = {"device": args.device, "directions": args.steps, "rms_d": rms, "batch_noise": batch_noise}
+    report = {"device": kept["device"], "directions": args.steps, "rms_d": rms, "batch_noise": batch_noise}
     report |= {"batches": args.batches, "noise_directions": args.noise_steps, "dtypes": {}}
     print(f"rms d {rms:.3f}; spread over batches of {ROWS} at one direction {batch_noise:.3f}", file=sys.stderr)
     print("dtype  rms error / rms d  signs agree    error / batch noise", file=sys.stderr)

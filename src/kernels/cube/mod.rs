@@ -7,6 +7,8 @@ mod cublas;
 #[path = "no_cublas.rs"]
 mod cublas;
 mod dense;
+#[cfg(test)]
+mod dense_tests;
 mod elementwise;
 #[cfg(test)]
 #[cfg(feature = "wgpu")]

@@ -1,6 +1,7 @@
 //! Tensor cores' attention on whatever device there is: where it has none, loops take their place.
 
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 
@@ -22,7 +23,8 @@ fn upload<R: CubeRuntime>(
     let [q, k, v] = std::array::from_fn(|i| {
         let data = TensorData::new(inputs[i].clone(), shapes[i]);
         let tensor = Tensor::<Backend<R>, 3>::from_data(data, (device, DType::F32)).cast(dtype);
-        tensor.into_primitive().tensor()
+        // Rows of some widths are apart in memory on CUDA.
+        into_contiguous(tensor.into_primitive().tensor())
     });
     let bounds = TensorData::new(case.ranges.concat(), [4 * case.ranges.len()]);
     let bounds = Tensor::<Backend<R>, 1, Int>::from_data(bounds, (device, DType::I32));
