@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::warnings;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, Copy)]
@@ -16,10 +17,17 @@ pub struct Console {
 }
 
 impl Console {
-    /// A result: one JSON object with --json, else the text.
+    /// A result: one JSON object with --json, which gets the warnings so far as `warnings`; else the text.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        #[derive(Serialize)]
+        struct WithWarnings<'a, T> {
+            #[serde(flatten)]
+            result: &'a T,
+            warnings: Vec<String>,
+        }
         let line = match self.json {
-            true => serde_json::to_string(value).map_err(|e| Error::invalid(e.to_string(), ""))?,
+            true => serde_json::to_string(&WithWarnings { result: value, warnings: warnings::said() })
+                .map_err(|e| Error::invalid(e.to_string(), ""))?,
             false => text(),
         };
         self.print(&format!("{line}\n"))
@@ -144,7 +152,7 @@ fn rate(done: u64, of: u64, new: u64, elapsed: Duration) -> String {
 }
 
 /// A line, whether or not somebody still reads it.
-fn to_stderr(line: &str) {
+pub(super) fn to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -16,13 +16,19 @@ mod plan;
 mod quantize;
 mod replay;
 mod size;
+mod warnings;
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{EnvFilter, FilterFn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec};
 use crate::error::Result;
 use crate::model;
 use console::Console;
+use warnings::Warnings;
 
 /// Fine-tune quantized language models with forward passes only.
 ///
@@ -109,12 +115,13 @@ fn log_to_stderr(verbose: u8, quiet: bool) {
         (false, 1) => "qzo=info,warn",
         (false, _) => "qzo=debug,info",
     };
-    let filter = tracing_subscriber::EnvFilter::new(level);
-    // Already set only where a test calls `run` twice.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
-        .try_init();
+        .with_filter(FilterFn::new(|event| !warnings::is_warning(event)))
+        .with_filter(EnvFilter::new(level));
+    let warnings = Warnings { quiet }.with_filter(FilterFn::new(warnings::is_warning));
+    // Already set only where a test calls `run` twice.
+    let _ = tracing_subscriber::registry().with(log).with(warnings).try_init();
 }
