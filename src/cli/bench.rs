@@ -72,7 +72,7 @@ fn steps(args: &BenchArgs, config: &std::path::Path, common: &Common) -> Result<
     let load_seconds = clock.elapsed().as_secs_f64();
     let train = config.data.train.as_ref();
     let train = train.ok_or_else(|| Error::invalid("no training data", "set data.train, or give --data"))?;
-    let limits = open::limits(&checkpoint, Some(&config.data));
+    let limits = open::training_limits(&checkpoint, &config.data);
     let data = TokenizedDataset::new(&Dataset::read(train)?.rows, &config.data.task()?, &tokenizer, limits)?;
     let mut sampler = Sampler::new(config.seed, data.examples.len());
     let mut next = |step| {

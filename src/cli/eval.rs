@@ -6,7 +6,7 @@ use super::console::Console;
 use super::{Common, open};
 use crate::checkpoint::Checkpoint;
 use crate::data::tasks::{Task, TaskSpec};
-use crate::data::{Dataset, TokenizedDataset, Tokenizer};
+use crate::data::{Dataset, LengthReport, Limits, Overlong, TokenizedDataset, Tokenizer, tokens_of_file};
 use crate::error::{Error, Result};
 use crate::eval::{self, TaskReport, perplexity::PerplexityReport, score::ScoreReport, task};
 use crate::model::{LanguageModel, Tables};
@@ -37,6 +37,9 @@ pub struct EvalArgs {
     /// Only the first N rows
     #[arg(long, value_name = "N", requires = "data", value_parser = at_least_one)]
     limit: Option<usize>,
+    /// What happens to rows beyond the model's context: drop or truncate [default: an error]
+    #[arg(long, value_name = "HOW", requires = "data")]
+    overlong: Option<Overlong>,
     /// Report the chosen candidate of every row
     #[arg(long, requires = "data")]
     predictions: bool,
@@ -61,8 +64,10 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     let tokenizer = open::tokenizer(&checkpoint)?;
     let load = || open::model(&checkpoint, &device, common.compute_type(&device)?, Tables::InFile, console);
     if let Some(path) = &args.perplexity {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
-        let report = perplexity(args, load()?.as_ref(), &tokenizer, &text, console)?;
+        // As far as the windows reach, which may take a part of the text.
+        let most = args.windows.and_then(|windows| windows.checked_mul(args.window));
+        let tokens = tokenizer.with_special(tokens_of_file(path, &tokenizer, most)?)?;
+        let report = perplexity(args, load()?.as_ref(), &tokens, console)?;
         return console.result(&report, || {
             let PerplexityReport { perplexity, nll, tokens, window, windows } = report;
             format!("perplexity {perplexity:.4} (NLL {nll:.4} over {tokens} tokens: {windows} windows of {window})")
@@ -85,12 +90,11 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
 fn perplexity(
     args: &EvalArgs,
     model: &dyn LanguageModel,
-    tokenizer: &Tokenizer,
-    text: &str,
+    tokens: &[u32],
     console: Console,
 ) -> Result<PerplexityReport> {
     let mut bar = console.progress("windows", 0);
-    let report = eval::perplexity(model, tokenizer, text, args.window, args.windows, &mut |done, of| {
+    let report = eval::perplexity(model, tokens, args.window, args.windows, &mut |done, of| {
         bar.set_total(of as u64);
         bar.set(done as u64);
     });
@@ -115,13 +119,26 @@ fn evaluate_task(
     })?;
     let mut dataset = Dataset::read(path)?;
     dataset.rows.truncate(args.limit.unwrap_or(usize::MAX));
-    let data = TokenizedDataset::new(&dataset.rows, &task, tokenizer, open::limits(checkpoint, None))?;
+    let limits = Limits { overlong: args.overlong, ..open::limits(checkpoint) };
+    let data = TokenizedDataset::new(&dataset.rows, &task, tokenizer, limits)?;
+    let LengthReport { rows, dropped, truncated, .. } = data.lengths;
+    if dropped + truncated > 0 {
+        console.note(&format!("{dropped} of {rows} rows dropped, {truncated} truncated"));
+    }
     let model = load()?;
     let mut bar = console.progress("rows", dataset.rows.len() as u64);
     let mut report = eval::evaluate(model.as_ref(), &task, &data, &mut |done| bar.set(done as u64))?;
     if task.is_generation() {
         let progress = &mut |done| bar.set(done as u64);
-        task::evaluate_answers(model.as_ref(), tokenizer, &task, &dataset.rows, &mut report, progress)?;
+        task::evaluate_answers(
+            model.as_ref(),
+            tokenizer,
+            &task,
+            &dataset.rows,
+            &data,
+            &mut report,
+            progress,
+        )?;
     }
     bar.finish();
     if !args.predictions {

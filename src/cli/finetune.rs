@@ -138,7 +138,7 @@ pub(super) fn data(
             "set data.train, or give --data FILE.jsonl",
         )
     })?;
-    let limits = open::limits(checkpoint, Some(&config.data));
+    let limits = open::training_limits(checkpoint, &config.data);
     let mut train = Dataset::read(train)?;
     let dev = match (&config.data.dev, config.data.dev_size) {
         (Some(dev), _) => Some(Dataset::read(dev)?.rows),
@@ -162,7 +162,7 @@ pub(super) fn data(
         ));
         Ok::<_, Error>(data)
     };
-    // The dev set is never cut: its figures must compare with those of `qzo eval`.
+    // The model's context alone limits the dev set: its figures must compare with those of `qzo eval`.
     let whole = Limits { max_seq_length: None, ..limits };
     let (train, dev) =
         (tokenize("train", &train.rows, limits)?, dev.map(|rows| tokenize("dev", &rows, whole)).transpose()?);

@@ -9,7 +9,7 @@ use super::Common;
 use super::console::{Bytes, Console};
 use crate::checkpoint::{Checkpoint, TokenizerSource, hub};
 use crate::config::Config;
-use crate::data::{DataConfig, Limits, Tokenizer};
+use crate::data::{DataConfig, Limits, Overlong, Tokenizer};
 use crate::device::{ComputeType, Device};
 use crate::error::Result;
 use crate::memory::Plan;
@@ -44,14 +44,24 @@ pub fn recipe(path: &Path, args: &RecipeArgs, output: Option<&Path>, common: &Co
     Config::load(path, &args.set.iter().cloned().chain(flags).collect::<Vec<_>>())
 }
 
-/// What the model allows of a row, and the `[data]` table, where there is one.
-pub fn limits(checkpoint: &Checkpoint, data: Option<&DataConfig>) -> Limits {
-    Limits {
-        max_seq_length: data.and_then(|data| data.max_seq_length),
-        overlong: data.map(|data| data.overlong).unwrap_or_default(),
-        max_position: checkpoint.config().max_position_embeddings,
-        vocab_size: checkpoint.config().vocab_size,
+/// What the model allows of a row, whose excess is refused.
+pub fn limits(checkpoint: &Checkpoint) -> Limits {
+    let config = checkpoint.config();
+    let (max_position, vocab_size) = (config.max_position_embeddings, config.vocab_size);
+    Limits { max_seq_length: None, overlong: None, max_position, vocab_size }
+}
+
+/// What the model and the `[data]` table allow of a row to train on.
+pub fn training_limits(checkpoint: &Checkpoint, data: &DataConfig) -> Limits {
+    let limits = limits(checkpoint);
+    if let Some(limit) = data.max_seq_length.filter(|limit| *limit > limits.max_position + 1) {
+        tracing::warn!(
+            "max_seq_length = {limit} is more than the model's context of {} tokens, which is the limit",
+            limits.max_position
+        );
     }
+    let overlong = data.overlong.or(data.max_seq_length.map(|_| Overlong::default()));
+    Limits { max_seq_length: data.max_seq_length, overlong, ..limits }
 }
 
 pub fn locate(model: &str, console: Console) -> Result<PathBuf> {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::tasks::{Task, TaskSpec};
 use crate::error::Result;
 
-/// What happens to a row that is longer than `max_seq_length` with its longest candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What happens to a row that, with its longest candidate, is longer than `max_seq_length` or the model's context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlong {
     /// The row is left out, and counted.
@@ -43,10 +43,12 @@ pub struct DataConfig {
     /// Field with the text to be learned after the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion: Option<String>,
-    /// Tokens, prompt and scored tokens together.
+    /// Tokens, prompt and scored tokens together; the model's context where unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seq_length: Option<usize>,
-    pub overlong: Overlong,
+    /// Where unset, rows beyond `max_seq_length` are dropped; without that, rows beyond the context are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlong: Option<Overlong>,
 }
 
 impl DataConfig {

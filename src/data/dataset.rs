@@ -47,16 +47,13 @@ impl Dataset {
             if text.is_empty() {
                 continue;
             }
-            let value = serde_json::from_str(text).map_err(|e| {
-                Error::line(path, line, format!("expected a JSON object, got text that is no JSON: {e}"))
-            })?;
-            let Value::Object(fields) = value else {
-                return Err(Error::line(
-                    path,
-                    line,
-                    format!("expected a JSON object, got {}", describe(&value)),
-                ));
+            let wrong = |got: String| {
+                let hint = if rows.is_empty() { whole_document(text) } else { "" };
+                Error::line(path, line, format!("expected a JSON object, got {got}{hint}"))
             };
+            let value =
+                serde_json::from_str(text).map_err(|e| wrong(format!("text that is no JSON: {e}")))?;
+            let Value::Object(fields) = value else { return Err(wrong(describe(&value))) };
             rows.push(Row { path: Arc::clone(&shared), line, fields });
         }
         if rows.is_empty() {
@@ -119,6 +116,20 @@ impl Row {
     }
 }
 
+/// What to do where the first line shows that the file is one JSON document.
+fn whole_document(line: &str) -> &'static str {
+    match line.as_bytes().first() {
+        Some(b'[') => {
+            "; the file is a JSON array: a dataset has one object a line, which `jq -c '.[]' FILE > FILE.jsonl` writes"
+        }
+        Some(b'{') => {
+            "; an object is written over several lines: a dataset has one object a line, which \
+             `jq -c . FILE > FILE.jsonl` writes"
+        }
+        _ => "",
+    }
+}
+
 /// A JSON value in a message: its kind, and itself where it is short.
 pub fn describe(value: &Value) -> String {
     match value {
@@ -158,6 +169,10 @@ mod tests {
     #[test]
     fn what_is_no_object_is_named_with_its_line() {
         assert_eq!(error(b"{}\n[1, 2]"), ":2: expected a JSON object, got a list of 2");
+        for array in [&b"[{\"a\": 1}]"[..], b"[\n  {\"a\": 1},\n]", b"\n\n[ {\"a\": 1},"] {
+            assert!(error(array).contains("the file is a JSON array: a dataset has one object a line"));
+        }
+        assert!(error(b"{\n  \"a\": 1\n}").contains("an object is written over several lines"));
         assert_eq!(error(b"\"hi\""), ":1: expected a JSON object, got the string \"hi\"");
         assert!(error(b"{\"a\": }").starts_with(":1: expected a JSON object, got text that is no JSON: "));
         assert_eq!(error(b"{}\n{\"a\": \"\xFF\"}"), ":2: not UTF-8, from byte 7 of the line on");

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::batch::Objective;
 use super::dataset::Row;
+use super::label::{class_index, label_index};
 use super::prompt::PromptTemplate;
 use crate::error::{Error, Result, nearest};
 
@@ -159,27 +160,6 @@ fn check_choices(choices: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A label is an index into the choices, a bool (false is 0), or the choice itself, for which a leading
-/// space does not matter.
-fn label_index(row: &Row, field: &str, choices: &[String]) -> Result<usize> {
-    let index = match row.field(field)? {
-        Value::Number(number) => number.as_u64().and_then(|i| usize::try_from(i).ok()),
-        Value::Bool(b) => Some(usize::from(*b)),
-        Value::String(text) => choices
-            .iter()
-            .position(|choice| choice == text)
-            .or_else(|| choices.iter().position(|choice| choice.trim_start() == text.trim_start())),
-        _ => None,
-    };
-    index.filter(|&i| i < choices.len()).ok_or_else(|| {
-        let choices: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
-        row.wrong(
-            field,
-            &format!("an index from 0 to {} or one of {}", choices.len() - 1, choices.join(", ")),
-        )
-    })
-}
-
 impl Builtin {
     pub const ALL: [Self; 11] = [
         Self::Sst2,
@@ -325,9 +305,13 @@ fn copa(row: &Row) -> Result<Example> {
         format!(" {first}{}", rest.trim_end_matches(' '))
     };
     let choices = [row.text("choice1")?.to_string(), row.text("choice2")?.to_string()];
+    let gold = match row.field("label")? {
+        Value::String(_) => label_index(row, "label", &choices)?,
+        _ => class_index(row, "label", choices.len())?,
+    };
     Ok(Example::Classification {
         prompt: trimmed(&format!("{premise} {conjunction}")),
-        gold: vec![label_index(row, "label", &choices)?],
+        gold: vec![gold],
         options: choices.iter().map(|choice| option(choice)).collect(),
     })
 }

@@ -1,7 +1,9 @@
 //! Rows as token ids, within the limits that a run and its model set.
 //!
-//! MeZO's rule: the whole text, prompt and option together, is tokenized with the tokenizer's own
-//! special tokens; the option is its last tokens(prompt + option) − tokens(prompt) tokens.
+//! The whole text, prompt and option together, is tokenized with the tokenizer's own special tokens; the option is
+//! scored from the first token that the prompt alone does not have. Where the prompt's tokens are the first of the
+//! whole, that is MeZO's rule: the last tokens(prompt + option) − tokens(prompt). Where the prompt's end and the option
+//! share a token ("A: " and "yes" are "A:" and " yes"), counting would leave it out.
 
 use super::batch::{Batch, Load, Objective};
 use super::config::Overlong;
@@ -49,6 +51,8 @@ pub struct LengthReport {
     pub rows: usize,
     pub dropped: usize,
     pub truncated: usize,
+    /// Rows with a prompt whose end and an answer's start are one token.
+    pub merged: usize,
     /// Tokens of the longest and the shortest row as read, each with its longest candidate.
     pub longest: usize,
     pub shortest: usize,
@@ -58,11 +62,20 @@ pub struct LengthReport {
 pub struct Limits {
     /// Tokens of prompt and candidate together.
     pub max_seq_length: Option<usize>,
-    pub overlong: Overlong,
+    /// What happens to rows beyond `max_seq_length` or the model's context; `None` refuses them.
+    pub overlong: Option<Overlong>,
     /// The model's context, in tokens.
     pub max_position: usize,
     /// Rows of the model's embedding.
     pub vocab_size: usize,
+}
+
+impl Limits {
+    /// Tokens of the longest row. The model never reads its last token, which is only predicted.
+    fn length(&self) -> usize {
+        let context = self.max_position.saturating_add(1);
+        self.max_seq_length.map_or(context, |limit| limit.min(context))
+    }
 }
 
 impl TokenizedDataset {
@@ -79,26 +92,33 @@ impl TokenizedDataset {
     pub fn new(rows: &[Row], task: &Task, tokenizer: &Tokenizer, limits: Limits) -> Result<Self> {
         let mut lengths = LengthReport { rows: rows.len(), shortest: usize::MAX, ..Default::default() };
         let mut examples = Vec::with_capacity(rows.len());
+        let mut first_merged = None;
         for row in rows {
-            let mut example = tokenize(row, &task.example(row)?, tokenizer)?;
+            let (mut example, merged) = tokenize(row, &task.example(row)?, tokenizer)?;
             let length = example.candidates.iter().map(|c| c.tokens.len()).max().unwrap_or(0);
             lengths.longest = lengths.longest.max(length);
             lengths.shortest = lengths.shortest.min(length);
-            match limits.max_seq_length.filter(|&limit| length > limit) {
-                None => {}
-                Some(limit)
-                    if limits.overlong == Overlong::Truncate
-                        && example.truncate(limit, tokenizer.bos_id()) =>
-                {
-                    lengths.truncated += 1;
-                }
-                Some(_) => {
-                    lengths.dropped += 1;
-                    continue;
+            if length > limits.length() {
+                match limits.overlong {
+                    None => return Err(too_long(row, length, limits)),
+                    Some(Overlong::Truncate) if example.truncate(limits.length(), tokenizer.bos_id()) => {
+                        lengths.truncated += 1;
+                    }
+                    Some(_) => {
+                        lengths.dropped += 1;
+                        continue;
+                    }
                 }
             }
-            example.check(row, limits)?;
+            example.check_vocabulary(row, limits)?;
+            if merged {
+                lengths.merged += 1;
+                first_merged.get_or_insert(row);
+            }
             examples.push(example);
+        }
+        if let Some(row) = first_merged {
+            warn_of_merged(row, lengths);
         }
         if examples.is_empty() {
             return Err(nothing_left(rows, limits, lengths));
@@ -123,49 +143,63 @@ impl TokenizedExample {
         true
     }
 
-    fn check(&self, row: &Row, limits: Limits) -> Result<()> {
-        for candidate in &self.candidates {
-            // The last token is only predicted, never read.
-            let read = candidate.tokens.len() - 1;
-            if read > limits.max_position {
-                return Err(row.error(format!(
-                    "{read} tokens, but the model's context holds {}; set max_seq_length to drop or truncate long rows",
-                    limits.max_position
-                )));
-            }
-            if let Some(token) = candidate.tokens.iter().find(|&&token| token as usize >= limits.vocab_size) {
-                return Err(row.error(format!(
-                    "token {token} is outside the model's vocabulary of {}: tokenizer and model do not belong together",
-                    limits.vocab_size
-                )));
-            }
+    fn check_vocabulary(&self, row: &Row, limits: Limits) -> Result<()> {
+        let mut tokens = self.candidates.iter().flat_map(|candidate| &candidate.tokens);
+        match tokens.find(|&&token| token as usize >= limits.vocab_size) {
+            Some(token) => Err(row.error(format!(
+                "token {token} is outside the model's vocabulary of {}: tokenizer and model do not belong together",
+                limits.vocab_size
+            ))),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-fn tokenize(row: &Row, example: &Example, tokenizer: &Tokenizer) -> Result<TokenizedExample> {
-    let (candidates, gold) = match example {
-        Example::Classification { prompt, options, gold } => {
-            let prompt_ids = tokenizer.encode(prompt, true)?;
-            let candidates =
-                options.iter().map(|option| candidate(row, prompt, &prompt_ids, option, false, tokenizer));
-            (candidates.collect::<Result<Vec<_>>>()?, gold.clone())
-        }
+fn too_long(row: &Row, length: usize, limits: Limits) -> Error {
+    row.error(format!(
+        "{} tokens to read, but the model's context holds {}; shorten the row, or say what happens to such rows: \
+         overlong = \"drop\" or \"truncate\" in the [data] table of a recipe, --overlong for `qzo eval`",
+        length - 1,
+        limits.max_position
+    ))
+}
+
+fn warn_of_merged(first: &Row, lengths: LengthReport) {
+    tracing::warn!(
+        "{}:{}: the prompt's end and the answer's start are one token, which is scored as the answer's ({} of {} rows); \
+         given the prompt alone, the model sees other tokens: move the space at the prompt's end to the start of the answer",
+        first.path().display(),
+        first.line,
+        lengths.merged,
+        lengths.rows,
+    );
+}
+
+/// The example, and whether one of its candidates begins within a token of the prompt.
+fn tokenize(row: &Row, example: &Example, tokenizer: &Tokenizer) -> Result<(TokenizedExample, bool)> {
+    let of = |prompt: &str, options: &[String], end: bool| {
+        let prompt_ids = tokenizer.encode(prompt, true)?;
+        let candidates =
+            options.iter().map(|option| candidate(row, prompt, &prompt_ids, option, end, tokenizer));
+        candidates.collect::<Result<Vec<_>>>()
+    };
+    let (found, gold) = match example {
+        Example::Classification { prompt, options, gold } => (of(prompt, options, false)?, gold.clone()),
         Example::Completion { prompt, completion } => {
-            let prompt_ids = tokenizer.encode(prompt, true)?;
-            (vec![candidate(row, prompt, &prompt_ids, completion, true, tokenizer)?], vec![0])
+            (of(prompt, std::slice::from_ref(completion), true)?, vec![0])
         }
         // Teacher forcing: the first gold answer, and the line end that stops a generation.
         Example::Generation { prompt, answers } => {
-            let prompt_ids = tokenizer.encode(prompt, true)?;
             let answer = format!(" {}\n", answers.first().map_or("", String::as_str));
-            (vec![candidate(row, prompt, &prompt_ids, &answer, false, tokenizer)?], vec![0])
+            (of(prompt, &[answer], false)?, vec![0])
         }
     };
-    Ok(TokenizedExample { line: row.line, candidates, gold })
+    let merged = found.iter().any(|(_, merged)| *merged);
+    let candidates = found.into_iter().map(|(candidate, _)| candidate).collect();
+    Ok((TokenizedExample { line: row.line, candidates, gold }, merged))
 }
 
+/// A candidate, and whether its first scored token holds the end of the prompt, too.
 fn candidate(
     row: &Row,
     prompt: &str,
@@ -173,7 +207,7 @@ fn candidate(
     option: &str,
     end: bool,
     tokenizer: &Tokenizer,
-) -> Result<Candidate> {
+) -> Result<(Candidate, bool)> {
     let mut tokens = tokenizer.encode(&format!("{prompt}{option}"), true)?;
     let eos = tokenizer.eos_id();
     let ends = |ids: &[u32]| eos.is_some() && ids.last().copied() == eos;
@@ -188,14 +222,27 @@ fn candidate(
         })?;
         tokens.push(eos);
     }
-    let scored = tokens.len().saturating_sub(prompt_len);
-    if scored == 0 {
-        return Err(row.error(format!("\"{option}\" adds no token to its prompt")));
+    let shared =
+        prompt_ids[..prompt_len].iter().zip(&tokens).take_while(|(prompt, whole)| prompt == whole).count();
+    let scored = tokens.len() - shared;
+    let added = tokens.len() - usize::from(end) - shared;
+    if scored == 0 || end && !option.is_empty() && added == 0 {
+        let found = format!("\"{option}\" adds no token to its prompt");
+        return Err(row.error(match prompt.ends_with(char::is_whitespace) {
+            true => format!("{found}: move the space at the prompt's end to the start of the answer"),
+            false => found,
+        }));
     }
-    if scored >= tokens.len() {
+    if shared == 0 && prompt_len == 0 {
         return Err(row.error("the prompt is empty, and this tokenizer puts no BOS token before a text"));
     }
-    Ok(Candidate { tokens, scored })
+    if shared == 0 {
+        return Err(row.error(format!(
+            "the prompt's first token becomes another one with \"{option}\" after it, and nothing is left before it: \
+             move the prompt's end to the start of the answer"
+        )));
+    }
+    Ok((Candidate { tokens, scored }, shared < prompt_len))
 }
 
 fn nothing_left(rows: &[Row], limits: Limits, lengths: LengthReport) -> Error {
@@ -204,13 +251,17 @@ fn nothing_left(rows: &[Row], limits: Limits, lengths: LengthReport) -> Error {
     };
     Error::invalid(
         format!(
-            "{}: all {} rows are longer than max_seq_length = {} tokens; the shortest has {}",
+            "{}: all {} rows are longer than {} tokens, {}; the shortest has {}",
             first.path().display(),
             lengths.rows,
-            limits.max_seq_length.unwrap_or_default(),
+            limits.length(),
+            match limits.max_seq_length {
+                Some(limit) if limit == limits.length() => "which max_seq_length allows",
+                _ => "which the model's context holds",
+            },
             lengths.shortest
         ),
-        "raise max_seq_length, or set overlong = \"truncate\"",
+        "raise max_seq_length as far as the model's context goes, or set overlong to \"truncate\"",
     )
 }
 

@@ -28,8 +28,10 @@ fn completion() -> Task {
     Task::new(TaskSpec { prompt: Some("{text}"), completion: Some("a"), ..Default::default() }).unwrap()
 }
 
-const NONE: Limits =
-    Limits { max_seq_length: None, overlong: Overlong::Drop, max_position: 1000, vocab_size: 1000 };
+const DROP: Option<Overlong> = Some(Overlong::Drop);
+const TRUNCATE: Option<Overlong> = Some(Overlong::Truncate);
+
+const NONE: Limits = Limits { max_seq_length: None, overlong: None, max_position: 1000, vocab_size: 1000 };
 
 fn one(lines: &[&str], task: &Task, tokenizer: &Tokenizer, limits: Limits) -> Result<TokenizedExample> {
     TokenizedDataset::new(&rows(lines), task, tokenizer, limits).map(|mut data| data.examples.remove(0))
@@ -92,19 +94,25 @@ fn an_answer_is_learned_up_to_its_line_end() {
 fn overlong_rows_are_dropped_and_counted() {
     let tokenizer = tokenizer("smollm");
     let lines = [
-        r#"{"text": "1", "label": 0}"#,
-        r#"{"text": "12345678901234567890", "label": 0}"#,
-        r#"{"text": "123", "label": 0}"#,
+        r#"{"text": "1", "label": "2"}"#,
+        r#"{"text": "12345678901234567890", "label": "2"}"#,
+        r#"{"text": "123", "label": "2"}"#,
     ];
-    let limits = Limits { max_seq_length: Some(5), ..NONE };
+    let limits = Limits { max_seq_length: Some(5), overlong: DROP, ..NONE };
     let data = TokenizedDataset::new(&rows(&lines), &choices(&["2", "3"]), &tokenizer, limits).unwrap();
     // Digits are single tokens: text, colon, choice.
     assert_eq!(data.examples.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 3]);
-    assert_eq!(data.lengths, LengthReport { rows: 3, dropped: 1, truncated: 0, longest: 22, shortest: 3 });
+    assert_eq!(
+        data.lengths,
+        LengthReport { rows: 3, dropped: 1, longest: 22, shortest: 3, ..Default::default() }
+    );
 
-    let limits = Limits { max_seq_length: Some(2), ..NONE };
+    let limits = Limits { max_seq_length: Some(2), overlong: DROP, ..NONE };
     let error = TokenizedDataset::new(&rows(&lines), &choices(&["2", "3"]), &tokenizer, limits).unwrap_err();
-    assert_eq!(message(error), ": all 3 rows are longer than max_seq_length = 2 tokens; the shortest has 3");
+    assert_eq!(
+        message(error),
+        ": all 3 rows are longer than 2 tokens, which max_seq_length allows; the shortest has 3"
+    );
 }
 
 #[test]
@@ -113,7 +121,7 @@ fn truncation_cuts_the_prompts_left_and_keeps_bos_and_the_option() {
     let line = [r#"{"text": "one two three four five", "label": 0}"#];
     let task = choices(&["!", "?"]);
     let whole = one(&line, &task, &tokenizer, NONE).unwrap();
-    let limits = Limits { max_seq_length: Some(6), overlong: Overlong::Truncate, ..NONE };
+    let limits = Limits { max_seq_length: Some(6), overlong: TRUNCATE, ..NONE };
     let data = TokenizedDataset::new(&rows(&line), &task, &tokenizer, limits).unwrap();
     assert_eq!(data.lengths.truncated, 1);
     for (cut, whole) in data.examples[0].candidates.iter().zip(&whole.candidates) {
@@ -130,14 +138,25 @@ fn truncation_cuts_the_prompts_left_and_keeps_bos_and_the_option() {
 #[test]
 fn a_row_beyond_the_models_context_or_vocabulary_is_named() {
     let tokenizer = tokenizer("smollm");
-    let lines = [r#"{"text": "1", "label": 0}"#, r#"{"text": "123456", "label": 0}"#];
+    let lines = [r#"{"text": "1", "label": 2}"#, r#"{"text": "123456", "label": 2}"#];
     let task = choices(&["2", "3"]);
     let limits = Limits { max_position: 6, ..NONE };
     let error = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, limits).unwrap_err();
-    assert_eq!(
-        message(error),
-        ":2: 7 tokens, but the model's context holds 6; set max_seq_length to drop or truncate long rows"
+    let message_of_length = message(error);
+    assert!(
+        message_of_length.starts_with(":2: 7 tokens to read, but the model's context holds 6; "),
+        "{message_of_length}"
     );
+    for (overlong, kept) in [(DROP, 1), (TRUNCATE, 2)] {
+        let limits = Limits { max_position: 6, overlong, ..NONE };
+        let data = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, limits).unwrap();
+        assert_eq!(data.examples.len(), kept);
+        assert_eq!(data.lengths.dropped + data.lengths.truncated, 1);
+        assert_eq!(
+            data.examples.iter().map(|e| e.candidates[0].read()).max(),
+            Some(if kept == 1 { 2 } else { 6 })
+        );
+    }
     TokenizedDataset::new(&rows(&lines), &task, &tokenizer, Limits { max_position: 7, ..NONE }).unwrap();
     let error = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, Limits { vocab_size: 20, ..NONE })
         .unwrap_err();
@@ -166,4 +185,46 @@ fn a_batch_of_one_token_choices_reads_each_prompt_once() {
     assert_eq!(batch.sequences.len(), 2);
     assert_eq!(batch.targets.len(), 4);
     assert!(batch.targets.iter().all(|t| batch.sequences.iter().any(|s| s.rows.end == t.row as usize + 1)));
+}
+
+/// The tokenizer of SmolLM2 has a token for " the", and one for " film".
+#[test]
+fn an_answer_that_shares_a_token_with_its_prompt_is_scored_from_that_token() {
+    for name in ["smollm", "llama-bpe", "llama"] {
+        let tokenizer = tokenizer(name);
+        let spec = TaskSpec { prompt: Some("{text}: "), completion: Some("a"), ..Default::default() };
+        let spaced = Task::new(spec).unwrap();
+        let spec = TaskSpec { prompt: Some("{text}:"), completion: Some("a"), ..Default::default() };
+        let moved = Task::new(spec).unwrap();
+        let rows =
+            [rows(&[r#"{"text": "Q", "a": "the film"}"#]), rows(&[r#"{"text": "Q", "a": " the film"}"#])];
+        let at_the_end = TokenizedDataset::new(&rows[0], &spaced, &tokenizer, NONE).unwrap();
+        let at_the_start = TokenizedDataset::new(&rows[1], &moved, &tokenizer, NONE).unwrap();
+        assert_eq!(at_the_end.examples, at_the_start.examples, "{name}");
+        assert_eq!([at_the_end.lengths.merged, at_the_start.lengths.merged], [1, 0], "{name}");
+    }
+}
+
+#[test]
+fn every_choice_is_scored_from_its_own_first_token() {
+    let tokenizer = tokenizer("smollm");
+    let choices = ["the".to_string(), "7".to_string()];
+    let spec = TaskSpec { prompt: Some("{text}: "), choices: Some(&choices), ..Default::default() };
+    let example =
+        one(&[r#"{"text": "Q", "label": 0}"#], &Task::new(spec).unwrap(), &tokenizer, NONE).unwrap();
+    let scored = |i: usize| {
+        let Candidate { tokens, scored } = &example.candidates[i];
+        tokenizer.decode(&tokens[tokens.len() - scored..], false).unwrap()
+    };
+    assert_eq!([scored(0), scored(1)], [" the", "7"]);
+}
+
+#[test]
+fn an_answer_without_a_token_of_its_own_is_refused() {
+    let tokenizer = tokenizer("smollm");
+    let choices = ["the".to_string(), "x".to_string()];
+    let task = Task::new(TaskSpec { prompt: Some("{text}"), choices: Some(&choices), ..Default::default() });
+    // " " and "the" are one token, before which there is none.
+    let error = one(&[r#"{"text": " ", "label": 0}"#], &task.unwrap(), &tokenizer, NONE).unwrap_err();
+    assert!(message(error).contains("move the prompt's end to the start of the answer"));
 }

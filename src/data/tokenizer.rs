@@ -4,7 +4,11 @@
 //! `gguf_tokenizer` rebuilds the same from a GGUF's metadata.
 
 pub use super::gguf_tokenizer::GgufVocab;
+use super::long_text::LongText;
 use crate::error::{Error, Result};
+
+/// Bytes of a text that is tokenized in pieces.
+const LONG: usize = 1 << 17;
 
 /// A tokenizer with what its files say of special tokens and of chats.
 pub struct Tokenizer {
@@ -43,8 +47,24 @@ impl Tokenizer {
     /// Token ids of a text. Special tokens written out in the text are recognised; `add_special` adds
     /// those that the tokenizer puts around every text (BOS for most Llama models, none for SmolLM2).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        if text.len() > LONG {
+            let mut long = LongText::new(&self.inner);
+            long.push(text)?;
+            let tokens = long.finish()?;
+            return if add_special { self.with_special(tokens) } else { Ok(tokens) };
+        }
         let encoding = self.inner.encode_fast(text, add_special).map_err(|e| failed("tokenizing", &e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a text between those that the tokenizer puts around every text.
+    pub fn with_special(&self, tokens: Vec<u32>) -> Result<Vec<u32>> {
+        let around = self.inner.encode_fast("a", true).map_err(|e| failed("tokenizing", &e))?;
+        let is_special = |&(_, special): &(&u32, &u32)| *special == 1;
+        let tokens_around = || around.get_ids().iter().zip(around.get_special_tokens_mask());
+        let before = tokens_around().take_while(is_special).map(|(id, _)| *id);
+        let after: Vec<u32> = tokens_around().rev().take_while(is_special).map(|(id, _)| *id).collect();
+        Ok(before.chain(tokens).chain(after.into_iter().rev()).collect())
     }
 
     /// The text of some token ids; bytes that are no UTF-8 become U+FFFD.

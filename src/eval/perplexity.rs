@@ -1,10 +1,10 @@
-//! Perplexity on a text: tokenized once, cut into windows of equal length that do not overlap, the tail
-//! dropped; the exponential of the mean NLL over the window − 1 predicted tokens of every window.
+//! Perplexity on a text: cut into windows of equal length that do not overlap, the tail dropped; the exponential of the
+//! mean NLL over the window − 1 predicted tokens of every window.
 
 use serde::Serialize;
 
 use super::{log_probs, passes};
-use crate::data::{Sequence, Target, Tokenizer};
+use crate::data::{Sequence, Target};
 use crate::error::{Error, Result};
 use crate::model::{Input, LanguageModel};
 
@@ -20,11 +20,10 @@ pub struct PerplexityReport {
     pub windows: usize,
 }
 
-/// At most `limit` windows of `window` tokens; `progress` sees windows done and their number.
+/// At most `limit` windows of `window` tokens each; `progress` sees windows done and their number.
 pub fn perplexity(
     model: &dyn LanguageModel,
-    tokenizer: &Tokenizer,
-    text: &str,
+    tokens: &[u32],
     window: usize,
     limit: Option<usize>,
     progress: &mut dyn FnMut(usize, usize),
@@ -36,7 +35,6 @@ pub fn perplexity(
             format!("use --window between 2 and {context}"),
         ));
     }
-    let tokens = tokenizer.encode(text, true)?;
     let windows: Vec<&[u32]> = tokens.chunks_exact(window).take(limit.unwrap_or(usize::MAX)).collect();
     if windows.is_empty() {
         return Err(Error::invalid(

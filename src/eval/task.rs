@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{log_probs, passes};
 use crate::data::tasks::{Example, Task};
+use crate::data::tokenized::Candidate;
 use crate::data::{Batch, Load, Objective, Row, TokenizedDataset, Tokenizer, batch, metrics};
 use crate::error::Result;
 use crate::generate::{self, generate};
@@ -16,8 +17,14 @@ const MAX_ANSWER_TOKENS: usize = 50;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskReport {
     pub task: String,
-    /// Rows.
+    /// Rows that were scored.
     pub n: usize,
+    /// Rows left out because they are beyond the model's context.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropped: usize,
+    /// Rows with a prompt that was cut to the model's context.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub truncated: usize,
     /// Share of rows whose prediction is a gold one (exact match for generated answers); null for
     /// completions, which are only scored.
     pub accuracy: Option<f64>,
@@ -64,7 +71,8 @@ pub fn evaluate(
     let scored = data.objective == Objective::Classification;
     let accuracy = scored.then(|| correct as f64 / n as f64);
     let predictions = scored.then_some(predictions);
-    Ok(TaskReport { predictions, ..TaskReport::new(task, n, accuracy, nll / weight) })
+    let report = TaskReport::new(task, n, accuracy, nll / weight);
+    Ok(TaskReport { predictions, dropped: data.lengths.dropped, truncated: data.lengths.truncated, ..report })
 }
 
 /// The most that one forward pass of [`evaluate`] takes.
@@ -79,6 +87,8 @@ impl TaskReport {
         Self {
             task: task.name().to_string(),
             n,
+            dropped: 0,
+            truncated: 0,
             accuracy,
             stderr: accuracy.map(|p| standard_error(p, n)),
             f1: None,
@@ -89,21 +99,25 @@ impl TaskReport {
     }
 }
 
-/// Answers every row of a generation task and adds exact match and F1 to `report`.
+/// Answers every row of a generation task that `data` kept, and adds exact match and F1 to `report`.
 pub fn evaluate_answers(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
     task: &Task,
     rows: &[Row],
+    data: &TokenizedDataset,
     report: &mut TaskReport,
     progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
     let options = generate::Options { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
     let (mut exact, mut f1, mut n) = (0.0, 0.0, 0);
-    for row in rows {
-        let Example::Generation { prompt, answers } = task.example(row)? else { continue };
-        let prompt = tokenizer.encode(&prompt, true)?;
-        let answer = generate(model, tokenizer, &prompt, &options, &mut |text| !text.contains('\n'))?;
+    let mut rows = rows.iter();
+    for example in &data.examples {
+        let Some(row) = rows.find(|row| row.line == example.line) else { continue };
+        let Example::Generation { answers, .. } = task.example(row)? else { continue };
+        let [Candidate { tokens, scored }] = example.candidates.as_slice() else { continue };
+        let prompt = &tokens[..tokens.len() - scored];
+        let answer = generate(model, tokenizer, prompt, &options, &mut |text| !text.contains('\n'))?;
         let answer = answer.text.split('\n').next().unwrap_or_default().trim();
         exact += metrics::exact_match(answer, &answers);
         f1 += metrics::f1(answer, &answers);
@@ -122,4 +136,9 @@ pub fn evaluate_answers(
 /// Of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
 fn standard_error(p: f64, n: usize) -> f64 {
     if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
