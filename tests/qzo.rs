@@ -12,6 +12,7 @@
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
+//! data         rows and texts as people have them: each is read as meant, or refused
 //! memory       the plan is what is taken, and what cannot fit is refused
 //! recipes      every file of configs/ parses
 //! ```
@@ -31,6 +32,7 @@ mod support;
 mod suite {
     mod bad_input;
     mod contract;
+    mod data;
     mod export;
     mod families;
     mod formats;

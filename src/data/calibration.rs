@@ -32,7 +32,7 @@ pub fn windows(
         false => tokens_of_file(path, tokenizer, None)?,
     };
     // What the tokenizer puts before every text stands before every window, too.
-    let before = tokenizer.encode("", true)?;
+    let [before, _] = tokenizer.around()?;
     let windows: Vec<&[u32]> = tokens.chunks_exact(length.saturating_sub(before.len()).max(1)).collect();
     if windows.is_empty() {
         return Err(Error::invalid(

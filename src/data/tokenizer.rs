@@ -59,12 +59,17 @@ impl Tokenizer {
 
     /// The tokens of a text between those that the tokenizer puts around every text.
     pub fn with_special(&self, tokens: Vec<u32>) -> Result<Vec<u32>> {
-        let around = self.inner.encode_fast("a", true).map_err(|e| failed("tokenizing", &e))?;
-        let is_special = |&(_, special): &(&u32, &u32)| *special == 1;
-        let tokens_around = || around.get_ids().iter().zip(around.get_special_tokens_mask());
-        let before = tokens_around().take_while(is_special).map(|(id, _)| *id);
-        let after: Vec<u32> = tokens_around().rev().take_while(is_special).map(|(id, _)| *id).collect();
-        Ok(before.chain(tokens).chain(after.into_iter().rev()).collect())
+        let [before, after] = self.around()?;
+        Ok([before, tokens, after].concat())
+    }
+
+    /// The special tokens that the tokenizer puts before and after every text.
+    pub fn around(&self) -> Result<[Vec<u32>; 2]> {
+        let encoding = self.inner.encode_fast("a", true).map_err(|e| failed("tokenizing", &e))?;
+        let (ids, special) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+        let first = special.iter().take_while(|mask| **mask == 1).count();
+        let last = special[first..].iter().rev().take_while(|mask| **mask == 1).count();
+        Ok([ids[..first].to_vec(), ids[ids.len() - last..].to_vec()])
     }
 
     /// The text of some token ids; bytes that are no UTF-8 become U+FFFD.

@@ -16,6 +16,13 @@ fn assert_keys(value: &Value, keys: &[&str]) {
     assert_eq!(found, expected);
 }
 
+/// The keys of a command's answer, which all have `warnings`.
+#[track_caller]
+fn assert_answer(answer: &Value, keys: &[&str]) {
+    assert_keys(answer, &[keys, &["warnings"]].concat());
+    assert_eq!(answer["warnings"], json!([]));
+}
+
 /// `eval` of the tiny model on rows of the training task.
 fn eval(place: &Workplace, args: &[&str]) -> Answer {
     let model = fixture("runs/q4_1.gguf");
@@ -30,7 +37,7 @@ const TASK: &[&str] =
 fn evaluating_a_task_answers_with_its_keys() {
     let place = Workplace::new();
     let report = eval(&place, &[TASK, &["--json"]].concat()).json();
-    assert_keys(&report, &["task", "n", "accuracy", "stderr", "nll", "choices"]);
+    assert_answer(&report, &["task", "n", "accuracy", "stderr", "nll", "choices"]);
     assert_eq!(report["n"], 20);
     assert_eq!(report["choices"], json!([" bad", " good"]));
     let accuracy = report["accuracy"].as_f64().unwrap();
@@ -43,7 +50,7 @@ fn evaluating_a_task_answers_with_its_keys() {
 fn predictions_are_one_choice_per_row_and_agree_with_the_accuracy() {
     let place = Workplace::new();
     let report = eval(&place, &[TASK, &["--json", "--predictions"]].concat()).json();
-    assert_keys(&report, &["task", "n", "accuracy", "stderr", "nll", "choices", "predictions"]);
+    assert_answer(&report, &["task", "n", "accuracy", "stderr", "nll", "choices", "predictions"]);
     let predictions = report["predictions"].as_array().unwrap();
     let labels = rows(20, 3)
         .lines()
@@ -72,7 +79,7 @@ fn perplexity_answers_with_its_keys_and_drops_the_tail() {
     let place = Workplace::new();
     place.write("text.txt", "It was the best of times, it was the worst of times. ".repeat(8));
     let report = eval(&place, &["--perplexity", "text.txt", "--window", "32", "--json"]).json();
-    assert_keys(&report, &["perplexity", "nll", "tokens", "window", "windows"]);
+    assert_answer(&report, &["perplexity", "nll", "tokens", "window", "windows"]);
     let windows = report["windows"].as_u64().unwrap();
     assert!(windows > 2 && report["window"] == 32);
     assert_eq!(report["tokens"].as_u64().unwrap(), windows * 31);
@@ -88,7 +95,7 @@ fn scores_answer_with_their_keys_and_take_ids_as_they_are() {
     let place = Workplace::new();
     place.write("seq.jsonl", "{\"text\": \"It was the best\"}\n{\"input_ids\": [5, 6, 7, 8]}\n");
     let report = eval(&place, &["--score", "seq.jsonl", "--json"]).json();
-    assert_keys(&report, &["sequences"]);
+    assert_answer(&report, &["sequences"]);
     for (i, sequence) in report["sequences"].as_array().unwrap().iter().enumerate() {
         assert_keys(sequence, &["nll", "tokens", "token_nll"]);
         let nll: Vec<f64> =
@@ -234,7 +241,8 @@ fn a_run_leaves_its_files_and_reports_in_json() {
         "--device",
         "cpu",
     ];
-    let served = training.place.qzo(["eval", "run/final"].iter().chain(&task)).json();
+    let mut served = training.place.qzo(["eval", "run/final"].iter().chain(&task)).json();
+    assert_eq!(served.as_object_mut().unwrap().remove("warnings"), Some(json!([])));
     assert_eq!(served, report["final"]);
 }
 
@@ -329,7 +337,7 @@ fn inspecting_lists_every_tensor_and_the_bits_per_weight() {
 fn the_doctor_answers_with_its_keys() {
     let place = Workplace::new();
     let report = place.qzo(["doctor", "--json"]).json();
-    assert_keys(&report, &["cuda", "wgpu", "cpu", "auto", "cuda_libraries"]);
+    assert_answer(&report, &["cuda", "wgpu", "cpu", "auto", "cuda_libraries"]);
     let libraries = &report["cuda_libraries"];
     if libraries.is_null() {
         assert!(report["cuda"].as_str().unwrap().contains("built without"), "{report}");
