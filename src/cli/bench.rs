@@ -31,16 +31,16 @@ pub struct BenchArgs {
     #[arg(long)]
     shape: Option<Shape>,
     /// Bits per weight of a shape
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=8))]
+    #[arg(long, conflicts_with = "config", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=8))]
     bits: u32,
     /// Input features that share a scale, of a shape
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, conflicts_with = "config", default_value_t = 128)]
     group_size: usize,
     /// Tokens per batch of a shape; the most of a sweep
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, conflicts_with = "config", default_value_t = 1024)]
     tokens: usize,
     /// Tokens per sequence of a shape
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, conflicts_with = "config", default_value_t = 256)]
     seq_length: usize,
     /// Steps to time, after one that is not counted; of a shape, 0 scores one batch instead
     #[arg(long, default_value_t = 5)]
@@ -51,7 +51,17 @@ pub struct BenchArgs {
     matmul: bool,
 }
 
+impl BenchArgs {
+    /// The sweep of products has made-up numbers of its own.
+    pub fn is_seeded(&self) -> bool {
+        !self.matmul
+    }
+}
+
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
+    if args.config.is_none() && args.recipe.is_given() {
+        return Err(Error::Usage("--set, --model and --data belong to a recipe: give --config".to_string()));
+    }
     match (&args.config, args.shape) {
         _ if args.matmul => matmul(args, common),
         (Some(config), _) => steps(args, config, common),

@@ -36,6 +36,9 @@ pub struct ExportArgs {
 pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
     let console = common.console();
     check_output(&args.output, args.format == ExportFormat::Gguf)?;
+    if args.format == ExportFormat::Gguf && args.max_shard_size.is_some() {
+        tracing::warn!("--max-shard-size is not used: a GGUF is one file");
+    }
     let source = open::checkpoint(&args.model, console)?;
     let started = Instant::now();
     let export = Export::new(&source, args.format, args.group_size, args.allow_lossy)?;

@@ -141,7 +141,12 @@ pub(super) fn data(
     let limits = open::training_limits(checkpoint, &config.data);
     let mut train = Dataset::read(train)?;
     let dev = match (&config.data.dev, config.data.dev_size) {
-        (Some(dev), _) => Some(Dataset::read(dev)?.rows),
+        (Some(dev), size) => {
+            if let Some(size) = size {
+                tracing::warn!("dev_size = {size} is not used: dev names a file");
+            }
+            Some(Dataset::read(dev)?.rows)
+        }
         (None, Some(size)) => {
             let (train_rows, dev_rows) = split(train.rows.len(), size, config.seed)?;
             let dev = dev_rows.iter().map(|&i| train.rows[i].clone()).collect();
@@ -173,6 +178,9 @@ pub(super) fn data(
 fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeConfig>> {
     if source.format() != Format::HuggingFace {
         source.check_trainable()?;
+        if config.quantize.is_some() {
+            tracing::warn!("the [quantize] table is not used: the model is quantized already");
+        }
         return Ok(None);
     }
     let quantize = config.quantize.clone().ok_or_else(|| {
@@ -184,6 +192,7 @@ fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeC
             "add a [quantize] table, or run `qzo quantize` first and name its result",
         )
     })?;
+    quantize.warn_of_unused();
     Ok(Some(quantize))
 }
 

@@ -29,12 +29,21 @@ pub struct GenerateArgs {
     top_p: f64,
 }
 
+impl GenerateArgs {
+    pub fn is_sampled(&self) -> bool {
+        self.temperature > 0.0
+    }
+}
+
 pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     let temperature_ok = args.temperature >= 0.0 && args.temperature.is_finite();
     if !(temperature_ok && args.top_p > 0.0 && args.top_p <= 1.0) {
         return Err(Error::Usage(
             "--temperature must be 0 or more, --top-p above 0 and at most 1".to_string(),
         ));
+    }
+    if !args.is_sampled() && args.top_p < 1.0 {
+        tracing::warn!("--top-p is not used: at --temperature 0 the likeliest token is taken");
     }
     let console = common.console();
     let device = open::device(common)?;

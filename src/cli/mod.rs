@@ -57,6 +57,33 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
+impl Command {
+    /// Says which of the flags that all commands take mean nothing to this one.
+    fn warn_of_unused(&self, common: &Common) {
+        // The device, the compute type and the seed.
+        let (name, [device, dtype, seed]) = match self {
+            Self::Quantize(args) => ("quantize", [args.is_calibrated(), false, args.is_calibrated()]),
+            Self::Finetune(_) => ("finetune", [true; 3]),
+            Self::Eval(_) => ("eval", [true, true, false]),
+            Self::Generate(args) => ("generate", [true, true, args.is_sampled()]),
+            Self::Export(_) => ("export", [false; 3]),
+            Self::Inspect(_) => ("inspect", [false; 3]),
+            Self::Plan(_) => ("plan", [true; 3]),
+            Self::Replay(_) => ("replay", [true, false, false]),
+            Self::Bench(args) => ("bench", [true, true, args.is_seeded()]),
+            Self::Doctor(_) => ("doctor", [false; 3]),
+        };
+        let given = [
+            ("--device", common.device.is_some(), device),
+            ("--dtype", common.dtype.is_some(), dtype),
+            ("--seed", common.seed.is_some(), seed),
+        ];
+        for (flag, ..) in given.into_iter().filter(|(_, given, used)| *given && !*used) {
+            tracing::warn!("{flag} is not used: `qzo {name}` as it is called here does not depend on it");
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct Common {
     /// auto, cpu, wgpu[:n] or cuda[:n]
@@ -94,6 +121,7 @@ impl Common {
 pub fn run(cli: Cli) -> Result<()> {
     log_to_stderr(cli.common.verbose, cli.common.quiet);
     let common = &cli.common;
+    cli.command.warn_of_unused(common);
     match &cli.command {
         Command::Quantize(args) => quantize::run(args, common),
         Command::Finetune(args) => finetune::run(args, common),

@@ -29,6 +29,12 @@ pub struct RecipeArgs {
     data: Option<PathBuf>,
 }
 
+impl RecipeArgs {
+    pub fn is_given(&self) -> bool {
+        !self.set.is_empty() || self.model.is_some() || self.data.is_some()
+    }
+}
+
 /// The recipe at `path` with the flags laid over it.
 pub fn recipe(path: &Path, args: &RecipeArgs, output: Option<&Path>, common: &Common) -> Result<Config> {
     let text = |value: &str| toml::Value::from(value).to_string();

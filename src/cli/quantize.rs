@@ -90,10 +90,14 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
     let console = common.console();
     let config = args.config();
     config.validate()?;
+    config.warn_of_unused();
     let target = args.format.unwrap_or(QuantizedFormat::of(config.method));
     target.target(&config, FloatType::F16)?;
     let out = args.output.clone().unwrap_or_else(|| default_output(&args.model, &config, target));
     check_output(&out, target == QuantizedFormat::Gguf)?;
+    if target == QuantizedFormat::Gguf && args.max_shard_size.is_some() {
+        tracing::warn!("--max-shard-size is not used: a GGUF is one file");
+    }
     let source = open::checkpoint(&args.model, console)?;
     let started = Instant::now();
     let job = Job {
@@ -122,6 +126,10 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
 }
 
 impl QuantizeArgs {
+    pub fn is_calibrated(&self) -> bool {
+        self.calibration.is_some()
+    }
+
     fn config(&self) -> QuantizeConfig {
         QuantizeConfig {
             method: self.method,

@@ -156,6 +156,22 @@ impl QuantizeConfig {
         Ok(())
     }
 
+    /// Says which settings change nothing without a calibration text.
+    pub fn warn_of_unused(&self) {
+        if self.calibration.is_some() {
+            return;
+        }
+        let default = Self::default();
+        let unused = [
+            ("calibration_samples", self.calibration_samples != default.calibration_samples),
+            ("calibration_length", self.calibration_length.is_some()),
+            ("damp_percent", self.damp_percent != default.damp_percent),
+        ];
+        for (name, _) in unused.into_iter().filter(|(_, set)| *set) {
+            tracing::warn!("{name} is not used: there is no calibration text");
+        }
+    }
+
     /// `None`: a whole row.
     pub fn group_size(&self) -> Option<usize> {
         let default = if self.method == Method::Nf4 { 64 } else { 128 };

@@ -295,7 +295,8 @@ fn generation_is_greedy_unless_sampled_and_sampling_follows_its_seed() {
         greedy["tokens"].as_array().map_or_else(|| greedy["tokens"].as_u64().unwrap() as usize, Vec::len)
             <= 12
     );
-    assert_eq!(generate(&place, &["--json", "--max-new-tokens", "12", "--seed", "3"]).json(), greedy);
+    let seeded = generate(&place, &["--json", "--max-new-tokens", "12", "--seed", "3"]).json();
+    assert_eq!(seeded["tokens"], greedy["tokens"]);
     let plain = generate(&place, &["--max-new-tokens", "12"]).succeeded();
     assert_eq!(plain.stdout.trim_end_matches('\n'), greedy["text"].as_str().unwrap().trim_end_matches('\n'));
     let sample = |seed: &str| {
@@ -412,4 +413,49 @@ fn headers_of_a_python_package_are_used_where_the_toolkit_has_none() {
         let problem = doctor(&[])["problem"].take();
         assert!(problem.is_null() || problem.as_str().unwrap().contains("nothing lacks"), "{problem}");
     }
+}
+
+#[test]
+fn what_is_given_and_not_used_is_said_once() {
+    let training = Training::tiny("max_steps = 1");
+    let place = &training.place;
+    let warned = |answer: Answer, warnings: &[&str]| {
+        let answer = answer.succeeded();
+        let said: Vec<&str> =
+            answer.stderr.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+        assert_eq!(said, warnings, "{answer:#?}");
+        assert_eq!(answer.json()["warnings"], json!(warnings));
+    };
+    let model = fixture("runs/q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let unused = |flag: &str, command: &str| {
+        format!("{flag} is not used: `qzo {command}` as it is called here does not depend on it")
+    };
+    warned(
+        place.qzo(["inspect", model, "--json", "--device", "cpu", "--seed", "3"]),
+        &[&unused("--device", "inspect"), &unused("--seed", "inspect")],
+    );
+    warned(eval(place, &[TASK, &["--json", "--seed", "1"]].concat()), &[&unused("--seed", "eval")]);
+    let set = ["--set", "data.dev_size=4", "--set", "quantize.bits=4", "--json"];
+    warned(
+        training.finetune("run", &set),
+        &[
+            "dev_size = 4 is not used: dev names a file",
+            "the [quantize] table is not used: the model is quantized already",
+        ],
+    );
+    let generate =
+        ["generate", model, "--prompt", "It", "--max-new-tokens", "1", "--device", "cpu", "--json"];
+    warned(
+        place.qzo(generate.iter().chain(&["--top-p", "0.5"])),
+        &["--top-p is not used: at --temperature 0 the likeliest token is taken"],
+    );
+    let base = fixture("llama/base");
+    let quantize = ["quantize", base.to_str().unwrap(), "--group-size", "32", "-o", "out", "--json"];
+    warned(
+        place.qzo(quantize.iter().chain(&["--calibration-samples", "7", "--dtype", "f32"])),
+        &[&unused("--dtype", "quantize"), "calibration_samples is not used: there is no calibration text"],
+    );
+    place.qzo(["bench", "--shape", "tiny", "--data", "x.jsonl"]).failed_with(2, &["--config"]);
+    place.qzo(["bench", "--config", "run.toml", "--bits", "3"]).failed_with(2, &["--bits"]);
 }
