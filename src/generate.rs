@@ -2,7 +2,7 @@
 
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, check_tokens};
 use crate::zo::philox::philox4x32_10;
 
 /// Keeps sampling apart from every other use of a seed: see `zo::perturbation`, `data::sampling`.
@@ -97,13 +97,7 @@ fn check_prompt(prompt: &[u32], context: usize, vocab_size: usize) -> Result<()>
             "shorten the prompt",
         ));
     }
-    match prompt.iter().find(|&&token| token as usize >= vocab_size) {
-        Some(token) => Err(Error::invalid(
-            format!("token {token} is outside the model's vocabulary of {vocab_size}"),
-            "check that the tokenizer belongs to the model",
-        )),
-        None => Ok(()),
-    }
+    check_tokens(prompt, vocab_size)
 }
 
 fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {

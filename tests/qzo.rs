@@ -13,6 +13,7 @@
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
 //! data         rows and texts as people have them: each is read as meant, or refused
+//! odd_models   models that are not what they say, or only look odd: the same of every command
 //! memory       the plan is what is taken, and what cannot fit is refused
 //! recipes      every file of configs/ parses
 //! ```
@@ -39,6 +40,7 @@ mod suite {
     mod hub;
     mod layering;
     mod memory;
+    mod odd_models;
     mod quantize;
     mod recipes;
     mod reference;

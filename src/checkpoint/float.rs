@@ -25,6 +25,15 @@ impl Values {
         }
     }
 
+    /// The first that is NaN or infinite, with its place.
+    pub fn not_finite(&self) -> Option<(usize, f32)> {
+        match self {
+            Self::F32(values) => first_not_finite(values, |value| value),
+            Self::F16(values) => first_not_finite(values, f16::to_f32),
+            Self::Bf16(values) => first_not_finite(values, bf16::to_f32),
+        }
+    }
+
     pub fn into_f32(self) -> Vec<f32> {
         match self {
             Self::F32(values) => values,
@@ -32,6 +41,42 @@ impl Values {
             Self::Bf16(values) => values.into_iter().map(bf16::to_f32).collect(),
         }
     }
+}
+
+/// The first of the values that is NaN or infinite as f32, with its place.
+pub fn first_not_finite<T: Copy + Sync>(
+    values: &[T],
+    to_f32: impl Fn(T) -> f32 + Sync,
+) -> Option<(usize, f32)> {
+    let at = values.par_iter().with_min_len(1 << 14).position_first(|value| !to_f32(*value).is_finite())?;
+    Some((at, to_f32(values[at])))
+}
+
+/// The first of the values that is NaN or infinite, with its place.
+pub fn not_finite(dtype: FloatType, bytes: &[u8]) -> Option<(usize, f32)> {
+    /// Values per task.
+    const CHUNK: usize = 1 << 16;
+    let width = bytes_per_value(dtype);
+    let bad = |bytes: &[u8]| -> bool {
+        // All bits of the exponent are set; no branch within, so that many values are looked at together.
+        let halves = |exponent: u16| {
+            let values = bytes.as_chunks::<2>().0.iter().map(|stored| u16::from_le_bytes(*stored));
+            values.fold(false, |bad, bits| bad | (bits & exponent == exponent))
+        };
+        match dtype {
+            FloatType::F16 => halves(0x7c00),
+            FloatType::BF16 => halves(0x7f80),
+            FloatType::F32 => {
+                let values = bytes.as_chunks::<4>().0.iter().map(|stored| u32::from_le_bytes(*stored));
+                values.fold(false, |bad, bits| bad | (bits & 0x7f80_0000 == 0x7f80_0000))
+            }
+        }
+    };
+    let chunks = bytes.par_chunks(CHUNK * width).enumerate();
+    let (chunk, bytes) = chunks.find_first(|(_, bytes)| bad(bytes))?;
+    let values = decode(dtype, bytes);
+    let at = values.iter().position(|value| !value.is_finite())?;
+    Some((chunk * CHUNK + at, values[at]))
 }
 
 pub fn bytes_per_value(dtype: FloatType) -> usize {
@@ -112,6 +157,29 @@ pub fn encode(dtype: FloatType, values: impl IntoIterator<Item = f32>) -> Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_that_are_not_finite_are_found_with_their_place() {
+        let finite = [0.0, -0.0, 1.5, -65504.0, 6e-8];
+        for (dtype, width) in [(FloatType::F32, 4), (FloatType::F16, 2), (FloatType::BF16, 2)] {
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for place in [0, 7, (1 << 16) - 1, 1 << 16, 70_000] {
+                    let mut bytes = encode(dtype, finite.into_iter().cycle().take(70_001));
+                    assert_eq!(not_finite(dtype, &bytes), None);
+                    let mut stored = Vec::new();
+                    encode_into(dtype, wrong, &mut stored);
+                    bytes[place * width..][..width].copy_from_slice(&stored);
+                    let (at, value) = not_finite(dtype, &bytes).unwrap();
+                    assert_eq!(
+                        (at, value.to_bits() & 0x7f80_0000),
+                        (place, 0x7f80_0000),
+                        "{dtype:?} {wrong}"
+                    );
+                    assert_eq!(Values::read(dtype, &bytes).not_finite().unwrap().0, place);
+                }
+            }
+        }
+    }
 
     #[test]
     fn all_halves_are_what_they_are() {

@@ -5,6 +5,7 @@
 //! family    which families there are, and what an absent key means in each
 //! decoder   the Llama-like ones, whose keys are alike
 //! rope      how they rotate
+//! loose     numbers, flags and token ids as Python takes them
 //! nested    configs of models that see, whose text part has the words of one of these
 //! opt       OPT, whose keys are its own
 //! write     the other direction
@@ -21,31 +22,17 @@ use crate::error::{Error, Result};
 
 mod decoder;
 mod family;
+pub mod loose;
 mod nested;
 mod opt;
 mod rope;
 pub mod write;
 
 use family::Family;
+use loose::TokenIds;
 pub use nested::{is_text, text, text_name};
 
 pub const CONFIG_FILE: &str = "config.json";
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TokenIds {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl TokenIds {
-    fn into_vec(self) -> Vec<u32> {
-        match self {
-            Self::One(id) => vec![id],
-            Self::Many(ids) => ids,
-        }
-    }
-}
 
 /// Reads a JSON file whole.
 ///
@@ -77,14 +64,14 @@ pub fn generation_eos(path: &Path) -> Result<Vec<u32>> {
         return Ok(Vec::new());
     }
     let ids = read_json(path)?.get("eos_token_id").cloned().unwrap_or_default();
-    let ids = Option::<TokenIds>::deserialize(ids)
+    let ids = TokenIds::deserialize(ids)
         .map_err(|_| Error::damaged(path, "eos_token_id is neither a token id nor a list of them"))?;
-    Ok(ids.map(TokenIds::into_vec).unwrap_or_default())
+    Ok(ids.0)
 }
 
 /// The keys of a family's config class.
 fn keys<T: DeserializeOwned>(path: &Path, json: &Value, family: Family) -> Result<T> {
-    T::deserialize(json)
+    loose::read(json)
         .map_err(|e| Error::damaged(path, format!("not the configuration of a {family:?} model: {e}")))
 }
 

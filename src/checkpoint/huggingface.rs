@@ -1,7 +1,7 @@
 //! A Hugging Face directory: config.json and files of weights, the linears dense or quantized.
 //! Where it is quantized, its scheme knows the tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use serde_json::Value;
 
 use super::config::ModelConfig;
 use super::hf_config::{self, CONFIG_FILE, read_json};
+use super::leftover::{self, HEAD, Modules};
 use super::publish::{self, Staging};
 use super::scheme::{self, Layer, Packing, Scheme};
 use super::shards::{Shards, Tensor, missing};
 use super::tensors::block_of;
+use super::wrapped;
 use super::{Format, Layout, ScaleSource, TensorSummary, Values, Weight, float};
 use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, PackedWeight};
-
-const HEAD: &str = "lm_head.weight";
 
 pub struct HuggingFace {
     directory: PathBuf,
@@ -50,11 +50,21 @@ impl HuggingFace {
                 "load the model in transformers and save it with `save_pretrained`, which writes safetensors",
             ));
         }
+        let names: Vec<&str> = shards.names().collect();
+        wrapped::check_names(directory, &names)?;
+        if let Some(other) = scheme::undeclared(scheme.as_deref(), &names) {
+            return Err(Error::unsupported(
+                format!(
+                    "{}: holds tensors of {other}, and {CONFIG_FILE} does not say that the weights are quantized",
+                    directory.display()
+                ),
+                "give the config.json (and quantize_config.json) that the quantizer wrote beside these weights",
+            ));
+        }
         complete_names(&mut shards)?;
         let text = hf_config::text(&json);
         // Not stored twice where it is the other's: what follows need not know.
-        let embeddings = format!("{}.weight", config.embed_tokens());
-        if config.tie_word_embeddings && shards.position(HEAD) == shards.position(&embeddings) {
+        if config.tie_word_embeddings && shards.position(HEAD) == shards.position(&embeddings(&config)) {
             shards.remove(HEAD);
         }
         let directory = directory.to_path_buf();
@@ -92,13 +102,8 @@ impl HuggingFace {
 
     /// Names of the tensors that are no part of a quantized linear, byte-sorted.
     pub fn plain_names(&self) -> impl Iterator<Item = &str> {
-        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
-        let is_part = |name: &str| {
-            let mut modules = parts.iter().filter_map(|part| name.strip_suffix(part));
-            modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
-        };
         let is_copied = move |name: &&str| self.text.is_none() || hf_config::is_text(name);
-        self.shards.names().filter(move |name| !is_part(name)).filter(is_copied)
+        self.shards.names().filter(|name| !self.is_part(name)).filter(is_copied)
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -307,8 +312,58 @@ impl HuggingFace {
                 }
             }
         }
-        Ok(())
+        self.check_leftover(config)
     }
+
+    /// # Errors
+    /// A tensor that takes no part in the model and would change it.
+    fn check_leftover(&self, config: &ModelConfig) -> Result<()> {
+        let plain: HashSet<String> =
+            config.tensors().map(|(name, _)| name).filter(|name| !self.packed.contains_key(name)).collect();
+        let modules = Modules::of(config);
+        let mut left = Vec::new();
+        for name in self.shards.names().filter(|name| !plain.contains(*name) && !leftover::is_ignored(name)) {
+            let tensor = self.tensor(name)?;
+            let fine = match self.is_part(name) {
+                true => self.scheme.as_ref().is_none_or(|scheme| scheme.accounts_for(&tensor)),
+                false if modules.has_bias(name) => is_zero(&tensor),
+                false if name == HEAD => self.same_values(&tensor, &self.tensor(&embeddings(config))?),
+                false => false,
+            };
+            left.extend((!fine).then_some((name, name)));
+        }
+        leftover::refuse(&self.directory, CONFIG_FILE, config, &left)
+    }
+
+    /// Whether it is a part of a quantized linear.
+    fn is_part(&self, name: &str) -> bool {
+        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
+        let mut modules = parts.iter().filter_map(|part| name.strip_suffix(part));
+        modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
+    }
+
+    /// Compares two tensors piece by piece, and gives the pages back.
+    fn same_values(&self, a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
+        const PIECE: usize = 1 << 20;
+        let (Ok(of_a), Ok(of_b)) = (a.float_type(), b.float_type()) else { return false };
+        let pieces = |dtype| PIECE * float::bytes_per_value(dtype);
+        let mut both = a.bytes.chunks(pieces(of_a)).zip(b.bytes.chunks(pieces(of_b)));
+        a.shape == b.shape
+            && both.all(|(a, b)| {
+                self.shards.files().iter().for_each(|file| publish::release(&file.bytes));
+                of_a == of_b && a == b || float::decode(of_a, a) == float::decode(of_b, b)
+            })
+    }
+}
+
+/// Whether all of a tensor's floats are 0.
+fn is_zero(tensor: &Tensor<'_>) -> bool {
+    tensor.floats().is_ok_and(|values| values.iter().all(|value| *value == 0.0))
+}
+
+/// The name of the table of tokens.
+fn embeddings(config: &ModelConfig) -> String {
+    format!("{}.weight", config.embed_tokens())
 }
 
 /// Files of a model without its head, as older ones of OPT are, leave out what begins all other names; those of a

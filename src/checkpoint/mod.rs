@@ -16,7 +16,8 @@
 //! synthetic        random weights of a known model's shape, in no file at all
 //! files            the bytes behind a checkpoint: which file, its digest, its pages; read_ahead its matrices
 //! publish          new checkpoints appear whole or not at all; placed writes a file's parts in any order
-//! float            bytes ↔ f32; table gives some rows of a matrix
+//! float            bytes ↔ f32; table gives some rows of a matrix; finite refuses NaN and infinity
+//! leftover         tensors that the config does not account for; wrapped those that have other names, and adapters
 //! ```
 //!
 //! To add a format: one file with its layout (drawn once, pinned by an assert), one match arm, one
@@ -32,11 +33,13 @@ pub mod config;
 mod convert;
 mod export;
 mod files;
+mod finite;
 mod float;
 mod gguf;
 mod hf_config;
 pub mod hub;
 mod huggingface;
+mod leftover;
 mod placed;
 mod plain;
 mod publish;
@@ -50,6 +53,7 @@ mod synthetic;
 mod table;
 mod tensors;
 mod workspace;
+mod wrapped;
 mod write;
 
 use std::fmt;
@@ -174,6 +178,11 @@ impl Checkpoint {
     /// or has another shape than the config says.
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "opening the model"))?;
+        if metadata.is_dir() {
+            wrapped::check_directory(path)?;
+        } else if let Some(error) = wrapped::single_file(path) {
+            return Err(error);
+        }
         let (config, source) = if !metadata.is_dir() {
             let (gguf, config) = Gguf::open(path)?;
             (config, Source::Gguf(gguf))
@@ -245,21 +254,33 @@ impl Checkpoint {
     }
 
     /// The tensor as f32, row-major in Hugging Face order, however it is stored.
+    ///
+    /// # Errors
+    /// There is none of that name; a value is NaN or infinite.
     pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
-        match &self.source {
+        let values = match &self.source {
             Source::HuggingFace(directory) => directory.dense(name),
             Source::Gguf(gguf) => gguf.dense(name),
             Source::Synthetic(synthetic) => synthetic.dense(name),
-        }
+        }?;
+        self.expect_finite(name, float::first_not_finite(&values, |value| value))?;
+        Ok(values)
     }
 
     /// A matrix as it is stored: packed without loss where the file has it quantized.
+    ///
+    /// # Errors
+    /// There is none of that name; a value or a scale is NaN or infinite.
     pub fn weight(&self, name: &str) -> Result<Weight> {
-        match &self.source {
+        let weight = match &self.source {
             Source::HuggingFace(directory) => directory.weight(name),
             Source::Gguf(gguf) => gguf.weight(name),
             Source::Synthetic(synthetic) => synthetic.weight(name),
+        }?;
+        if let Weight::Dense { values, .. } = &weight {
+            self.expect_finite(name, values.not_finite())?;
         }
+        Ok(weight)
     }
 
     /// How `weight` will give the matrix.

@@ -55,10 +55,23 @@ impl Checkpoint {
 
     /// The tensor's bytes in Hugging Face order: from the map where they lie so, rounded to f16 where they
     /// are blocks of a quantized type.
+    ///
+    /// # Errors
+    /// A float that is NaN or infinite, or becomes so.
     pub(super) fn plain_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.unchecked_bytes(name)?;
+        let stored = [FloatType::F32, FloatType::F16, FloatType::BF16];
+        let (layout, _) = self.plain_layout(name)?;
+        if let Some(float) = stored.into_iter().find(|float| dtype(*float) == layout) {
+            self.expect_finite(name, float::not_finite(float, &bytes))?;
+        }
+        Ok(bytes)
+    }
+
+    fn unchecked_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         match &self.source {
             Source::HuggingFace(directory) if directory.is_packed_table(name) => {
-                Ok(Cow::Owned(float::encode(FloatType::F16, directory.dense(name)?)))
+                Ok(Cow::Owned(float::encode(FloatType::F16, self.dense(name)?)))
             }
             Source::HuggingFace(directory) => Ok(Cow::Borrowed(directory.shards().tensor(name)?.bytes)),
             Source::Gguf(gguf) => match gguf.float_type(name)? {
@@ -67,7 +80,7 @@ impl Checkpoint {
                     Ok(Cow::Owned(float::encode(dtype, values.into_iter().map(|value| value - 1.0))))
                 }
                 Some(_) => gguf.bytes_in_order(name),
-                None => Ok(Cow::Owned(float::encode(FloatType::F16, gguf.dense(name)?))),
+                None => Ok(Cow::Owned(float::encode(FloatType::F16, self.dense(name)?))),
             },
             Source::Synthetic(_) => Err(self.no_file()),
         }

@@ -22,7 +22,7 @@ impl Checkpoint {
     /// and rounded to `dtype`.
     ///
     /// # Errors
-    /// A row beyond the table; a table that is quantized so that its rows cannot be read by themselves.
+    /// A row beyond the table, or with a value that is NaN or infinite; a table that is quantized so that its rows cannot be read by themselves.
     pub fn rows(&self, name: &str, rows: &[u32], factor: f32, dtype: FloatType) -> Result<Values> {
         let width = self.shape(name)?.last().copied().unwrap_or(0).max(1);
         let table = Table { checkpoint: self, name, width, factor };
@@ -78,6 +78,10 @@ impl Table<'_> {
                 |values, (rows, to)| {
                     let values = &mut values[..to.len()];
                     self.checkpoint.rows_into(self.name, rows, values)?;
+                    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                        let what = format!("a value of row {} is {}", rows[at / self.width], values[at]);
+                        return Err(self.checkpoint.not_finite(self.name, &what));
+                    }
                     if self.factor != 1.0 {
                         values.iter_mut().for_each(|value| *value *= self.factor);
                     }

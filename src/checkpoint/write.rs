@@ -166,7 +166,11 @@ impl Sink for Directory<'_> {
         }
         let bytes = match self.target {
             Target::Quantized(packing) => packing.encode(&packed).map_err(wrong)?,
-            Target::Dense | Target::Gguf(_) => vec![float::encode(FloatType::F16, packed.to_dense())],
+            Target::Dense | Target::Gguf(_) => {
+                let bytes = float::encode(FloatType::F16, packed.to_dense());
+                self.source.expect_finite(name, float::not_finite(FloatType::F16, &bytes))?;
+                vec![bytes]
+            }
         };
         for ((part, ..), bytes) in self.parts.get(name).into_iter().flatten().zip(bytes) {
             // Of a linear whose other parts were written before.

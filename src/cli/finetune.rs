@@ -181,6 +181,7 @@ fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeC
         if config.quantize.is_some() {
             tracing::warn!("the [quantize] table is not used: the model is quantized already");
         }
+        source.check_finite()?;
         return Ok(None);
     }
     let quantize = config.quantize.clone().ok_or_else(|| {

@@ -239,12 +239,7 @@ fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) 
     }
     let (text, tokenizer) = (open::text(text, job.console)?, open::tokenizer(source)?);
     let samples = calibration::windows(&text, &tokenizer, wanted, length, job.seed)?;
-    if let Some(token) = samples.iter().flatten().find(|token| **token as usize >= source.config().vocab_size)
-    {
-        let what =
-            format!("the tokenizer gives token {token}, and the model has {}", source.config().vocab_size);
-        return Err(Error::invalid(what, "the tokenizer and the weights are of different models"));
-    }
+    samples.iter().try_for_each(|tokens| model::check_tokens(tokens, source.config().vocab_size))?;
     if samples.len() < wanted {
         let few =
             format!("{} has {} windows of {length} tokens, not {wanted}", text.display(), samples.len());

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{log_probs, passes};
 use crate::data::{Sequence, Target};
 use crate::error::{Error, Result};
-use crate::model::{Input, LanguageModel};
+use crate::model::{Input, LanguageModel, check_tokens};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PerplexityReport {
@@ -42,6 +42,7 @@ pub fn perplexity(
             "use a longer text or a smaller --window",
         ));
     }
+    windows.iter().try_for_each(|tokens| check_tokens(tokens, model.config().vocab_size))?;
     let mut sum = 0.0;
     for pass in passes(windows.iter().map(|w| w.len())) {
         let read = window - 1;

@@ -98,6 +98,20 @@ pub trait Session {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 
+/// Whether the model has all of the tokens, before any of them is looked up.
+///
+/// # Errors
+/// A token that it does not have: the tokenizer has more than the embeddings.
+pub fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<()> {
+    match tokens.iter().find(|token| **token as usize >= vocab_size) {
+        Some(token) => Err(Error::invalid(
+            format!("token {token} is outside the model's vocabulary of {vocab_size}"),
+            "check that the tokenizer belongs to the model",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The type that `spec` stands for on a device.
 ///
 /// # Errors

@@ -25,6 +25,13 @@ pub fn config(
     rope_factors: &dyn Fn(&str) -> Option<Vec<f32>>,
 ) -> Result<(ModelConfig, Family)> {
     let keys = Keys { path, bytes, header };
+    if keys.string("general.type")? == Some("adapter") {
+        let help = format!(
+            "merge it into its base model with llama.cpp: llama-export-lora -m BASE.gguf --lora {} -o MERGED.gguf",
+            path.display()
+        );
+        return Err(Error::unsupported(format!("{}: a LoRA adapter, not a model", path.display()), help));
+    }
     let family = Family::of(&keys)?;
     let own = |key: &str| format!("{}.{key}", family.architecture());
     if keys.count(&own("expert_count"))?.is_some_and(|experts| experts > 0) {
@@ -176,6 +183,11 @@ impl<'a> Keys<'a> {
     /// Token ids are bounded by the vocabulary, wherever they are used as indices.
     fn token(&self, name: &str) -> Result<Option<u32>> {
         let key = format!("tokenizer.ggml.{name}");
+        // −1, which is no token.
+        const NONE: u64 = u32::MAX as u64;
+        if let Some(Value::Signed(..0) | Value::Unsigned(NONE)) = self.header.values.get(&key) {
+            return Ok(None);
+        }
         let id = self.count(&key)?;
         let vocabulary = self.vocab_size()?;
         match id {

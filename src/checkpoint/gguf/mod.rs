@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::config::ModelConfig;
+use super::leftover::{self, Modules};
 use super::publish::{self, Staging};
 use super::shards::missing;
 use super::{Layout, ScaleSource, TensorSummary, Values, Weight};
@@ -79,18 +80,18 @@ impl Gguf {
 
         let mut tensors = BTreeMap::new();
         let of_rope = [names::ROPE_FACTORS, names::SHORT_FACTORS, names::LONG_FACTORS];
+        let mut unknown = Vec::new();
         for info in header.tensors.iter().filter(|t| !of_rope.contains(&t.name.as_str())) {
             let Some(name) = names::to_hugging_face(&info.name, config.block) else {
-                return Err(Error::unsupported(
-                    format!("{}: tensor `{}` is not one of a model known here", path.display(), info.name),
-                    "works: dense decoders; no experts, adapters or vision parts",
-                ));
+                unknown.push((info.name.as_str(), info.name.as_str()));
+                continue;
             };
             let order = RowOrder::of(&info.name, config.head_dim, family.interleaves());
             if tensors.insert(name, (info.clone(), order)).is_some() {
                 return Err(Error::tensor(path, &info.name, "is in two files of the model"));
             }
         }
+        leftover::refuse(path, "its metadata", &config, &unknown)?;
         let gguf = Self { path: path.to_path_buf(), parts, header, tensors };
         gguf.check(&config)?;
         Ok((gguf, config))
@@ -226,8 +227,7 @@ impl Gguf {
         staging.publish()
     }
 
-    /// The model's tensors have its shapes, and there are no others: an unknown part would silently
-    /// change nothing where its author meant it to.
+    /// The model's tensors have its shapes, and there are no others.
     fn check(&self, config: &ModelConfig) -> Result<()> {
         let mut expected = HashSet::new();
         for (name, shape) in config.tensors() {
@@ -237,12 +237,13 @@ impl Gguf {
             }
             expected.insert(name);
         }
-        match self.tensors.keys().find(|name| !expected.contains(*name)) {
-            Some(name) => {
-                Err(Error::tensor(&self.path, name, "has no place in the model its metadata describes"))
-            }
-            None => Ok(()),
+        let modules = Modules::of(config);
+        let mut left = Vec::new();
+        for (name, (info, _)) in self.tensors.iter().filter(|(name, _)| !expected.contains(*name)) {
+            let is_zero = modules.has_bias(name) && self.dense(name)?.iter().all(|value| *value == 0.0);
+            left.extend((!is_zero).then_some((name.as_str(), info.name.as_str())));
         }
+        leftover::refuse(&self.path, "its metadata", config, &left)
     }
 
     fn stored(&self, name: &str) -> Result<Stored<'_>> {

@@ -223,7 +223,7 @@ fn metadata_that_cannot_be_is_refused() {
         ("llama.attention.head_count", 5, "not a multiple"),
         ("llama.attention.head_count_kv", 3, "key/value heads"),
         ("llama.attention.head_count_kv", 1, "k_proj"),
-        ("llama.block_count", 1, "has no place"),
+        ("llama.block_count", 1, "9 tensors have no place"),
         ("llama.block_count", 3, "model.layers.2"),
         ("llama.block_count", u32::MAX, "num_hidden_layers"),
         ("llama.rope.dimension_count", 4, "dimension_count 4"),

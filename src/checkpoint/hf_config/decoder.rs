@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::super::config::{Block, MOST_LAYERS, ModelConfig, SlidingWindow};
 use super::family::{Defaults, Family};
+use super::loose::{Flag, TokenIds, is_set};
 use super::rope::{self, RopeKeys};
-use super::{TokenIds, keys, unsupported, width_of_heads};
+use super::{keys, unsupported, width_of_heads};
 use crate::error::{Error, Result};
 use crate::kernels::Gate;
 
@@ -27,20 +28,22 @@ struct DecoderConfig {
     rms_norm_eps: Option<f64>,
     #[serde(flatten)]
     rope: RopeKeys,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
+    tie_word_embeddings: Option<Flag>,
+    attention_bias: Option<Flag>,
+    mlp_bias: Option<Flag>,
     sliding_window: Option<usize>,
-    use_sliding_window: Option<bool>,
+    use_sliding_window: Option<Flag>,
     max_window_layers: Option<usize>,
     sliding_window_pattern: Option<usize>,
     layer_types: Option<Vec<String>>,
     query_pre_attn_scalar: Option<f64>,
     attn_logit_softcapping: Option<f32>,
     final_logit_softcapping: Option<f32>,
-    use_bidirectional_attention: Option<bool>,
-    bos_token_id: Option<TokenIds>,
-    eos_token_id: Option<TokenIds>,
+    use_bidirectional_attention: Option<Flag>,
+    #[serde(default)]
+    bos_token_id: TokenIds,
+    #[serde(default)]
+    eos_token_id: TokenIds,
 }
 
 /// # Errors
@@ -50,12 +53,12 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
     let defaults = or_defaults(json, &raw, family);
     let divided = width_of_heads(path, raw.hidden_size, raw.num_attention_heads);
     let head_dim = defaults.head_dim.map_or(divided, Ok)?;
-    if raw.use_bidirectional_attention == Some(true) {
+    if is_set(raw.use_bidirectional_attention) {
         return Err(unsupported(path, "use_bidirectional_attention", "causal attention"));
     }
     let rotary = rope::parse(path, family, &raw.rope, head_dim)?;
     let sliding_window = sliding_window(path, family, &raw, defaults.sliding_window, rotary.local_theta)?;
-    let (qkv_bias, o_bias) = biases(family, raw.attention_bias.unwrap_or(false));
+    let (qkv_bias, o_bias) = biases(family, is_set(raw.attention_bias));
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     Ok(ModelConfig {
         architecture: family.architecture().to_owned(),
@@ -75,7 +78,7 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
         rotary_dim: rotary.dim,
         word_embed_proj_dim: raw.hidden_size,
         embedding_scale: if gemma { (raw.hidden_size as f64).sqrt() as f32 } else { 1.0 },
-        tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(gemma),
+        tie_word_embeddings: raw.tie_word_embeddings.map_or(gemma, |tied| tied.0),
         block: match family {
             Family::Phi3 => Block::Phi3,
             Family::Gemma2 | Family::Gemma3 => Block::Gemma2,
@@ -83,7 +86,7 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
         },
         qkv_bias,
         o_bias,
-        mlp_bias: family == Family::Llama && raw.mlp_bias.unwrap_or(false),
+        mlp_bias: family == Family::Llama && is_set(raw.mlp_bias),
         qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
         query_pre_attn_scalar: match family {
             Family::Gemma2 | Family::Gemma3 => raw.query_pre_attn_scalar.unwrap_or(256.0),
@@ -92,8 +95,8 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
         attn_logit_softcapping: defaults.attn_logit_softcapping,
         final_logit_softcapping: defaults.final_logit_softcapping,
         sliding_window,
-        bos_token_id: raw.bos_token_id.and_then(|ids| ids.into_vec().first().copied()),
-        eos_token_ids: raw.eos_token_id.map(TokenIds::into_vec).unwrap_or_default(),
+        bos_token_id: raw.bos_token_id.0.first().copied(),
+        eos_token_ids: raw.eos_token_id.0,
     })
 }
 
@@ -159,7 +162,7 @@ fn sliding_window(
         return Err(Error::damaged(path, format!("num_hidden_layers is {count}: more than any model has")));
     }
     let length = match family {
-        Family::Qwen2 | Family::Qwen3 => length.filter(|_| raw.use_sliding_window == Some(true)),
+        Family::Qwen2 | Family::Qwen3 => length.filter(|_| is_set(raw.use_sliding_window)),
         Family::Llama | Family::Gemma => None,
         _ => length,
     };

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::super::config::{Block, ModelConfig};
 use super::family::Family;
-use super::{TokenIds, keys, unsupported, width_of_heads};
+use super::loose::{Flag, TokenIds, is_set};
+use super::{keys, unsupported, width_of_heads};
 use crate::error::Result;
 use crate::kernels::Gate;
 
@@ -19,16 +20,18 @@ struct OptConfig {
     num_hidden_layers: usize,
     num_attention_heads: usize,
     max_position_embeddings: Option<usize>,
-    do_layer_norm_before: Option<bool>,
+    do_layer_norm_before: Option<Flag>,
     #[serde(rename = "_remove_final_layer_norm")]
-    remove_final_layer_norm: Option<bool>,
+    remove_final_layer_norm: Option<Flag>,
     word_embed_proj_dim: Option<usize>,
     activation_function: Option<String>,
-    enable_bias: Option<bool>,
-    layer_norm_elementwise_affine: Option<bool>,
-    tie_word_embeddings: Option<bool>,
-    bos_token_id: Option<TokenIds>,
-    eos_token_id: Option<TokenIds>,
+    enable_bias: Option<Flag>,
+    layer_norm_elementwise_affine: Option<Flag>,
+    tie_word_embeddings: Option<Flag>,
+    #[serde(default)]
+    bos_token_id: TokenIds,
+    #[serde(default)]
+    eos_token_id: TokenIds,
 }
 
 /// # Errors
@@ -39,11 +42,11 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
     if let Some(other) = raw.activation_function.filter(|name| name != "relu") {
         return Err(unsupported(path, format!("activation_function \"{other}\""), "relu"));
     }
-    if raw.layer_norm_elementwise_affine == Some(false) {
+    if raw.layer_norm_elementwise_affine == Some(Flag(false)) {
         return Err(unsupported(path, "layer_norm_elementwise_affine false", "norms with weights"));
     }
-    let norm_before = raw.do_layer_norm_before.unwrap_or(true);
-    let bias = raw.enable_bias.unwrap_or(true);
+    let norm_before = raw.do_layer_norm_before.is_none_or(|before| before.0);
+    let bias = raw.enable_bias.is_none_or(|bias| bias.0);
     Ok(ModelConfig {
         architecture: Family::Opt.architecture().to_owned(),
         vocab_size: raw.vocab_size,
@@ -64,11 +67,8 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
         rotary_dim: 0,
         word_embed_proj_dim: raw.word_embed_proj_dim.unwrap_or(raw.hidden_size),
         embedding_scale: 1.0,
-        tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
-        block: Block::Opt {
-            norm_before,
-            final_norm: norm_before && raw.remove_final_layer_norm != Some(true),
-        },
+        tie_word_embeddings: raw.tie_word_embeddings.is_none_or(|tied| tied.0),
+        block: Block::Opt { norm_before, final_norm: norm_before && !is_set(raw.remove_final_layer_norm) },
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: bias,
@@ -77,7 +77,7 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
         attn_logit_softcapping: None,
         final_logit_softcapping: None,
         sliding_window: None,
-        bos_token_id: raw.bos_token_id.and_then(|ids| ids.into_vec().first().copied()),
-        eos_token_ids: raw.eos_token_id.map(TokenIds::into_vec).unwrap_or_default(),
+        bos_token_id: raw.bos_token_id.0.first().copied(),
+        eos_token_ids: raw.eos_token_id.0,
     })
 }

@@ -30,7 +30,7 @@ enum Parameters {
     One(Scaling),
 }
 
-#[derive(Deserialize)]
+#[derive(Default, PartialEq, Deserialize)]
 struct Scaling {
     rope_type: Option<String>,
     /// Its old name, which some files have beside it.
@@ -60,7 +60,7 @@ pub struct Rotary {
 /// # Errors
 /// A variant other than the supported ones, or one without its numbers.
 pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Result<Rotary> {
-    let (scaling, local) = match &raw.rope_parameters {
+    let (scaling, local) = match raw.rope_parameters.as_ref().filter(|parameters| !parameters.is_empty()) {
         Some(Parameters::One(scaling)) => (Some(scaling), None),
         Some(Parameters::ByLayerType { full_attention, sliding_attention }) => {
             (Some(full_attention), sliding_attention.as_ref())
@@ -92,6 +92,13 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
         None => {}
     }
     Ok(rotary)
+}
+
+impl Parameters {
+    /// `{}`, which says no more than null.
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::One(scaling) if *scaling == Scaling::default())
+    }
 }
 
 impl Scaling {

@@ -226,3 +226,32 @@ fn impossible_numbers_are_refused() {
         assert!(matches!(error, Error::Damaged { .. }), "{changes}: {error}");
     }
 }
+
+#[test]
+fn settings_are_taken_as_python_takes_them() {
+    let strict = json!({
+        "max_position_embeddings": 256, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": true,
+        "attention_bias": false, "eos_token_id": [2, 3], "rope_theta": 10000, "rope_scaling": {"type": "linear", "factor": 2},
+    });
+    let loose = json!({
+        "hidden_size": 64.0, "vocab_size": 100.0, "max_position_embeddings": 256.0, "num_key_value_heads": 2.0,
+        "head_dim": 32.0, "tie_word_embeddings": 1, "attention_bias": 0, "eos_token_id": [2.0, -1, null, 3],
+        "bos_token_id": -1, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {},
+        "mlp_bias": null, "hidden_act": null, "rms_norm_eps": null, "layer_types": null, "sliding_window": null,
+        "pad_token_id": -1, "unheard_of": {"of": [null]},
+    });
+    assert_eq!(with(loose).unwrap(), with(strict).unwrap());
+    for id in [json!(-1), json!(null), json!([]), json!([-1, null])] {
+        assert!(with(json!({"eos_token_id": id})).unwrap().eos_token_ids.is_empty());
+    }
+    for empty in [json!({}), json!(null)] {
+        let config =
+            with(json!({"rope_scaling": empty, "rope_parameters": empty, "rope_theta": 5e5})).unwrap();
+        assert_eq!((config.rope_scaling, config.rope_theta), (None, 5e5));
+    }
+    let opt = json!({"architectures": ["OPTForCausalLM"], "ffn_dim": 96.0, "tie_word_embeddings": null,
+        "do_layer_norm_before": 0, "_remove_final_layer_norm": null, "max_position_embeddings": 32.0});
+    let config = with(opt).unwrap();
+    assert!(config.tie_word_embeddings && config.final_norm().is_none());
+    assert_eq!((config.intermediate_size, config.max_position_embeddings), (96, 32));
+}

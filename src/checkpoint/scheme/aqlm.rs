@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
+use super::super::hf_config::loose;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes};
@@ -27,10 +28,10 @@ use crate::kernels::packed::{
 };
 use crate::quant::FloatType;
 
-const PARTS: [&str; 3] = [".codes", ".codebooks", ".scales"];
+pub const PARTS: [&str; 3] = [".codes", ".codebooks", ".scales"];
 
 /// What config.json says; also how directories are written.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Aqlm {
     pub nbits_per_codebook: u32,
     pub num_codebooks: usize,
@@ -38,12 +39,27 @@ pub struct Aqlm {
     pub out_group_size: usize,
 }
 
+/// Absent keys have transformers' defaults (`AqlmConfig`).
+#[derive(Deserialize)]
+struct Settings {
+    nbits_per_codebook: Option<u32>,
+    num_codebooks: Option<usize>,
+    in_group_size: Option<usize>,
+    out_group_size: Option<usize>,
+}
+
 impl Aqlm {
     /// # Errors
     /// Missing or impossible values; vectors across rows.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let scheme = Self::deserialize(json)
-            .map_err(|e| Error::damaged(path, format!("AQLM quantization config: {e}")))?;
+        let scheme: Settings =
+            loose::read(json).map_err(|e| Error::damaged(path, format!("AQLM quantization config: {e}")))?;
+        let scheme = Self {
+            nbits_per_codebook: scheme.nbits_per_codebook.unwrap_or(16),
+            num_codebooks: scheme.num_codebooks.unwrap_or(1),
+            in_group_size: scheme.in_group_size.unwrap_or(8),
+            out_group_size: scheme.out_group_size.unwrap_or(1),
+        };
         let Self { nbits_per_codebook: bits, num_codebooks, in_group_size, out_group_size } = scheme;
         let what = format!(
             "AQLM with {num_codebooks} codebooks of {bits} bits for {out_group_size} × {in_group_size} weights"

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
+use super::super::hf_config::loose::{self, Flag};
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes};
@@ -42,11 +43,12 @@ pub struct Awq {
     pub group_size: Option<usize>,
 }
 
+/// Absent keys have transformers' defaults (`AwqConfig`).
 #[derive(Deserialize)]
 struct Settings {
-    bits: i64,
-    group_size: i64,
-    zero_point: Option<bool>,
+    bits: Option<i64>,
+    group_size: Option<i64>,
+    zero_point: Option<Flag>,
     version: Option<String>,
     backend: Option<String>,
 }
@@ -55,14 +57,19 @@ impl Awq {
     /// # Errors
     /// Missing or impossible values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let raw = Settings::deserialize(json)
-            .map_err(|e| Error::damaged(path, format!("AWQ quantization config: {e}")))?;
+        let raw: Settings =
+            loose::read(json).map_err(|e| Error::damaged(path, format!("AWQ quantization config: {e}")))?;
         let version = raw.version.map_or_else(|| "gemm".into(), |version| version.to_lowercase());
         let backend = raw.backend.map_or_else(|| "autoawq".into(), |backend| backend.to_lowercase());
         let what = match (&*version, &*backend) {
-            ("gemm", "autoawq") if raw.bits != i64::from(BITS) => format!("{} bits", raw.bits),
-            ("gemm", "autoawq") if raw.zero_point == Some(false) => "zero_point false".into(),
-            ("gemm", "autoawq") => return Ok(Self { group_size: super::group_size(path, raw.group_size)? }),
+            ("gemm", "autoawq") if raw.bits.is_some_and(|bits| bits != i64::from(BITS)) => {
+                format!("{} bits", raw.bits.unwrap_or_default())
+            }
+            ("gemm", "autoawq") if raw.zero_point == Some(Flag(false)) => "zero_point false".into(),
+            ("gemm", "autoawq") => {
+                let group_size = super::group_size(path, raw.group_size.unwrap_or(128))?;
+                return Ok(Self { group_size });
+            }
             (version, "autoawq") => format!("version \"{version}\""),
             (_, backend) => format!("backend \"{backend}\""),
         };

@@ -28,6 +28,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
+use super::super::hf_config::loose::{self, Flag, is_set};
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect};
@@ -35,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
 use crate::quant::{FloatType, NF4};
 
-const NF4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__nf4");
+pub const NF4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__nf4");
 const FP4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__fp4");
 
 /// The last two are there with double quantization alone.
@@ -58,8 +59,7 @@ pub struct BitsAndBytes {
 
 #[derive(Deserialize)]
 struct Settings {
-    #[serde(default)]
-    load_in_4bit: bool,
+    load_in_4bit: Option<Flag>,
     bnb_4bit_quant_type: Option<String>,
     bnb_4bit_quant_storage: Option<String>,
 }
@@ -78,11 +78,11 @@ impl BitsAndBytes {
     /// # Errors
     /// Missing values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let settings = Settings::deserialize(json)
+        let settings: Settings = loose::read(json)
             .map_err(|e| Error::damaged(path, format!("bitsandbytes quantization config: {e}")))?;
         let kind = settings.bnb_4bit_quant_type.as_deref().unwrap_or("fp4");
         let storage = settings.bnb_4bit_quant_storage.as_deref().unwrap_or("uint8");
-        let unsupported = match (settings.load_in_4bit, kind) {
+        let unsupported = match (is_set(settings.load_in_4bit), kind) {
             (false, _) => "8-bit weights",
             (true, _) if storage != "uint8" => "weights stored in other than bytes",
             (true, "nf4") => return Ok(Self { kind: Kind::Nf4, settings: json.clone() }),

@@ -23,6 +23,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::hf_config::loose;
 use super::super::safetensors::{Dtype, dtype};
 use super::super::shards::{Shards, Tensor};
 use super::super::{Format, float};
@@ -31,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 use crate::quant::FloatType;
 
-const PARTS: [&str; 3] = [".codes", ".scales", ".codebook"];
+pub const PARTS: [&str; 3] = [".codes", ".scales", ".codebook"];
 
 const FORMAT_VERSION: u32 = 1;
 
@@ -62,8 +63,8 @@ impl CodebookScheme {
     /// # Errors
     /// Missing or impossible values, or a later version.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let settings = Settings::deserialize(json)
-            .map_err(|e| Error::damaged(path, format!("qzo quantization config: {e}")))?;
+        let settings: Settings =
+            loose::read(json).map_err(|e| Error::damaged(path, format!("qzo quantization config: {e}")))?;
         let Settings { format_version, bits, vector_size, num_codebooks, .. } = settings;
         if format_version != FORMAT_VERSION {
             return Err(Error::unsupported(

@@ -32,7 +32,7 @@ use crate::kernels::packed::{
 };
 use crate::quant::FloatType;
 
-const PACKED: &str = ".weight_packed";
+pub const PACKED: &str = ".weight_packed";
 const SCALE: &str = ".weight_scale";
 const SHAPE: &str = ".weight_shape";
 const ZERO_POINT: &str = ".weight_zero_point";
@@ -70,6 +70,26 @@ impl CompressedTensors {
         self.actorder == Some(Actorder::Group)
     }
 
+    /// Zero points that the package writes where there are none to speak of: 0 as it counts, packed or not.
+    fn is_middle(&self, zero_point: &Tensor<'_>) -> bool {
+        let middle = |codes: usize| {
+            (0..codes).fold(0u32, |word, i| word | 1 << (i as u32 * self.bits + self.bits - 1))
+        };
+        let words: Vec<u32> = (0..=self.codes_per_word()).map(middle).collect();
+        let packed =
+            zero_point.dtype == Dtype::I32 && words_from(zero_point).iter().all(|word| words.contains(word));
+        packed || zero_point.bytes.iter().all(|byte| *byte == 0)
+    }
+
+    /// Groups of neighbours, or −1 for each feature, which stands for them.
+    fn is_own_order(&self, g_idx: &Tensor<'_>) -> bool {
+        let features = g_idx.shape.first().copied().unwrap_or(0);
+        let size = self.group_size.unwrap_or(features).max(1);
+        let unset = |groups: Vec<i32>| groups.iter().all(|group| *group == -1);
+        g_idx.integers().is_ok_and(unset)
+            || ordering::of_groups(g_idx, features, size).is_ok_and(|order| order.is_none())
+    }
+
     fn codes_per_word(&self) -> usize {
         (32 / self.bits) as usize
     }
@@ -94,6 +114,14 @@ impl Scheme for CompressedTensors {
 
     fn parts(&self) -> &'static [&'static str] {
         &PARTS
+    }
+
+    fn accounts_for(&self, part: &Tensor<'_>) -> bool {
+        match part.name {
+            name if name.ends_with(ZERO_POINT) && self.symmetric => self.is_middle(part),
+            name if name.ends_with(G_IDX) && !self.ordered() => self.is_own_order(part),
+            _ => true,
+        }
     }
 
     fn open<'a>(

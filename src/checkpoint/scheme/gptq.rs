@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
+use super::super::hf_config::loose::{self, Flag, is_set};
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{
@@ -36,7 +37,7 @@ use crate::quant::FloatType;
 /// Rows that are transposed together: what one cache line of the file holds.
 const TRANSPOSED_ROWS: usize = 16;
 
-const PARTS: [&str; 4] = [".qweight", ".qzeros", ".scales", ".g_idx"];
+pub const PARTS: [&str; 4] = [".qweight", ".qzeros", ".scales", ".g_idx"];
 
 /// What `quantization_config` says about all layers.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,29 +53,28 @@ pub struct Gptq {
     desc_act: bool,
 }
 
+/// Absent keys have transformers' defaults (`GPTQConfig`).
 #[derive(Deserialize)]
 struct QuantizationConfig {
     bits: u32,
-    group_size: i64,
+    group_size: Option<i64>,
     checkpoint_format: Option<String>,
+    /// Its name in newer files of GPTQModel.
+    format: Option<String>,
     pack_dtype: Option<String>,
     dynamic: Option<Value>,
-    #[serde(default)]
-    sym: bool,
-    #[serde(default)]
-    desc_act: bool,
-    #[serde(default)]
-    planar: bool,
-    #[serde(default)]
-    is_marlin_format: bool,
+    sym: Option<Flag>,
+    desc_act: Option<Flag>,
+    planar: Option<Flag>,
+    is_marlin_format: Option<Flag>,
 }
 
 impl Gptq {
     /// # Errors
     /// Missing or impossible values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let raw = QuantizationConfig::deserialize(json)
-            .map_err(|e| Error::damaged(path, format!("GPTQ quantization config: {e}")))?;
+        let raw: QuantizationConfig =
+            loose::read(json).map_err(|e| Error::damaged(path, format!("GPTQ quantization config: {e}")))?;
         let unsupported = |what: String, works: &str| {
             Err(Error::unsupported(
                 format!("{}: GPTQ with {what}", path.display()),
@@ -84,22 +84,26 @@ impl Gptq {
         if !matches!(raw.bits, 2 | 3 | 4 | 8) {
             return unsupported(format!("{} bits", raw.bits), "2, 3, 4 and 8 bits");
         }
-        let group_size = super::group_size(path, raw.group_size)?;
+        let group_size = super::group_size(path, raw.group_size.unwrap_or(128))?;
         if raw.dynamic.is_some_and(|d| d.as_object().is_none_or(|d| !d.is_empty())) {
             return unsupported("`dynamic` settings per layer".into(), "the same settings for all layers");
         }
-        if raw.planar || raw.pack_dtype.as_deref().is_some_and(|d| d != "int32") {
+        if is_set(raw.planar) || raw.pack_dtype.as_deref().is_some_and(|d| d != "int32") {
             return unsupported("another packing than 32-bit words".into(), "pack_dtype \"int32\"");
         }
-        let zeros_minus_one = match raw.checkpoint_format.as_deref() {
-            _ if raw.is_marlin_format => return unsupported("is_marlin_format".into(), "gptq, gptq_v2"),
+        let zeros_minus_one = match raw.checkpoint_format.as_deref().or(raw.format.as_deref()) {
+            _ if is_set(raw.is_marlin_format) => {
+                return unsupported("is_marlin_format".into(), "gptq, gptq_v2");
+            }
             None | Some("gptq") => true,
             Some("gptq_v2") => false,
             Some(other) => {
                 return unsupported(format!("checkpoint_format \"{other}\""), "gptq, gptq_v2");
             }
         };
-        Ok(Self { bits: raw.bits, group_size, zeros_minus_one, symmetric: raw.sym, desc_act: raw.desc_act })
+        // Zero points are there and are read in either case.
+        let (symmetric, desc_act) = (is_set(raw.sym), is_set(raw.desc_act));
+        Ok(Self { bits: raw.bits, group_size, zeros_minus_one, symmetric, desc_act })
     }
 }
 

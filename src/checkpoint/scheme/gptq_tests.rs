@@ -84,5 +84,17 @@ fn settings_are_read_with_their_defaults() {
         v2.unwrap(),
         Gptq { bits: 3, group_size: Some(64), zeros_minus_one: false, symmetric: false, desc_act: false }
     );
-    assert!(parse(json!({"bits": 4})).is_err());
+    let loose = json!({"bits": 4.0, "group_size": -1.0, "desc_act": null, "sym": null, "dynamic": null, "planar": null,
+        "checkpoint_format": null, "pack_dtype": null, "is_marlin_format": 0, "damp_percent": "?"});
+    assert_eq!(parse(loose).unwrap(), SCHEME);
+    let Gptq { symmetric, desc_act, .. } =
+        parse(json!({"bits": 4, "group_size": -1, "sym": 1, "desc_act": 1})).unwrap();
+    assert!(symmetric && desc_act);
+    assert_eq!(
+        parse(json!({"bits": 4, "format": "gptq_v2"})).unwrap(),
+        Gptq { group_size: Some(128), zeros_minus_one: false, ..SCHEME }
+    );
+    for wrong in [json!({"group_size": 64}), json!({"bits": 4.5}), json!({"bits": 4, "sym": "false"})] {
+        assert!(parse(wrong.clone()).is_err(), "{wrong}");
+    }
 }

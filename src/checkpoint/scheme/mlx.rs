@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, get_code, words_per_row};
 
 /// A dense linear has a weight, too: the scales tell.
-const PARTS: [&str; 3] = [".scales", ".weight", ".biases"];
+pub const PARTS: [&str; 3] = [".scales", ".weight", ".biases"];
 
 pub struct Mlx;
 

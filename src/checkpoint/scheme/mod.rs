@@ -45,6 +45,11 @@ pub trait Scheme: Send + Sync {
     /// stored in this scheme.
     fn parts(&self) -> &'static [&'static str];
 
+    /// Whether a linear is read with the tensor, one of its [`Self::parts`], or is the same without it.
+    fn accounts_for(&self, _part: &Tensor<'_>) -> bool {
+        true
+    }
+
     /// `module` is the weight's name without `.weight`; `shape` is `[out, in]`.
     ///
     /// # Errors
@@ -273,31 +278,60 @@ pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dy
         return Ok(Some(Box::new(mlx::Mlx::parse(path, settings)?)));
     }
     if let Some(settings) = settings("quantization_config") {
-        return match settings.get("quant_method").and_then(Value::as_str) {
-            Some("gptq") => Ok(Some(Box::new(gptq::Gptq::parse(path, settings)?))),
-            Some("compressed-tensors") => {
-                Ok(Some(Box::new(compressed_tensors::CompressedTensors::parse(path, settings)?)))
-            }
-            Some("awq") => Ok(Some(Box::new(awq::Awq::parse(path, settings)?))),
-            Some("aqlm") => Ok(Some(Box::new(aqlm::Aqlm::parse(path, settings)?))),
-            Some("bitsandbytes") => Ok(Some(Box::new(bitsandbytes::BitsAndBytes::parse(path, settings)?))),
-            Some("qzo") => Ok(Some(Box::new(codebook::CodebookScheme::parse(path, settings)?))),
-            Some(other) => Err(Error::unsupported(
-                format!("{}: quantization method \"{other}\" is not supported", path.display()),
-                "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes 4-bit, mlx, qzo, GGUF files, and f32, f16 or \
-                 bf16 checkpoints (`qzo quantize` them)",
-            )),
-            None => Err(Error::damaged(path, "quantization_config names no quant_method")),
-        };
+        return named(path, settings).map(Some);
     }
     if let Some(settings) = settings("compression_config") {
         return Ok(Some(Box::new(compressed_tensors::CompressedTensors::parse(path, settings)?)));
     }
     let path = directory.join(QUANTIZE_CONFIG_FILE);
-    match path.exists() {
-        true => Ok(Some(Box::new(gptq::Gptq::parse(&path, &read_json(&path)?)?))),
-        false => Ok(None),
+    if !path.exists() {
+        return Ok(None);
     }
+    let settings = read_json(&path)?;
+    match settings.get("quant_method").is_some_and(|method| !method.is_null()) {
+        true => named(&path, &settings).map(Some),
+        false => Ok(Some(Box::new(gptq::Gptq::parse(&path, &settings)?))),
+    }
+}
+
+/// By its `quant_method`, which older files of bitsandbytes do not have.
+fn named(path: &Path, settings: &Value) -> Result<Box<dyn Scheme>> {
+    let method = settings.get("quant_method").and_then(Value::as_str);
+    let loads = |key| matches!(settings.get(key), Some(Value::Bool(true)));
+    match method.or((loads("load_in_4bit") || loads("load_in_8bit")).then_some("bitsandbytes")) {
+        Some("gptq") => Ok(Box::new(gptq::Gptq::parse(path, settings)?)),
+        Some("compressed-tensors") => {
+            Ok(Box::new(compressed_tensors::CompressedTensors::parse(path, settings)?))
+        }
+        Some("awq") => Ok(Box::new(awq::Awq::parse(path, settings)?)),
+        Some("aqlm") => Ok(Box::new(aqlm::Aqlm::parse(path, settings)?)),
+        Some("bitsandbytes") => Ok(Box::new(bitsandbytes::BitsAndBytes::parse(path, settings)?)),
+        Some("qzo") => Ok(Box::new(codebook::CodebookScheme::parse(path, settings)?)),
+        Some(other) => Err(Error::unsupported(
+            format!("{}: quantization method \"{other}\" is not supported", path.display()),
+            "works: gptq, compressed-tensors, awq, aqlm, bitsandbytes 4-bit, mlx, qzo, GGUF files, and f32, f16 or \
+             bf16 checkpoints (`qzo quantize` them)",
+        )),
+        None => Err(Error::damaged(path, "quantization_config names no quant_method")),
+    }
+}
+
+/// The scheme that some of the tensors are of, where the settings name none.
+pub fn undeclared(declared: Option<&dyn Scheme>, names: &[&str]) -> Option<&'static str> {
+    let known = [
+        (gptq::PARTS[0], "GPTQ or AWQ"),
+        (compressed_tensors::PACKED, "compressed-tensors"),
+        (aqlm::PARTS[1], "AQLM"),
+        (codebook::PARTS[2], "qzo's own scheme"),
+        (bitsandbytes::NF4_PARTS[2], "bitsandbytes"),
+        (".SCB", "bitsandbytes (8 bits)"),
+        (mlx::PARTS[2], "MLX"),
+        (".weight_scale_inv", "FP8"),
+        (".weight_scale", "FP8 or compressed-tensors"),
+    ];
+    let has = |ending: &str| names.iter().any(|name| name.ends_with(ending));
+    let found = known.into_iter().find(|(ending, _)| declared.is_none() && has(ending));
+    found.map(|(_, scheme)| scheme)
 }
 
 /// The entries `[books, 2^bits, width]` of a codebook that a tensor of checked shape holds.

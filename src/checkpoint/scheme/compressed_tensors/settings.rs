@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::super::hf_config::loose::{self, Flag};
 use super::super::group_size;
 use super::{Actorder, CompressedTensors};
 use crate::error::{Error, Result};
@@ -38,12 +39,10 @@ struct Group {
 /// The package's `QuantizationArgs`, with its defaults.
 #[derive(Deserialize)]
 struct Weights {
-    #[serde(default = "eight")]
-    num_bits: i64,
+    num_bits: Option<i64>,
     #[serde(rename = "type")]
     kind: Option<String>,
-    #[serde(default = "yes")]
-    symmetric: bool,
+    symmetric: Option<Flag>,
     group_size: Option<i64>,
     strategy: Option<String>,
     #[serde(default)]
@@ -52,21 +51,13 @@ struct Weights {
     actorder: Value,
 }
 
-fn eight() -> i64 {
-    8
-}
-
-fn yes() -> bool {
-    true
-}
-
 pub fn parse(path: &Path, json: &Value) -> Result<CompressedTensors> {
     let damaged =
         |e: serde_json::Error| Error::damaged(path, format!("compressed-tensors quantization config: {e}"));
     let unsupported = |what: String| {
         Error::unsupported(format!("{}: compressed-tensors with {what}", path.display()), WORKS)
     };
-    let config = Config::deserialize(json).map_err(damaged)?;
+    let config: Config = loose::read(json).map_err(damaged)?;
     match config.quantization_status.as_deref() {
         None | Some("compressed" | "frozen") => {}
         Some(other) => return Err(unsupported(format!("quantization_status \"{other}\""))),
@@ -85,7 +76,7 @@ pub fn parse(path: &Path, json: &Value) -> Result<CompressedTensors> {
         if group.is_array() {
             return Err(unsupported(format!("the preset \"{name}\" in place of its settings")));
         }
-        let group = Group::deserialize(group).map_err(damaged)?;
+        let group: Group = loose::read(group).map_err(damaged)?;
         let scheme = parse_group(path, group, config.format.as_deref(), &unsupported)?;
         match same {
             Some((first, other)) if other != scheme => {
@@ -117,14 +108,14 @@ fn parse_group(
     let Some(weights) = group.weights else {
         return Err(unsupported("weights that are not quantized".into()));
     };
-    let bits = match u32::try_from(weights.num_bits) {
-        Ok(bits @ (2 | 3 | 4 | 8)) => bits,
-        _ => return Err(unsupported(format!("{} bits", weights.num_bits))),
+    let bits = match weights.num_bits.unwrap_or(8) {
+        bits @ (2 | 3 | 4 | 8) => bits as u32,
+        bits => return Err(unsupported(format!("{bits} bits"))),
     };
     if let Some(kind) = weights.kind.filter(|kind| !kind.eq_ignore_ascii_case("int")) {
         return Err(unsupported(format!("weights of type \"{kind}\"")));
     }
-    if !matches!(weights.dynamic, Value::Null | Value::Bool(false)) {
+    if !matches!(weights.dynamic, Value::Null | Value::Bool(false)) && weights.dynamic != 0 {
         return Err(unsupported(format!("dynamic {} for weights", weights.dynamic)));
     }
     let stated = weights.group_size.map(|size| group_size(path, size)).transpose()?;
@@ -149,7 +140,7 @@ fn parse_group(
         }
         other => return Err(unsupported(format!("actorder {other}"))),
     };
-    Ok(CompressedTensors { bits, group_size, symmetric: weights.symmetric, actorder })
+    Ok(CompressedTensors { bits, group_size, symmetric: weights.symmetric != Some(Flag(false)), actorder })
 }
 
 /// What is sparse, if anything is.

@@ -1,0 +1,49 @@
+//! Weights that are NaN or infinite are refused wherever they are read or copied: a model that has one gives nothing
+//! of use, and a copy of it would pass for a good one.
+
+use super::Checkpoint;
+use crate::error::{Error, Result};
+use crate::quant::FloatType;
+
+/// Values that are read at a time.
+const PIECE: usize = 16 << 20;
+
+impl Checkpoint {
+    /// `found`: a value that is not finite, with its place.
+    pub(super) fn expect_finite(&self, name: &str, found: Option<(usize, f32)>) -> Result<()> {
+        found.map_or(Ok(()), |(at, value)| Err(self.not_finite(name, &format!("value {at} is {value}"))))
+    }
+
+    pub(super) fn not_finite(&self, name: &str, what: &str) -> Error {
+        Error::invalid(
+            format!("{}: tensor `{name}`: {what}", self.path().display()),
+            "copy the checkpoint again; if the original is so, too, training or a conversion to f16 overflowed: use an \
+             earlier checkpoint, or convert it to bf16 or f32",
+        )
+    }
+
+    /// Reads whatever of the model is not trained: of the tables, training itself sees some rows alone, and a tuned
+    /// copy has all of them.
+    ///
+    /// # Errors
+    /// A value is NaN or infinite.
+    pub fn check_finite(&self) -> Result<()> {
+        let trained = self.trained_names();
+        let tables = [Some(self.config.embed_tokens()), self.config.embed_positions()];
+        for (name, shape) in self.config.tensors() {
+            match shape[..] {
+                _ if trained.binary_search(&name).is_ok() => {}
+                [height, width] if tables.contains(&name.strip_suffix(".weight")) => {
+                    let rows: Vec<u32> = (0..height as u32).collect();
+                    for rows in rows.chunks((PIECE / width.max(1)).max(1)) {
+                        self.rows(&name, rows, 1.0, FloatType::F32)?;
+                    }
+                }
+                [_, _] => drop(self.weight(&name)?),
+                _ => drop(self.dense(&name)?),
+            }
+            self.release();
+        }
+        Ok(())
+    }
+}

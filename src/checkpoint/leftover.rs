@@ -1,0 +1,107 @@
+//! Tensors of a file that have no place in the model its config describes. An unknown part would silently change
+//! nothing where its author meant it to, so that such a file is refused, whatever its container and scheme.
+//!
+//! What cannot change the model is let by: what any code computes anew (`rotary_emb.inv_freq`, masks), biases that
+//! are zero, a head that repeats the embeddings it is tied to, parts that see, and parts that only guess further
+//! tokens.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::config::ModelConfig;
+use super::hf_config;
+use super::tensors::block_of;
+use crate::error::{Error, Result};
+
+/// The head's own weight, in every family.
+pub const HEAD: &str = "lm_head.weight";
+
+/// Names that an error lists.
+const SHOWN: usize = 4;
+
+/// Whether no model here computes with such a tensor, whatever it holds. transformers leaves the same ones out
+/// without a word.
+pub fn is_ignored(name: &str) -> bool {
+    let recomputed = name.contains(".rotary_emb.") || name.starts_with("rotary_emb.");
+    let masks = [".attn.bias", ".masked_bias", "decoder.version"];
+    recomputed || masks.iter().any(|end| name.ends_with(end)) || is_other_part(name)
+}
+
+/// Parts of a larger model that its text part does without.
+fn is_other_part(name: &str) -> bool {
+    !hf_config::is_text(name) || name.starts_with("mtp.") || name.starts_with("model.mtp")
+}
+
+/// Modules that may have a bias: where all of it is 0, it adds nothing.
+pub struct Modules(HashSet<String>);
+
+impl Modules {
+    pub fn of(config: &ModelConfig) -> Self {
+        let weights = config.tensors().map(|(name, _)| name);
+        let mut modules: HashSet<String> =
+            weights.filter_map(|name| name.strip_suffix(".weight").map(str::to_owned)).collect();
+        modules.extend(HEAD.strip_suffix(".weight").map(str::to_owned));
+        Self(modules)
+    }
+
+    pub fn has_bias(&self, name: &str) -> bool {
+        name.strip_suffix(".bias").is_some_and(|module| self.0.contains(module))
+    }
+}
+
+/// `names`: Hugging Face's, and those in the file. `describes`: what describes the model, for the reader.
+///
+/// # Errors
+/// There are any.
+pub fn refuse(path: &Path, describes: &str, config: &ModelConfig, names: &[(&str, &str)]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|(_, stored)| format!("`{stored}`")).collect();
+    let more = match names.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let tensors = if names.len() == 1 { "1 tensor has" } else { &*format!("{} tensors have", names.len()) };
+    Err(Error::unsupported(
+        format!(
+            "{}: {tensors} no place in the model that {describes} describes: {}{more}",
+            path.display(),
+            shown.join(", ")
+        ),
+        help(describes, config, names),
+    ))
+}
+
+/// What to do, by what most likely happened.
+fn help(describes: &str, config: &ModelConfig, names: &[(&str, &str)]) -> String {
+    let any = |is: &dyn Fn(&str) -> bool| names.iter().any(|(name, stored)| is(name) || is(stored));
+    let other = match describes == hf_config::CONFIG_FILE {
+        true => "give the config.json that belongs to these weights",
+        false => "convert the original model again with its own config.json",
+    };
+    if any(&|name| name.contains("lora_")) {
+        return "merge the LoRA adapter into the weights first: in Python, `model.merge_and_unload()` of PEFT, then \
+                `save_pretrained`"
+            .into();
+    }
+    if any(&|name| block_of(name).is_some_and(|block| block >= config.num_hidden_layers)) {
+        return format!("{describes} says that there are {} layers: {other}", config.num_hidden_layers);
+    }
+    if any(&|name| name == HEAD) {
+        return format!(
+            "{describes} ties the head to the embeddings, which hold other values: set tie_word_embeddings to false \
+             if the head is the model's own, or remove the tensor"
+        );
+    }
+    if any(&|name| name.ends_with(".bias")) {
+        return format!(
+            "the biases are not zero, and a {} has them only where {describes} says so (attention_bias, mlp_bias): \
+             {other}",
+            config.architecture
+        );
+    }
+    format!(
+        "works: dense decoders without experts or adapters; {other}, or remove tensors that are no part of the model"
+    )
+}
