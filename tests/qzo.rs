@@ -10,6 +10,7 @@
 //! export       a quantized model in another format: the same numbers, or a refusal; shards
 //! hub          what is fetched, once, in parts and with a token, from a hub on this machine
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
+//! chats        chat templates and special tokens: what of a text reaches the model
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
 //! data         rows and texts as people have them: each is read as meant, or refused
@@ -32,6 +33,7 @@ mod support;
 
 mod suite {
     mod bad_input;
+    mod chats;
     mod contract;
     mod data;
     mod export;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::chat::SpecialTokens;
 use super::pre_tokenizer::{NAMES, PreTokenizer};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result, nearest};
@@ -63,7 +64,8 @@ impl Tokenizer {
             .and_then(tokenizers::Tokenizer::from_bytes)
             .map_err(|e| contradiction(e.to_string()))?;
         let eos = ends(&vocab);
-        Self::new(inner, vocab.bos, eos, vocab.chat_template)
+        let special_tokens = vocab.special_tokens();
+        Self::new(inner, vocab.bos, eos, vocab.chat_template, special_tokens)
     }
 }
 
@@ -107,6 +109,18 @@ impl GgufVocab {
             "clean_up_tokenization_spaces": false,
             "chat_template": self.chat_template,
         })
+    }
+
+    /// The texts of the tokens that the file names.
+    fn special_tokens(&self) -> SpecialTokens {
+        let named = [
+            ("bos_token", self.bos),
+            ("eos_token", self.eos),
+            ("unk_token", self.unk),
+            ("pad_token", self.pad),
+        ];
+        let text = |id: Option<u32>| self.tokens.get(id? as usize);
+        named.into_iter().filter_map(|(name, id)| Some((name.to_string(), text(id)?.clone()))).collect()
     }
 
     /// Every token that ends a generation.

@@ -3,6 +3,7 @@
 //! Where one comes from is elsewhere: `tokenizer_dir` reads a Hugging Face directory,
 //! `gguf_tokenizer` rebuilds the same from a GGUF's metadata.
 
+use super::chat::SpecialTokens;
 pub use super::gguf_tokenizer::GgufVocab;
 use super::long_text::LongText;
 use crate::error::{Error, Result};
@@ -16,32 +17,36 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Vec<u32>,
     chat_template: Option<String>,
+    special_tokens: SpecialTokens,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { inner: _, bos, eos, chat_template } = self;
+        let Self { inner: _, bos, eos, chat_template, special_tokens } = self;
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
             .field("bos", bos)
             .field("eos", eos)
             .field("chat_template", &chat_template.is_some())
+            .field("special_tokens", special_tokens)
             .finish()
     }
 }
 
 impl Tokenizer {
-    /// `eos` holds every token that ends a generation, the end of a text first.
+    /// `eos` holds every token that ends a generation, the end of a text first; `special_tokens` are the names
+    /// and texts that a chat template may use.
     pub(super) fn new(
         mut inner: tokenizers::Tokenizer,
         bos: Option<u32>,
         eos: Vec<u32>,
         chat_template: Option<String>,
+        special_tokens: SpecialTokens,
     ) -> Result<Self> {
         // A tokenizer.json may carry the length its model was trained at, and would cut texts silently.
         inner.with_truncation(None).map_err(|e| failed("setting up the tokenizer", &e))?;
         inner.with_padding(None);
-        Ok(Self { inner, bos, eos, chat_template })
+        Ok(Self { inner, bos, eos, chat_template, special_tokens })
     }
 
     /// Token ids of a text. Special tokens written out in the text are recognised; `add_special` adds
@@ -54,7 +59,40 @@ impl Tokenizer {
             return if add_special { self.with_special(tokens) } else { Ok(tokens) };
         }
         let encoding = self.inner.encode_fast(text, add_special).map_err(|e| failed("tokenizing", &e))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids().to_vec();
+        if add_special {
+            self.warn_of_doubled(text, &ids);
+        }
+        Ok(ids)
+    }
+
+    /// Says that a text has a special token of its own where this tokenizer adds one.
+    fn warn_of_doubled(&self, text: &str, ids: &[u32]) {
+        let is_written = |id: u32, is_at_edge: fn(&str, &str) -> bool| {
+            self.token(id).is_some_and(|token| !token.is_empty() && is_at_edge(text.trim(), &token))
+        };
+        if let [first, second, ..] = *ids
+            && first == second
+            && Some(first) == self.bos
+            && is_written(first, |text, token| text.starts_with(token))
+        {
+            let token = self.token(first).unwrap_or_default();
+            tracing::warn!(
+                "a text begins with {token}, and the tokenizer adds another {token} before it, so the model sees \
+                 two: leave it out of the text"
+            );
+        }
+        if let [.., second, last] = *ids
+            && last == second
+            && Some(last) == self.eos_id()
+            && is_written(last, |text, token| text.ends_with(token))
+        {
+            let token = self.token(last).unwrap_or_default();
+            tracing::warn!(
+                "a text ends with {token}, and the tokenizer adds another {token} after it, so the model sees two: \
+                 leave it out of the text"
+            );
+        }
     }
 
     /// The tokens of a text between those that the tokenizer puts around every text.
@@ -131,9 +169,7 @@ impl Tokenizer {
                 "give the whole prompt as text, without --chat",
             )
         })?;
-        let text = |id: Option<u32>| id.and_then(|id| self.token(id));
-        let (bos, eos) = (text(self.bos), text(self.eos_id()));
-        super::chat::render(template, messages, add_generation_prompt, bos.as_deref(), eos.as_deref())
+        super::chat::render(template, messages, add_generation_prompt, &self.special_tokens)
     }
 
     /// All of it, as a `tokenizer.json`.

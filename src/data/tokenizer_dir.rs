@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::processors::template::TemplateProcessing;
 
+use super::chat::SpecialTokens;
 use super::tokenizer::{Tokenizer, failed};
 use super::tokenizer_merges;
 use crate::error::{Error, Result};
@@ -37,7 +38,8 @@ impl Tokenizer {
                 eos_ids.push(id);
             }
         }
-        Self::new(inner, bos.map(|(_, id)| id), eos_ids, chat_template(dir, &config)?)
+        let template = chat_template(dir, &config)?;
+        Self::new(inner, bos.map(|(_, id)| id), eos_ids, template, special_tokens(&config, &map))
     }
 }
 
@@ -106,6 +108,13 @@ pub(super) fn special_token(
 ) -> Option<(String, u32)> {
     let token = content(config.get(key).unwrap_or(&map[key]))?;
     Some((token.to_string(), tokenizer.token_to_id(token)?))
+}
+
+/// The texts of the tokens that the files name, as transformers hands them to a chat template.
+fn special_tokens(config: &Value, map: &Value) -> SpecialTokens {
+    let names = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let text = |name: &str| content(config.get(name).unwrap_or(&map[name])).map(str::to_string);
+    names.into_iter().filter_map(|name| Some((name.to_string(), text(name)?))).collect()
 }
 
 /// Tokens that only `tokenizer_config.json` knows, in id order.

@@ -1,0 +1,141 @@
+//! Chat templates: the Jinja that comes with a model, rendered as transformers' `apply_chat_template`
+//! does (`transformers/utils/chat_template_utils.py`).
+//!
+//! A template is a program from a file of unknown origin: it gets a fixed amount of fuel, and no access
+//! to anything but the messages.
+
+mod expressions;
+mod filters;
+mod methods;
+mod operators;
+mod python;
+mod rewrite;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
+use serde::{Deserialize, Serialize};
+
+use self::python::MAX_TEXT;
+use self::rewrite::Rewritten;
+use crate::error::{Error, Result};
+
+/// One turn of a chat. Roles are the template's: system, user, assistant, …
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+}
+
+impl Message {
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// The texts of a model's special tokens by the names that templates know them by: `bos_token`, `eos_token`,
+/// `pad_token`, …. Those that a model does not have are undefined.
+pub type SpecialTokens = BTreeMap<String, String>;
+
+/// Template instructions: about a thousand messages through the longest templates in use.
+const FUEL: u64 = 2_000_000;
+
+/// Bytes that the texts of a template may write, into a block of `set` as well.
+const MAX_WRITTEN: u64 = 4 << 30;
+
+/// The text of a chat; `add_generation_prompt` opens the assistant's next turn.
+///
+/// # Errors
+/// A template that does not parse, calls `raise_exception`, writes more than 64 MiB or runs out of fuel; with
+/// its line.
+pub fn render(
+    template: &str,
+    messages: &[Message],
+    add_generation_prompt: bool,
+    special_tokens: &SpecialTokens,
+) -> Result<String> {
+    let tokens = Value::from_serialize(special_tokens);
+    render_with(
+        template,
+        context! {
+            messages, add_generation_prompt,
+            tools => Value::from(()), documents => Value::from(()),
+            ..tokens
+        },
+    )
+}
+
+/// The text of a template that sees the variables of `context`.
+fn render_with(template: &str, context: Value) -> Result<String> {
+    let mut env = Environment::new();
+    env.set_trim_blocks(true);
+    env.set_lstrip_blocks(true);
+    env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_unknown_method_callback(methods::call);
+    env.add_function("raise_exception", raise_exception);
+    env.add_function("strftime_now", strftime_now);
+    env.set_formatter(|out, _, value| match value.as_str() {
+        Some(written) => python::made(written).and_then(|()| Ok(out.write_str(written)?)),
+        None => Ok(out.write_str(&python::text(value)?)?),
+    });
+    filters::add(&mut env);
+    operators::add(&mut env);
+    // Jinja2's `self` holds a template's blocks, of which chat templates have none.
+    env.add_global("self", Value::from(BTreeMap::<String, Value>::new()));
+
+    python::start();
+    let Rewritten { source, longest_text } = rewrite::rewrite(template).map_err(template_error)?;
+    env.set_fuel(Some(FUEL.min(MAX_WRITTEN / longest_text.max(1) as u64)));
+    let template = env.template_from_str(&source).map_err(template_error)?;
+    let mut text = Text::default();
+    template.render_captured_to(context, &mut text).map_err(template_error)?;
+    Ok(String::from_utf8_lossy(&text.0).into_owned())
+}
+
+/// What a template has written, up to [`MAX_TEXT`].
+#[derive(Default)]
+struct Text(Vec<u8>);
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_TEXT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn template_error(error: minijinja::Error) -> Error {
+    let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
+    let what = match error.kind() {
+        ErrorKind::OutOfFuel => "it runs for too long".to_string(),
+        ErrorKind::WriteFailure => format!("it writes more than {} MiB", MAX_TEXT >> 20),
+        _ => error.detail().map_or_else(|| error.kind().to_string(), str::to_string),
+    };
+    Error::invalid(
+        format!("chat template{line}: {what}"),
+        "check that the messages are what the template expects, or give the whole prompt as text, without --chat",
+    )
+}
+
+fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// Python's `datetime.now().strftime(format)`.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))
+}
+
+#[cfg(test)]
+mod tests;
