@@ -94,6 +94,19 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
     }
 }
 
+/// A flag as Python takes it: 0, null and nothing are false, all else but `false` is true.
+pub(super) fn flag(config: &Value, key: &str, default: bool) -> bool {
+    match config.get(key) {
+        None => default,
+        Some(Value::Null) => false,
+        Some(Value::Bool(set)) => *set,
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(object)) => !object.is_empty(),
+    }
+}
+
 /// Tokens are written either as a string or as `{"content": …}`.
 pub(super) fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
@@ -123,18 +136,26 @@ fn add_missing_tokens(tokenizer: &mut tokenizers::Tokenizer, config: &Value) -> 
     let mut added: Vec<(u32, &Value)> =
         added.iter().filter_map(|(id, t)| Some((id.parse().ok()?, t))).collect();
     added.sort_by_key(|(id, _)| *id);
-    for (_, token) in added {
+    for (id, token) in added {
         let Some(text) = content(token) else { continue };
         if tokenizer.token_to_id(text).is_some() {
             continue;
         }
-        let flag = |key: &str| token[key].as_bool().unwrap_or(false);
+        let flag = |key: &str| flag(token, key, false);
         let new = AddedToken::from(text, flag("special"))
             .single_word(flag("single_word"))
             .lstrip(flag("lstrip"))
             .rstrip(flag("rstrip"))
             .normalized(flag("normalized"));
         tokenizer.add_tokens([new]).map_err(|e| failed("adding tokens of tokenizer_config.json", &e))?;
+        if tokenizer.token_to_id(text) != Some(id) {
+            return Err(Error::invalid(
+                format!(
+                    "tokenizer_config.json: token \"{text}\" has id {id}, which does not follow the tokens before it"
+                ),
+                "copy tokenizer.json and tokenizer_config.json again: they do not belong together",
+            ));
+        }
     }
     Ok(())
 }
@@ -150,8 +171,8 @@ fn llama_post_processor(
     if !matches!(class, "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer") {
         return Ok(None);
     }
-    let bos = bos.as_ref().filter(|_| config["add_bos_token"].as_bool().unwrap_or(true));
-    let eos = eos.as_ref().filter(|_| config["add_eos_token"].as_bool().unwrap_or(false));
+    let bos = bos.as_ref().filter(|_| flag(config, "add_bos_token", true));
+    let eos = eos.as_ref().filter(|_| flag(config, "add_eos_token", false));
     let mut template = Vec::new();
     template.extend(bos.map(|(token, _)| format!("{token}:0")));
     template.push("$A:0".to_string());
@@ -166,8 +187,12 @@ fn llama_post_processor(
         .map_err(|e| Error::invalid(format!("tokenizer_config.json: {e}"), "check bos_token and eos_token"))
 }
 
+/// Token ids, which may be written as floats; negative ones stand for none.
 fn ids(value: &Value) -> Vec<u32> {
-    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    let id = |v: &Value| {
+        let id = v.as_f64().filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id))?;
+        Some(id as u32)
+    };
     match value {
         Value::Array(list) => list.iter().filter_map(id).collect(),
         single => id(single).into_iter().collect(),

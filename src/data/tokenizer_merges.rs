@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::tokenizer_dir::{content, read_json};
+use super::tokenizer_dir::{content, flag, read_json};
 use crate::error::{Error, Result};
 
 pub const VOCABULARY: &str = "vocab.json";
@@ -58,7 +58,7 @@ pub fn json(dir: &Path, config: &Value, map: &Value) -> Result<Option<Value>> {
         json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space,
                "trim_offsets": trim_offsets, "use_regex": true})
     };
-    let begins = config["add_bos_token"].as_bool().unwrap_or(false);
+    let begins = flag(config, "add_bos_token", false);
     let post_processor = match special("bos_token").filter(|_| begins) {
         Some((token, id)) => json!({
             "type": "TemplateProcessing",
@@ -71,7 +71,7 @@ pub fn json(dir: &Path, config: &Value, map: &Value) -> Result<Option<Value>> {
     };
     Ok(Some(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": byte_level(config["add_prefix_space"].as_bool().unwrap_or(false), true),
+        "pre_tokenizer": byte_level(flag(config, "add_prefix_space", false), true),
         "post_processor": post_processor,
         "decoder": byte_level(true, true),
         "model": {

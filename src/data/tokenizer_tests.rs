@@ -256,3 +256,23 @@ fn a_directorys_other_files_add_what_tokenizer_json_lacks() {
     let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
     assert!(error.ends_with("tokenizer_config.json: expected a JSON object, got a list of 0"), "{error}");
 }
+
+#[test]
+fn flags_may_be_numbers_or_null_as_in_python() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(path("llama/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path("llama/tokenizer_config.json")).unwrap()).unwrap();
+    let around = |bos: serde_json::Value, eos: serde_json::Value| {
+        let mut config = config.clone();
+        config["add_bos_token"] = bos;
+        config["add_eos_token"] = eos;
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        Tokenizer::from_dir(dir.path()).unwrap().around().unwrap().map(|tokens| tokens.len())
+    };
+    use serde_json::json;
+    assert_eq!(around(json!(true), json!(false)), [1, 0]);
+    assert_eq!(around(json!(1), json!(0)), [1, 0]);
+    assert_eq!(around(json!(0), json!(1)), [0, 1]);
+    assert_eq!(around(json!(null), json!(null)), [0, 0]);
+}
