@@ -6,7 +6,8 @@
 Each path is a template, a tokenizer_config.json, a Python or TypeScript file with templates in its string
 literals, a folder, or a package (wheel or source archive) of such files. Every template is rendered with every
 chat below by Jinja2 as transformers sets it up (transformers/utils/chat_template_utils.py), then by a
-test of this repository's build (`cargo test`), and both texts, or both refusals, have to agree.
+test of this repository's build, and both texts, or both refusals, have to agree. QZO_RENDER names another
+command than `cargo test` that runs this test, where it is built already.
 """
 
 import argparse

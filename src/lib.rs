@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`error`] | one typed error |
 //! | [`lock`] | a file that one process at a time holds |
+//! | [`durable`] | files and names that a power cut leaves |
 //! | [`zo`] | estimators, schedule, journal: scalars only |
 //! | [`data`] | tokenizer, chat template, datasets, tasks, batches: knows no model |
 //! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |
@@ -28,6 +29,7 @@
 
 pub mod error;
 pub mod lock;
+pub mod durable;
 pub mod zo;
 pub mod data;
 pub mod device;

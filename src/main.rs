@@ -5,11 +5,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
-use qzo::cli::{Cli, run};
+use qzo::cli::{Cli, check_arguments, run};
 use qzo::device::faults;
 use qzo::error::Error;
 
 fn main() -> ExitCode {
+    if let Err(error) = check_arguments(std::env::args_os()) {
+        show(&error);
+        return ExitCode::from(error.exit_code());
+    }
     let cli = Cli::parse();
     keep_freed_memory();
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {

@@ -13,6 +13,10 @@
 //! chats        chat templates and special tokens: what of a text reaches the model
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
+//! one_reading  what was read is what counts: pipes, and files that change while a run reads them
+//! paths        names that are no UTF-8, or have quotes, line ends and spaces
+//! hub_cache    what huggingface_hub left in its cache is found, wherever its variables say that it is
+//! durable      what counts as done is on the disk, as the order of system calls shows
 //! data         rows and texts as people have them: each is read as meant, or refused
 //! odd_models   models that are not what they say, or only look odd: the same of every command
 //! memory       the plan is what is taken, and what cannot fit is refused
@@ -36,13 +40,17 @@ mod suite {
     mod chats;
     mod contract;
     mod data;
+    mod durable;
     mod export;
     mod families;
     mod formats;
     mod hub;
+    mod hub_cache;
     mod layering;
     mod memory;
     mod odd_models;
+    mod one_reading;
+    mod paths;
     mod quantize;
     mod recipes;
     mod reference;

@@ -1,6 +1,7 @@
 //! The bytes behind a checkpoint, whatever they mean: which file a directory holds, a digest of all, and
 //! which pages of them are in memory.
 
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -29,8 +30,7 @@ impl Checkpoint {
         };
         match &self.source {
             Source::HuggingFace(directory) => {
-                let path = directory.directory().join(hf_config::CONFIG_FILE);
-                add(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
+                add(directory.config_bytes());
                 directory.shards().files().iter().for_each(|file| add(&file.bytes));
             }
             Source::Gguf(gguf) => gguf.parts().iter().for_each(|part| add(&part.bytes)),
@@ -39,25 +39,27 @@ impl Checkpoint {
         Ok(*whole.finalize().as_bytes())
     }
 
-    /// Whether a file was changed, as far as names, lengths and times say: BLAKE3 over them and the config.
+    /// Whether a file was changed, as far as names, lengths and times say: BLAKE3 over them and the config. They are
+    /// those of the files that were opened, whatever has their names by now.
     pub fn stamp(&self) -> Result<[u8; 32]> {
         let mut stamp = blake3::Hasher::new();
-        let mut add = |path: &Path| {
+        let mut add = |path: &Path, file: &File| {
             let unreadable = || Error::io(path, "reading");
-            let metadata = std::fs::metadata(path).map_err(unreadable())?;
+            let metadata = file.metadata().map_err(unreadable())?;
             let modified = metadata.modified().map_err(unreadable())?;
             let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            stamp.update(format!("{name:?} {} {modified:?}\n", metadata.len()).as_bytes());
+            let name = path.file_name().unwrap_or_default();
+            stamp.update(
+                format!("{name:?} {} {modified:?} {:?}\n", metadata.len(), changed(&metadata)).as_bytes(),
+            );
             Ok(())
         };
         match &self.source {
             Source::HuggingFace(directory) => {
-                directory.shards().files().iter().try_for_each(|file| add(&file.path))?;
-                let path = directory.directory().join(hf_config::CONFIG_FILE);
-                stamp.update(&std::fs::read(&path).map_err(Error::io(&path, "reading"))?);
+                directory.shards().files().iter().try_for_each(|file| add(&file.path, &file.file))?;
+                stamp.update(directory.config_bytes());
             }
-            Source::Gguf(gguf) => gguf.parts().iter().try_for_each(|part| add(&part.path))?,
+            Source::Gguf(gguf) => gguf.parts().iter().try_for_each(|part| add(&part.path, &part.file))?,
             Source::Synthetic(_) => return Err(self.no_file()),
         }
         Ok(*stamp.finalize().as_bytes())
@@ -108,6 +110,21 @@ impl Checkpoint {
     }
 }
 
+/// When a file was last changed in any way. Unlike the time of its bytes nobody sets it: archives and package stores
+/// give one time to all files, and two fine-tunes of a model have the same lengths.
+fn changed(metadata: &Metadata) -> (i64, i64) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        (metadata.ctime(), metadata.ctime_nsec())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        (0, 0)
+    }
+}
+
 /// The one .gguf file of a directory, or the first of one model's.
 pub fn only_gguf(directory: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(directory).map_err(Error::io(directory, "listing"))?;
@@ -130,4 +147,53 @@ pub fn only_gguf(directory: &Path) -> Result<PathBuf> {
             "give a directory with config.json and safetensors files, or the path of one .gguf file",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn model() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/base");
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn digests_are_of_what_was_opened() {
+        let directory = model();
+        let path = directory.path().join(hf_config::CONFIG_FILE);
+        let opened = Checkpoint::open(directory.path()).unwrap();
+        let (fingerprint, stamp) = (opened.fingerprint().unwrap(), opened.stamp().unwrap());
+        fs::write(&path, "{}").unwrap();
+        assert_eq!(opened.stamp().unwrap(), stamp);
+        let weights = directory.path().join("model.safetensors");
+        fs::copy(&weights, directory.path().join("other")).unwrap();
+        fs::rename(directory.path().join("other"), &weights).unwrap();
+        assert_eq!(opened.fingerprint().unwrap(), fingerprint);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn other_weights_of_the_same_length_and_time_are_told_apart() {
+        let directory = model();
+        let path = directory.path().join("model.safetensors");
+        let stamp = || Checkpoint::open(directory.path()).unwrap().stamp().unwrap();
+        let before = stamp();
+        assert_eq!(stamp(), before);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        // A clock that ticks slowly.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&path, bytes).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        assert_ne!(stamp(), before);
+    }
 }

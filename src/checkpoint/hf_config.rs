@@ -39,8 +39,11 @@ pub const CONFIG_FILE: &str = "config.json";
 /// # Errors
 /// It is missing or not JSON.
 pub fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::damaged(path, format!("not valid JSON: {e}")))
+    parse_json(path, &std::fs::read(path).map_err(Error::io(path, "reading"))?)
+}
+
+pub fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::damaged(path, format!("not valid JSON: {e}")))
 }
 
 /// # Errors

@@ -3,14 +3,18 @@
 //! HF_TOKEN and HF_HUB_OFFLINE govern as they do everywhere else.
 
 mod announced;
+mod environment;
+mod folder;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use announced::Announced;
+use folder::{Folder, remove};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use hf_hub::{Cache, Repo, RepoType};
 
 use super::gguf::split;
 use crate::error::{Error, Result};
@@ -57,22 +61,22 @@ pub fn locate_text(text: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
 fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> Result<PathBuf> {
     let name = id.name();
     let repo = |revision: &str| Repo::with_revision(id.repo.clone(), kind, revision.to_owned());
-    let cached = cache().repo(repo(&id.revision));
-    if is_offline() {
+    let folder = Folder::new(&environment::cache(), &repo(&id.revision));
+    if let Some(variable) = environment::offline() {
         let absent = || {
-            let what = format!("{model} is not in the cache, and HF_HUB_OFFLINE is set");
+            let what = format!("{model} is not in the cache, and {variable} is set");
             Error::invalid(what, "unset it, or give a local path")
         };
-        let cached = |file: &str| cached.get(file).ok_or_else(absent);
         return match &id.file {
-            Some(file) => first(parts(file).iter().map(|file| cached(file))),
-            None => cached("config.json").map(|found| parent(&found)),
+            Some(file) => first(parts(file).iter().map(|f| folder.file(&id.revision, f).ok_or_else(absent))),
+            None => folder.model(&id.revision).ok_or_else(absent),
         };
     }
     let api = api(model)?;
     if let Some(file) = &id.file {
-        let hub = Hub { name: &name, cached, files: api.repo(repo(&id.revision)), api };
-        let mut fetch = |file: &String| match hub.cached.get(file) {
+        let files = api.repo(repo(&id.revision));
+        let hub = Hub { name: &name, revision: &id.revision, folder, files, api };
+        let mut fetch = |file: &String| match hub.folder.file(&id.revision, file) {
             Some(path) => Ok(path),
             None => hub.fetch(file, on_download),
         };
@@ -85,10 +89,12 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
         return Err(unusable(&name));
     }
     let names = wanted(info.siblings.into_iter().map(|file| file.rfilename).collect());
-    let of_commit = repo(&commit);
-    let hub = Hub { name: &name, cached: cache().repo(of_commit.clone()), files: api.repo(of_commit), api };
+    let hub = Hub { name: &name, revision: &commit, folder, files: api.repo(repo(&commit)), api };
     let directory = hub.fetch_directory(&commit, names, on_download)?;
-    cached.create_ref(&commit).map_err(Error::io(&directory, "entering the revision of"))?;
+    // Again for all: a process that was killed may have fetched some and not have come to it.
+    hub.folder.settle(&directory.join("config.json"))?;
+    hub.folder.enter(&id.revision, &commit)?;
+    hub.folder.complete(&commit)?;
     Ok(directory)
 }
 
@@ -103,30 +109,22 @@ fn first(paths: impl Iterator<Item = Result<PathBuf>>) -> Result<PathBuf> {
     paths.into_iter().next().ok_or_else(|| Error::invalid("no file", ""))
 }
 
-fn is_offline() -> bool {
-    let no = ["", "0", "false", "no", "off"];
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !no.contains(&value.to_lowercase().as_str()))
-}
-
 fn api(model: &str) -> Result<Api> {
-    let mut builder = ApiBuilder::from_cache(cache()).with_progress(false).with_token(token());
+    let cache = Cache::new(environment::cache());
+    let mut builder = ApiBuilder::from_cache(cache).with_progress(false).with_token(environment::token());
     if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
     builder.build().map_err(|error| failed(model, &error))
 }
 
-/// HF_TOKEN, or what a login left in HF_HOME, wherever the cache is.
-fn token() -> Option<String> {
-    let set = std::env::var("HF_TOKEN").ok().map(|token| token.trim().to_owned());
-    set.filter(|token| !token.is_empty()).or_else(|| Cache::from_env().token())
-}
-
 /// One repository at one revision.
 struct Hub<'a> {
     /// `org/name` or `org/name@revision`
     name: &'a str,
-    cached: CacheRepo,
+    /// What the files are asked for by: a commit, where they are those of a directory.
+    revision: &'a str,
+    folder: Folder,
     files: ApiRepo,
     api: Api,
 }
@@ -147,8 +145,12 @@ impl Hub<'_> {
                 "name one of its files, as in org/name/file.gguf, where it holds GGUF files",
             ));
         }
-        let directory = self.cached.pointer_path(commit);
-        for name in names.iter().filter(|name| !directory.join(name).exists()) {
+        let directory = self.folder.snapshot(commit);
+        let missing: Vec<&String> = names.iter().filter(|name| !directory.join(name).exists()).collect();
+        if !missing.is_empty() {
+            self.folder.announce(commit, &names)?;
+        }
+        for name in missing {
             self.fetch(name, on_download)?;
         }
         Ok(directory)
@@ -182,31 +184,32 @@ impl Hub<'_> {
             Err(error) => return Ok(Err(error)),
         };
         let announced = Announced::new(&metadata).ok_or_else(|| unusable(name))?;
-        let blob = self.cached.blob_path(&announced.etag);
+        let blob = self.folder.blob(&announced.etag);
         let part = blob.with_extension("part");
+        self.folder.prepare(&announced.commit, file)?;
         let begun = std::fs::metadata(&part).map_or(0, |part| part.len());
         if begun >= announced.bytes {
             remove(&part)?;
         }
-        let progress = Downloads { file: String::new(), done: 0, of: 0, on_download };
+        let mut synced = Ok(());
+        let progress =
+            Downloads { part: &part, synced: &mut synced, file: String::new(), done: 0, of: 0, on_download };
         let path = match self.files.download_with_progress(file, progress) {
             Ok(path) => path,
             Err(error) => return Ok(Err(error)),
         };
-        let Some(difference) = announced.difference(&path)? else { return Ok(Ok(path)) };
+        synced.map_err(Error::io(&path, "syncing"))?;
+        let Some(difference) = announced.difference(&path)? else {
+            self.folder.settle(&path)?;
+            self.folder.enter(self.revision, &announced.commit)?;
+            return Ok(Ok(path));
+        };
         remove(&path)?;
         remove(&blob)?;
         Err(Error::invalid(
             format!("{name}: fetching from the Hugging Face hub: {difference}"),
             "what came was thrown away; try again, and if it stays so, the copy on the hub is damaged",
         ))
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "removing")(error)),
-        _ => Ok(()),
     }
 }
 
@@ -232,6 +235,9 @@ fn is_plain(part: &str) -> bool {
 }
 
 struct Downloads<'a> {
+    /// Where hf-hub writes what comes, until it gives it its name.
+    part: &'a Path,
+    synced: &'a mut std::io::Result<()>,
     file: String,
     done: u64,
     of: u64,
@@ -249,21 +255,11 @@ impl Progress for Downloads<'_> {
         (self.on_download)(&self.file, self.done, self.of);
     }
 
+    /// All has come, and is not renamed yet: hf-hub would not wait for the disk.
     fn finish(&mut self) {
+        *self.synced = File::open(self.part).and_then(|part| part.sync_all());
         (self.on_download)(&self.file, self.of, self.of);
     }
-}
-
-/// HF_HUB_CACHE, or the `hub` folder of HF_HOME, or that of ~/.cache/huggingface.
-fn cache() -> Cache {
-    match std::env::var_os("HF_HUB_CACHE") {
-        Some(path) => Cache::new(path.into()),
-        None => Cache::from_env(),
-    }
-}
-
-fn parent(path: &Path) -> PathBuf {
-    path.parent().unwrap_or(Path::new(".")).to_path_buf()
 }
 
 fn failed(what: &str, error: &ApiError) -> Error {
@@ -306,21 +302,28 @@ impl HubId {
         }
     }
 
-    /// `endings`: of the files that may be named.
+    /// `endings`: of the files that may be named. Before a file a revision has one part, or three where it begins
+    /// with `refs`; `%2F` stands for a `/` in it.
     fn parse(text: &str, endings: &[&str]) -> Option<Self> {
+        let is_file = |text: &str| endings.iter().any(|ending| text.ends_with(ending));
         let (org, rest) = text.split_once('/')?;
-        let (name, file) = match rest.split_once('/') {
-            Some((name, file)) => (name, Some(file)),
-            None => (rest, None),
+        let (name, revision, file) = match rest.split_at(rest.find(['@', '/']).unwrap_or(rest.len())) {
+            (name, "") => (name, "main", None),
+            (name, rest) if rest.starts_with('/') => (name, "main", Some(&rest[1..])),
+            (name, rest) if is_file(rest) => {
+                let parts = if rest.starts_with("@refs/") { 3 } else { 1 };
+                let slash = rest.match_indices('/').nth(parts - 1);
+                let (revision, file) = rest.split_at(slash.map_or(rest.len(), |(at, _)| at));
+                (name, &revision[1..], file.strip_prefix('/'))
+            }
+            (name, rest) => (name, &rest[1..], None),
         };
-        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-        let file_ok =
-            file.is_none_or(|f| endings.iter().any(|e| f.ends_with(e)) && f.split('/').all(is_plain));
-        (is_plain(org) && is_plain(name) && is_plain(revision) && file_ok).then(|| Self {
-            repo: format!("{org}/{name}"),
-            revision: revision.to_string(),
-            file: file.map(str::to_string),
-        })
+        let revision = revision.replace("%2F", "/").replace("%2f", "/");
+        let is_ok = is_plain(org)
+            && is_plain(name)
+            && revision.split('/').all(|part| is_plain(&part.replace(['+', '='], "-")))
+            && file.is_none_or(|file| is_file(file) && file.split('/').all(is_plain));
+        is_ok.then(|| Self { repo: format!("{org}/{name}"), revision, file: file.map(str::to_string) })
     }
 }
 
@@ -354,6 +357,23 @@ mod tests {
             HubId::parse("org/name/x.Q4_0.gguf", &[".gguf"]),
             id("org/name", "main", Some("x.Q4_0.gguf"))
         );
+        for (text, revision, file) in [
+            ("org/name@refs/pr/1", "refs/pr/1", None),
+            ("org/name@a/b/c", "a/b/c", None),
+            ("org/name@a%2Fb/x.gguf", "a/b", Some("x.gguf")),
+            ("org/name@v1/sub/x.gguf", "v1", Some("sub/x.gguf")),
+            ("org/name@refs/pr/1/sub/x.gguf", "refs/pr/1", Some("sub/x.gguf")),
+            ("org/name@refs/pr/x.gguf", "refs/pr/x.gguf", None),
+            ("org/name@x.gguf", "x.gguf", None),
+            ("org/name@v1.0+fp16", "v1.0+fp16", None),
+        ] {
+            assert_eq!(HubId::parse(text, &[".gguf"]), id("org/name", revision, file), "{text}");
+        }
+        for not in
+            ["org/name@", "org/name@/x", "org/name@a//b", "org/name@../x", "org/name@a/../b", "org/@v1"]
+        {
+            assert_eq!(HubId::parse(not, &[".gguf"]), None, "{not}");
+        }
         for not in
             ["name", "./name", "/abs/path", "org/", "../x", "org/name/config.json", "a/../b.gguf", "a b/c"]
         {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::ModelConfig;
-use super::hf_config::{self, CONFIG_FILE, read_json};
+use super::hf_config::{self, CONFIG_FILE};
 use super::leftover::{self, HEAD, Modules};
 use super::publish::{self, Staging};
 use super::scheme::{self, Layer, Packing, Scheme};
@@ -21,6 +21,8 @@ use crate::kernels::packed::{Levels, PackedWeight};
 
 pub struct HuggingFace {
     directory: PathBuf,
+    /// Bytes of config.json, as they were parsed.
+    config: Vec<u8>,
     shards: Shards,
     scheme: Option<Box<dyn Scheme>>,
     /// The quantized linears: name (`….weight`) → `[out, in]`.
@@ -35,7 +37,8 @@ impl HuggingFace {
     /// that is missing or of another shape.
     pub fn open(directory: &Path) -> Result<(Self, ModelConfig)> {
         let path = directory.join(CONFIG_FILE);
-        let json = read_json(&path)?;
+        let bytes = fs::read(&path).map_err(Error::io(&path, "reading"))?;
+        let json = hf_config::parse_json(&path, &bytes)?;
         let mut config = hf_config::parse(&path, &json)?;
         for id in hf_config::generation_eos(&directory.join("generation_config.json"))? {
             if !config.eos_token_ids.contains(&id) {
@@ -68,13 +71,18 @@ impl HuggingFace {
             shards.remove(HEAD);
         }
         let directory = directory.to_path_buf();
-        let mut opened = Self { directory, shards, scheme, packed: BTreeMap::new(), text };
+        let mut opened = Self { directory, config: bytes, shards, scheme, packed: BTreeMap::new(), text };
         opened.check(&config)?;
         Ok((opened, config))
     }
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Bytes of config.json, as they were parsed.
+    pub fn config_bytes(&self) -> &[u8] {
+        &self.config
     }
 
     /// What a copy of the text part alone says in its config, where there are others.
@@ -222,7 +230,8 @@ impl HuggingFace {
     /// A copy of the directory in which only the scales differ.
     pub fn save_tuned(&self, out: &Path, scales: &mut ScaleSource) -> Result<()> {
         let staging = Staging::new(out)?;
-        self.copy_other_files(staging.path(), &[])?;
+        self.copy_other_files(staging.path(), &[CONFIG_FILE])?;
+        publish::write_bytes(&staging.path().join(CONFIG_FILE), &self.config)?;
         for (index, file) in self.shards.files().iter().enumerate() {
             let mut ranges = Vec::new();
             for name in self.packed.keys() {

@@ -62,7 +62,7 @@ use std::path::{Path, PathBuf};
 pub use config::{Block, ModelConfig, RopeScaling};
 pub use export::{Export, ExportFormat, Exported};
 pub use float::Values;
-pub use publish::{STAGING_PREFIX, Staging, map};
+pub use publish::{Staging, map};
 pub use read_ahead::Piece;
 pub use scheme::QuantizedFormat;
 pub use stream::{Linears, Packed, Passed, Rows};

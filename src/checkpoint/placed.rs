@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::publish;
+use crate::durable;
 use crate::error::{Error, Result};
 
 /// It is whole at `finish`; write it in a directory that is published afterwards.
@@ -137,7 +138,8 @@ impl Log {
         }
         // One piece at a time, which also bounds what waits in memory for a slow disk.
         self.wait()?;
-        let first = if self.path.exists() { "" } else { &*self.digest };
+        let is_new = !self.path.exists();
+        let first = if is_new { &*self.digest } else { "" };
         let lines = format!("{first}{}", std::mem::take(&mut self.names));
         self.bytes = 0;
         let (of, path) = (self.file.clone(), self.path.clone());
@@ -145,8 +147,12 @@ impl Log {
         self.syncing = Some(std::thread::spawn(move || {
             file.sync_data().map_err(Error::io(&of, "syncing"))?;
             publish::uncache(&file, 0..usize::MAX >> 1);
-            let log = File::options().create(true).append(true).open(&path);
+            // Before the log says something of the file, and again to have the log's own name there.
+            let directory = durable::parent(&path);
+            let named = || if is_new { durable::sync_directory(directory) } else { Ok(()) };
+            let log = named().and_then(|()| File::options().create(true).append(true).open(&path));
             log.and_then(|mut log| log.write_all(lines.as_bytes()).and_then(|()| log.sync_data()))
+                .and_then(|()| named())
                 .map_err(Error::io(&path, "writing"))
         }));
         Ok(())

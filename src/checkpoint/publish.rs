@@ -9,10 +9,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use serde_json::Value;
 
+use crate::durable::{self, STAGING_PREFIX};
 use crate::error::{Error, Result};
-
-/// Begins the name of everything unfinished. What a killed process leaves behind can be told by it.
-pub const STAGING_PREFIX: &str = ".qzo-writing-";
 
 /// A directory in the making. Dropped before `publish`, a temporary one is removed with all it holds.
 pub struct Staging {
@@ -27,7 +25,7 @@ impl Staging {
     /// `out` exists already, or its parent cannot be written.
     pub fn new(out: &Path) -> Result<Self> {
         let parent = parent(out)?;
-        fs::create_dir_all(&parent).map_err(Error::io(&parent, "creating the directory"))?;
+        durable::create_directory(&parent)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(STAGING_PREFIX);
         #[cfg(unix)]
@@ -49,7 +47,7 @@ impl Staging {
     /// As [`Self::new`].
     pub fn kept(directory: PathBuf, out: &Path) -> Result<Self> {
         let parent = parent(out)?;
-        fs::create_dir_all(&directory).map_err(Error::io(&directory, "creating the directory"))?;
+        durable::create_directory(&directory)?;
         Ok(Self { directory, temporary: None, parent, out: out.to_path_buf() })
     }
 
@@ -87,11 +85,16 @@ impl Staging {
 
 /// Writes and syncs a file.
 pub fn write_json(path: &Path, json: &Value) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io(path, "creating"))?;
     let mut text = serde_json::to_vec_pretty(json)
         .map_err(|e| Error::damaged(path, format!("cannot be written: {e}")))?;
     text.push(b'\n');
-    file.write_all(&text).map_err(Error::io(path, "writing"))?;
+    write_bytes(path, &text)
+}
+
+/// Writes and syncs a file.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io(path, "creating"))?;
+    file.write_all(bytes).map_err(Error::io(path, "writing"))?;
     file.sync_all().map_err(Error::io(path, "syncing"))
 }
 
@@ -221,9 +224,7 @@ pub fn prefetch(map: &Mmap, range: Range<usize>) {
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
-    #[cfg(unix)]
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path, "syncing"))?;
-    Ok(())
+    durable::sync_directory(path).map_err(Error::io(path, "syncing"))
 }
 
 /// Of what does not exist yet.
@@ -231,10 +232,7 @@ fn parent(out: &Path) -> Result<PathBuf> {
     if out.symlink_metadata().is_ok() {
         return Err(already_there(out));
     }
-    Ok(match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    })
+    Ok(durable::parent(out).to_path_buf())
 }
 
 fn already_there(out: &Path) -> Error {

@@ -2,6 +2,7 @@
 //! packed linears of every calibrated block, and the result as far as it is written. It survives a kill, and
 //! goes once the result is there.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use super::publish::Staging;
 use super::safetensors::{Dtype, SINGLE_FILE, Writer};
 use super::shards::Shards;
 use super::tensors::block_of;
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::kernels::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
 use crate::lock::Locked;
@@ -63,9 +65,10 @@ impl Workspace {
     /// # Errors
     /// One with other settings is there; another process has it; the disk fails.
     pub fn open(out: &Path, settings: &Value) -> Result<Self> {
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let path = out.with_file_name(format!("{PREFIX}{name}"));
-        fs::create_dir_all(&path).map_err(Error::io(&path, "creating the directory"))?;
+        let mut name = OsString::from(PREFIX);
+        name.push(out.file_name().unwrap_or_default());
+        let path = out.with_file_name(name);
+        durable::create_directory(&path)?;
         let lock = lock(&path, out)?;
         let file = path.join(SETTINGS_FILE);
         if file.exists() {
@@ -178,9 +181,7 @@ fn differences(known: &Value, settings: &Value) -> Vec<String> {
 fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|e| Error::damaged(path, e.to_string()))?;
     // Whole or not at all: the file is what says that the rest is there.
-    let new = path.with_extension("new");
-    fs::write(&new, text).map_err(Error::io(&new, "writing"))?;
-    fs::rename(&new, path).map_err(Error::io(path, "renaming to"))
+    durable::write_atomically(path, &text)
 }
 
 fn shape(name: &str, weight: &PackedWeight) -> Shape {

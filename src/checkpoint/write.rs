@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::gguf::blocks::GgmlType;
 use super::gguf::model::{self, ModelFile};
-use super::hf_config::{self, CONFIG_FILE, read_json};
+use super::hf_config::{self, CONFIG_FILE};
 use super::huggingface::module;
 use super::publish::{Staging, write_json};
 use super::safetensors::{Dtype, INDEX_FILE, ShardWriter, dtype};
@@ -207,7 +207,9 @@ fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<
             directory.copy_other_files(to, &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
             match directory.text_config() {
                 Some(text) => text.clone(),
-                None => read_json(&directory.directory().join(CONFIG_FILE))?,
+                None => {
+                    hf_config::parse_json(&directory.directory().join(CONFIG_FILE), directory.config_bytes())?
+                }
             }
         }
         Source::Gguf(gguf) => {

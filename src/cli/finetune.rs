@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,7 +87,7 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
         base_model: base.fingerprint()?,
         config: config.fingerprint(),
         tokenizer: tokenizer.fingerprint()?,
-        data: fingerprint(config.data.train.as_deref())?,
+        data: data.digest,
     };
     let stop = stop_on_interrupt()?;
     let resolved = config.to_toml()?;
@@ -140,12 +140,15 @@ pub(super) fn data(
     })?;
     let limits = open::training_limits(checkpoint, &config.data);
     let mut train = Dataset::read(train)?;
+    let mut digest = train.digest;
     let dev = match (&config.data.dev, config.data.dev_size) {
         (Some(dev), size) => {
             if let Some(size) = size {
                 tracing::warn!("dev_size = {size} is not used: dev names a file");
             }
-            Some(Dataset::read(dev)?.rows)
+            let dev = Dataset::read(dev)?;
+            digest = *blake3::hash([digest, dev.digest].as_flattened()).as_bytes();
+            Some(dev.rows)
         }
         (None, Some(size)) => {
             let (train_rows, dev_rows) = split(train.rows.len(), size, config.seed)?;
@@ -171,7 +174,7 @@ pub(super) fn data(
     let whole = Limits { max_seq_length: None, ..limits };
     let (train, dev) =
         (tokenize("train", &train.rows, limits)?, dev.map(|rows| tokenize("dev", &rows, whole)).transpose()?);
-    Ok(Data { task, train, dev })
+    Ok(Data { digest, task, train, dev })
 }
 
 /// How the model still has to be quantized; `None` where it is as it is.
@@ -205,15 +208,27 @@ fn quantized(
     job: Job,
 ) -> Result<Arc<Checkpoint>> {
     let model = blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string();
-    let origin = Origin { model, quantize };
-    match directory.read_origin::<Origin>()? {
+    let known = directory.read_origin::<Origin>()?;
+    // Once the base is there, its text may go; one that is there is held against it.
+    let is_read =
+        quantize.calibration.as_ref().is_some_and(|text| !directory.base().exists() || text.exists());
+    let samples = if is_read { quantize::samples(&source, &quantize, job)? } else { None };
+    let calibration = samples.as_deref().map(quantize::digest);
+    let origin = Origin { model, quantize, calibration };
+    match known {
         Some(known) if known.model != origin.model => {
             return Err(Error::invalid(
                 format!("{} is another model than the one this run quantized", source.path().display()),
                 "resume with the same model, or start another run with -o",
             ));
         }
-        Some(known) if known.quantize != origin.quantize => {
+        Some(known) if known.has_other_text(&origin) => {
+            return Err(Error::invalid(
+                "the calibration text is another one than this run quantized its model with",
+                "resume with the same text, or start another run with -o",
+            ));
+        }
+        Some(known) if known.settings() != origin.settings() => {
             return Err(Error::invalid(
                 format!("[quantize] differs from what this run was started with: {:?}", known.quantize),
                 "resume with the same settings, or start another run with -o",
@@ -224,7 +239,7 @@ fn quantized(
     }
     if !directory.base().exists() {
         let target = QuantizedFormat::of(origin.quantize.method);
-        quantize::quantize(&source, &directory.base(), &origin.quantize, target, job)?;
+        quantize::quantize(&source, &directory.base(), &origin.quantize, target, samples, job)?;
     }
     Ok(Arc::new(Checkpoint::open(&directory.base())?))
 }
@@ -235,12 +250,23 @@ struct Origin {
     /// Fingerprint of the source, hexadecimal.
     model: String,
     quantize: QuantizeConfig,
+    /// Of the tokens of the text, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    calibration: Option<String>,
 }
 
-fn fingerprint(path: Option<&Path>) -> Result<[u8; 32]> {
-    let Some(path) = path else { return Ok([0; 32]) };
-    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    Ok(*blake3::hash(&bytes).as_bytes())
+impl Origin {
+    /// By its tokens where they are known of both, else by its name.
+    fn has_other_text(&self, other: &Self) -> bool {
+        match (&self.calibration, &other.calibration) {
+            (Some(one), Some(other)) => one != other,
+            _ => self.quantize.calibration != other.quantize.calibration,
+        }
+    }
+
+    fn settings(&self) -> QuantizeConfig {
+        QuantizeConfig { calibration: None, ..self.quantize.clone() }
+    }
 }
 
 /// The first Ctrl-C or SIGTERM asks the run to stop after its step; the second ends the process.

@@ -32,7 +32,8 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
     let training = training(&checkpoint, tensors.iter().filter(|t| is_trained(t)))?;
     let bits = |bytes: usize, elements: usize| bytes as f64 * 8.0 / elements.max(1) as f64;
     let report = json!({
-        "path": checkpoint.path(),
+        // Only named: a cache may lie where the name is no UTF-8.
+        "path": checkpoint.path().to_string_lossy(),
         "format": checkpoint.format().to_string(),
         "architecture": config.architecture,
         "parameters": parameters,

@@ -18,6 +18,8 @@ mod replay;
 mod size;
 mod warnings;
 
+use std::ffi::OsString;
+
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, FilterFn};
@@ -25,7 +27,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model;
 use console::Console;
 use warnings::Warnings;
@@ -114,6 +116,19 @@ impl Common {
 
     fn console(&self) -> Console {
         Console { json: self.json, quiet: self.quiet }
+    }
+}
+
+/// # Errors
+/// An argument is not UTF-8. Paths go into recipes, reports and the files of a run, which are: another path would
+/// be named there, and be taken for this one later.
+pub fn check_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
+    let foreign = arguments.into_iter().skip(1).find(|argument| argument.to_str().is_none());
+    match foreign {
+        Some(foreign) => Err(Error::Usage(format!(
+            "{foreign:?} is not UTF-8, and recipes and reports could not name it: rename it or choose another name"
+        ))),
+        None => Ok(()),
     }
 }
 

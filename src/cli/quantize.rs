@@ -106,7 +106,9 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
         max_shard_bytes: args.max_shard_size.map_or(MAX_SHARD_BYTES, |size| size.0),
         console,
     };
-    let linears = quantize(&source, &out, &config, target, job)?;
+    check_new(&source, &out)?;
+    let samples = samples(&source, &config, job)?;
+    let linears = quantize(&source, &out, &config, target, samples, job)?;
     let written = Checkpoint::open(&out)?;
     let bytes = |c: &Checkpoint| c.tensors().map(|t| t.bytes).sum::<usize>();
     let (before, after, bits) = (bytes(&source), bytes(&written), bits_per_weight(&written));
@@ -148,14 +150,7 @@ impl QuantizeArgs {
     }
 }
 
-/// Writes `source`, quantized, to the new directory or file `out`; what calibration says of each linear.
-pub fn quantize(
-    source: &Arc<Checkpoint>,
-    out: &Path,
-    config: &QuantizeConfig,
-    target: QuantizedFormat,
-    job: Job,
-) -> Result<Vec<LinearReport>> {
+fn check_new(source: &Checkpoint, out: &Path) -> Result<()> {
     if source.format() != Format::HuggingFace {
         source.check_trainable()?;
         return Err(Error::invalid(
@@ -169,13 +164,26 @@ pub fn quantize(
             "choose another output directory, or move this one away: nothing is overwritten",
         ));
     }
+    Ok(())
+}
+
+/// Writes `source`, quantized, to the new directory or file `out`, calibrated on `samples` where there are some;
+/// what calibration says of each linear.
+pub fn quantize(
+    source: &Arc<Checkpoint>,
+    out: &Path,
+    config: &QuantizeConfig,
+    target: QuantizedFormat,
+    samples: Option<Samples>,
+    job: Job,
+) -> Result<Vec<LinearReport>> {
+    check_new(source, out)?;
     let layout = target.target(config, stored_type(source)?)?;
     layout.check(source)?;
     let options = config.options(layout.scale_dtype());
-    let calibrated = match &config.calibration {
+    let calibrated = match samples {
         None => None,
-        Some(text) => {
-            let samples = samples(source, text, config, job)?;
+        Some(samples) => {
             check_memory(source)?;
             Some((samples, job.device.resolve()?))
         }
@@ -227,7 +235,15 @@ fn nearest(name: &str, shape: [usize; 2], rows: &Rows<'_>, options: Options) -> 
     })
 }
 
-fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) -> Result<Vec<Vec<u32>>> {
+/// Windows of tokens.
+pub type Samples = Vec<Vec<u32>>;
+
+/// Those of the calibration text, where there is one. It is read once: a pipe has nothing to read again.
+///
+/// # Errors
+/// A text that cannot be had or is too short; a tokenizer of another model.
+pub fn samples(source: &Checkpoint, config: &QuantizeConfig, job: Job) -> Result<Option<Samples>> {
+    let Some(text) = &config.calibration else { return Ok(None) };
     let context = source.config().max_position_embeddings;
     let wanted = config.calibration_samples;
     let length = config.calibration_length.unwrap_or(CALIBRATION_LENGTH.min(context));
@@ -245,7 +261,13 @@ fn samples(source: &Checkpoint, text: &Path, config: &QuantizeConfig, job: Job) 
             format!("{} has {} windows of {length} tokens, not {wanted}", text.display(), samples.len());
         job.console.note(&format!("note: {few}; the result is better with more"));
     }
-    Ok(samples)
+    Ok(Some(samples))
+}
+
+/// Tells samples apart, hexadecimal.
+pub fn digest(samples: &[Vec<u32>]) -> String {
+    let tokens: Vec<u8> = samples.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+    blake3::hash(&tokens).to_hex().to_string()
 }
 
 /// All that decides what is written.
@@ -256,16 +278,11 @@ fn settings(
     samples: Option<&[Vec<u32>]>,
     job: Job,
 ) -> Result<Value> {
-    let hexadecimal = |hash: blake3::Hash| hash.to_hex().to_string();
-    let tokens = samples.map(|samples| {
-        let tokens: Vec<u8> = samples.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
-        hexadecimal(blake3::hash(&tokens))
-    });
     let config = QuantizeConfig { calibration: None, ..config.clone() };
     let mut settings = serde_json::to_value(config).map_err(|e| Error::invalid(e.to_string(), ""))?;
     if let Some(settings) = settings.as_object_mut() {
-        settings.insert("model".into(), hexadecimal(source.stamp()?.into()).into());
-        settings.insert("calibration".into(), json!(tokens));
+        settings.insert("model".into(), blake3::Hash::from(source.stamp()?).to_hex().to_string().into());
+        settings.insert("calibration".into(), json!(samples.map(digest)));
         settings.insert("format".into(), json!(format));
         settings.insert("max_shard_size".into(), json!(job.max_shard_bytes));
     }
@@ -326,6 +343,13 @@ fn bits_per_weight(written: &Checkpoint) -> f64 {
 }
 
 fn default_output(model: &str, config: &QuantizeConfig, format: QuantizedFormat) -> PathBuf {
+    // A revision may have slashes; what is left of it is no directory.
+    let model = match model.split_once('@') {
+        Some((name, revision)) if !Path::new(model).exists() => {
+            &format!("{name}@{}", revision.replace('/', "-"))
+        }
+        _ => model,
+    };
     let name = Path::new(model).file_name().map_or("model".into(), |name| name.to_string_lossy());
     let method = format!("{:?}", config.method).to_lowercase();
     let ending = if format == QuantizedFormat::Gguf { ".gguf" } else { "" };

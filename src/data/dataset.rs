@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// The file; hash its bytes to bind a run to its data.
     pub path: PathBuf,
+    /// BLAKE3 of the bytes that were parsed, which binds a run to its data: read again, a pipe has others.
+    pub digest: [u8; 32],
     pub rows: Vec<Row>,
 }
 
@@ -62,7 +63,7 @@ impl Dataset {
                 "a dataset is a JSONL file: one JSON object a line",
             ));
         }
-        Ok(Self { path: path.to_path_buf(), rows })
+        Ok(Self { path: path.to_path_buf(), digest: *blake3::hash(&bytes).as_bytes(), rows })
     }
 }
 

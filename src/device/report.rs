@@ -31,9 +31,15 @@ pub struct Driver {
 /// A library or a folder: `path` and `version` where it was found, else `problem`.
 #[derive(Debug, Default, Serialize)]
 pub struct Part {
+    /// A report only names it: a name that is no UTF-8 is shown as well as it can be.
+    #[serde(serialize_with = "shown")]
     pub path: Option<PathBuf>,
     pub version: Option<String>,
     pub problem: Option<String>,
+}
+
+fn shown<S: serde::Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 
 impl fmt::Display for CudaLibraries {

@@ -7,6 +7,7 @@ mod replay;
 mod run;
 mod snapshot;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,9 +16,10 @@ pub use config::TrainConfig;
 pub use replay::{ReplayReport, replay};
 pub use run::{Metric, Metrics, RunDir};
 
-use crate::checkpoint::{Checkpoint, STAGING_PREFIX};
+use crate::checkpoint::Checkpoint;
 use crate::data::tasks::Task;
 use crate::data::{Batch, Load, Sampler, TokenizedDataset};
+use crate::durable::{self, STAGING_PREFIX};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
 use crate::model::LanguageModel;
@@ -29,6 +31,9 @@ const PLANNED_STEPS: u64 = 10_000;
 
 /// What a run trains on.
 pub struct Data {
+    /// BLAKE3 of the files' bytes as they were parsed: of the training rows, and with a dev set of its own of
+    /// both digests. The best step is told by the dev set, whose figures compare with no other's.
+    pub digest: [u8; 32],
     pub task: Task,
     pub train: TokenizedDataset,
     pub dev: Option<TokenizedDataset>,
@@ -327,11 +332,13 @@ fn replace_checkpoint(checkpoint: &Checkpoint, model: &dyn LanguageModel, out: &
     if !out.exists() {
         return checkpoint.save_tuned(out, scales);
     }
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = out.with_file_name(format!("{STAGING_PREFIX}{name}"));
+    let mut name = OsString::from(STAGING_PREFIX);
+    name.push(out.file_name().unwrap_or_default());
+    let fresh = out.with_file_name(name);
     checkpoint.save_tuned(&fresh, scales)?;
     std::fs::remove_dir_all(out).map_err(Error::io(out, "replacing"))?;
-    std::fs::rename(&fresh, out).map_err(Error::io(out, "replacing"))
+    std::fs::rename(&fresh, out).map_err(Error::io(out, "replacing"))?;
+    durable::sync_directory(durable::parent(out)).map_err(Error::io(out, "replacing"))
 }
 
 fn diverged(step: u64, skipped: u64) -> Error {

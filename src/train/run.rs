@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::write_atomically;
-use crate::checkpoint::STAGING_PREFIX;
+use crate::durable::{self, STAGING_PREFIX, write_atomically};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone)]
@@ -39,7 +38,7 @@ impl RunDir {
                 "continue that run with --resume, or choose another directory with -o",
             ));
         }
-        std::fs::create_dir_all(&self.0).map_err(Error::io(&self.0, "creating"))
+        durable::create_directory(&self.0)
     }
 
     pub fn path(&self) -> &Path {
@@ -108,7 +107,7 @@ impl RunDir {
         let entries = std::fs::read_dir(&self.0).map_err(Error::io(&self.0, "listing"))?;
         for entry in entries {
             let entry = entry.map_err(Error::io(&self.0, "listing"))?;
-            if !entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
+            if !entry.file_name().as_encoded_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
                 continue;
             }
             let path = entry.path();
@@ -198,6 +197,11 @@ impl Metrics {
     pub fn write(&mut self, metric: &Metric) -> Result<()> {
         let mut line = serde_json::to_vec(metric).unwrap_or_default();
         line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io(&self.path, "writing"))
+        self.file.write_all(&line).map_err(Error::io(&self.path, "writing"))?;
+        // Steps are in the journal, too. Which evaluation was the best, no other file says.
+        match metric.is_eval() {
+            true => self.file.sync_data().map_err(Error::io(&self.path, "syncing")),
+            false => Ok(()),
+        }
     }
 }

@@ -2,13 +2,12 @@
 //! is only a shortcut: a missing or damaged one costs time, never a result.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
-use crate::checkpoint::{STAGING_PREFIX, map};
+use crate::checkpoint::map;
+use crate::durable::stream_atomically;
 use crate::error::{Error, Result};
 use crate::model::LanguageModel;
 
@@ -109,30 +108,4 @@ impl Digest {
     fn finish(&self) -> [u8; blake3::OUT_LEN] {
         *self.0.finalize().as_bytes()
     }
-}
-
-/// A whole file or the old one: temporary file in the same directory, fsync, rename, fsync directory.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    stream_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path, "writing")))
-}
-
-fn stream_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let failed = || Error::io(path, "writing");
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(STAGING_PREFIX);
-    #[cfg(unix)]
-    {
-        // The default, 0600, would outlive the rename.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let file = builder.tempfile_in(directory).map_err(failed())?;
-    let mut buffered = BufWriter::new(file.as_file());
-    write(&mut buffered)?;
-    buffered.flush().map_err(failed())?;
-    drop(buffered);
-    file.as_file().sync_all().map_err(failed())?;
-    file.persist(path).map_err(|error| failed()(error.error))?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed())
 }

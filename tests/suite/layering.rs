@@ -8,7 +8,7 @@ use crate::support::source::{Token, tokens, without_tests};
 /// other, but that evaluations may generate.
 const ROOMS: &[&[&str]] = &[
     &["error"],
-    &["lock"],
+    &["lock", "durable"],
     &["zo"],
     &["data"],
     &["device"],

@@ -198,7 +198,7 @@ impl State {
         let (repository, file) = match path.strip_prefix("api/") {
             Some(path) => {
                 let (repository, revision) = path.split_once("/revision/").unwrap_or((path, "main"));
-                (at(repository.trim_start_matches("models/"), revision), None)
+                (self.named(at(repository.trim_start_matches("models/"), revision)), None)
             }
             None => {
                 let Some((repository, rest)) = path.split_once("/resolve/") else {

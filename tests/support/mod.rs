@@ -3,6 +3,7 @@
 pub mod gguf;
 pub mod hub;
 pub mod source;
+pub mod trace;
 pub mod training;
 
 use std::collections::BTreeMap;
@@ -64,7 +65,8 @@ impl Workplace {
         let mut command = Command::new(program);
         command.current_dir(self.0.path()).stdin(std::process::Stdio::null());
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("HF_") {
+            let of_caches = ["HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "TRANSFORMERS_OFFLINE"];
+            if name.to_string_lossy().starts_with("HF_") || of_caches.iter().any(|cache| name == *cache) {
                 command.env_remove(name);
             }
         }

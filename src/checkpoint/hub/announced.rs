@@ -11,17 +11,17 @@ use crate::error::{Error, Result};
 
 pub struct Announced {
     pub etag: String,
+    pub commit: String,
     pub bytes: u64,
 }
 
 impl Announced {
     /// `None` where its ETag or commit cannot be a file's name, which they become.
     pub fn new(metadata: &Metadata) -> Option<Self> {
-        let etag = metadata.etag().to_owned();
+        let (etag, commit) = (metadata.etag().to_owned(), metadata.commit_hash().to_owned());
         let plain =
             |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        (plain(&etag) && plain(metadata.commit_hash()))
-            .then_some(Self { etag, bytes: metadata.size() as u64 })
+        (plain(&etag) && plain(&commit)).then_some(Self { etag, commit, bytes: metadata.size() as u64 })
     }
 
     /// What is wrong with the file that came.

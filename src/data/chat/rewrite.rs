@@ -20,7 +20,7 @@ use super::expressions::level;
 use super::python::refused;
 use super::tokens::{self, Node, nodes, tokens};
 
-/// Most tokens of one tag, against parsers that take stack for each; templates have fewer than 500.
+/// Most tokens of an expression without a comma: parsers may take stack for each. Templates have some 20.
 const MAX_TOKENS: usize = 4000;
 
 /// A template that minijinja reads.
@@ -33,7 +33,7 @@ pub struct Rewritten {
 /// The template with LF for CR LF and CR, as Jinja2's lexer reads it, and with the changes above.
 ///
 /// # Errors
-/// A tag of more than 4000 tokens.
+/// An expression of more than 4000 tokens.
 pub fn rewrite(template: &str) -> Result<Rewritten, Error> {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len() * 2);
@@ -53,7 +53,7 @@ pub fn rewrite(template: &str) -> Result<Rewritten, Error> {
         };
         let tag = &rest[..len];
         let counts = matches!(open, Open::Expression | Open::Statement);
-        if counts && tokens(tag).iter().filter(|token| !token.trim().is_empty()).count() > MAX_TOKENS {
+        if counts && tokens(tag).split(|token| *token == ",").any(|part| count(part) > MAX_TOKENS) {
             return Err(refused(format!("an expression has more than {MAX_TOKENS} tokens")));
         }
         longest_text = longest_text.max(if counts { 0 } else { len });
@@ -67,6 +67,10 @@ pub fn rewrite(template: &str) -> Result<Rewritten, Error> {
     }
     longest_text = longest_text.max(rest.len());
     Ok(Rewritten { source: out + rest, longest_text })
+}
+
+fn count(tokens: &[&str]) -> usize {
+    tokens.iter().filter(|token| !token.trim().is_empty()).count()
 }
 
 #[derive(Clone, Copy)]

@@ -36,6 +36,7 @@ use self::header::HEADER_BYTES;
 pub use self::header::{Hash, Header, MAX_PROBES};
 pub use self::record::{ProbeRecord, Record};
 use self::record::{RecordError, record_bytes};
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::lock::Locked;
 
@@ -87,7 +88,7 @@ impl Journal {
             // Best effort: the reason it failed is the error to report.
             let _ = fs::remove_file(&partial);
         }
-        let durable = written.and_then(|()| sync_directory_of(path));
+        let durable = written.and_then(|()| durable::sync_directory(durable::parent(path)));
         durable.map_err(Error::io(path, "writing the journal's header"))?;
         Ok(Self::at_end(path, file, header, &bytes, &[]))
     }
@@ -111,9 +112,10 @@ impl Journal {
             ));
         }
         if let Some(torn) = torn {
-            let cut = file.set_len(torn.offset).and_then(|()| file.sync_all());
-            cut.map_err(Error::io(path, "cutting the journal's torn tail"))?;
+            file.set_len(torn.offset).map_err(Error::io(path, "cutting the journal's torn tail"))?;
         }
+        // The process that wrote the last record may have been killed before its sync; here it counts.
+        file.sync_all().map_err(Error::io(path, "syncing the journal"))?;
         Ok((Self::at_end(path, file, &header, &bytes, &records), records, torn))
     }
 
@@ -242,17 +244,6 @@ fn write_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     file.set_len(0)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// A rename is durable only when its directory is; elsewhere than on Unix a directory cannot be synced.
-fn sync_directory_of(path: &Path) -> io::Result<()> {
-    if cfg!(not(unix)) {
-        return Ok(());
-    }
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

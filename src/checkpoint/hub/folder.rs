@@ -1,0 +1,119 @@
+//! A repository's folder in the hub's cache, as huggingface_hub lays it out:
+//!
+//! ```text
+//! blobs/ETAG                  the bytes of a file
+//! snapshots/COMMIT/FILE       a link to them (a copy where links cannot be had)
+//! refs/REVISION               the commit that a branch, a tag or an abbreviated commit was
+//! .qzo-fetching-COMMIT        qzo's own: the files of a snapshot that is being fetched, one a line
+//! ```
+//!
+//! Source: huggingface_hub 2.4, `file_download.py` (`try_to_load_from_cache`, `_hf_hub_download_to_cache_dir`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hf_hub::Repo;
+
+use super::is_plain;
+use crate::durable;
+use crate::error::{Error, Result};
+
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(cache: &Path, repo: &Repo) -> Self {
+        Self(cache.join(repo.folder_name()))
+    }
+
+    /// The commit of a revision; a commit is its own.
+    fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let named = fs::read_to_string(self.reference(revision)).ok();
+        let named = named.map(|text| text.trim().to_owned()).filter(|commit| is_plain(commit));
+        named
+            .or_else(|| (is_plain(revision) && self.snapshot(revision).is_dir()).then(|| revision.to_owned()))
+    }
+
+    /// A file that is there.
+    pub fn file(&self, revision: &str, file: &str) -> Option<PathBuf> {
+        let path = self.snapshot(&self.commit(revision)?).join(file);
+        path.exists().then_some(path)
+    }
+
+    /// A model's directory that is there, and not only begun.
+    pub fn model(&self, revision: &str) -> Option<PathBuf> {
+        let commit = self.commit(revision)?;
+        let directory = self.snapshot(&commit);
+        let begun = fs::read_to_string(self.announcement(&commit)).unwrap_or_default();
+        let is_whole = begun.lines().chain(["config.json"]).all(|name| directory.join(name).exists());
+        is_whole.then_some(directory)
+    }
+
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.0.join("snapshots").join(commit)
+    }
+
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.0.join("blobs").join(etag)
+    }
+
+    /// Makes the directories that a file of a commit will be in, so that a power cut does not take them away later.
+    pub fn prepare(&self, commit: &str, file: &str) -> Result<()> {
+        durable::create_directory(&self.0.join("blobs"))?;
+        durable::create_directory(&self.0.join("refs"))?;
+        durable::create_directory(durable::parent(&self.snapshot(commit).join(file)))
+    }
+
+    /// Once a file was fetched: its names are on the disk.
+    pub fn settle(&self, file: &Path) -> Result<()> {
+        for directory in [&self.0.join("blobs"), durable::parent(file)] {
+            durable::sync_directory(directory).map_err(Error::io(directory, "syncing"))?;
+        }
+        Ok(())
+    }
+
+    /// Says which files a snapshot is to have before the first of them comes.
+    pub fn announce(&self, commit: &str, files: &[String]) -> Result<()> {
+        durable::create_directory(&self.0)?;
+        durable::write_atomically(&self.announcement(commit), files.join("\n").as_bytes())
+    }
+
+    /// Enters which commit a revision is; a commit needs no entry.
+    pub fn enter(&self, revision: &str, commit: &str) -> Result<()> {
+        // hf-hub enters what it fetched for as if it were a branch, and does not wait for the disk.
+        remove(&self.reference(commit))?;
+        if revision == commit {
+            return Ok(());
+        }
+        let path = self.reference(revision);
+        durable::create_directory(durable::parent(&path))?;
+        durable::write_atomically(&path, commit.as_bytes())
+    }
+
+    /// A snapshot that was announced is whole.
+    pub fn complete(&self, commit: &str) -> Result<()> {
+        remove(&self.announcement(commit))
+    }
+
+    fn reference(&self, revision: &str) -> PathBuf {
+        self.0.join("refs").join(revision)
+    }
+
+    fn announcement(&self, commit: &str) -> PathBuf {
+        self.0.join(format!(".qzo-fetching-{commit}"))
+    }
+}
+
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Removes a file that may be there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "removing")(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,103 @@
+//! What a power cut leaves: a file's bytes are on the disk once the file was synced, its name once the
+//! directory that has it was. Whatever counts as done goes through here, or does both itself.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Begins the name of everything unfinished. What a killed process leaves behind can be told by it.
+pub const STAGING_PREFIX: &str = ".qzo-writing-";
+
+/// The directory that has a path's name.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Elsewhere than on Unix a directory cannot be synced, and not in every file system there.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(path)?.sync_all() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+/// Makes a directory and those above it that are missing, so that all their names are on the disk.
+///
+/// # Errors
+/// Something else has one of the names; the disk refuses.
+pub fn create_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = parent(path);
+    if above != path {
+        create_directory(above)?;
+    }
+    match fs::create_dir(path) {
+        // By another process, which may not have come to its sync.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made.map_err(Error::io(path, "creating the directory"))?,
+    }
+    sync_directory(above).map_err(Error::io(above, "syncing"))
+}
+
+/// A whole file or the old one: temporary file in the same directory, fsync, rename, fsync directory.
+///
+/// # Errors
+/// The disk refuses. The old file is still there.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path, "writing")))
+}
+
+/// The same of what `write` writes.
+///
+/// # Errors
+/// Those of `write`; the disk refuses.
+pub fn stream_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let failed = || Error::io(path, "writing");
+    let directory = parent(path);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(STAGING_PREFIX);
+    #[cfg(unix)]
+    {
+        // The default, 0600, would outlive the rename.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let file = builder.tempfile_in(directory).map_err(failed())?;
+    let mut buffered = BufWriter::new(file.as_file());
+    write(&mut buffered)?;
+    buffered.flush().map_err(failed())?;
+    drop(buffered);
+    file.as_file().sync_all().map_err(failed())?;
+    file.persist(path).map_err(|error| failed()(error.error))?;
+    sync_directory(directory).map_err(failed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_directories_are_made_and_files_are_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b/c");
+        create_directory(&deep).unwrap();
+        create_directory(&deep).unwrap();
+        assert!(deep.is_dir());
+        fs::write(root.path().join("file"), "mine").unwrap();
+        for taken in ["file", "file/below"] {
+            let error = create_directory(&root.path().join(taken)).unwrap_err().to_string();
+            assert!(error.contains("file: creating the directory"), "{error}");
+        }
+        assert_eq!(fs::read(root.path().join("file")).unwrap(), b"mine");
+        assert_eq!((parent(Path::new("a")), parent(Path::new("a/b"))), (Path::new("."), Path::new("a")));
+    }
+}
