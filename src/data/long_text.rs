@@ -129,6 +129,12 @@ fn common_run(one: &[Placed], other: &[Placed]) -> Option<usize> {
     middle.filter(|_| length >= AGREED).map(|pair| pair[1].start)
 }
 
+/// Whether a text begins with a JSON object on a line of its own.
+fn is_json_line(text: &str) -> bool {
+    let line = text.trim_start_matches('\u{feff}').lines().find(|line| !line.trim().is_empty());
+    line.is_some_and(|line| serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(line).is_ok())
+}
+
 /// The tokens of a text file, without special tokens; at least `most` where it has so many and `most` is set, which may
 /// leave the rest unread. A byte-order mark is no text.
 ///
@@ -157,6 +163,13 @@ pub fn tokens_of_file(path: &Path, tokenizer: &Tokenizer, most: Option<usize>) -
             continue;
         }
         let text = String::from_utf8_lossy(&bytes[..valid]);
+        if before == 0 && is_json_line(&text) {
+            tracing::warn!(
+                "{}: looks like JSONL and is read as plain text, names of fields included; calibration reads the `text` of \
+                 each row where the name ends in .jsonl",
+                path.display()
+            );
+        }
         long.push(if before == 0 { text.strip_prefix('\u{feff}').unwrap_or(&text) } else { &text })?;
         before += valid;
         bytes.drain(..valid);

@@ -127,6 +127,10 @@ fn a_text_is_read_as_far_as_its_windows_and_without_its_mark() {
     let measure = |file| eval(&place, &["--perplexity", file, "--window", "64"]).json();
     assert_eq!(measure("marked.txt"), measure("plain.txt"));
 
+    place.write("rows.txt", format!("{}\n", json!({"text": text})));
+    let rows = eval(&place, &["--perplexity", "rows.txt", "--window", "64"]).json();
+    assert!(rows["warnings"][0].as_str().unwrap().contains("rows.txt: looks like JSONL"), "{rows}");
+
     // 16 MB in lines and in one line: the least that a tokenizer takes for the whole is 1.9 GB.
     for (name, gap) in [("lines.txt", "\n"), ("line.txt", " ")] {
         place.write(name, format!("It was the best of times,{gap}it was the worst.{gap}").repeat(370_000));

@@ -41,10 +41,10 @@ impl Message {
 pub type SpecialTokens = BTreeMap<String, String>;
 
 /// Template instructions: about a thousand messages through the longest templates in use.
-const FUEL: u64 = 2_000_000;
+const FUEL: u64 = 10_000_000;
 
 /// Bytes that the texts of a template may write, into a block of `set` as well.
-const MAX_WRITTEN: u64 = 4 << 30;
+const MAX_WRITTEN: u64 = 8 << 30;
 
 /// The text of a chat; `add_generation_prompt` opens the assistant's next turn.
 ///
