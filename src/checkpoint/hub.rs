@@ -17,6 +17,8 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::gguf::split;
+use super::wrapped;
+use crate::durable;
 use crate::error::{Error, Result};
 
 /// A file name and the bytes of it that have come, of how many.
@@ -69,7 +71,14 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
         };
         return match &id.file {
             Some(file) => first(parts(file).iter().map(|f| folder.file(&id.revision, f).ok_or_else(absent))),
-            None => folder.model(&id.revision).ok_or_else(absent),
+            // The directory of an adapter says that it is one when it is opened.
+            None => {
+                let adapter = || {
+                    let config = folder.file(&id.revision, wrapped::ADAPTER_CONFIG)?;
+                    Some(durable::parent(&config).to_path_buf())
+                };
+                folder.model(&id.revision).or_else(adapter).ok_or_else(absent)
+            }
         };
     }
     let api = api(model)?;
@@ -139,7 +148,11 @@ impl Hub<'_> {
         names: Vec<String>,
         on_download: OnDownload<'_>,
     ) -> Result<PathBuf> {
-        if !names.iter().any(|name| name == "config.json") {
+        let has = |file: &str| names.iter().any(|name| name == file);
+        if !has("config.json") && has(wrapped::ADAPTER_CONFIG) {
+            return Err(wrapped::repository(self.name));
+        }
+        if !has("config.json") {
             return Err(Error::unsupported(
                 format!("{} has no config.json", self.name),
                 "name one of its files, as in org/name/file.gguf, where it holds GGUF files",

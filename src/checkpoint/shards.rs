@@ -125,43 +125,48 @@ impl Shards {
     }
 
     fn add_shards(&mut self, index: &Path) -> Result<()> {
-        let mut by_file: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (tensor, file) in read_index(index)? {
+        let file_of = read_index(index)?;
+        let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in &file_of {
             by_file.entry(file).or_default().push(tensor);
         }
         for (file, tensors) in by_file {
-            self.add(&shard_path(index, &self.directory, &file)?, Some((index, tensors)))?;
+            let indexed = Indexed { index, here: &tensors, anywhere: &file_of };
+            self.add(&shard_path(index, &self.directory, file)?, Some(indexed))?;
         }
         Ok(())
     }
 
-    /// Maps one file and enters its tensors: all of them, or those an index gives to it.
-    fn add(&mut self, path: &Path, wanted: Option<(&Path, Vec<String>)>) -> Result<()> {
+    /// Maps one file and enters its tensors; with an index, but for those that it gives to another file.
+    fn add(&mut self, path: &Path, indexed: Option<Indexed<'_>>) -> Result<()> {
         let (opened, bytes) = publish::open_mapped(path)?;
         let mut places = match pytorch::is_file(path) {
             true => pytorch::places(path, &bytes)?,
             false => safetensors::places(path, &bytes)?,
         };
         let file = self.files.len();
-        match wanted {
-            None => self.tensors.extend(places.into_iter().map(|(name, place)| (name, (file, place)))),
-            Some((index, names)) => {
-                for name in names {
-                    let index = || index.file_name().unwrap_or_default().to_string_lossy();
-                    let place = places.remove(&name).ok_or_else(|| {
-                        Error::tensor(
-                            path,
-                            &name,
-                            format!("{} says it is in this file, but it is not", index()),
-                        )
-                    })?;
-                    self.tensors.insert(name, (file, place));
-                }
+        if let Some(Indexed { index, here, anywhere }) = indexed {
+            if let Some(name) = here.iter().find(|name| !places.contains_key(**name)) {
+                let index = index.file_name().unwrap_or_default().to_string_lossy();
+                let what = format!("{index} says it is in this file, but it is not");
+                return Err(Error::tensor(path, *name, what));
             }
+            places
+                .retain(|name, _| here.binary_search(&name.as_str()).is_ok() || !anywhere.contains_key(name));
         }
+        self.tensors.extend(places.into_iter().map(|(name, place)| (name, (file, place))));
         self.files.push(MappedFile { path: path.to_path_buf(), file: opened, bytes });
         Ok(())
     }
+}
+
+/// What an index says of one file.
+struct Indexed<'a> {
+    index: &'a Path,
+    /// Byte-sorted names of the tensors in this file.
+    here: &'a [&'a str],
+    /// The file of every tensor.
+    anywhere: &'a BTreeMap<String, String>,
 }
 
 impl Tensor<'_> {

@@ -11,7 +11,7 @@ use super::hf_config::{CONFIG_FILE, read_json};
 use super::leftover::is_ignored;
 use crate::error::{Error, Result};
 
-const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Files of an adapter's weights: those of PEFT, and of MLX.
 const ADAPTER_WEIGHTS: [&str; 3] = ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"];
@@ -160,6 +160,11 @@ fn adapter(directory: &Path, config: &Path, beside_model: bool) -> Error {
             "merge it into its base model and give the result, MERGED, with the base's tokenizer: {merge}"
         ),
     )
+}
+
+/// The error for a repository of the hub that holds nothing else.
+pub fn repository(name: &str) -> Error {
+    adapter(Path::new(name), Path::new(""), false)
 }
 
 fn has_model_weights(directory: &Path) -> bool {

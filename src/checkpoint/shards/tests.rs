@@ -146,3 +146,21 @@ fn what_the_writer_writes_in_any_order_is_read_back() {
     assert!(writer.write("a", &[0; 4]).is_err(), "too short");
     assert!(writer.finish().unwrap_err().to_string().contains("`b`"));
 }
+
+#[test]
+fn tensors_that_an_index_leaves_out_are_there_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F16","shape":[1],"data_offsets":[4,6]}}"#;
+    std::fs::write(dir.path().join("1.safetensors"), file(two, &[0; 6])).unwrap();
+    let one = r#"{"b":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
+    std::fs::write(dir.path().join("2.safetensors"), file(one, &[0; 4])).unwrap();
+    let index = |map: &str| std::fs::write(dir.path().join(INDEX_FILE), format!(r#"{{"weight_map":{map}}}"#));
+    index(r#"{"a":"1.safetensors","b":"2.safetensors"}"#).unwrap();
+    let shards = Shards::open(dir.path()).unwrap();
+    assert_eq!(shards.names().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(shards.tensor("b").unwrap().shape, [2]);
+    index(r#"{"a":"1.safetensors"}"#).unwrap();
+    let shards = Shards::open(dir.path()).unwrap();
+    assert_eq!(shards.names().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(shards.tensor("b").unwrap().shape, [1]);
+}
