@@ -31,6 +31,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => {
                 add(directory.config_bytes());
+                directory.settings_bytes().into_iter().for_each(&mut add);
                 directory.shards().files().iter().for_each(|file| add(&file.bytes));
             }
             Source::Gguf(gguf) => gguf.parts().iter().for_each(|part| add(&part.bytes)),
@@ -58,6 +59,7 @@ impl Checkpoint {
             Source::HuggingFace(directory) => {
                 directory.shards().files().iter().try_for_each(|file| add(&file.path, &file.file))?;
                 stamp.update(directory.config_bytes());
+                stamp.update(directory.settings_bytes().unwrap_or_default());
             }
             Source::Gguf(gguf) => gguf.parts().iter().try_for_each(|part| add(&part.path, &part.file))?,
             Source::Synthetic(_) => return Err(self.no_file()),

@@ -23,6 +23,8 @@ pub struct HuggingFace {
     directory: PathBuf,
     /// Bytes of config.json, as they were parsed.
     config: Vec<u8>,
+    /// Bytes of the file that says how the weights are quantized, where config.json does not.
+    settings: Option<Vec<u8>>,
     shards: Shards,
     scheme: Option<Box<dyn Scheme>>,
     /// The quantized linears: name (`….weight`) → `[out, in]`.
@@ -45,7 +47,8 @@ impl HuggingFace {
                 config.eos_token_ids.push(id);
             }
         }
-        let scheme = scheme::read(directory, &path, &json)?;
+        let settings = scheme::other_settings(directory, &json)?;
+        let scheme = scheme::read(directory, &path, &json, settings.as_deref())?;
         let mut shards = Shards::open(directory)?;
         if scheme.is_some() && shards.are_pickled() {
             return Err(Error::unsupported(
@@ -71,7 +74,8 @@ impl HuggingFace {
             shards.remove(HEAD);
         }
         let directory = directory.to_path_buf();
-        let mut opened = Self { directory, config: bytes, shards, scheme, packed: BTreeMap::new(), text };
+        let mut opened =
+            Self { directory, config: bytes, settings, shards, scheme, packed: BTreeMap::new(), text };
         opened.check(&config)?;
         Ok((opened, config))
     }
@@ -83,6 +87,11 @@ impl HuggingFace {
     /// Bytes of config.json, as they were parsed.
     pub fn config_bytes(&self) -> &[u8] {
         &self.config
+    }
+
+    /// Bytes of the file that says how the weights are quantized, where config.json does not.
+    pub fn settings_bytes(&self) -> Option<&[u8]> {
+        self.settings.as_deref()
     }
 
     /// What a copy of the text part alone says in its config, where there are others.

@@ -237,9 +237,10 @@ fn candidate(
         return Err(row.error("the prompt is empty, and this tokenizer puts no BOS token before a text"));
     }
     if shared == 0 {
+        let end = if prompt.ends_with(char::is_whitespace) { "the space at its end" } else { "its end" };
         return Err(row.error(format!(
-            "the prompt's first token becomes another one with \"{option}\" after it, and nothing is left before it: \
-             move the prompt's end to the start of the answer"
+            "the prompt has no token of its own before \"{option}\": move {end} to the start of the answer, or write \
+             more before it"
         )));
     }
     Ok((Candidate { tokens, scored }, shared < prompt_len))

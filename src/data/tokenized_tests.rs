@@ -226,5 +226,5 @@ fn an_answer_without_a_token_of_its_own_is_refused() {
     let task = Task::new(TaskSpec { prompt: Some("{text}"), choices: Some(&choices), ..Default::default() });
     // " " and "the" are one token, before which there is none.
     let error = one(&[r#"{"text": " ", "label": 0}"#], &task.unwrap(), &tokenizer, NONE).unwrap_err();
-    assert!(message(error).contains("move the prompt's end to the start of the answer"));
+    assert!(message(error).contains("move the space at its end to the start of the answer"));
 }

@@ -23,7 +23,7 @@ pub use scales::StoredScales;
 use super::Format;
 use super::gguf::blocks::GgmlType;
 use super::gguf::encode::BLOCK;
-use super::hf_config::read_json;
+use super::hf_config::parse_json;
 use super::safetensors::Dtype;
 use super::shards::{Shards, Tensor};
 use super::write::Target;
@@ -270,9 +270,24 @@ impl QuantizedFormat {
     }
 }
 
+/// Bytes of [`QUANTIZE_CONFIG_FILE`], where config.json has no settings and the directory has that file.
+pub fn other_settings(directory: &Path, json: &Value) -> Result<Option<Vec<u8>>> {
+    let keys = ["quantization", "quantization_config", "compression_config"];
+    let path = directory.join(QUANTIZE_CONFIG_FILE);
+    if keys.iter().any(|key| json.get(*key).is_some_and(|settings| !settings.is_null())) || !path.exists() {
+        return Ok(None);
+    }
+    std::fs::read(&path).map(Some).map_err(Error::io(&path, "reading"))
+}
+
 /// `quantization_config` of config.json (`quantization` is MLX's, and `compression_config` was that of
-/// compressed-tensors when it was young), or the file old GPTQ tools write.
-pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dyn Scheme>>> {
+/// compressed-tensors when it was young), or the file old GPTQ tools write, whose bytes are `other`.
+pub fn read(
+    directory: &Path,
+    path: &Path,
+    json: &Value,
+    other: Option<&[u8]>,
+) -> Result<Option<Box<dyn Scheme>>> {
     let settings = |key| json.get(key).filter(|s: &&Value| !s.is_null());
     if let Some(settings) = settings("quantization") {
         return Ok(Some(Box::new(mlx::Mlx::parse(path, settings)?)));
@@ -283,11 +298,9 @@ pub fn read(directory: &Path, path: &Path, json: &Value) -> Result<Option<Box<dy
     if let Some(settings) = settings("compression_config") {
         return Ok(Some(Box::new(compressed_tensors::CompressedTensors::parse(path, settings)?)));
     }
+    let Some(bytes) = other else { return Ok(None) };
     let path = directory.join(QUANTIZE_CONFIG_FILE);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let settings = read_json(&path)?;
+    let settings = parse_json(&path, bytes)?;
     match settings.get("quant_method").is_some_and(|method| !method.is_null()) {
         true => named(&path, &settings).map(Some),
         false => Ok(Some(Box::new(gptq::Gptq::parse(&path, &settings)?))),

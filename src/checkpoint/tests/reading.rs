@@ -139,3 +139,26 @@ fn the_tokenizer_is_where_the_format_keeps_it() {
     assert_eq!((vocab.bos, vocab.eos, vocab.unk, vocab.add_bos), (Some(1), Some(2), None, Some(true)));
     assert_eq!(vocab.chat_template.as_deref(), Some("{{ messages }}"));
 }
+
+/// Old GPTQ tools write no settings into config.json.
+#[test]
+fn the_fingerprint_knows_settings_in_a_file_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("gptq-4bit-v1")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let config = dir.path().join("config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    let mut settings = json.as_object_mut().unwrap().remove("quantization_config").unwrap();
+    std::fs::write(&config, json.to_string()).unwrap();
+    let mut of = |key: &str, value: serde_json::Value| {
+        settings[key] = value;
+        std::fs::write(dir.path().join("quantize_config.json"), settings.to_string()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        (checkpoint.fingerprint().unwrap(), checkpoint.stamp().unwrap())
+    };
+    let (one, other) = (of("made_by", "a".into()), of("made_by", "b".into()));
+    assert!(one.0 != other.0 && one.1 != other.1);
+    assert_eq!(of("made_by", "a".into()).0, one.0);
+}
