@@ -66,28 +66,37 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Says that a text has a special token of its own where this tokenizer adds one.
+    /// Says that a text has a special token of its own where this tokenizer adds one. `ids` are those of both.
     fn warn_of_doubled(&self, text: &str, ids: &[u32]) {
+        let text = text.trim();
         let is_written = |id: u32, is_at_edge: fn(&str, &str) -> bool| {
-            self.token(id).is_some_and(|token| !token.is_empty() && is_at_edge(text.trim(), &token))
+            self.token(id).is_some_and(|token| !token.is_empty() && is_at_edge(text, &token))
         };
         if let [first, second, ..] = *ids
             && first == second
-            && Some(first) == self.bos
             && is_written(first, |text, token| text.starts_with(token))
         {
-            let token = self.token(first).unwrap_or_default();
+            self.warn_of_second_bos(first);
+        }
+        if let [.., second, last] = *ids
+            && last == second
+            && is_written(last, |text, token| text.ends_with(token))
+        {
+            self.warn_of_second_eos(last);
+        }
+    }
+
+    fn warn_of_second_bos(&self, id: u32) {
+        if let Some(token) = self.token(id).filter(|_| Some(id) == self.bos) {
             tracing::warn!(
                 "a text begins with {token}, and the tokenizer adds another {token} before it, so the model sees \
                  two: leave it out of the text"
             );
         }
-        if let [.., second, last] = *ids
-            && last == second
-            && Some(last) == self.eos_id()
-            && is_written(last, |text, token| text.ends_with(token))
-        {
-            let token = self.token(last).unwrap_or_default();
+    }
+
+    fn warn_of_second_eos(&self, id: u32) {
+        if let Some(token) = self.token(id).filter(|_| Some(id) == self.eos_id()) {
             tracing::warn!(
                 "a text ends with {token}, and the tokenizer adds another {token} after it, so the model sees two: \
                  leave it out of the text"
@@ -98,6 +107,12 @@ impl Tokenizer {
     /// The tokens of a text between those that the tokenizer puts around every text.
     pub fn with_special(&self, tokens: Vec<u32>) -> Result<Vec<u32>> {
         let [before, after] = self.around()?;
+        if let Some(first) = tokens.first().filter(|first| before.last() == Some(first)) {
+            self.warn_of_second_bos(*first);
+        }
+        if let Some(last) = tokens.last().filter(|last| after.first() == Some(last)) {
+            self.warn_of_second_eos(*last);
+        }
         Ok([before, tokens, after].concat())
     }
 

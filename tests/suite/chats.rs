@@ -93,4 +93,8 @@ fn a_bos_that_is_written_out_and_added_is_warned_of_once() {
     let args = ["eval", model.to_str().unwrap(), "--data", data.to_str().unwrap(), "--prompt", "{q}"];
     let answer = place.qzo(args.iter().chain(&["--completion", "a", "--device", "cpu", "--json"])).json();
     assert_eq!(answer["warnings"].as_array().unwrap().len(), 1, "{answer}");
+    place.write("text.txt", format!("<s>{}", "a b ".repeat(80)));
+    let args = ["eval", model.to_str().unwrap(), "--perplexity", "text.txt", "--window", "8", "--json"];
+    let answer = place.qzo(args.iter().chain(&["--device", "cpu"])).json();
+    assert_eq!(answer["warnings"].as_array().unwrap().len(), 1, "{answer}");
 }
