@@ -93,8 +93,12 @@ impl TokenizedDataset {
         let mut lengths = LengthReport { rows: rows.len(), shortest: usize::MAX, ..Default::default() };
         let mut examples = Vec::with_capacity(rows.len());
         let mut first_merged = None;
-        for row in rows {
-            let (mut example, merged) = tokenize(row, &task.example(row)?, tokenizer)?;
+        for (i, row) in rows.iter().enumerate() {
+            let example = task.example(row)?;
+            if i == 0 {
+                warn_of_glued(row, &example);
+            }
+            let (mut example, merged) = tokenize(row, &example, tokenizer)?;
             let length = example.candidates.iter().map(|c| c.tokens.len()).max().unwrap_or(0);
             lengths.longest = lengths.longest.max(length);
             lengths.shortest = lengths.shortest.min(length);
@@ -162,6 +166,27 @@ fn too_long(row: &Row, length: usize, limits: Limits) -> Error {
         length - 1,
         limits.max_position
     ))
+}
+
+/// Says that an answer follows the last word of its prompt without a space.
+fn warn_of_glued(row: &Row, example: &Example) {
+    let (prompt, answer) = match example {
+        Example::Classification { prompt, options, .. } => (prompt, options.first()),
+        Example::Completion { prompt, completion } => (prompt, Some(completion)),
+        Example::Generation { .. } => return,
+    };
+    let word = |letter: Option<char>| letter.is_some_and(|c| c.is_ascii_alphanumeric());
+    let last = prompt.chars().next_back();
+    if (word(last) || last == Some(':')) && answer.is_some_and(|answer| word(answer.chars().next())) {
+        let end: String = prompt.chars().skip(prompt.chars().count().saturating_sub(20)).collect();
+        let answer: String = answer.map_or("", String::as_str).chars().take(20).collect();
+        tracing::warn!(
+            "{}:{}: \"{end}\" and \"{answer}\" become \"{end}{answer}\": an answer is put directly after its prompt, so \
+             write the space at its start",
+            row.path().display(),
+            row.line
+        );
+    }
 }
 
 fn warn_of_merged(first: &Row, lengths: LengthReport) {

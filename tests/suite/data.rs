@@ -58,6 +58,30 @@ fn training_scores_an_answer_that_shares_a_token_with_its_prompt() {
 }
 
 #[test]
+fn an_answer_that_is_glued_to_its_prompt_is_said() {
+    let place = Workplace::new();
+    write_rows(
+        &place,
+        "rows.jsonl",
+        &[json!({"q": "It was the", "a": "best"}), json!({"q": "It", "a": "was"})],
+    );
+    let warnings = |prompt| {
+        let task = ["--data", "rows.jsonl", "--prompt", prompt, "--completion", "a"];
+        eval(&place, &task).json()["warnings"].clone()
+    };
+    assert_eq!(
+        warnings("{q}"),
+        json!([
+            "rows.jsonl:1: \"It was the\" and \"best\" become \"It was thebest\": an answer is put directly after its \
+                prompt, so write the space at its start"
+        ])
+    );
+    assert_eq!(warnings("{q}:").as_array().unwrap().len(), 1);
+    assert_eq!(warnings("{q}\n"), json!([]));
+    assert_eq!(warnings("{q} ("), json!([]));
+}
+
+#[test]
 fn integers_that_are_choices_are_labels_by_their_text() {
     let place = Workplace::new();
     let rows = |labels: [Value; 3]| labels.map(|label| json!({"text": "It was", "stars": label}));
