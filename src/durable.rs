@@ -1,5 +1,5 @@
-//! What a power cut leaves: a file's bytes are on the disk once the file was synced, its name once the
-//! directory that has it was. Whatever counts as done goes through here, or does both itself.
+//! Files that survive a power cut: the bytes of a file are safe once the file was synced, its name once its directory was
+//! synced. Files that count as done are written through here, or do both themselves.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -7,15 +7,15 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Begins the name of everything unfinished. What a killed process leaves behind can be told by it.
+/// The start of every unfinished file's name, by which what a killed process left behind can be recognised.
 pub const STAGING_PREFIX: &str = ".qzo-writing-";
 
-/// The directory that has a path's name.
+/// The directory that a path is in.
 pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Elsewhere than on Unix a directory cannot be synced, and not in every file system there.
+/// Syncs the names in a directory. Does nothing where the system or file system cannot.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -28,7 +28,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory and those above it that are missing, so that all their names are on the disk.
+/// Makes a directory and all missing ones above it, and syncs their names.
 ///
 /// # Errors
 /// Something else has one of the names; the disk refuses.
@@ -48,7 +48,8 @@ pub fn create_directory(path: &Path) -> Result<()> {
     sync_directory(above).map_err(Error::io(above, "syncing"))
 }
 
-/// A whole file or the old one: temporary file in the same directory, fsync, rename, fsync directory.
+/// Writes a file so that at any time there is the whole new one or the old one: temporary file in the same directory,
+/// fsync, rename, fsync of the directory.
 ///
 /// # Errors
 /// The disk refuses. The old file is still there.
@@ -56,7 +57,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     stream_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path, "writing")))
 }
 
-/// The same of what `write` writes.
+/// Like [`write_atomically`], for bytes that `write` writes piece by piece.
 ///
 /// # Errors
 /// Those of `write`; the disk refuses.

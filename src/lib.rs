@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`error`] | one typed error |
 //! | [`lock`] | a file that one process at a time holds |
-//! | [`durable`] | files and names that a power cut leaves |
+//! | [`durable`] | files and names that survive a power cut |
 //! | [`zo`] | estimators, schedule, journal: scalars only |
 //! | [`data`] | tokenizer, chat template, datasets, tasks, batches: knows no model |
 //! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |

@@ -40,8 +40,8 @@ impl Checkpoint {
         Ok(*whole.finalize().as_bytes())
     }
 
-    /// Whether a file was changed, as far as names, lengths and times say: BLAKE3 over them and the config. They are
-    /// those of the files that were opened, whatever has their names by now.
+    /// Changes when a file of the model does: BLAKE3 over names, lengths, times and the config. They are taken from the
+    /// open files, so a file that was replaced since does not count.
     pub fn stamp(&self) -> Result<[u8; 32]> {
         let mut stamp = blake3::Hasher::new();
         let mut add = |path: &Path, file: &File| {

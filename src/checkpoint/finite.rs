@@ -1,5 +1,5 @@
-//! Weights that are NaN or infinite are refused wherever they are read or copied: a model that has one gives nothing
-//! of use, and a copy of it would pass for a good one.
+//! Weights that are NaN or infinite are refused wherever they are read or copied: one of them makes all results
+//! useless.
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::quant::FloatType;
 const PIECE: usize = 16 << 20;
 
 impl Checkpoint {
-    /// `found`: a value that is not finite, with its place.
+    /// An error if `found` holds the index and value of a NaN or infinity.
     pub(super) fn expect_finite(&self, name: &str, found: Option<(usize, f32)>) -> Result<()> {
         found.map_or(Ok(()), |(at, value)| Err(self.not_finite(name, &format!("value {at} is {value}"))))
     }
@@ -22,8 +22,8 @@ impl Checkpoint {
         )
     }
 
-    /// Reads whatever of the model is not trained: of the tables, training itself sees some rows alone, and a tuned
-    /// copy has all of them.
+    /// Reads all tensors that are not trained. Training itself reads only some rows of the embeddings, but the tuned copy
+    /// will have them all.
     ///
     /// # Errors
     /// A value is NaN or infinite.

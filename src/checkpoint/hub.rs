@@ -131,7 +131,7 @@ fn api(model: &str) -> Result<Api> {
 struct Hub<'a> {
     /// `org/name` or `org/name@revision`
     name: &'a str,
-    /// What the files are asked for by: a commit, where they are those of a directory.
+    /// The revision in the files' addresses: for a whole directory, its commit.
     revision: &'a str,
     folder: Folder,
     files: ApiRepo,
@@ -248,7 +248,7 @@ fn is_plain(part: &str) -> bool {
 }
 
 struct Downloads<'a> {
-    /// Where hf-hub writes what comes, until it gives it its name.
+    /// The file that hf-hub downloads into and renames at the end.
     part: &'a Path,
     synced: &'a mut std::io::Result<()>,
     file: String,
@@ -268,7 +268,7 @@ impl Progress for Downloads<'_> {
         (self.on_download)(&self.file, self.done, self.of);
     }
 
-    /// All has come, and is not renamed yet: hf-hub would not wait for the disk.
+    /// Called when the download is complete and not renamed yet. hf-hub does not sync the file, so it is done here.
     fn finish(&mut self) {
         *self.synced = File::open(self.part).and_then(|part| part.sync_all());
         (self.on_download)(&self.file, self.of, self.of);

@@ -334,7 +334,7 @@ impl HuggingFace {
     }
 
     /// # Errors
-    /// A tensor that takes no part in the model and would change it.
+    /// A tensor that the config does not account for; [`leftover`] says which ones are accepted.
     fn check_leftover(&self, config: &ModelConfig) -> Result<()> {
         let plain: HashSet<String> =
             config.tensors().map(|(name, _)| name).filter(|name| !self.packed.contains_key(name)).collect();
@@ -344,8 +344,10 @@ impl HuggingFace {
             let tensor = self.tensor(name)?;
             let fine = match self.is_part(name) {
                 true => self.scheme.as_ref().is_none_or(|scheme| scheme.accounts_for(&tensor)),
-                false if modules.has_bias(name) => is_zero(&tensor),
-                false if name == HEAD => self.same_values(&tensor, &self.tensor(&embeddings(config))?),
+                false if modules.has_bias(name) => tensor.is_zero(),
+                false if name == HEAD => {
+                    self.shards.have_same_values(&tensor, &self.tensor(&embeddings(config))?)
+                }
                 false => false,
             };
             left.extend((!fine).then_some((name, name)));
@@ -353,33 +355,15 @@ impl HuggingFace {
         leftover::refuse(&self.directory, CONFIG_FILE, config, &left)
     }
 
-    /// Whether it is a part of a quantized linear.
+    /// Whether a tensor is a part of a quantized linear.
     fn is_part(&self, name: &str) -> bool {
         let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
         let mut modules = parts.iter().filter_map(|part| name.strip_suffix(part));
         modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
     }
-
-    /// Compares two tensors piece by piece, and gives the pages back.
-    fn same_values(&self, a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
-        const PIECE: usize = 1 << 20;
-        let (Ok(of_a), Ok(of_b)) = (a.float_type(), b.float_type()) else { return false };
-        let pieces = |dtype| PIECE * float::bytes_per_value(dtype);
-        let mut both = a.bytes.chunks(pieces(of_a)).zip(b.bytes.chunks(pieces(of_b)));
-        a.shape == b.shape
-            && both.all(|(a, b)| {
-                self.shards.files().iter().for_each(|file| publish::release(&file.bytes));
-                of_a == of_b && a == b || float::decode(of_a, a) == float::decode(of_b, b)
-            })
-    }
 }
 
-/// Whether all of a tensor's floats are 0.
-fn is_zero(tensor: &Tensor<'_>) -> bool {
-    tensor.floats().is_ok_and(|values| values.iter().all(|value| *value == 0.0))
-}
-
-/// The name of the table of tokens.
+/// The name of the token embeddings.
 fn embeddings(config: &ModelConfig) -> String {
     format!("{}.weight", config.embed_tokens())
 }

@@ -1,9 +1,9 @@
-//! Tensors of a file that have no place in the model its config describes. An unknown part would silently change
-//! nothing where its author meant it to, so that such a file is refused, whatever its container and scheme.
+//! Tensors of a file that have no place in the model its config describes. To leave such a tensor
+//! out would give another model without a word, so the file is refused, whatever its container and scheme.
 //!
-//! What cannot change the model is let by: what any code computes anew (`rotary_emb.inv_freq`, masks), biases that
-//! are zero, a head that repeats the embeddings it is tied to, parts that see, and parts that only guess further
-//! tokens.
+//! Tensors that cannot change the model are accepted and not used: those that are computed anew
+//! (`rotary_emb.inv_freq`, masks), biases that are zero, a head equal to the embeddings it is tied to, vision and audio
+//! parts, and heads for multi-token prediction.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,23 +16,22 @@ use crate::error::{Error, Result};
 /// The head's own weight, in every family.
 pub const HEAD: &str = "lm_head.weight";
 
-/// Names that an error lists.
+/// How many names an error lists.
 const SHOWN: usize = 4;
 
-/// Whether no model here computes with such a tensor, whatever it holds. transformers leaves the same ones out
-/// without a word.
+/// Whether a tensor of this name is never used. transformers leaves out the same ones.
 pub fn is_ignored(name: &str) -> bool {
     let recomputed = name.contains(".rotary_emb.") || name.starts_with("rotary_emb.");
     let masks = [".attn.bias", ".masked_bias", "decoder.version"];
     recomputed || masks.iter().any(|end| name.ends_with(end)) || is_other_part(name)
 }
 
-/// Parts of a larger model that its text part does without.
+/// Whether it belongs to a vision or audio part or to multi-token prediction.
 fn is_other_part(name: &str) -> bool {
     !hf_config::is_text(name) || name.starts_with("mtp.") || name.starts_with("model.mtp")
 }
 
-/// Modules that may have a bias: where all of it is 0, it adds nothing.
+/// The modules of a model that have a weight and could have a bias.
 pub struct Modules(HashSet<String>);
 
 impl Modules {
@@ -49,10 +48,11 @@ impl Modules {
     }
 }
 
-/// `names`: Hugging Face's, and those in the file. `describes`: what describes the model, for the reader.
+/// Refuses a file with tensors that have no place. `names` are pairs: the Hugging Face name and the name in the file.
+/// `describes` names the source of the config in the message.
 ///
 /// # Errors
-/// There are any.
+/// `names` is not empty.
 pub fn refuse(path: &Path, describes: &str, config: &ModelConfig, names: &[(&str, &str)]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -73,7 +73,7 @@ pub fn refuse(path: &Path, describes: &str, config: &ModelConfig, names: &[(&str
     ))
 }
 
-/// What to do, by what most likely happened.
+/// Advice for the most likely cause.
 fn help(describes: &str, config: &ModelConfig, names: &[(&str, &str)]) -> String {
     let any = |is: &dyn Fn(&str) -> bool| names.iter().any(|(name, stored)| is(name) || is(stored));
     let other = match describes == hf_config::CONFIG_FILE {

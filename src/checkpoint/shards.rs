@@ -124,6 +124,19 @@ impl Shards {
         self.tensors.get(name).map(|(file, place)| (*file, place.range.clone()))
     }
 
+    /// Whether two tensors hold the same numbers. Reads them piece by piece and gives the pages back.
+    pub fn have_same_values(&self, a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
+        const PIECE: usize = 1 << 20;
+        let (Ok(of_a), Ok(of_b)) = (a.float_type(), b.float_type()) else { return false };
+        let pieces = |dtype| PIECE * float::bytes_per_value(dtype);
+        let mut both = a.bytes.chunks(pieces(of_a)).zip(b.bytes.chunks(pieces(of_b)));
+        a.shape == b.shape
+            && both.all(|(a, b)| {
+                self.files.iter().for_each(|file| publish::release(&file.bytes));
+                of_a == of_b && a == b || float::decode(of_a, a) == float::decode(of_b, b)
+            })
+    }
+
     fn add_shards(&mut self, index: &Path) -> Result<()> {
         let file_of = read_index(index)?;
         let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -137,7 +150,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Maps one file and enters its tensors; with an index, but for those that it gives to another file.
+    /// Maps one file and adds its tensors. Those that an index says are in another file are left out.
     fn add(&mut self, path: &Path, indexed: Option<Indexed<'_>>) -> Result<()> {
         let (opened, bytes) = publish::open_mapped(path)?;
         let mut places = match pytorch::is_file(path) {
@@ -160,7 +173,7 @@ impl Shards {
     }
 }
 
-/// What an index says of one file.
+/// An index of shards, seen from one of them.
 struct Indexed<'a> {
     index: &'a Path,
     /// Byte-sorted names of the tensors in this file.
@@ -186,6 +199,11 @@ impl Tensor<'_> {
 
     pub fn floats(&self) -> Result<Vec<f32>> {
         Ok(float::decode(self.float_type()?, self.bytes))
+    }
+
+    /// Whether it holds floats, all of them 0.
+    pub fn is_zero(&self) -> bool {
+        self.floats().is_ok_and(|values| values.iter().all(|value| *value == 0.0))
     }
 
     /// i32 or i64 values, the latter only where they fit.

@@ -22,7 +22,8 @@ impl Checkpoint {
     /// and rounded to `dtype`.
     ///
     /// # Errors
-    /// A row beyond the table, or with a value that is NaN or infinite; a table that is quantized so that its rows cannot be read by themselves.
+    /// A row beyond the table, or with a value that is NaN or infinite; a table that is quantized in a way that its rows
+    /// cannot be read by themselves.
     pub fn rows(&self, name: &str, rows: &[u32], factor: f32, dtype: FloatType) -> Result<Values> {
         let width = self.shape(name)?.last().copied().unwrap_or(0).max(1);
         let table = Table { checkpoint: self, name, width, factor };

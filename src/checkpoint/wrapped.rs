@@ -16,7 +16,7 @@ pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// Files of an adapter's weights: those of PEFT, and of MLX.
 const ADAPTER_WEIGHTS: [&str; 3] = ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"];
 
-/// A part of a tensor's name, and what puts it there.
+/// Words in tensors' names, each with the tool that puts it there.
 const WRAPPERS: [(&str, &str); 7] = [
     ("_orig_mod", "torch.compile"),
     ("_fsdp_wrapped_module", "FSDP"),
@@ -27,12 +27,11 @@ const WRAPPERS: [(&str, &str); 7] = [
     ("model.model", "a module around the model, such as Lightning's"),
 ];
 
-/// Parts of a name that only an adapter has which is not merged.
+/// Words in tensors' names of a LoRA adapter that is not merged.
 const ADAPTER_PARTS: [&str; 5] =
     [".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_magnitude_vector", ".base_layer."];
 
-/// What a table of embeddings is called before its `embed_tokens.weight`, in the files of the families that are
-/// read.
+/// Prefixes of `embed_tokens.weight` in the files of the supported families.
 const BEGINNINGS: [&str; 6] =
     ["", "model.", "decoder.", "model.decoder.", "model.language_model.", "language_model.model."];
 
@@ -109,7 +108,7 @@ pub fn check_names(directory: &Path, names: &[&str]) -> Result<()> {
     }
 }
 
-/// What a name says that it was inside of.
+/// The entries of [`WRAPPERS`] that are in a name.
 fn wrappers(name: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     WRAPPERS.iter().filter(move |(part, _)| {
         let begins = name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'));

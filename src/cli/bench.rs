@@ -52,7 +52,7 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// The sweep of products has made-up numbers of its own.
+    /// Whether the seed matters: the sweep of products has fixed numbers.
     pub fn is_seeded(&self) -> bool {
         !self.matmul
     }

@@ -17,7 +17,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A result: one JSON object with --json, which gets the warnings so far as `warnings`; else the text.
+    /// Prints a result: the text, or with --json one JSON object that also has all `warnings`.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         #[derive(Serialize)]
         struct WithWarnings<'a, T> {

@@ -37,7 +37,7 @@ pub struct EvalArgs {
     /// Only the first N rows
     #[arg(long, value_name = "N", requires = "data", value_parser = at_least_one)]
     limit: Option<usize>,
-    /// What happens to rows beyond the model's context: drop or truncate [default: an error]
+    /// Drop or truncate rows that are longer than the model's context [default: refuse them]
     #[arg(long, value_name = "HOW", requires = "data")]
     overlong: Option<Overlong>,
     /// Report the chosen candidate of every row

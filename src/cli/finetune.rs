@@ -250,13 +250,13 @@ struct Origin {
     /// Fingerprint of the source, hexadecimal.
     model: String,
     quantize: QuantizeConfig,
-    /// Of the tokens of the text, hexadecimal.
+    /// BLAKE3 of the calibration text's tokens, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calibration: Option<String>,
 }
 
 impl Origin {
-    /// By its tokens where they are known of both, else by its name.
+    /// Whether the calibration texts differ: by their tokens if both are known, else by their paths.
     fn has_other_text(&self, other: &Self) -> bool {
         match (&self.calibration, &other.calibration) {
             (Some(one), Some(other)) => one != other,

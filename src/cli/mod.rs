@@ -60,7 +60,7 @@ enum Command {
 }
 
 impl Command {
-    /// Says which of the flags that all commands take mean nothing to this one.
+    /// Warns of flags that every command accepts and this one does not use.
     fn warn_of_unused(&self, common: &Common) {
         // The device, the compute type and the seed.
         let (name, [device, dtype, seed]) = match self {
@@ -120,8 +120,7 @@ impl Common {
 }
 
 /// # Errors
-/// An argument is not UTF-8. Paths go into recipes, reports and the files of a run, which are: another path would
-/// be named there, and be taken for this one later.
+/// An argument is not UTF-8. Recipes, reports and the files of a run are UTF-8 and could not hold such a path.
 pub fn check_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     let foreign = arguments.into_iter().skip(1).find(|argument| argument.to_str().is_none());
     match foreign {

@@ -50,14 +50,14 @@ pub fn recipe(path: &Path, args: &RecipeArgs, output: Option<&Path>, common: &Co
     Config::load(path, &args.set.iter().cloned().chain(flags).collect::<Vec<_>>())
 }
 
-/// What the model allows of a row, whose excess is refused.
+/// Limits of a row that come from the model. Longer rows are refused.
 pub fn limits(checkpoint: &Checkpoint) -> Limits {
     let config = checkpoint.config();
     let (max_position, vocab_size) = (config.max_position_embeddings, config.vocab_size);
     Limits { max_seq_length: None, overlong: None, max_position, vocab_size }
 }
 
-/// What the model and the `[data]` table allow of a row to train on.
+/// Limits of a training row that come from the model and the `[data]` table.
 pub fn training_limits(checkpoint: &Checkpoint, data: &DataConfig) -> Limits {
     let limits = limits(checkpoint);
     if let Some(limit) = data.max_seq_length.filter(|limit| *limit > limits.max_position + 1) {

@@ -167,8 +167,8 @@ fn check_new(source: &Checkpoint, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes `source`, quantized, to the new directory or file `out`, calibrated on `samples` where there are some;
-/// what calibration says of each linear.
+/// Quantizes `source` into the new directory or file `out`, calibrated on `samples` if there are any. Gives the output
+/// error of each calibrated linear.
 pub fn quantize(
     source: &Arc<Checkpoint>,
     out: &Path,
@@ -238,10 +238,10 @@ fn nearest(name: &str, shape: [usize; 2], rows: &Rows<'_>, options: Options) -> 
 /// Windows of tokens.
 pub type Samples = Vec<Vec<u32>>;
 
-/// Those of the calibration text, where there is one. It is read once: a pipe has nothing to read again.
+/// Reads the calibration text, if there is one, and draws its windows. It is read once, so that it may be a pipe.
 ///
 /// # Errors
-/// A text that cannot be had or is too short; a tokenizer of another model.
+/// A text that cannot be read or is too short; a tokenizer that does not belong to the model.
 pub fn samples(source: &Checkpoint, config: &QuantizeConfig, job: Job) -> Result<Option<Samples>> {
     let Some(text) = &config.calibration else { return Ok(None) };
     let context = source.config().max_position_embeddings;
@@ -264,7 +264,7 @@ pub fn samples(source: &Checkpoint, config: &QuantizeConfig, job: Job) -> Result
     Ok(Some(samples))
 }
 
-/// Tells samples apart, hexadecimal.
+/// BLAKE3 of the samples' tokens, hexadecimal.
 pub fn digest(samples: &[Vec<u32>]) -> String {
     let tokens: Vec<u8> = samples.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
     blake3::hash(&tokens).to_hex().to_string()

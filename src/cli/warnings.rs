@@ -11,7 +11,7 @@ use super::console::to_stderr;
 
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// All warnings of this process, in the order in which they came up, each once.
+/// All warnings of this process in order, each once.
 pub fn said() -> Vec<String> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
@@ -22,7 +22,7 @@ pub fn is_warning(event: &Metadata<'_>) -> bool {
 }
 
 pub struct Warnings {
-    /// Print nothing; `--json` has them all the same.
+    /// Print no warnings; `--json` still has them.
     pub quiet: bool,
 }
 

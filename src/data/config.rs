@@ -46,7 +46,7 @@ pub struct DataConfig {
     /// Tokens, prompt and scored tokens together; the model's context where unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seq_length: Option<usize>,
-    /// Where unset, rows beyond `max_seq_length` are dropped; without that, rows beyond the context are refused.
+    /// What happens to longer rows. Unset: rows beyond `max_seq_length` are dropped; without that key they are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlong: Option<Overlong>,
 }

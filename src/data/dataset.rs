@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Dataset {
     pub path: PathBuf,
-    /// BLAKE3 of the bytes that were parsed, which binds a run to its data: read again, a pipe has others.
+    /// BLAKE3 of the bytes that were parsed, which binds a run to its data. Taken while parsing, since a pipe cannot be read again.
     pub digest: [u8; 32],
     pub rows: Vec<Row>,
 }
@@ -117,7 +117,7 @@ impl Row {
     }
 }
 
-/// What to do where the first line shows that the file is one JSON document.
+/// Advice for a file that is one JSON document rather than a row per line.
 fn whole_document(line: &str) -> &'static str {
     match line.as_bytes().first() {
         Some(b'[') => {

@@ -1,5 +1,5 @@
-//! Which choice a row's label means: the choice itself, or its index. A label that could be both is refused, since the
-//! wrong reading trains on shifted labels without a word.
+//! Which choice a row's label means: the choice itself, or its index. A label that could mean two
+//! choices is refused: the wrong one would train on shifted labels.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 
 /// The index of the choice that `field` of `row` names.
 ///
-/// A string is the choice, the spaces around it apart. A number is the choice where all choices are integers, and a bool
-/// where all say yes or no; else it is an index, unless it is another choice's text, too.
+/// A string is the choice; spaces around it do not matter. If all choices are integers, a number is the choice; if all
+/// are words like yes and no, a bool is the choice. Otherwise a number or bool is an index.
 ///
 /// # Errors
-/// A label that names no choice, or two.
+/// A label that names no choice, or is one choice's text and another's index.
 pub fn label_index(row: &Row, field: &str, choices: &[String]) -> Result<usize> {
     let label = row.field(field)?;
     let found = match label {
@@ -57,7 +57,7 @@ pub fn class_index(row: &Row, field: &str, classes: usize) -> Result<usize> {
         .ok_or_else(|| row.wrong(field, &format!("a number from 0 to {}", classes - 1)))
 }
 
-/// 1.0 is an integer, too: tables write it where a column has gaps.
+/// The number as an integer. 1.0 is one, too: table programs write it when a column has empty cells.
 fn integer(label: &Value) -> Option<i64> {
     let float = || label.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 1e9).map(|x| x as i64);
     label.as_i64().or_else(float)
@@ -75,9 +75,9 @@ enum Reading {
     One(usize),
     /// Neither an index nor a choice.
     None,
-    /// No choice, where an index is out of the question.
+    /// Not one of the choices, all of which are values of the label's type: an index is not meant.
     NoText,
-    /// Different choices.
+    /// The index means one choice and the text another.
     Two {
         index: usize,
         text: usize,
@@ -97,7 +97,7 @@ impl Reading {
         }
     }
 
-    /// Of a label that is an index, or the value that some choices are.
+    /// Reads a label that may be an index, or the value of some choice.
     fn of<T: Copy + PartialEq>(
         label: T,
         choices: &[String],

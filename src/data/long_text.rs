@@ -10,24 +10,24 @@ use crate::error::{Error, Result};
 /// Bytes that are tokenized together, about.
 const PIECE: usize = 1 << 16;
 
-/// Bytes before a cut that the next piece begins with, so that its tokens at the cut are those of the whole text.
+/// Bytes that a piece shares with the one before it, so that a cut can be put where both have the same tokens.
 const OVERLAP: usize = 1 << 10;
 
-/// Tokens in a row that two pieces must share for a cut among them.
+/// How many tokens in a row two pieces must have in common before the text is cut among them.
 const AGREED: usize = 8;
 
-/// Pieces may grow to this many bytes in search of a cut.
+/// A piece without a cut grows up to this many bytes.
 const LARGEST_PIECE: usize = 1 << 20;
 
-/// The tokens of a text that comes bit by bit, as if it were tokenized whole, without special tokens.
+/// Tokenizes a text that is given in parts. The tokens are those of the whole text, without special tokens.
 pub struct LongText<'t> {
     tokenizer: &'t tokenizers::Tokenizer,
-    /// What is not settled, and some text before it.
+    /// Text whose tokens are not final yet, after some whose tokens are.
     text: String,
-    /// Bytes of `text` whose tokens are settled.
+    /// Bytes at the start of `text` whose tokens are final.
     settled: usize,
     tokens: Vec<u32>,
-    /// Bytes of the next piece.
+    /// Bytes of text after which the next tokens are made final.
     piece: usize,
 }
 
@@ -44,7 +44,7 @@ impl<'t> LongText<'t> {
         Self { tokenizer, text: String::new(), settled: 0, tokens: Vec::new(), piece: PIECE }
     }
 
-    /// Takes more of the text; [`tokens`](Self::tokens) has those of most of it.
+    /// Takes more of the text.
     pub fn push(&mut self, text: &str) -> Result<()> {
         let mut rest = text;
         while !rest.is_empty() {
@@ -58,6 +58,7 @@ impl<'t> LongText<'t> {
         Ok(())
     }
 
+    /// The final tokens so far: those of all but the end of the text.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -69,7 +70,8 @@ impl<'t> LongText<'t> {
         Ok(self.tokens)
     }
 
-    /// Settles the tokens up to a cut near the end, where a piece that begins shortly before has the same tokens.
+    /// Makes the tokens up to a cut final. The cut is near the end of the text, where tokenizing from a later start gives
+    /// the same tokens.
     fn settle(&mut self) -> Result<()> {
         let overlap = self.text.floor_char_boundary(self.text.len() - 2 * OVERLAP);
         let (whole, tail) = (self.placed(0)?, self.placed(overlap)?);
@@ -104,7 +106,7 @@ fn from(tokens: &[Placed], start: usize) -> &[Placed] {
     &tokens[tokens.partition_point(|token| token.start < start)..]
 }
 
-/// A byte in the middle of the longest run of tokens that both have, at which a token begins.
+/// The start of a token in the middle of the longest run of tokens that both lists have.
 fn common_run(one: &[Placed], other: &[Placed]) -> Option<usize> {
     let (mut i, mut j, mut length, mut best) = (0, 0, 0, (0, 0));
     while let (Some(a), Some(b)) = (one.get(i), other.get(j)) {
@@ -135,8 +137,8 @@ fn is_json_line(text: &str) -> bool {
     line.is_some_and(|line| serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(line).is_ok())
 }
 
-/// The tokens of a text file, without special tokens; at least `most` where it has so many and `most` is set, which may
-/// leave the rest unread. A byte-order mark is no text.
+/// The tokens of a text file without special tokens and without a byte-order mark. With `most`, reading may stop once
+/// there are that many tokens.
 ///
 /// # Errors
 /// A file that cannot be read, or is not UTF-8.

@@ -1,9 +1,9 @@
 //! Rows as token ids, within the limits that a run and its model set.
 //!
 //! The whole text, prompt and option together, is tokenized with the tokenizer's own special tokens; the option is
-//! scored from the first token that the prompt alone does not have. Where the prompt's tokens are the first of the
-//! whole, that is MeZO's rule: the last tokens(prompt + option) − tokens(prompt). Where the prompt's end and the option
-//! share a token ("A: " and "yes" are "A:" and " yes"), counting would leave it out.
+//! scored from the first token that the prompt alone does not have. If the whole begins with the prompt's
+//! tokens, as it mostly does, these are the last tokens(prompt + option) − tokens(prompt), which is MeZO's rule. If the end
+//! of the prompt and the option share a token ("A: " and "yes" become "A:" and " yes"), that rule would leave it out.
 
 use super::batch::{Batch, Load, Objective};
 use super::config::Overlong;
@@ -51,7 +51,7 @@ pub struct LengthReport {
     pub rows: usize,
     pub dropped: usize,
     pub truncated: usize,
-    /// Rows with a prompt whose end and an answer's start are one token.
+    /// Rows in which the end of the prompt and the start of an answer are one token.
     pub merged: usize,
     /// Tokens of the longest and the shortest row as read, each with its longest candidate.
     pub longest: usize,
@@ -168,7 +168,7 @@ fn too_long(row: &Row, length: usize, limits: Limits) -> Error {
     ))
 }
 
-/// Says that an answer follows the last word of its prompt without a space.
+/// Warns of an answer that follows the last word of its prompt without a space.
 fn warn_of_glued(row: &Row, example: &Example) {
     let (prompt, answer) = match example {
         Example::Classification { prompt, options, .. } => (prompt, options.first()),

@@ -66,7 +66,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Says that a text has a special token of its own where this tokenizer adds one. `ids` are those of both.
+    /// Warns of a text that begins or ends with a special token that this tokenizer adds anyway. `ids` are the tokens of the
+    /// text and the added ones.
     fn warn_of_doubled(&self, text: &str, ids: &[u32]) {
         let text = text.trim();
         let is_written = |id: u32, is_at_edge: fn(&str, &str) -> bool| {

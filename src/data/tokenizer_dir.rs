@@ -94,7 +94,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
     }
 }
 
-/// A flag as Python takes it: 0, null and nothing are false, all else but `false` is true.
+/// A flag as Python reads it: false, 0, null and what is empty are false, all else is true.
 pub(super) fn flag(config: &Value, key: &str, default: bool) -> bool {
     match config.get(key) {
         None => default,

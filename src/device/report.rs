@@ -31,7 +31,7 @@ pub struct Driver {
 /// A library or a folder: `path` and `version` where it was found, else `problem`.
 #[derive(Debug, Default, Serialize)]
 pub struct Part {
-    /// A report only names it: a name that is no UTF-8 is shown as well as it can be.
+    /// The path as text, for a report alone: bytes that are not UTF-8 are replaced.
     #[serde(serialize_with = "shown")]
     pub path: Option<PathBuf>,
     pub version: Option<String>,

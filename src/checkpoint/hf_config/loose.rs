@@ -1,5 +1,4 @@
-//! Settings as people and programs write them: Python takes `256.0` for 256, 0 for false and null for what is not set,
-//! where serde wants one type.
+//! Settings as Python reads them: `256.0` is 256, 0 is false, and null is the same as an absent key.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -13,8 +12,7 @@ pub fn read<T: DeserializeOwned>(json: &Value) -> serde_json::Result<T> {
     T::deserialize(numbers(json))
 }
 
-/// A copy in which whole floats are integers. Floats are read from integers, too, so that each number can be read as
-/// what it is needed for.
+/// A copy in which whole floats are integers. serde reads a float from an integer, but no integer from a float.
 fn numbers(json: &Value) -> Value {
     match json {
         Value::Object(object) => {

@@ -95,7 +95,7 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
 }
 
 impl Parameters {
-    /// `{}`, which says no more than null.
+    /// Whether it is `{}`, which means the same as null.
     fn is_empty(&self) -> bool {
         matches!(self, Self::One(scaling) if *scaling == Scaling::default())
     }

@@ -1,4 +1,4 @@
-//! Where the hub's variables say that things are, read as huggingface_hub reads them.
+//! Folders and files that environment variables of the hub name, read as huggingface_hub reads them.
 //!
 //! Source: huggingface_hub 1.0 to 2.4, `constants.py` and `utils/_auth.py`.
 
@@ -29,14 +29,14 @@ pub fn token() -> Option<String> {
     set.and_then(cleaned).or_else(|| std::fs::read_to_string(file()).ok().and_then(cleaned))
 }
 
-/// The variable that forbids the network, where one does.
+/// The variable that forbids the network; `None` where the network may be used.
 pub fn offline() -> Option<&'static str> {
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| (name, value));
     let (name, value) = set("HF_HUB_OFFLINE").or_else(|| set("TRANSFORMERS_OFFLINE"))?;
     ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase()).then_some(name)
 }
 
-/// With `~` and variables as a shell would put them in.
+/// The path with `~` and variables replaced, as a shell does it.
 fn expanded(path: OsString) -> PathBuf {
     with_variables(with_home(PathBuf::from(path)))
 }
@@ -52,7 +52,7 @@ fn with_home(path: PathBuf) -> PathBuf {
     home.map(|home| home.join(parts.as_path())).unwrap_or(path)
 }
 
-/// Of another user.
+/// The home directory of a user of this machine.
 fn home_of(user: &str) -> Option<PathBuf> {
     let users = std::fs::read_to_string("/etc/passwd").ok()?;
     let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());

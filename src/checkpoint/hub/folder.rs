@@ -36,13 +36,13 @@ impl Folder {
             .or_else(|| (is_plain(revision) && self.snapshot(revision).is_dir()).then(|| revision.to_owned()))
     }
 
-    /// A file that is there.
+    /// The path of a file, if the cache has it.
     pub fn file(&self, revision: &str, file: &str) -> Option<PathBuf> {
         let path = self.snapshot(&self.commit(revision)?).join(file);
         path.exists().then_some(path)
     }
 
-    /// A model's directory that is there, and not only begun.
+    /// The directory of a model, if all its files were fetched.
     pub fn model(&self, revision: &str) -> Option<PathBuf> {
         let commit = self.commit(revision)?;
         let directory = self.snapshot(&commit);
@@ -66,7 +66,7 @@ impl Folder {
         durable::create_directory(durable::parent(&self.snapshot(commit).join(file)))
     }
 
-    /// Once a file was fetched: its names are on the disk.
+    /// Syncs the directories that name a fetched file, so that a power cut cannot take the name away.
     pub fn settle(&self, file: &Path) -> Result<()> {
         for directory in [&self.0.join("blobs"), durable::parent(file)] {
             durable::sync_directory(directory).map_err(Error::io(directory, "syncing"))?;
@@ -80,7 +80,7 @@ impl Folder {
         durable::write_atomically(&self.announcement(commit), files.join("\n").as_bytes())
     }
 
-    /// Enters which commit a revision is; a commit needs no entry.
+    /// Writes down which commit a revision is. A commit needs no such entry.
     pub fn enter(&self, revision: &str, commit: &str) -> Result<()> {
         // hf-hub enters what it fetched for as if it were a branch, and does not wait for the disk.
         remove(&self.reference(commit))?;
@@ -92,7 +92,7 @@ impl Folder {
         durable::write_atomically(&path, commit.as_bytes())
     }
 
-    /// A snapshot that was announced is whole.
+    /// Says that all files of an announced snapshot are there.
     pub fn complete(&self, commit: &str) -> Result<()> {
         remove(&self.announcement(commit))
     }
@@ -110,7 +110,7 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Removes a file that may be there.
+/// Removes a file, if it is there.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "removing")(error)),

@@ -45,7 +45,7 @@ pub trait Scheme: Send + Sync {
     /// stored in this scheme.
     fn parts(&self) -> &'static [&'static str];
 
-    /// Whether a linear is read with the tensor, one of its [`Self::parts`], or is the same without it.
+    /// Whether reading a linear uses this tensor, one of its [`Self::parts`], or ignoring it changes nothing.
     fn accounts_for(&self, _part: &Tensor<'_>) -> bool {
         true
     }
@@ -329,7 +329,7 @@ fn named(path: &Path, settings: &Value) -> Result<Box<dyn Scheme>> {
     }
 }
 
-/// The scheme that some of the tensors are of, where the settings name none.
+/// The scheme that names of tensors point to, if the settings declare none.
 pub fn undeclared(declared: Option<&dyn Scheme>, names: &[&str]) -> Option<&'static str> {
     let known = [
         (gptq::PARTS[0], "GPTQ or AWQ"),

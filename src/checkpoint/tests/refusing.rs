@@ -120,7 +120,7 @@ fn with_tensors(
     Checkpoint::open(directory.path())
 }
 
-/// Of every scheme, and of none.
+/// Fixture directories: one of each scheme, and some that are not quantized.
 const DIRECTORIES: [&str; 9] = [
     "hf-f32",
     "hf-f16",

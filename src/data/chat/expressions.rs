@@ -3,11 +3,11 @@
 
 use super::tokens::{Node, is_operator};
 
-/// Words that begin an expression or stand between two.
+/// Words that separate expressions.
 const BOUNDARIES: [&str; 12] =
     ["and", "or", "not", "in", "if", "else", "elif", "for", "set", "recursive", "ignore", "import"];
 
-/// All that is between two brackets, or in a tag.
+/// Rewrites everything between two brackets, or in a tag.
 pub fn level(nodes: &[Node<'_>]) -> String {
     let is_order = |sign: &str| matches!(sign, "<" | ">" | "<=" | ">=");
     let mut before = "";
@@ -41,7 +41,7 @@ fn product(nodes: &[Node<'_>]) -> String {
     })
 }
 
-/// Operands and the signs after each, from the left: through the filter of a sign where it has one.
+/// Joins operands from the left. Each part comes with the operator after it; an operator that has a filter becomes it.
 fn fold(
     parts: &[(&[Node<'_>], &str)],
     operand: fn(&[Node<'_>]) -> String,
@@ -78,7 +78,7 @@ fn closed(operands: String, filter: Option<&str>) -> String {
     }
 }
 
-/// What comes before a token on its level.
+/// The context of a token: what stands before it between the same brackets.
 #[derive(Clone, Copy)]
 struct Before<'s> {
     /// The last token that is not white space; empty at the start.
@@ -87,7 +87,7 @@ struct Before<'s> {
 }
 
 impl Before<'_> {
-    /// Whether a sign is between two values rather than in front of one.
+    /// Whether a value stands before the token, so that a sign is an operator between two values.
     fn is_value(self) -> bool {
         !self.last.is_empty() && !is_operator(self.last) && self.last != "~"
     }
@@ -101,7 +101,7 @@ fn is_boundary(token: &str, before: Before<'_>) -> bool {
     }
 }
 
-/// Parts of a level and the token that ends each, "" for the last.
+/// Splits at tokens for which `is_end` holds: the parts, each with the token that ends it, "" for the last.
 fn split<'n, 's>(
     nodes: &'n [Node<'s>],
     is_end: impl Fn(&str, Before<'_>) -> bool,
@@ -127,7 +127,7 @@ fn split<'n, 's>(
     parts
 }
 
-/// A value with its signs, indices, calls, filters and tests.
+/// Rewrites a value with its signs, indices, calls, filters and tests.
 fn value(nodes: &[Node<'_>]) -> String {
     let mut text = String::new();
     let mut last = "";

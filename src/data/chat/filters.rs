@@ -40,7 +40,7 @@ pub fn add(env: &mut Environment<'_>) {
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
 }
 
-/// What Python has an `__iter__` for; none has not.
+/// Whether Python can iterate over the value. None cannot be iterated over.
 fn is_iterable(value: &Value) -> bool {
     matches!(
         value.kind(),
@@ -219,7 +219,7 @@ fn centered(text: &str, width: Option<usize>) -> String {
     format!("{}{text}{}", " ".repeat(left), " ".repeat(space - left))
 }
 
-/// A dict of pairs, or of another, and of names.
+/// Python's `dict(pairs, **names)`; `pairs` may be a dict.
 fn dict(pairs: Option<Value>, names: Kwargs) -> Result<Value, Error> {
     let mut all = Vec::new();
     let pairs = pairs.unwrap_or_default();

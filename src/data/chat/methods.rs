@@ -93,7 +93,7 @@ fn split(text: &str, from_start: bool, args: &[Value]) -> Result<Vec<Value>, Err
     Ok(found.into_iter().map(Value::from).collect())
 }
 
-/// The words of a text, from its end where not `from_start`; the last of `parts` is all that is left.
+/// Splits a text at white space into at most `parts`, from its start or from its end. The last part is all that is left.
 fn words(text: &str, from_start: bool, parts: usize) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = text.trim_matches(is_space);
@@ -124,7 +124,7 @@ fn words(text: &str, from_start: bool, parts: usize) -> Vec<&str> {
     words
 }
 
-/// `rest`, with the white space that `whole` has beyond it.
+/// `rest` extended by the white space that `whole` has at the far end.
 fn tail<'t>(whole: &'t str, rest: &'t str, from_start: bool) -> &'t str {
     let trimmed =
         if from_start { whole.trim_end_matches(is_space) } else { whole.trim_start_matches(is_space) };

@@ -43,7 +43,7 @@ pub type SpecialTokens = BTreeMap<String, String>;
 /// Template instructions: about a thousand messages through the longest templates in use.
 const FUEL: u64 = 10_000_000;
 
-/// Bytes that the texts of a template may write, into a block of `set` as well.
+/// Bytes that a template's own texts may write in total, those into blocks of `set` included.
 const MAX_WRITTEN: u64 = 8 << 30;
 
 /// The text of a chat; `add_generation_prompt` opens the assistant's next turn.

@@ -134,7 +134,7 @@ fn floor_divide(a: Value, b: Value) -> Result<Value, Error> {
     arithmetic("//", &a, &b, floored, |a, b| (a / b).floor())
 }
 
-/// The value itself, where Python can say of two such which comes first.
+/// The value itself, if Python can compare two such values with `<`; else the error.
 fn ordered(value: Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::Undefined => Err(ErrorKind::UndefinedError.into()),

@@ -16,12 +16,12 @@ thread_local! {
     static MADE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Begins the count of a rendering.
+/// Sets the count of texts to 0, before a rendering.
 pub fn start() {
     MADE.set(0);
 }
 
-/// Counts a text of this rendering.
+/// Adds a text to the count of this rendering.
 ///
 /// # Errors
 /// A text that is too long, and too many of them.
@@ -171,7 +171,7 @@ fn is_printable(c: char) -> bool {
 pub struct Json {
     pub ensure_ascii: bool,
     pub sort_keys: bool,
-    /// What one level is indented by; everything in one line where there is none.
+    /// Indentation of a level; `None` writes everything in one line.
     pub indent: Option<String>,
     /// Between items, and between a key and its value.
     pub separators: (String, String),

@@ -78,7 +78,7 @@ fn small_templates_render_as_in_jinja2() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), fixture.cases.len(), wrong.join("\n"));
 }
 
-/// The other half of scripts/compare_templates.py, which names the file.
+/// Renders the cases that scripts/compare_templates.py has written, for it to compare.
 #[test]
 #[ignore = "renders the cases of scripts/compare_templates.py"]
 fn renders_the_templates_of_a_file() {

@@ -101,7 +101,7 @@ impl<'s> Node<'s> {
 /// Deepest brackets that are read; templates have fewer than 10.
 const DEPTH: usize = 100;
 
-/// None where brackets do not match.
+/// Makes a tree of tokens; `None` if brackets do not match.
 pub fn nodes<'s>(tokens: &[&'s str]) -> Option<Vec<Node<'s>>> {
     let mut open: Vec<(&str, Vec<Node<'_>>)> = Vec::new();
     let mut nodes = Vec::new();
@@ -123,7 +123,7 @@ pub fn nodes<'s>(tokens: &[&'s str]) -> Option<Vec<Node<'s>>> {
     open.is_empty().then_some(nodes)
 }
 
-/// Signs after which a value is still to come.
+/// Whether the token is an operator, after which a value follows.
 pub fn is_operator(token: &str) -> bool {
     matches!(token, "*" | "/" | "//" | "%" | "**" | "-" | "+")
 }

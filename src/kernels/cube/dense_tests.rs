@@ -1,15 +1,12 @@
-//! Each engine by itself on awkward shapes: one that hangs or is wrong is named by its test.
+//! Each engine of dense products on awkward shapes, in a test of its own, so that one that hangs or is wrong is named.
 
-use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
-use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
+use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn_cubecl::CubeRuntime;
 
 use super::dense::multiply;
+use super::test_tensors::{Floats, upload};
 use crate::kernels::Engine;
-use crate::kernels::reference::relative_error;
-
-type Floats<R> = CubeBackend<R, f32, i32, u32>;
+use crate::kernels::reference::{Uniform, relative_error};
 
 /// Products at once, rows, out_features and in_features: some are multiples of nothing, some of every tile.
 const SHAPES: [[usize; 4]; 8] = [
@@ -24,27 +21,11 @@ const SHAPES: [[usize; 4]; 8] = [
 ];
 
 /// Values that every type holds exactly.
-fn values(length: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((state >> 57) as f32 - 64.0) / 64.0
-    };
-    (0..length).map(|_| next()).collect()
+fn values(length: usize, seed: u32) -> Vec<f32> {
+    Uniform(seed).floats(length).into_iter().map(|x| (x * 64.0).round() / 64.0).collect()
 }
 
-fn upload<R: CubeRuntime>(
-    values: &[f32],
-    shape: [usize; 3],
-    dtype: DType,
-    device: &R::Device,
-) -> CubeTensor<R> {
-    let data = TensorData::new(values.to_vec(), shape);
-    let tensor = Tensor::<Floats<R>, 3>::from_data(data, (device, DType::F32)).cast(dtype);
-    into_contiguous(tensor.into_primitive().tensor())
-}
-
-/// What an engine refuses is said; what it takes has to be right.
+/// Checks every shape that an engine takes; those it refuses are printed.
 fn is_right<R: CubeRuntime>(engine: Engine, types: &[(DType, f64)], device: &R::Device) {
     let mut failures = vec![];
     for (dtype, tolerance) in types.iter().copied() {

@@ -23,6 +23,8 @@ mod packed;
 mod product;
 mod rows;
 mod step;
+#[cfg(test)]
+mod test_tensors;
 mod unpack;
 
 use burn::tensor::backend::Backend;

@@ -16,7 +16,7 @@ use crate::zo::philox::philox4x32_10;
 const TOLERANCE: f64 = 2e-6;
 
 /// Reproducible numbers without a generator crate: Philox words as uniform values in [−1, 1).
-struct Uniform(u32);
+pub(super) struct Uniform(pub u32);
 
 impl Uniform {
     fn word(&mut self) -> u32 {
@@ -28,7 +28,7 @@ impl Uniform {
         (self.word() >> 8) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    fn floats(&mut self, length: usize) -> Vec<f32> {
+    pub fn floats(&mut self, length: usize) -> Vec<f32> {
         (0..length).map(|_| self.float()).collect()
     }
 }

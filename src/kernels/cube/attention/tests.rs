@@ -1,16 +1,14 @@
 //! Tensor cores' attention on whatever device there is: where it has none, loops take their place.
 
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
 
 use super::tensor_cores::{self, Tile};
 use crate::kernels::cube::empty_like;
+use crate::kernels::cube::test_tensors::{self, Floats};
 use crate::kernels::reference::attention::{Case, halves};
 use crate::kernels::reference::relative_error;
-
-type Backend<R> = CubeBackend<R, f32, i32, u32>;
 
 /// `q`, `k`, `v` and the bounds of a case.
 fn upload<R: CubeRuntime>(
@@ -20,14 +18,9 @@ fn upload<R: CubeRuntime>(
     device: &R::Device,
 ) -> [CubeTensor<R>; 4] {
     let shapes = [case.shape_of_q(), case.shape_of_k(), case.shape_of_k()];
-    let [q, k, v] = std::array::from_fn(|i| {
-        let data = TensorData::new(inputs[i].clone(), shapes[i]);
-        let tensor = Tensor::<Backend<R>, 3>::from_data(data, (device, DType::F32)).cast(dtype);
-        // Rows of some widths are apart in memory on CUDA.
-        into_contiguous(tensor.into_primitive().tensor())
-    });
+    let [q, k, v] = std::array::from_fn(|i| test_tensors::upload::<R>(&inputs[i], shapes[i], dtype, device));
     let bounds = TensorData::new(case.ranges.concat(), [4 * case.ranges.len()]);
-    let bounds = Tensor::<Backend<R>, 1, Int>::from_data(bounds, (device, DType::I32));
+    let bounds = Tensor::<Floats<R>, 1, Int>::from_data(bounds, (device, DType::I32));
     [q, k, v, bounds.into_primitive()]
 }
 
@@ -37,7 +30,7 @@ fn check<R: CubeRuntime>(case: &Case, dtype: DType, tile: Tile, tolerance: f64, 
     let tensors = upload::<R>(case, &inputs, dtype, device);
     let out = empty_like(&tensors[0]);
     tensor_cores::launch(tensors, case.scores(), tile, out.clone());
-    let out = Tensor::<Backend<R>, 3>::from_primitive(TensorPrimitive::Float(out)).cast(DType::F32);
+    let out = Tensor::<Floats<R>, 3>::from_primitive(TensorPrimitive::Float(out)).cast(DType::F32);
     let error = relative_error(&out.into_data().into_vec().unwrap(), &case.want(&inputs));
     assert!(error < tolerance, "{dtype:?} {tile:?} {case:?}: {error:e}");
 }
