@@ -3,7 +3,7 @@
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::{LanguageModel, check_tokens};
-use crate::zo::philox::philox4x32_10;
+use crate::rng::philox4x32_10;
 
 /// Keeps sampling apart from every other use of a seed: see `zo::perturbation`, `data::sampling`.
 const STREAM_SAMPLING: u32 = 4;

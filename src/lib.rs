@@ -28,19 +28,20 @@
 //! journal record, durable → the f32 scales move by the same seed → metrics, now and then an evaluation.
 
 pub mod error;
-pub mod lock;
-pub mod durable;
+pub mod storage;
+pub mod rng;
+pub mod packed;
 pub mod zo;
 pub mod data;
 pub mod device;
+pub mod arch;
 pub mod kernels;
 pub mod quant;
 pub mod checkpoint;
 pub mod model;
+pub mod quantize;
 pub mod generate;
-pub mod calibrate;
 pub mod eval;
-pub mod memory;
 pub mod train;
 pub mod config;
 pub mod cli;

@@ -15,16 +15,17 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::convert::{Form, exact};
 use super::gguf::blocks::GgmlType;
-use super::publish::Staging;
 use super::scheme::{awq, compressed_tensors, gptq};
 use super::stream::{Linears, Packed, Passed};
 use super::write::{Target, write};
 use super::{Checkpoint, Format, Layout, Weight, gguf};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{LevelsKind, PackedLayout, PackedWeight};
-use crate::quant::{self, Feedback, FloatType, Kind, Options};
+use crate::packed::FloatType;
+use crate::packed::convert::{Form, exact};
+use crate::packed::{LevelsKind, PackedLayout, PackedWeight};
+use crate::quant::{self, Feedback, Kind, Options};
+use crate::storage::staging::Staging;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

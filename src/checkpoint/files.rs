@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::gguf::split;
-use super::{Checkpoint, Source, hf_config, publish};
+use super::{Checkpoint, Source};
+use crate::arch::hf;
 use crate::error::{Error, Result};
+use crate::storage::pages;
 
 impl Checkpoint {
     /// Identifies weights and config, not their names or places: BLAKE3 over the digests of 16 MiB
@@ -72,9 +74,9 @@ impl Checkpoint {
     pub fn release(&self) {
         match &self.source {
             Source::HuggingFace(directory) => directory.shards().files().iter().for_each(|file| {
-                publish::release(&file.bytes);
+                pages::release(&file.bytes);
             }),
-            Source::Gguf(gguf) => gguf.parts().iter().for_each(|part| publish::release(&part.bytes)),
+            Source::Gguf(gguf) => gguf.parts().iter().for_each(|part| pages::release(&part.bytes)),
             Source::Synthetic(_) => {}
         }
     }
@@ -87,7 +89,7 @@ impl Checkpoint {
             && let Some(file) = directory.shards().files().get(file)
             && self.outgrows_cache()
         {
-            publish::forget(&file.bytes, &file.path, range);
+            pages::forget(&file.bytes, &file.path, range);
         }
     }
 
@@ -105,7 +107,7 @@ impl Checkpoint {
             let names = directory.shards().names().filter(|name| name.starts_with(prefix));
             for (file, range) in names.filter_map(|name| directory.shards().position(name)) {
                 if let Some(file) = directory.shards().files().get(file) {
-                    publish::prefetch(&file.bytes, range);
+                    pages::prefetch(&file.bytes, range);
                 }
             }
         }
@@ -145,7 +147,7 @@ pub fn only_gguf(directory: &Path) -> Result<PathBuf> {
     }
     <[PathBuf; 1]>::try_from(found).map(|[path]| path).map_err(|found| {
         Error::invalid(
-            format!("{}: no {} and {} .gguf files", directory.display(), hf_config::CONFIG_FILE, found.len()),
+            format!("{}: no {} and {} .gguf files", directory.display(), hf::CONFIG_FILE, found.len()),
             "give a directory with config.json and safetensors files, or the path of one .gguf file",
         )
     })
@@ -170,7 +172,7 @@ mod tests {
     #[test]
     fn digests_are_of_what_was_opened() {
         let directory = model();
-        let path = directory.path().join(hf_config::CONFIG_FILE);
+        let path = directory.path().join(hf::CONFIG_FILE);
         let opened = Checkpoint::open(directory.path()).unwrap();
         let (fingerprint, stamp) = (opened.fingerprint().unwrap(), opened.stamp().unwrap());
         fs::write(&path, "{}").unwrap();

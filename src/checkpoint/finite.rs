@@ -3,7 +3,7 @@
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 /// Values that are read at a time.
 const PIECE: usize = 16 << 20;

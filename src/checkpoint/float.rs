@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::kernels::multiversion;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 /// Values in the type they are stored in.
 #[derive(Debug, Clone, PartialEq)]

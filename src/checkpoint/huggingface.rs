@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::config::ModelConfig;
-use super::hf_config::{self, CONFIG_FILE};
 use super::leftover::{self, HEAD, Modules};
-use super::publish::{self, Staging};
 use super::scheme::{self, Layer, Packing, Scheme};
 use super::shards::{Shards, Tensor, missing};
-use super::tensors::block_of;
 use super::wrapped;
 use super::{Format, Layout, ScaleSource, TensorSummary, Values, Weight, float};
+use crate::arch::ModelConfig;
+use crate::arch::hf::{self, CONFIG_FILE};
+use crate::arch::tensors::block_of;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::packed::{Levels, PackedWeight};
+use crate::storage::json;
+use crate::storage::pages;
+use crate::storage::staging::{self, Staging};
 
 pub struct HuggingFace {
     directory: PathBuf,
@@ -40,9 +42,9 @@ impl HuggingFace {
     pub fn open(directory: &Path) -> Result<(Self, ModelConfig)> {
         let path = directory.join(CONFIG_FILE);
         let bytes = fs::read(&path).map_err(Error::io(&path, "reading"))?;
-        let json = hf_config::parse_json(&path, &bytes)?;
-        let mut config = hf_config::parse(&path, &json)?;
-        for id in hf_config::generation_eos(&directory.join("generation_config.json"))? {
+        let json = json::parse_json(&path, &bytes)?;
+        let mut config = hf::parse(&path, &json)?;
+        for id in hf::generation_eos(&directory.join("generation_config.json"))? {
             if !config.eos_token_ids.contains(&id) {
                 config.eos_token_ids.push(id);
             }
@@ -68,7 +70,7 @@ impl HuggingFace {
             ));
         }
         complete_names(&mut shards)?;
-        let text = hf_config::text(&json);
+        let text = hf::text(&json);
         // Not stored twice where it is the other's: what follows need not know.
         if config.tie_word_embeddings && shards.position(HEAD) == shards.position(&embeddings(&config)) {
             shards.remove(HEAD);
@@ -119,7 +121,7 @@ impl HuggingFace {
 
     /// Names of the tensors that are no part of a quantized linear, byte-sorted.
     pub fn plain_names(&self) -> impl Iterator<Item = &str> {
-        let is_copied = move |name: &&str| self.text.is_none() || hf_config::is_text(name);
+        let is_copied = move |name: &&str| self.text.is_none() || hf::is_text(name);
         self.shards.names().filter(|name| !self.is_part(name)).filter(is_copied)
     }
 
@@ -210,7 +212,7 @@ impl HuggingFace {
         let stride = width * float::bytes_per_value(dtype);
         let mut bytes = vec![0; stride];
         for (&row, values) in rows.iter().zip(values) {
-            publish::read_at(&file.file, &file.bytes, start + row as usize * stride, &mut bytes)
+            pages::read_at(&file.file, &file.bytes, start + row as usize * stride, &mut bytes)
                 .map_err(Error::io(tensor.path, "reading"))?;
             float::decode_into(dtype, &bytes, values);
         }
@@ -240,7 +242,7 @@ impl HuggingFace {
     pub fn save_tuned(&self, out: &Path, scales: &mut ScaleSource) -> Result<()> {
         let staging = Staging::new(out)?;
         self.copy_other_files(staging.path(), &[CONFIG_FILE])?;
-        publish::write_bytes(&staging.path().join(CONFIG_FILE), &self.config)?;
+        staging::write_bytes(&staging.path().join(CONFIG_FILE), &self.config)?;
         for (index, file) in self.shards.files().iter().enumerate() {
             let mut ranges = Vec::new();
             for name in self.packed.keys() {
@@ -257,7 +259,7 @@ impl HuggingFace {
             let to = staging.path().join(file.path.file_name().unwrap_or_default());
             // A linear's parts mostly follow each other.
             let (mut last, mut parts) = ("", vec![]);
-            publish::copy_with_replacements(&file.bytes, &to, &ranges, |&(name, part)| {
+            staging::copy_with_replacements(&file.bytes, &to, &ranges, |&(name, part)| {
                 if last != name {
                     parts = self.layer(name)?.tuned_bytes(&scales(name)?)?;
                     last = name;
@@ -282,7 +284,7 @@ impl HuggingFace {
                 || is_other_weight_file(&text);
             let metadata = fs::metadata(&path).map_err(Error::io(&path, "reading"))?;
             if metadata.is_file() && !skipped {
-                publish::copy_file(&path, &to.join(&name))?;
+                staging::copy_file(&path, &to.join(&name))?;
             }
         }
         Ok(())
@@ -371,8 +373,8 @@ fn embeddings(config: &ModelConfig) -> String {
 /// Files of a model without its head, as older ones of OPT are, leave out what begins all other names; those of a
 /// model with other parts put more before it.
 fn complete_names(shards: &mut Shards) -> Result<()> {
-    if shards.names().any(|name| hf_config::text_name(name).is_some()) {
-        return shards.rename(|name| hf_config::text_name(name).unwrap_or_else(|| name.to_owned()));
+    if shards.names().any(|name| hf::text_name(name).is_some()) {
+        return shards.rename(|name| hf::text_name(name).unwrap_or_else(|| name.to_owned()));
     }
     if shards.names().any(|name| name.starts_with("model.")) {
         return Ok(());

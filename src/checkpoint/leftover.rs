@@ -8,9 +8,9 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::config::ModelConfig;
-use super::hf_config;
-use super::tensors::block_of;
+use crate::arch::ModelConfig;
+use crate::arch::hf;
+use crate::arch::tensors::block_of;
 use crate::error::{Error, Result};
 
 /// The head's own weight, in every family.
@@ -28,7 +28,7 @@ pub fn is_ignored(name: &str) -> bool {
 
 /// Whether it belongs to a vision or audio part or to multi-token prediction.
 fn is_other_part(name: &str) -> bool {
-    !hf_config::is_text(name) || name.starts_with("mtp.") || name.starts_with("model.mtp")
+    !hf::is_text(name) || name.starts_with("mtp.") || name.starts_with("model.mtp")
 }
 
 /// The modules of a model that have a weight and could have a bias.
@@ -76,7 +76,7 @@ pub fn refuse(path: &Path, describes: &str, config: &ModelConfig, names: &[(&str
 /// Advice for the most likely cause.
 fn help(describes: &str, config: &ModelConfig, names: &[(&str, &str)]) -> String {
     let any = |is: &dyn Fn(&str) -> bool| names.iter().any(|(name, stored)| is(name) || is(stored));
-    let other = match describes == hf_config::CONFIG_FILE {
+    let other = match describes == hf::CONFIG_FILE {
         true => "give the config.json that belongs to these weights",
         false => "convert the original model again with its own config.json",
     };

@@ -29,52 +29,43 @@
 //!
 //! Nothing else in the program knows which formats exist.
 
-pub mod config;
-mod convert;
 mod export;
 mod files;
 mod finite;
 mod float;
 mod gguf;
-mod hf_config;
 pub mod hub;
 mod huggingface;
 mod leftover;
-mod placed;
 mod plain;
-mod publish;
 mod pytorch;
 mod read_ahead;
-mod safetensors;
+pub(crate) mod safetensors;
 mod scheme;
-mod shards;
+pub(crate) mod shards;
 mod stream;
 mod synthetic;
 mod table;
-mod tensors;
-mod workspace;
 mod wrapped;
 mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use config::{Block, ModelConfig, RopeScaling};
 pub use export::{Export, ExportFormat, Exported};
 pub use float::Values;
-pub use publish::{Staging, map};
 pub use read_ahead::Piece;
 pub use scheme::QuantizedFormat;
 pub use stream::{Linears, Packed, Passed, Rows};
 pub use synthetic::Shape;
-pub use tensors::{LinearRole, LinearSpec, NormRole, POSITIONS_OFFSET};
-pub use workspace::Workspace;
 pub use write::{MAX_SHARD_BYTES, Target, write};
 
+use crate::arch::{ModelConfig, block_of, hf};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, PackedLayout, PackedWeight};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::{Levels, PackedLayout, PackedWeight};
+use crate::storage::staging::Staging;
 use gguf::Gguf;
 use huggingface::HuggingFace;
 use synthetic::Synthetic;
@@ -186,7 +177,7 @@ impl Checkpoint {
         let (config, source) = if !metadata.is_dir() {
             let (gguf, config) = Gguf::open(path)?;
             (config, Source::Gguf(gguf))
-        } else if path.join(hf_config::CONFIG_FILE).exists() {
+        } else if path.join(hf::CONFIG_FILE).exists() {
             let (directory, config) = HuggingFace::open(path)?;
             (config, Source::HuggingFace(directory))
         } else {
@@ -297,7 +288,7 @@ impl Checkpoint {
     pub fn trained_names(&self) -> Vec<String> {
         match &self.source {
             Source::HuggingFace(directory) => {
-                let within = |name: &&str| tensors::block_of(name).is_some();
+                let within = |name: &&str| block_of(name).is_some();
                 directory.packed_names().filter(within).map(str::to_owned).collect()
             }
             Source::Gguf(gguf) => {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::safetensors::{Dtype, dtype};
 use super::{Checkpoint, Source, float};
 use crate::error::Result;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 impl Checkpoint {
     /// Byte-sorted.

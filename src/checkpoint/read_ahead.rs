@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Scope;
 
-use super::{Checkpoint, Source, float, publish};
+use super::{Checkpoint, Source, float};
 use crate::error::{Error, Result};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::storage::pages;
 
 /// Bytes of a piece, but for a row that is longer: enough that its parts are worth sharing among threads.
 const PIECE: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
@@ -119,7 +120,7 @@ fn read(
             file.read_exact(&mut bytes).map_err(Error::io(path, "reading"))?;
             if forget {
                 let end = *start as usize + first * row_bytes + bytes.len();
-                publish::uncache(file, end - bytes.len()..end);
+                pages::uncache(file, end - bytes.len()..end);
             }
             if send.send(Ok(Piece { bytes, row_bytes, dtype: *dtype })).is_err() {
                 return Ok(());

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use super::Checkpoint;
 use super::read_ahead::{Piece, ReadAhead};
 use crate::error::Result;
-use crate::kernels::packed::PackedWeight;
+use crate::packed::PackedWeight;
 
 /// The linears that are written packed: their names, byte-sorted, and where they come from, one at a time.
 pub struct Linears<'a, 'p> {

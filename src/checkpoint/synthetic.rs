@@ -7,15 +7,15 @@ use std::str::FromStr;
 use half::f16;
 use rayon::prelude::*;
 
-use super::config::{Block, ModelConfig};
 use super::float::Values;
 use super::shards::missing;
 use super::{Layout, TensorSummary, Weight};
+use crate::arch::Activation;
+use crate::arch::{Block, ModelConfig};
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::Gate;
-use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 
 /// The dimensions of a published model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Shape {
             tie_word_embeddings: false,
             rotary_dim: hidden / heads,
             block: Block::Llama,
-            hidden_act: Gate::Silu,
+            hidden_act: Activation::Silu,
             norm_offset: 0.0,
             word_embed_proj_dim: hidden,
             embedding_scale: 1.0,

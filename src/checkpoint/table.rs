@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Checkpoint, Source, Values};
 use crate::device::host;
 use crate::error::Result;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 /// Rows that are read before pages of the file are given back, where a row is more than one part of it: the
 /// system maps sixteen around each.

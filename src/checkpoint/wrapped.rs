@@ -7,9 +7,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::hf_config::{CONFIG_FILE, read_json};
 use super::leftover::is_ignored;
+use crate::arch::hf::CONFIG_FILE;
 use crate::error::{Error, Result};
+use crate::storage::json::read_json;
 
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 

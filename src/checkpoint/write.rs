@@ -6,17 +6,19 @@ use std::path::Path;
 
 use super::gguf::blocks::GgmlType;
 use super::gguf::model::{self, ModelFile};
-use super::hf_config::{self, CONFIG_FILE};
 use super::huggingface::module;
-use super::publish::{Staging, write_json};
 use super::safetensors::{Dtype, INDEX_FILE, ShardWriter, dtype};
 use super::scheme::{Packing, QUANTIZE_CONFIG_FILE};
 use super::stream::{Linears, Sink, stream};
 use super::{Checkpoint, Format, Source, float};
+use crate::arch::hf::{self, CONFIG_FILE};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::kernels::packed::PackedWeight;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::PackedWeight;
+use crate::storage::json;
+use crate::storage::json::write_json;
+use crate::storage::staging::Staging;
 
 /// Tensors per file where nothing is said, as in transformers.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
@@ -207,18 +209,16 @@ fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<
             directory.copy_other_files(to, &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
             match directory.text_config() {
                 Some(text) => text.clone(),
-                None => {
-                    hf_config::parse_json(&directory.directory().join(CONFIG_FILE), directory.config_bytes())?
-                }
+                None => json::parse_json(&directory.directory().join(CONFIG_FILE), directory.config_bytes())?,
             }
         }
         Source::Gguf(gguf) => {
             let vocab = gguf.vocabulary()?;
             write_json(&to.join("tokenizer.json"), &vocab.tokenizer_json()?)?;
             write_json(&to.join("tokenizer_config.json"), &vocab.tokenizer_config())?;
-            let json = hf_config::write::json(source.config(), &vocab)
+            let json = hf::write::json(source.config(), &vocab)
                 .map_err(|what| Error::unsupported(what, "use the original Hugging Face directory"))?;
-            write_json(&to.join("generation_config.json"), &hf_config::write::generation(&vocab))?;
+            write_json(&to.join("generation_config.json"), &hf::write::generation(&vocab))?;
             json
         }
         Source::Synthetic(_) => return Err(source.no_file()),

@@ -6,13 +6,14 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Common, open};
-use crate::checkpoint::{Checkpoint, ModelConfig, Shape};
+use crate::arch::ModelConfig;
+use crate::checkpoint::{Checkpoint, Shape};
 use crate::data::tokenized::{Candidate, TokenizedExample};
 use crate::data::{Batch, Dataset, Load, Objective, Sampler, TokenizedDataset};
 use crate::device::{ComputeType, host, pools, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Kernels};
-use crate::memory::{Workload, plan};
+use crate::model::memory::{Workload, plan};
 use crate::model::{LanguageModel, Tables, compute_type};
 use crate::train::TrainConfig;
 use crate::zo::perturbation::{Noise, Perturb, step_seed};

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Common, open};
 use crate::checkpoint::{Checkpoint, Layout, TensorSummary};
 use crate::error::Result;
-use crate::kernels::packed::{LevelsKind, PackedLayout};
+use crate::packed::{LevelsKind, PackedLayout};
 
 /// Show what a model is, tensor by tensor, and how many bits its weights take
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::data::{DataConfig, Limits, Overlong, Tokenizer};
 use crate::device::{ComputeType, Device};
 use crate::error::Result;
-use crate::memory::Plan;
+use crate::model::memory::Plan;
 use crate::model::{self, LanguageModel, Tables};
 
 /// Flags that stand for keys of a recipe.

@@ -10,9 +10,9 @@ use crate::data::Load;
 use crate::device::{ComputeType, Device};
 use crate::error::{Error, Result};
 use crate::eval::widest_pass;
-use crate::memory::{Plan, Workload, plan};
 use crate::model::compute_type;
-use crate::quant::FloatType;
+use crate::model::memory::{Plan, Workload, plan};
+use crate::packed::FloatType;
 use crate::train::{Data, TrainConfig, widest_batch};
 
 /// Say how much memory a recipe needs, part by part, before anything is loaded

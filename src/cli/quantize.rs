@@ -9,17 +9,18 @@ use super::console::Console;
 use super::export::check_output;
 use super::size::ByteSize;
 use super::{Common, open};
-use crate::calibrate::{Calibration, Event, LinearReport, check_memory};
 use crate::checkpoint::{
-    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Packed, Passed, QuantizedFormat, Rows,
-    Target, Workspace,
+    self, Checkpoint, Format, Layout, Linears, MAX_SHARD_BYTES, Packed, Passed, QuantizedFormat, Rows, Target,
 };
 use crate::data::calibration;
 use crate::device::{ComputeType, DeviceSpec};
 use crate::error::{Error, Result};
-use crate::kernels::packed::PackedWeight;
 use crate::model;
-use crate::quant::{CALIBRATION_LENGTH, FloatType, Method, Options, OutputError, QuantizeConfig, Rounding};
+use crate::packed::FloatType;
+use crate::packed::PackedWeight;
+use crate::quant::{CALIBRATION_LENGTH, Method, Options, OutputError, QuantizeConfig, Rounding};
+use crate::quantize::Workspace;
+use crate::quantize::{Calibration, Event, LinearReport, check_memory};
 
 /// Quantize a Hugging Face checkpoint
 ///

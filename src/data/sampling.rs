@@ -3,7 +3,7 @@
 //! perturbation.
 
 use crate::error::{Error, Result};
-use crate::zo::philox::philox4x32_10;
+use crate::rng::philox4x32_10;
 
 const STREAM_EPOCH: u32 = 2;
 const STREAM_SPLIT: u32 = 3;

@@ -7,8 +7,8 @@ use burn::tensor::{DType, Distribution, Tensor, TensorData};
 use super::{DeviceWeight, Kernels, KeyRanges, Path, Scores, attention, linear_by, read};
 use crate::device::ComputeType;
 use crate::error::Result;
-use crate::kernels::packed::words_per_row;
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::packed::words_per_row;
+use crate::packed::{Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
 
 /// Measurements of which the shortest counts.

@@ -9,7 +9,6 @@ pub mod bench;
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
-pub mod packed;
 #[cfg(test)]
 mod reference;
 mod weight;
@@ -21,6 +20,7 @@ use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 pub(crate) use cpu::multiversion;
 pub use weight::{DeviceLevels, DeviceWeight};
 
+use crate::arch::Activation;
 use crate::device::{ComputeType, faults};
 use crate::error::{Error, Result};
 use crate::zo::perturbation::{Noise, Perturb};
@@ -165,19 +165,10 @@ pub trait Kernels: Backend {
     ) -> [FloatTensor<Self>; 2];
 
     /// See [`gate_mul`].
-    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Gate) -> FloatTensor<Self>;
+    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 
     /// See [`step`].
     fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self>;
-}
-
-/// What the gate of an MLP goes through. Either is x · σ(v).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Gate {
-    /// v = x
-    Silu,
-    /// GELU as tanh approximates it: v = √(8/π) · (x + 0.044715·x³)
-    GeluTanh,
 }
 
 /// How products of queries and keys become attention scores.
@@ -188,7 +179,7 @@ pub struct Scores {
     pub cap: Option<f32>,
 }
 
-/// √(8/π), see [`Gate::GeluTanh`].
+/// √(8/π), see [`Activation::GeluTanh`].
 const GELU_LINEAR: f32 = 1.595_769;
 /// Its product with 0.044715.
 const GELU_CUBIC: f32 = 0.071_354_82;
@@ -329,7 +320,7 @@ pub fn rotate<B: Kernels>(x: [Tensor<B, 3>; 2], cos: Tensor<B, 2>, sin: Tensor<B
 ///
 /// # Shapes
 /// `gate`, `up` and the result: `[T, intermediate]`.
-pub fn gate_mul<B: Kernels>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Gate) -> Tensor<B, 2> {
+pub fn gate_mul<B: Kernels>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Activation) -> Tensor<B, 2> {
     let [gate, up] = [gate, up].map(|t| t.into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(B::gate_mul(gate, up, activation)))
 }

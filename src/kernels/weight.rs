@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::device::ComputeType;
-use crate::kernels::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
+use crate::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
 use crate::zo::perturbation::{Noise, Perturb};
 
 /// [`Levels`] on the device.

@@ -11,12 +11,13 @@ use super::linear::{Linear, LinearWeight};
 use super::pass::{Pass, visible};
 use super::rope::Rope;
 use super::sizes::Sizes;
-use crate::checkpoint::{Checkpoint, LinearRole};
+use crate::arch::LinearRole;
+use crate::checkpoint::Checkpoint;
 use crate::data::Sequence;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::packed::PackedWeight;
 use crate::kernels::{self, DeviceWeight, Kernels, read};
+use crate::packed::PackedWeight;
 use crate::zo::perturbation::Perturb;
 
 /// The inputs that some linears of a block share, in the order in which a pass comes to them.

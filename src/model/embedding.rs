@@ -7,11 +7,12 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::linear::Linear;
 use super::pass::ints;
-use crate::checkpoint::{Checkpoint, ModelConfig, POSITIONS_OFFSET, Values};
+use crate::arch::{ModelConfig, POSITIONS_OFFSET};
+use crate::checkpoint::{Checkpoint, Values};
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 use crate::zo::perturbation::Perturb;
 
 pub struct Embedding<B: Backend> {

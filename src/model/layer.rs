@@ -7,10 +7,12 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use super::linear::{Linear, Projections};
 use super::norm::{Norm, Norms, Residual};
 use super::pass::Pass;
-use crate::checkpoint::{Checkpoint, LinearRole, LinearSpec, ModelConfig, NormRole};
+use crate::arch::Activation;
+use crate::arch::{LinearRole, LinearSpec, ModelConfig, NormRole};
+use crate::checkpoint::Checkpoint;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{self, DeviceWeight, Gate, Kernels, Scores};
+use crate::kernels::{self, DeviceWeight, Kernels, Scores};
 use crate::zo::perturbation::Perturb;
 
 pub struct Layer<B: Backend> {
@@ -28,7 +30,7 @@ pub struct Layer<B: Backend> {
 
 /// What an MLP begins with.
 enum Expand<B: Backend> {
-    Gated { gate_up: Projections<B, 2>, activation: Gate },
+    Gated { gate_up: Projections<B, 2>, activation: Activation },
     Relu(Linear<B>),
 }
 

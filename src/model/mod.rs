@@ -17,6 +17,7 @@ mod decoder;
 mod embedding;
 mod layer;
 mod linear;
+pub mod memory;
 mod norm;
 mod pass;
 mod rope;
@@ -29,7 +30,8 @@ use std::sync::Arc;
 
 pub use blockwise::{BlockByBlock, Rows, Stage, Step};
 
-use crate::checkpoint::{Checkpoint, Layout, ModelConfig};
+use crate::arch::ModelConfig;
+use crate::checkpoint::{Checkpoint, Layout};
 use crate::data::{Batch, Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, with_backend};
 use crate::error::{Error, Result};

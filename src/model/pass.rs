@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::rope::{Rope, Rotation};
-use crate::checkpoint::ModelConfig;
+use crate::arch::ModelConfig;
 use crate::data::Sequence;
 use crate::kernels::{Kernels, KeyRanges};
 use crate::zo::perturbation::Perturb;

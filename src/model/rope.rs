@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::checkpoint::{ModelConfig, RopeScaling};
+use crate::arch::{ModelConfig, RopeScaling, rope};
 use crate::kernels::{self, Kernels};
 
 /// How a model rotates.
@@ -27,19 +27,14 @@ pub struct Frequencies {
 impl Rope {
     /// `None`: positions are learned.
     pub fn new(config: &ModelConfig) -> Option<Self> {
-        let half = config.rotary_dim / 2;
-        let plain = |theta: f64| {
-            (0..half).map(move |i| theta.powf(-((2 * i) as f64) / config.rotary_dim as f64)).enumerate()
-        };
+        let plain = |theta: f64| rope::frequencies(theta, config.rotary_dim);
         let scaling = config.rope_scaling.as_ref();
-        let factor = match scaling {
-            Some(RopeScaling::LongRope { attention_factor, .. }) => *attention_factor,
-            _ => 1.0,
-        };
-        let radians = plain(config.rope_theta).map(|(i, frequency)| scaled(frequency, i, scaling) as f32);
+        let factor = scaling.map_or(1.0, RopeScaling::attention_factor);
+        let divisor = |(i, frequency)| scaling.map_or(1.0, |scaling| scaling.divisor(frequency, i));
+        let radians = plain(config.rope_theta).enumerate().map(|(i, f)| (f / divisor((i, f))) as f32);
         let local_theta = config.sliding_window.as_ref().and_then(|window| window.rope_theta);
-        let local = |theta| Frequencies::new(plain(theta).map(|(_, w)| w as f32).collect(), 1.0);
-        (half > 0).then(|| Self {
+        let local = |theta| Frequencies::new(plain(theta).map(|frequency| frequency as f32).collect(), 1.0);
+        (config.rotary_dim > 0).then(|| Self {
             frequencies: Frequencies::new(radians.collect(), factor),
             local: local_theta.map(local),
         })
@@ -68,36 +63,6 @@ impl Frequencies {
             positions.iter().for_each(|at| table.extend_from_slice(&values[at * half..(at + 1) * half]));
             table
         })
-    }
-}
-
-fn scaled(frequency: f64, index: usize, scaling: Option<&RopeScaling>) -> f64 {
-    match scaling {
-        None => frequency,
-        Some(RopeScaling::Linear { factor }) => frequency / f64::from(*factor),
-        Some(RopeScaling::Factors(factors) | RopeScaling::LongRope { short_factor: factors, .. }) => {
-            frequency / f64::from(factors[index])
-        }
-        Some(RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        }) => {
-            // transformers, modeling_rope_utils.py, _compute_llama3_parameters.
-            let (factor, low, high) =
-                (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
-            let context = *original_max_position_embeddings as f64;
-            let wavelength = 2.0 * std::f64::consts::PI / frequency;
-            if wavelength < context / high {
-                frequency
-            } else if wavelength > context / low {
-                frequency / factor
-            } else {
-                let smooth = (context / wavelength - low) / (high - low);
-                (1.0 - smooth) * frequency / factor + smooth * frequency
-            }
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use burn::tensor::backend::Backend;
 
 use super::LOGIT_BYTES;
-use crate::checkpoint::ModelConfig;
+use crate::arch::ModelConfig;
 
 /// So much of earlier sizes may stay whatever the widest pass takes: small models meet a new size in every
 /// batch, and giving back costs as much as a launch or two per buffer.

@@ -1,8 +1,8 @@
 //! Codebooks: `weight = scale · entry(code)`, where an entry is one level or a short vector of them.
 
-use super::FloatType;
 use super::grid::{Group, scale_as_stored};
 use crate::kernels::multiversion;
+use crate::packed::FloatType;
 
 /// Quantiles of the normal distribution scaled to [−1, 1], with an exact 0 (Dettmers et al. 2023, QLoRA,
 /// appendix E; the digits are those of bitsandbytes).

@@ -13,7 +13,7 @@ use super::book::{Book, Metric, Search};
 use super::grid::{Grid, Group};
 use super::hessian::Factor;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{put_code, put_codes, words_per_row};
+use crate::packed::{put_code, put_codes, words_per_row};
 
 /// Rows that a thread takes at a time.
 const ROWS: usize = 32;
@@ -50,7 +50,7 @@ pub enum Groups<'a> {
     Given(&'a [Group]),
 }
 
-/// Codes as [`crate::kernels::packed`] draws them.
+/// Codes as [`crate::packed`] draws them.
 pub struct Coded {
     pub codes: Vec<u32>,
     /// `[out_features × groups]`

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Feedback, FloatType, Kind, Options};
+use super::{Feedback, Kind, Options};
 use crate::error::{Error, Result};
+use crate::packed::FloatType;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -7,8 +7,8 @@
 //! Arithmetic is f64 and ties round to even. The scale is rounded to the type the file will store *before*
 //! codes are chosen, so that every code is the nearest one for the scale that is really used.
 
-use super::FloatType;
 use crate::kernels::multiversion;
+use crate::packed::FloatType;
 
 /// Shares of the whole range that the search tries, in fiftieths.
 const SHARES: std::ops::Range<u32> = 25..50;

@@ -3,11 +3,12 @@
 
 use rayon::prelude::*;
 
+use super::BAD_WEIGHT;
 use super::book::{Book, Metric, Search};
 use super::coding::Matrix;
 use super::grid::{Group, scale_as_stored};
-use super::{BAD_WEIGHT, FloatType};
 use crate::error::{Error, Result};
+use crate::packed::FloatType;
 
 const ROUNDS: usize = 20;
 

@@ -13,7 +13,6 @@
 mod book;
 mod coding;
 pub mod config;
-mod float_type;
 mod grid;
 mod hessian;
 mod learn;
@@ -22,7 +21,6 @@ mod tests;
 
 pub use book::NF4;
 pub use config::{CALIBRATION_LENGTH, Method, QuantizeConfig};
-pub use float_type::FloatType;
 
 use std::ops::Range;
 
@@ -34,8 +32,8 @@ use rayon::prelude::*;
 
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{
-    Codebook, Levels as PackedLevels, LevelsKind, PackedLayout, PackedWeight, words_per_row,
+use crate::packed::{
+    Codebook, FloatType, Levels as PackedLevels, LevelsKind, PackedLayout, PackedWeight, words_per_row,
 };
 
 const BAD_WEIGHT: &str = "the checkpoint holds a weight that cannot be quantized; fetch it again, or use \

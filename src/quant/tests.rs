@@ -1,7 +1,7 @@
 //! Against independent implementations.
 
 use super::*;
-use crate::kernels::packed::get_code;
+use crate::packed::get_code;
 use serde_json::Value;
 
 /// Written by `scripts/fixtures_rtn.py`, an independent numpy implementation.

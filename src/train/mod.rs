@@ -19,10 +19,10 @@ pub use run::{Metric, Metrics, RunDir};
 use crate::checkpoint::Checkpoint;
 use crate::data::tasks::Task;
 use crate::data::{Batch, Load, Sampler, TokenizedDataset};
-use crate::durable::{self, STAGING_PREFIX};
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
 use crate::model::LanguageModel;
+use crate::storage::atomic::{self, STAGING_PREFIX};
 use crate::zo::journal::{Header, Journal, Record, TornTail};
 use crate::zo::perturbation::{Perturb, step_seed};
 
@@ -338,7 +338,7 @@ fn replace_checkpoint(checkpoint: &Checkpoint, model: &dyn LanguageModel, out: &
     checkpoint.save_tuned(&fresh, scales)?;
     std::fs::remove_dir_all(out).map_err(Error::io(out, "replacing"))?;
     std::fs::rename(&fresh, out).map_err(Error::io(out, "replacing"))?;
-    durable::sync_directory(durable::parent(out)).map_err(Error::io(out, "replacing"))
+    atomic::sync_directory(atomic::parent(out)).map_err(Error::io(out, "replacing"))
 }
 
 fn diverged(step: u64, skipped: u64) -> Error {

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, STAGING_PREFIX, write_atomically};
 use crate::error::{Error, Result};
+use crate::storage::atomic::{self, STAGING_PREFIX, write_atomically};
 
 #[derive(Debug, Clone)]
 pub struct RunDir(PathBuf);
@@ -38,7 +38,7 @@ impl RunDir {
                 "continue that run with --resume, or choose another directory with -o",
             ));
         }
-        durable::create_directory(&self.0)
+        atomic::create_directory(&self.0)
     }
 
     pub fn path(&self) -> &Path {

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
-use crate::checkpoint::map;
-use crate::durable::stream_atomically;
 use crate::error::{Error, Result};
 use crate::model::LanguageModel;
+use crate::storage::atomic::stream_atomically;
+use crate::storage::pages::map;
 
 const STEP: &str = "step";
 const RUN: &str = "run";

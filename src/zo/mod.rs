@@ -7,5 +7,4 @@
 pub mod estimator;
 pub mod journal;
 pub mod perturbation;
-pub mod philox;
 pub mod schedule;

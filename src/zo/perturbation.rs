@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::philox::philox4x32_10;
+use crate::rng::philox4x32_10;
 
 pub const PERTURBATION_VERSION: u32 = 1;
 

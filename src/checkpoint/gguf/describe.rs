@@ -1,13 +1,13 @@
 //! `ModelConfig` and vocabulary → key-values, the other direction of `metadata`; keys and their kinds as
 //! llama.cpp's `convert_hf_to_gguf.py` writes them.
 
-use super::super::config::{ModelConfig, RopeScaling};
 use super::blocks::GgmlType;
 use super::family::Family;
 use super::names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS};
 use super::writer::Meta;
+use crate::arch::{ModelConfig, RopeScaling};
 use crate::data::tokenizer::GgufVocab;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 /// All that the file says beside its tensors. `kind`: of its linears.
 pub fn metadata(
@@ -35,40 +35,13 @@ pub fn metadata(
 pub fn rope_factors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
     match &config.rope_scaling {
         Some(RopeScaling::Factors(factors)) => vec![(ROPE_FACTORS, factors.clone())],
-        Some(RopeScaling::Llama3 { .. }) => vec![(ROPE_FACTORS, llama3_factors(config))],
+        // As `LlamaModel.generate_extra_tensors` of llama.cpp's converter.
+        Some(RopeScaling::Llama3 { .. }) => vec![(ROPE_FACTORS, config.rope_divisors())],
         Some(RopeScaling::LongRope { short_factor, long_factor, .. }) => {
             vec![(LONG_FACTORS, long_factor.clone()), (SHORT_FACTORS, short_factor.clone())]
         }
         None | Some(RopeScaling::Linear { .. }) => vec![],
     }
-}
-
-/// As `LlamaModel.generate_extra_tensors` of the converter; transformers divides the frequencies so.
-pub fn llama3_factors(config: &ModelConfig) -> Vec<f32> {
-    let Some(RopeScaling::Llama3 {
-        factor,
-        low_freq_factor,
-        high_freq_factor,
-        original_max_position_embeddings,
-    }) = config.rope_scaling
-    else {
-        return vec![];
-    };
-    let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(f64::from);
-    let context = original_max_position_embeddings as f64;
-    let divisor = |i: usize| {
-        let frequency = config.rope_theta.powf(-2.0 * i as f64 / config.rotary_dim as f64);
-        let wavelength = 2.0 * std::f64::consts::PI / frequency;
-        if wavelength < context / high {
-            1.0
-        } else if wavelength > context / low {
-            factor as f32
-        } else {
-            let smooth = (context / wavelength - low) / (high - low);
-            (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
-        }
-    };
-    (0..config.rotary_dim / 2).map(divisor).collect()
 }
 
 fn numbers(config: &ModelConfig, family: Family) -> Vec<(&'static str, Meta)> {

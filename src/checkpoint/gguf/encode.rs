@@ -2,10 +2,10 @@
 
 use half::f16;
 
-use super::super::convert::{Form, exact};
 use super::blocks::GgmlType;
 use super::names::RowOrder;
-use crate::kernels::packed::{Levels, PackedWeight};
+use crate::packed::convert::{Form, exact};
+use crate::packed::{Levels, PackedWeight};
 
 /// Elements per block of every type that is written.
 pub const BLOCK: usize = 32;

@@ -1,9 +1,9 @@
 //! llama.cpp's architectures, and what it does for each that no key says.
 
-use super::super::config::{Block, ModelConfig, SlidingWindow};
 use super::metadata::Keys;
+use crate::arch::Activation;
+use crate::arch::{Block, ModelConfig, SlidingWindow};
 use crate::error::{Error, Result};
-use crate::kernels::Gate;
 
 /// `general.architecture`. "llama" covers what differs from it by numbers alone, Mistral among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Family {
         let (hidden, layers) = (config.hidden_size, config.num_hidden_layers);
         let config = match self {
             Self::Gemma | Self::Gemma2 | Self::Gemma3 => ModelConfig {
-                hidden_act: Gate::GeluTanh,
+                hidden_act: Activation::GeluTanh,
                 embedding_scale: (hidden as f64).sqrt() as f32,
                 ..config
             },

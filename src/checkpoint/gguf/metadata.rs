@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use super::super::config::{MOST_LAYERS, ModelConfig, RopeScaling};
 use super::family::Family;
 use super::header::{Array, Header, Value};
 use super::names;
+use crate::arch::Activation;
+use crate::arch::{MOST_LAYERS, ModelConfig, RopeScaling};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::kernels::Gate;
 
 /// Texts of tokens that end a turn, which llama.cpp stops at where the file does not name them.
 const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
@@ -63,7 +63,7 @@ pub fn config(
         tie_word_embeddings: !has("output.weight"),
         rotary_dim,
         block: family.block(),
-        hidden_act: Gate::Silu,
+        hidden_act: Activation::Silu,
         norm_offset: 0.0,
         word_embed_proj_dim: hidden_size,
         embedding_scale: 1.0,
@@ -259,7 +259,7 @@ impl<'a> Keys<'a> {
         let Some(short_factor) = factors(names::SHORT_FACTORS) else {
             return Ok((self.rope_scaling(family, factors(names::ROPE_FACTORS))?, context));
         };
-        // Longer contexts than the original have other factors: see `hf_config::rope`.
+        // Longer contexts than the original have other factors: see `hf::rope`.
         let original = self.count(&own("rope.scaling.original_context_length"))?.unwrap_or(context);
         let attention_factor = self.float(&own("rope.scaling.attn_factor"))?.unwrap_or(1.0) as f32;
         let long_factor = factors(names::LONG_FACTORS).unwrap_or_else(|| short_factor.clone());

@@ -29,23 +29,23 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::config::ModelConfig;
 use super::leftover::{self, Modules};
-use super::publish::{self, Staging};
 use super::shards::missing;
 use super::{Layout, ScaleSource, TensorSummary, Values, Weight};
+use crate::arch::ModelConfig;
 use crate::data::tokenizer::GgufVocab;
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::words_per_row;
-use crate::kernels::packed::{Levels, PackedLayout, PackedWeight};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::words_per_row;
+use crate::packed::{Levels, PackedLayout, PackedWeight};
+use crate::storage::pages;
+use crate::storage::staging::{self, Staging};
 use blocks::GgmlType;
 use header::{Header, TensorInfo};
 use names::RowOrder;
 use split::Part;
 
-pub use describe::llama3_factors;
 pub use encode::form;
 
 pub struct Gguf {
@@ -147,7 +147,7 @@ impl Gguf {
         let mut bytes = vec![0; stored.bytes.len() / height.max(1)];
         for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width)) {
             let start = stored.info.range.start + stored.order.in_file(row as usize) * bytes.len();
-            publish::read_at(&part.file, &part.bytes, start, &mut bytes)
+            pages::read_at(&part.file, &part.bytes, start, &mut bytes)
                 .map_err(Error::io(stored.path, "reading"))?;
             stored.info.kind.expand_into(&bytes, values);
             if !values.iter().all(|value| value.is_finite()) {
@@ -220,7 +220,7 @@ impl Gguf {
             }
             ranges.sort_by_key(|(range, _)| range.start);
             let to = staging.path().join(part.path.file_name().unwrap_or_default());
-            publish::copy_with_replacements(&part.bytes, &to, &ranges, |name| {
+            staging::copy_with_replacements(&part.bytes, &to, &ranges, |name| {
                 self.stored(name)?.rescaled(&scales(name)?)
             })?;
         }

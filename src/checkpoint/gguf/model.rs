@@ -9,9 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::super::Checkpoint;
-use super::super::config::{ModelConfig, RopeScaling};
 use super::super::float;
-use super::super::placed::PlacedFile;
 use super::super::stream::Sink;
 use super::Gguf;
 use super::blocks::GgmlType;
@@ -20,10 +18,12 @@ use super::encode::{self, BLOCK, Encoded};
 use super::family::Family;
 use super::names::{self, RowOrder};
 use super::writer;
+use crate::arch::{ModelConfig, RopeScaling};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::kernels::packed::PackedWeight;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::PackedWeight;
+use crate::storage::placed::PlacedFile;
 
 /// A file in the making.
 pub struct ModelFile<'a> {
@@ -151,7 +151,7 @@ fn means_the_same(config: &ModelConfig, family: Family, read: &ModelConfig) -> R
         ..config.clone()
     };
     if let Some(RopeScaling::Llama3 { .. }) = wanted.rope_scaling {
-        wanted.rope_scaling = Some(RopeScaling::Factors(describe::llama3_factors(config)));
+        wanted.rope_scaling = Some(RopeScaling::Factors(config.rope_divisors()));
     }
     match &mut wanted.sliding_window {
         Some(window) if family.has_window() => window.rope_theta = window.rope_theta.map(single),

@@ -4,7 +4,7 @@
 //! `convert_hf_to_gguf.py` (`LlamaModel.permute`) interleaves the rows of each head: row j of half h lies at
 //! 2j + h. For the others it rotates halves, too, and nothing is moved.
 
-use super::super::config::Block;
+use crate::arch::Block;
 
 /// RoPE divisors of Llama 3.1, a part of the config rather than a weight.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";

@@ -6,7 +6,7 @@ use super::Gguf;
 use super::blocks::GgmlType;
 use super::names::RowOrder;
 use crate::error::Result;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 impl Gguf {
     /// `None`: the tensor is stored in blocks of a quantized type.

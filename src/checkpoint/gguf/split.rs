@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::super::publish;
 use super::header::{Header, Value};
 use crate::error::{Error, Result};
+use crate::storage::pages;
 
 /// More than any model has: llama.cpp counts them in 16 bits.
 const MOST_PARTS: usize = 1 << 16;
@@ -80,7 +80,7 @@ pub fn open(path: &Path) -> Result<(Vec<Part>, Header)> {
 }
 
 fn open_part(path: &Path, index: usize) -> Result<(Part, Header)> {
-    let (file, bytes) = publish::open_mapped(path)?;
+    let (file, bytes) = pages::open_mapped(path)?;
     let mut header = Header::parse(path, &bytes)?;
     header.tensors.iter_mut().for_each(|tensor| tensor.part = index);
     Ok((Part { path: path.to_path_buf(), file, bytes }, header))

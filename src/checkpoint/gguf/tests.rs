@@ -1,7 +1,7 @@
 use std::fs;
 
-use super::super::config::Block;
 use super::*;
+use crate::arch::Block;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
 

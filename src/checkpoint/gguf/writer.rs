@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::super::placed::PlacedFile;
 use super::blocks::GgmlType;
 use crate::error::{Error, Result};
+use crate::storage::placed::PlacedFile;
 
 /// A value, as the kinds of llama.cpp's own converter.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use hf_hub::Repo;
 
 use super::is_plain;
-use crate::durable;
 use crate::error::{Error, Result};
+use crate::storage::atomic;
 
 pub struct Folder(PathBuf);
 
@@ -61,23 +61,23 @@ impl Folder {
 
     /// Makes the directories that a file of a commit will be in, so that a power cut does not take them away later.
     pub fn prepare(&self, commit: &str, file: &str) -> Result<()> {
-        durable::create_directory(&self.0.join("blobs"))?;
-        durable::create_directory(&self.0.join("refs"))?;
-        durable::create_directory(durable::parent(&self.snapshot(commit).join(file)))
+        atomic::create_directory(&self.0.join("blobs"))?;
+        atomic::create_directory(&self.0.join("refs"))?;
+        atomic::create_directory(atomic::parent(&self.snapshot(commit).join(file)))
     }
 
     /// Syncs the directories that name a fetched file, so that a power cut cannot take the name away.
     pub fn settle(&self, file: &Path) -> Result<()> {
-        for directory in [&self.0.join("blobs"), durable::parent(file)] {
-            durable::sync_directory(directory).map_err(Error::io(directory, "syncing"))?;
+        for directory in [&self.0.join("blobs"), atomic::parent(file)] {
+            atomic::sync_directory(directory).map_err(Error::io(directory, "syncing"))?;
         }
         Ok(())
     }
 
     /// Says which files a snapshot is to have before the first of them comes.
     pub fn announce(&self, commit: &str, files: &[String]) -> Result<()> {
-        durable::create_directory(&self.0)?;
-        durable::write_atomically(&self.announcement(commit), files.join("\n").as_bytes())
+        atomic::create_directory(&self.0)?;
+        atomic::write_atomically(&self.announcement(commit), files.join("\n").as_bytes())
     }
 
     /// Writes down which commit a revision is. A commit needs no such entry.
@@ -88,8 +88,8 @@ impl Folder {
             return Ok(());
         }
         let path = self.reference(revision);
-        durable::create_directory(durable::parent(&path))?;
-        durable::write_atomically(&path, commit.as_bytes())
+        atomic::create_directory(atomic::parent(&path))?;
+        atomic::write_atomically(&path, commit.as_bytes())
     }
 
     /// Says that all files of an announced snapshot are there.

@@ -8,10 +8,10 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
-use super::super::placed::PlacedFile;
-use super::super::publish::write_json;
 use super::{INDEX_FILE, SINGLE_FILE};
 use crate::error::{Error, Result};
+use crate::storage::json::write_json;
+use crate::storage::placed::PlacedFile;
 
 /// A file in the making.
 pub struct Writer(PlacedFile);

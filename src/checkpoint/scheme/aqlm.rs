@@ -18,15 +18,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
-use super::super::hf_config::loose;
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes};
+use crate::arch::hf::loose;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{
-    Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, put_code, words_per_row,
-};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, put_code, words_per_row};
 
 pub const PARTS: [&str; 3] = [".codes", ".codebooks", ".scales"];
 

@@ -17,14 +17,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
-use super::super::hf_config::loose::{self, Flag};
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes};
+use crate::arch::hf::loose::{self, Flag};
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 
 const PARTS: [&str; 3] = [".qweight", ".qzeros", ".scales"];
 

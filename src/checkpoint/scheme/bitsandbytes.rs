@@ -28,13 +28,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Format;
-use super::super::hf_config::loose::{self, Flag, is_set};
 use super::super::safetensors::Dtype;
 use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect};
+use crate::arch::hf::loose::{self, Flag, is_set};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
-use crate::quant::{FloatType, NF4};
+use crate::packed::FloatType;
+use crate::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
+use crate::quant::NF4;
 
 pub const NF4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__nf4");
 const FP4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__fp4");

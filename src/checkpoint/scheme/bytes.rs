@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::shards::Tensor;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 /// The bytes of scales in f16.
 pub fn f16_bytes(scales: &[f32]) -> Result<Vec<u8>, String> {

@@ -16,21 +16,21 @@
 //! group_size (−1: a whole row)
 //! ```
 //!
-//! which is the layout of [`crate::kernels::packed`], so that a file is mapped and used as it is.
+//! which is the layout of [`crate::packed`], so that a file is mapped and used as it is.
 
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::hf_config::loose;
 use super::super::safetensors::{Dtype, dtype};
 use super::super::shards::{Shards, Tensor};
 use super::super::{Format, float};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, word_bytes, words_from};
+use crate::arch::hf::loose;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
 
 pub const PARTS: [&str; 3] = [".codes", ".scales", ".codebook"];
 

@@ -27,10 +27,8 @@ use super::super::shards::{Shards, Tensor};
 use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, word_bytes, words_from};
 use crate::device::host;
 use crate::error::Result;
-use crate::kernels::packed::{
-    Levels, LevelsKind, PackedLayout, PackedWeight, get_code, put_code, words_per_row,
-};
-use crate::quant::FloatType;
+use crate::packed::FloatType;
+use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, get_code, put_code, words_per_row};
 
 pub const PACKED: &str = ".weight_packed";
 const SCALE: &str = ".weight_scale";

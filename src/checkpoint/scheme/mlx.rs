@@ -20,7 +20,7 @@ use super::super::shards::{Shards, Tensor};
 use super::super::{Format, float};
 use super::{Layer, Scheme, StoredScales, words_from};
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, get_code, words_per_row};
+use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, get_code, words_per_row};
 
 /// A dense linear has a weight, too: the scales tell.
 pub const PARTS: [&str; 3] = [".scales", ".weight", ".biases"];

@@ -23,13 +23,14 @@ pub use scales::StoredScales;
 use super::Format;
 use super::gguf::blocks::GgmlType;
 use super::gguf::encode::BLOCK;
-use super::hf_config::parse_json;
 use super::safetensors::Dtype;
 use super::shards::{Shards, Tensor};
 use super::write::Target;
 use crate::error::{Error, Result};
-use crate::kernels::packed::{Codebook, Levels, PackedLayout, PackedWeight};
-use crate::quant::{FloatType, Method, QuantizeConfig};
+use crate::packed::FloatType;
+use crate::packed::{Codebook, Levels, PackedLayout, PackedWeight};
+use crate::quant::{Method, QuantizeConfig};
+use crate::storage::json::parse_json;
 
 /// Where quantizers keep their settings beside (before transformers: instead of) config.json's.
 pub const QUANTIZE_CONFIG_FILE: &str = "quantize_config.json";

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::shards::Tensor;
 use crate::error::Result;
-use crate::kernels::packed::{PackedWeight, get_code, put_code, words_per_row};
+use crate::packed::{PackedWeight, get_code, put_code, words_per_row};
 
 /// The features by their groups, as they follow each other in the file; `None` where that is their own order.
 ///

@@ -4,7 +4,7 @@ use super::super::float;
 use super::super::shards::Tensor;
 use super::bytes::transpose;
 use crate::error::Result;
-use crate::quant::FloatType;
+use crate::packed::FloatType;
 
 /// The tensor that training changes.
 pub struct StoredScales<'a> {

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use super::*;
-use crate::quant::{self, FloatType, QuantizeConfig};
+use crate::packed::FloatType;
+use crate::quant::{self, QuantizeConfig};
+use crate::storage::json;
 
 /// Written by `scripts/fixtures_checkpoints.py`; blocks.gguf by `scripts/fixtures_blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
@@ -85,7 +87,7 @@ fn with_config(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> Resul
         fs::write(directory.path().join(file), bytes).unwrap();
     }
     let path = directory.path().join("config.json");
-    let mut config = hf_config::read_json(&path).unwrap();
+    let mut config = json::read_json(&path).unwrap();
     change(&mut config);
     fs::write(&path, config.to_string()).unwrap();
     Checkpoint::open(directory.path())

@@ -1,6 +1,7 @@
 //! Dense directories written again in each scheme.
 
 use super::*;
+use crate::storage::json;
 
 /// As `qzo quantize` does.
 fn write_quantized(
@@ -130,7 +131,7 @@ fn activation_order_survives(into: QuantizedFormat) {
         Ok(packed)
     };
     write_quantized(&source, &out, &target, &mut quantize).unwrap();
-    let settings = &hf_config::read_json(&out.join("config.json")).unwrap()["quantization_config"];
+    let settings = &json::read_json(&out.join("config.json")).unwrap()["quantization_config"];
     match into {
         QuantizedFormat::Gptq => assert_eq!(settings["desc_act"], true),
         _ => assert_eq!(settings["config_groups"]["group_0"]["weights"]["actorder"], "group"),
@@ -179,7 +180,7 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     assert_eq!(names, ["config.json", "model.safetensors", "quantize_config.json", "tokenizer.json"]);
     assert!(out.join("tokenizer.json").symlink_metadata().unwrap().is_file());
     assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), b"tokens");
-    let written = hf_config::read_json(&out.join("config.json")).unwrap();
+    let written = json::read_json(&out.join("config.json")).unwrap();
     assert_eq!(written["quantization_config"]["checkpoint_format"], "gptq");
     assert_eq!(written["torch_dtype"], "bfloat16");
     assert_eq!(written.as_object().unwrap().keys().next_back().unwrap(), "quantization_config");

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::kernels::packed::Blocks;
+use crate::packed::Blocks;
 
 #[test]
 fn dense_checkpoints_of_every_type_hold_the_same_model() {

@@ -1,6 +1,7 @@
 //! What is no checkpoint, or one that does not fit its config.
 
 use super::*;
+use crate::storage::json;
 
 #[test]
 fn a_missing_name_gets_the_nearest_one() {
@@ -114,7 +115,7 @@ fn with_tensors(
     }
     writer.finish().unwrap();
     let path = directory.path().join("config.json");
-    let mut config = hf_config::read_json(&path).unwrap();
+    let mut config = json::read_json(&path).unwrap();
     change(&mut config);
     fs::write(&path, config.to_string()).unwrap();
     Checkpoint::open(directory.path())

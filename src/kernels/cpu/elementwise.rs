@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::multiversion;
-use crate::kernels::{GELU_CUBIC, GELU_LINEAR, Gate};
+use crate::arch::Activation;
+use crate::kernels::{GELU_CUBIC, GELU_LINEAR};
 
 /// Rows per task: enough work to outweigh handing it over.
 const ROWS: usize = 8;
@@ -30,11 +31,11 @@ pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], dims: Turned) {
 }
 
 /// `gate = activation(gate) · up`, elementwise.
-pub(super) fn gate_mul(gate: &mut [f32], up: &[f32], activation: Gate) {
+pub(super) fn gate_mul(gate: &mut [f32], up: &[f32], activation: Activation) {
     const BLOCK: usize = 8192;
     let block = match activation {
-        Gate::Silu => silu_mul_block,
-        Gate::GeluTanh => gelu_mul_block,
+        Activation::Silu => silu_mul_block,
+        Activation::GeluTanh => gelu_mul_block,
     };
     gate.par_chunks_mut(BLOCK).zip(up.par_chunks(BLOCK)).for_each(|(gate, up)| block(gate, up));
 }

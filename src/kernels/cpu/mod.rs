@@ -11,7 +11,8 @@ use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{DeviceLevels, DeviceWeight, Gate, Kernels, KeyRanges, Path, Scores};
+use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges, Path, Scores};
+use crate::arch::Activation;
 use crate::device::ComputeType;
 use crate::zo::perturbation::{Noise, Perturb};
 use linear::{Arithmetic, BlocksView, CodebookView, LevelsView, Product, WeightView};
@@ -158,7 +159,7 @@ impl Kernels for Flex {
         })
     }
 
-    fn gate_mul(gate: FlexTensor, up: FlexTensor, activation: Gate) -> FlexTensor {
+    fn gate_mul(gate: FlexTensor, up: FlexTensor, activation: Activation) -> FlexTensor {
         let mut gate = owned(gate);
         elementwise::gate_mul(gate.storage_mut(), up.to_contiguous().storage(), activation);
         gate

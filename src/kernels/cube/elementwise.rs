@@ -6,7 +6,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::rows::{UNITS, array, lanes, output, rows, spread};
-use crate::kernels::{GELU_CUBIC, GELU_LINEAR, Gate};
+use crate::arch::Activation;
+use crate::kernels::{GELU_CUBIC, GELU_LINEAR};
 
 /// Most cubes along the second axis of a launch.
 const MOST_ROWS: usize = 65_535;
@@ -99,7 +100,7 @@ fn gate_mul_kernel<F: Float, N: Size>(
     width: usize,
     gate_stride: usize,
     up_stride: usize,
-    #[comptime] activation: Gate,
+    #[comptime] activation: Activation,
     #[define(F)] _f: StorageType,
 ) {
     let i = ABSOLUTE_POS_X as usize;
@@ -108,8 +109,8 @@ fn gate_mul_kernel<F: Float, N: Size>(
         for row in range_stepped(ABSOLUTE_POS_Y as usize, rows, step) {
             let x = Vector::<f32, N>::cast_from(gate[row * gate_stride + i]);
             let v = match comptime!(activation) {
-                Gate::Silu => x,
-                Gate::GeluTanh => x * (Vector::new(GELU_LINEAR) + Vector::new(GELU_CUBIC) * x * x),
+                Activation::Silu => x,
+                Activation::GeluTanh => x * (Vector::new(GELU_LINEAR) + Vector::new(GELU_CUBIC) * x * x),
             };
             // A vector cannot be negated in CUDA.
             let activated = x / (Vector::new(1.0f32) + (Vector::new(0.0f32) - v).exp());
@@ -178,7 +179,7 @@ fn head_units(half: usize, heads: usize) -> CubeDim {
 pub(super) fn gate_mul<R: CubeRuntime>(
     gate: CubeTensor<R>,
     up: CubeTensor<R>,
-    activation: Gate,
+    activation: Activation,
 ) -> CubeTensor<R> {
     let [(gate, gate_stride), (up, up_stride)] = [gate, up].map(rows);
     let client = gate.client.clone();

@@ -38,9 +38,10 @@ use cubecl::prelude::*;
 
 use self::packed::{Buffers, Levels};
 use self::unpack::Source;
-use super::{DeviceLevels, DeviceWeight, Engine, Gate, Kernels, KeyRanges, Path, Scores};
+use super::{DeviceLevels, DeviceWeight, Engine, Kernels, KeyRanges, Path, Scores};
+use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::packed::LevelsKind;
+use crate::packed::LevelsKind;
 use crate::zo::perturbation::{Noise, Perturb};
 
 /// Units in a cube of the one-dimensional kernels here.
@@ -132,7 +133,7 @@ where
         elementwise::rotate(x, into_contiguous(cos), into_contiguous(sin))
     }
 
-    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Gate) -> FloatTensor<Self> {
+    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         elementwise::gate_mul(gate, up, activation)
     }
 

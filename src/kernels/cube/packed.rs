@@ -1,4 +1,4 @@
-//! A packed weight as the kernels see it; its layout is drawn in [`crate::kernels::packed`].
+//! A packed weight as the kernels see it; its layout is drawn in [`crate::packed`].
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
@@ -8,7 +8,7 @@ use cubecl::std::tensor::launch::ViewArg;
 use cubecl::std::tensor::layout::Coords1d;
 use cubecl::std::tensor::layout::plain::PlainLayout;
 
-use crate::kernels::packed::{LevelsKind, words_per_row};
+use crate::packed::{LevelsKind, words_per_row};
 
 /// What a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::device::{ComputeType, Device, for_tests};
     use crate::kernels::DeviceWeight;
-    use crate::kernels::packed::{Codebook, Levels, PackedWeight, words_per_row};
+    use crate::packed::{Codebook, Levels, PackedWeight, words_per_row};
 
     /// Otherwise every test of the fused path would test the dense one.
     #[test]

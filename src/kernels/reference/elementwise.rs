@@ -4,8 +4,9 @@
 use burn::tensor::{DType, Tensor};
 
 use super::{TOLERANCE, Uniform, float, read, relative_error};
+use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{Gate, Kernels, add_rms_norm, gate_mul, rms_norm, rotate};
+use crate::kernels::{Kernels, add_rms_norm, gate_mul, rms_norm, rotate};
 
 const EPS: f32 = 1e-5;
 
@@ -140,10 +141,10 @@ pub(super) fn rotation_matches_the_loops<B: Kernels>(device: &B::Device) {
     }
 }
 
-fn gated(gate: &[f32], up: &[f32], activation: Gate) -> Vec<f64> {
+fn gated(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f64> {
     let activated = |x: f64| match activation {
-        Gate::Silu => x / (1.0 + (-x).exp()),
-        Gate::GeluTanh => {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         }
@@ -157,7 +158,7 @@ pub(super) fn gates_match_the_loops<B: Kernels>(device: &B::Device) {
         for (rows, width) in [(1, 1), (19, 60), (9, 75), (5, 576), (3, 13_824), (2, 40_001), (70_000, 6)] {
             let [(gate, gate_values), (up, up_values)] =
                 [0; 2].map(|_| random::<B, 2>(&mut rng, [rows, width], dtype, device));
-            for activation in [Gate::Silu, Gate::GeluTanh] {
+            for activation in [Activation::Silu, Activation::GeluTanh] {
                 let want = gated(&gate_values, &up_values, activation);
                 let inputs = [copied(&gate), copied(&up)];
                 for [got] in owned_and_held(inputs, |[gate, up]| [gate_mul(gate, up, activation)]) {
@@ -182,8 +183,8 @@ pub(super) fn rows_of_a_wider_tensor_match_the_loops<B: Kernels>(device: &B::Dev
             };
             let [a, b]: [Vec<f32>; 2] = [0, 1].map(part_values);
 
-            let want = gated(&a, &b, Gate::Silu);
-            let error = relative_error(&values(gate_mul(part(0), part(1), Gate::Silu)), &want);
+            let want = gated(&a, &b, Activation::Silu);
+            let error = relative_error(&values(gate_mul(part(0), part(1), Activation::Silu)), &want);
             assert!(error < tolerance, "gate {dtype:?} {rows}×{width}: {error:e}");
 
             let (heads, half) = (width / dim, dim / 2);

@@ -8,8 +8,8 @@ use super::weights::{
 };
 use super::{TOLERANCE, Uniform, float, noises, read, relative_error};
 use crate::device::ComputeType;
-use crate::kernels::packed::{Levels, LevelsKind, PackedWeight};
 use crate::kernels::{DeviceWeight, Kernels, dense_linear, linear, linear_by, step};
+use crate::packed::{Levels, LevelsKind, PackedWeight};
 use crate::zo::perturbation::Perturb;
 
 /// Every width, level kind and noise, at shapes that are multiples of nothing.

@@ -9,8 +9,8 @@ mod weights;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::Kernels;
+use crate::rng::philox4x32_10;
 use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
-use crate::zo::philox::philox4x32_10;
 
 /// f32 products of up to a few hundred terms, relative to the root mean square of the result.
 const TOLERANCE: f64 = 2e-6;

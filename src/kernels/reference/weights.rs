@@ -1,7 +1,7 @@
 //! Packed weights of every kind, and what a product with one is.
 
 use super::Uniform;
-use crate::kernels::packed::{
+use crate::packed::{
     BlockMinima, Blocks, Codebook, Levels, LevelsKind, PackedWeight, put_code, words_per_row,
 };
 use crate::zo::perturbation::Noise;

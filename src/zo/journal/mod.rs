@@ -36,9 +36,9 @@ use self::header::HEADER_BYTES;
 pub use self::header::{Hash, Header, MAX_PROBES};
 pub use self::record::{ProbeRecord, Record};
 use self::record::{RecordError, record_bytes};
-use crate::durable;
 use crate::error::{Error, Result};
-use crate::lock::Locked;
+use crate::storage::atomic;
+use crate::storage::lock::Locked;
 
 const FORMAT_VERSION: u32 = 1;
 
@@ -88,7 +88,7 @@ impl Journal {
             // Best effort: the reason it failed is the error to report.
             let _ = fs::remove_file(&partial);
         }
-        let durable = written.and_then(|()| durable::sync_directory(durable::parent(path)));
+        let durable = written.and_then(|()| atomic::sync_directory(atomic::parent(path)));
         durable.map_err(Error::io(path, "writing the journal's header"))?;
         Ok(Self::at_end(path, file, header, &bytes, &[]))
     }

@@ -15,7 +15,7 @@
 //! d, m and dmin are f16. Of a block of 32, byte j of `qs` holds element j in its low nibble and j + 16 in its high
 //! one, and bit j of `qh` is the fifth bit of element j. In a block of 256 all elements j of eight runs of 32 share
 //! the bytes j; it is what llama.cpp calls a super-block, and what has the scales s a block: here a group with
-//! [`Blocks`](crate::kernels::packed::Blocks).
+//! [`Blocks`](crate::packed::Blocks).
 //! Source: `ggml-common.h` and `ggml-quants.c` of <https://github.com/ggml-org/ggml>.
 
 use std::mem::offset_of;

@@ -1,7 +1,7 @@
 use half::f16;
 
 use super::*;
-use crate::kernels::packed::{PackedWeight, words_per_row};
+use crate::packed::{PackedWeight, words_per_row};
 
 /// Rows of several blocks of any bits: what is unpacked is what is expanded, and other scales change no other byte.
 #[test]

@@ -8,9 +8,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::super::hf_config::loose::{self, Flag};
 use super::super::group_size;
 use super::{Actorder, CompressedTensors};
+use crate::arch::hf::loose::{self, Flag};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "pack-quantized";

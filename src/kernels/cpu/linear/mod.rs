@@ -76,7 +76,7 @@ pub(super) enum LevelsView<'a> {
     Codebook(CodebookView<'a>),
 }
 
-/// [`crate::kernels::packed::Blocks`]
+/// [`crate::packed::Blocks`]
 #[derive(Clone, Copy)]
 pub(super) struct BlocksView<'a> {
     pub width: usize,
@@ -86,7 +86,7 @@ pub(super) struct BlocksView<'a> {
     pub minima: Option<(&'a [u8], &'a [f32])>,
 }
 
-/// [`crate::kernels::packed::Codebook`]
+/// [`crate::packed::Codebook`]
 #[derive(Clone, Copy)]
 pub(super) struct CodebookView<'a> {
     pub width: usize,
@@ -186,9 +186,9 @@ fn runs(slice: usize, length: usize, group_words: usize) -> impl Iterator<Item =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::packed::{get_code, put_code, words_per_row};
+    use crate::packed::{get_code, put_code, words_per_row};
+    use crate::rng::philox4x32_10;
     use crate::zo::perturbation::{Perturbation, ScaleMode};
-    use crate::zo::philox::philox4x32_10;
 
     fn word(i: usize) -> u32 {
         philox4x32_10([i as u32, 1, 2, 3], [4, 5])[0]

@@ -20,9 +20,10 @@ use cubecl::Runtime;
 use self::library::Nvrtc;
 use self::runtime::{Card, Launch, Recorder};
 use super::{attention, elementwise, norm, step};
+use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::packed::words_per_row;
-use crate::kernels::{DeviceLevels, DeviceWeight, Engine, Gate, Path, Scores, linear_by};
+use crate::kernels::{DeviceLevels, DeviceWeight, Engine, Path, Scores, linear_by};
+use crate::packed::words_per_row;
 use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode};
 
 const ARCHITECTURES: [u16; 3] = [80, 89, 90];
@@ -216,7 +217,7 @@ impl Small {
                     norm::add_rms_norm([0; 2].map(|_| x(&[5, hidden])), f32s(&[hidden]), 1e-5);
                 }
                 Self::Gate(width) => {
-                    for activation in [Gate::Silu, Gate::GeluTanh] {
+                    for activation in [Activation::Silu, Activation::GeluTanh] {
                         elementwise::gate_mul(x(&[5, width]), x(&[5, width]), activation);
                     }
                 }

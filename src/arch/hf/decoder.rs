@@ -1,0 +1,197 @@
+//! The families whose config classes share their keys with `LlamaConfig`.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::family::{Defaults, Family};
+use super::loose::{Flag, TokenIds, is_set};
+use super::rope::{self, RopeKeys};
+use super::{keys, unsupported, width_of_heads};
+use crate::arch::Activation;
+use crate::arch::{Block, MOST_LAYERS, ModelConfig, SlidingWindow};
+use crate::error::{Error, Result};
+
+/// The keys (transformers 4.x and 5.x) that a forward pass depends on.
+#[derive(Deserialize)]
+struct DecoderConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    hidden_act: Option<String>,
+    hidden_activation: Option<String>,
+    rms_norm_eps: Option<f64>,
+    #[serde(flatten)]
+    rope: RopeKeys,
+    tie_word_embeddings: Option<Flag>,
+    attention_bias: Option<Flag>,
+    mlp_bias: Option<Flag>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<Flag>,
+    max_window_layers: Option<usize>,
+    sliding_window_pattern: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    query_pre_attn_scalar: Option<f64>,
+    attn_logit_softcapping: Option<f32>,
+    final_logit_softcapping: Option<f32>,
+    use_bidirectional_attention: Option<Flag>,
+    #[serde(default)]
+    bos_token_id: TokenIds,
+    #[serde(default)]
+    eos_token_id: TokenIds,
+}
+
+/// # Errors
+/// As in [`super::parse`]; the numbers are not checked yet.
+pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
+    let raw: DecoderConfig = keys(path, json, family)?;
+    let defaults = or_defaults(json, &raw, family);
+    let divided = width_of_heads(path, raw.hidden_size, raw.num_attention_heads);
+    let head_dim = defaults.head_dim.map_or(divided, Ok)?;
+    if is_set(raw.use_bidirectional_attention) {
+        return Err(unsupported(path, "use_bidirectional_attention", "causal attention"));
+    }
+    let rotary = rope::parse(path, family, &raw.rope, head_dim)?;
+    let sliding_window = sliding_window(path, family, &raw, defaults.sliding_window, rotary.local_theta)?;
+    let (qkv_bias, o_bias) = biases(family, is_set(raw.attention_bias));
+    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    Ok(ModelConfig {
+        architecture: family.architecture().to_owned(),
+        vocab_size: raw.vocab_size,
+        hidden_size: raw.hidden_size,
+        intermediate_size: raw.intermediate_size,
+        num_hidden_layers: raw.num_hidden_layers,
+        num_attention_heads: raw.num_attention_heads,
+        num_key_value_heads: defaults.num_key_value_heads.unwrap_or(raw.num_attention_heads),
+        head_dim,
+        max_position_embeddings: rotary.max_position_embeddings,
+        hidden_act: gate(path, family, &raw)?,
+        rms_norm_eps: raw.rms_norm_eps.unwrap_or(defaults.rms_norm_eps),
+        norm_offset: if gemma { 1.0 } else { 0.0 },
+        rope_theta: rotary.theta,
+        rope_scaling: rotary.scaling,
+        rotary_dim: rotary.dim,
+        word_embed_proj_dim: raw.hidden_size,
+        embedding_scale: if gemma { (raw.hidden_size as f64).sqrt() as f32 } else { 1.0 },
+        tie_word_embeddings: raw.tie_word_embeddings.map_or(gemma, |tied| tied.0),
+        block: match family {
+            Family::Phi3 => Block::Phi3,
+            Family::Gemma2 | Family::Gemma3 => Block::Gemma2,
+            _ => Block::Llama,
+        },
+        qkv_bias,
+        o_bias,
+        mlp_bias: family == Family::Llama && is_set(raw.mlp_bias),
+        qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
+        query_pre_attn_scalar: match family {
+            Family::Gemma2 | Family::Gemma3 => raw.query_pre_attn_scalar.unwrap_or(256.0),
+            _ => head_dim as f64,
+        },
+        attn_logit_softcapping: defaults.attn_logit_softcapping,
+        final_logit_softcapping: defaults.final_logit_softcapping,
+        sliding_window,
+        bos_token_id: raw.bos_token_id.0.first().copied(),
+        eos_token_ids: raw.eos_token_id.0,
+    })
+}
+
+/// The keys that have a default, which those present replace: what is null says more than what is absent.
+fn or_defaults(json: &Value, raw: &DecoderConfig, family: Family) -> Defaults {
+    fn or<T>(json: &Value, key: &str, value: Option<T>, default: Option<T>) -> Option<T> {
+        if json.get(key).is_none() { default } else { value }
+    }
+    let of = family.defaults();
+    Defaults {
+        num_key_value_heads: or(json, "num_key_value_heads", raw.num_key_value_heads, of.num_key_value_heads),
+        head_dim: or(json, "head_dim", raw.head_dim, of.head_dim),
+        sliding_window: or(json, "sliding_window", raw.sliding_window, of.sliding_window),
+        attn_logit_softcapping: match family {
+            Family::Gemma2 | Family::Gemma3 => {
+                or(json, "attn_logit_softcapping", raw.attn_logit_softcapping, of.attn_logit_softcapping)
+            }
+            _ => None,
+        },
+        final_logit_softcapping: match family {
+            Family::Gemma2 | Family::Gemma3 => {
+                or(json, "final_logit_softcapping", raw.final_logit_softcapping, of.final_logit_softcapping)
+            }
+            _ => None,
+        },
+        ..of
+    }
+}
+
+/// On q, k and v, and on o.
+fn biases(family: Family, attention_bias: bool) -> (bool, bool) {
+    match family {
+        Family::Mistral | Family::Phi3 => (false, false),
+        Family::Qwen2 => (true, false),
+        _ => (attention_bias, attention_bias),
+    }
+}
+
+fn gate(path: &Path, family: Family, raw: &DecoderConfig) -> Result<Activation> {
+    let (key, given) = match family {
+        // Its `hidden_act` was "gelu" in the first files, and the approximation was meant.
+        Family::Gemma | Family::Gemma2 | Family::Gemma3 => ("hidden_activation", &raw.hidden_activation),
+        _ => ("hidden_act", &raw.hidden_act),
+    };
+    match (given.as_deref(), family) {
+        (None | Some("gelu_pytorch_tanh"), Family::Gemma | Family::Gemma2 | Family::Gemma3)
+        | (Some("gelu_pytorch_tanh"), _) => Ok(Activation::GeluTanh),
+        (None | Some("silu" | "swish"), _) => Ok(Activation::Silu),
+        (Some(other), _) => Err(unsupported(path, format!("{key} \"{other}\""), "silu, gelu_pytorch_tanh")),
+    }
+}
+
+/// `length`: of the window, where any layer has one; `rope_theta`: of those layers, where it differs.
+fn sliding_window(
+    path: &Path,
+    family: Family,
+    raw: &DecoderConfig,
+    length: Option<usize>,
+    rope_theta: Option<f64>,
+) -> Result<Option<SlidingWindow>> {
+    let count = raw.num_hidden_layers;
+    if count > MOST_LAYERS {
+        return Err(Error::damaged(path, format!("num_hidden_layers is {count}: more than any model has")));
+    }
+    let length = match family {
+        Family::Qwen2 | Family::Qwen3 => length.filter(|_| is_set(raw.use_sliding_window)),
+        Family::Llama | Family::Gemma => None,
+        _ => length,
+    };
+    let every = |pattern: usize| (1..=count).map(|layer| layer % pattern.max(1) != 0).collect();
+    let layers = match (&raw.layer_types, family) {
+        (Some(kinds), Family::Qwen2 | Family::Qwen3 | Family::Gemma2 | Family::Gemma3) => {
+            layer_types(path, kinds, count)?
+        }
+        (None, Family::Qwen2 | Family::Qwen3) => {
+            (0..count).map(|layer| layer >= raw.max_window_layers.unwrap_or(28)).collect()
+        }
+        (None, Family::Gemma2) => every(2),
+        (None, Family::Gemma3) => every(raw.sliding_window_pattern.unwrap_or(6)),
+        _ => vec![true; count],
+    };
+    Ok(length.filter(|_| layers.contains(&true)).map(|length| SlidingWindow { length, layers, rope_theta }))
+}
+
+/// Which layers have a window.
+fn layer_types(path: &Path, kinds: &[String], count: usize) -> Result<Vec<bool>> {
+    if kinds.len() != count {
+        return Err(Error::damaged(path, format!("{} layer_types for {count} layers", kinds.len())));
+    }
+    let slides = |kind: &String| match kind.as_str() {
+        "sliding_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => {
+            Err(unsupported(path, format!("layer type \"{other}\""), "full_attention, sliding_attention"))
+        }
+    };
+    kinds.iter().map(slides).collect()
+}

@@ -1,0 +1,152 @@
+//! The keys of rotary position embeddings, old and new.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::family::Family;
+use super::unsupported;
+use crate::arch::RopeScaling;
+use crate::error::{Error, Result};
+
+#[derive(Deserialize)]
+pub struct RopeKeys {
+    max_position_embeddings: Option<usize>,
+    original_max_position_embeddings: Option<usize>,
+    rope_theta: Option<f64>,
+    /// Of layers with a sliding window, which are not scaled.
+    rope_local_base_freq: Option<f64>,
+    /// Old: `{"type" | "rope_type", …}`, with `rope_theta` beside it.
+    rope_scaling: Option<Scaling>,
+    /// New: `{"rope_type", "rope_theta", …}`.
+    rope_parameters: Option<Parameters>,
+    partial_rotary_factor: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Parameters {
+    ByLayerType { full_attention: Scaling, sliding_attention: Option<Scaling> },
+    One(Scaling),
+}
+
+#[derive(Default, PartialEq, Deserialize)]
+struct Scaling {
+    rope_type: Option<String>,
+    /// Its old name, which some files have beside it.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f32>,
+    low_freq_factor: Option<f32>,
+    high_freq_factor: Option<f32>,
+    original_max_position_embeddings: Option<usize>,
+    short_factor: Option<Vec<f32>>,
+    long_factor: Option<Vec<f32>>,
+    attention_factor: Option<f32>,
+    partial_rotary_factor: Option<f64>,
+}
+
+pub struct Rotary {
+    pub theta: f64,
+    pub scaling: Option<RopeScaling>,
+    /// Features of each head that are rotated.
+    pub dim: usize,
+    pub max_position_embeddings: usize,
+    /// Of layers with a sliding window, where it is another.
+    pub local_theta: Option<f64>,
+}
+
+/// # Errors
+/// A variant other than the supported ones, or one without its numbers.
+pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Result<Rotary> {
+    let (scaling, local) = match raw.rope_parameters.as_ref().filter(|parameters| !parameters.is_empty()) {
+        Some(Parameters::One(scaling)) => (Some(scaling), None),
+        Some(Parameters::ByLayerType { full_attention, sliding_attention }) => {
+            (Some(full_attention), sliding_attention.as_ref())
+        }
+        None => (raw.rope_scaling.as_ref(), None),
+    };
+    let partial = scaling.and_then(|r| r.partial_rotary_factor).or(raw.partial_rotary_factor);
+    let dim = match partial {
+        None | Some(1.0) => head_dim,
+        Some(part) if family == Family::Phi3 => (head_dim as f64 * part) as usize,
+        Some(_) => {
+            return Err(unsupported(path, "partial_rotary_factor other than 1", "full rotary embeddings"));
+        }
+    };
+    let theta = scaling.and_then(|r| r.rope_theta).or(raw.rope_theta);
+    let local_theta = local.and_then(|r| r.rope_theta).or(raw.rope_local_base_freq);
+    let mut rotary = Rotary {
+        theta: theta.unwrap_or(if family == Family::Gemma3 { 1e6 } else { 1e4 }),
+        scaling: None,
+        dim,
+        max_position_embeddings: raw
+            .max_position_embeddings
+            .unwrap_or(family.defaults().max_position_embeddings),
+        local_theta: (family == Family::Gemma3).then_some(local_theta.unwrap_or(1e4)),
+    };
+    match scaling {
+        Some(scaling) if is_longrope(family, scaling) => long(path, raw, scaling, &mut rotary)?,
+        Some(scaling) => rotary.scaling = scaled(path, scaling, rotary.max_position_embeddings)?,
+        None => {}
+    }
+    Ok(rotary)
+}
+
+impl Parameters {
+    /// Whether it is `{}`, which means the same as null.
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::One(scaling) if *scaling == Scaling::default())
+    }
+}
+
+impl Scaling {
+    fn kind(&self) -> Option<&str> {
+        self.rope_type.as_deref().or(self.old_type.as_deref())
+    }
+}
+
+fn is_longrope(family: Family, scaling: &Scaling) -> bool {
+    let kind = scaling.kind();
+    // Names of early files, which transformers reads so.
+    kind == Some("longrope") || family == Family::Phi3 && matches!(kind, Some("su" | "yarn"))
+}
+
+/// LongRoPE (Ding et al. 2024) has other frequencies once a text is longer than the original context, for all
+/// of it. Here the context is the original one.
+fn long(path: &Path, raw: &RopeKeys, scaling: &Scaling, rotary: &mut Rotary) -> Result<()> {
+    let longest = rotary.max_position_embeddings;
+    let original =
+        raw.original_max_position_embeddings.or(scaling.original_max_position_embeddings).unwrap_or(4096);
+    let short_factor = need(path, scaling.short_factor.clone(), "short_factor")?;
+    let stretch = longest as f64 / original as f64;
+    let by_paper = (1.0 + stretch.max(1.0).ln() / (original as f64).ln()).sqrt() as f32;
+    let attention_factor = scaling.attention_factor.unwrap_or(by_paper);
+    let long_factor = scaling.long_factor.clone().unwrap_or_else(|| short_factor.clone());
+    rotary.scaling = Some(RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest });
+    rotary.max_position_embeddings = longest.min(original);
+    Ok(())
+}
+
+fn scaled(path: &Path, scaling: &Scaling, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
+    match scaling.kind() {
+        None | Some("default") => Ok(None),
+        Some("linear") => Ok(Some(RopeScaling::Linear { factor: need(path, scaling.factor, "factor")? })),
+        Some("llama3") => Ok(Some(RopeScaling::Llama3 {
+            factor: need(path, scaling.factor, "factor")?,
+            low_freq_factor: need(path, scaling.low_freq_factor, "low_freq_factor")?,
+            high_freq_factor: need(path, scaling.high_freq_factor, "high_freq_factor")?,
+            original_max_position_embeddings: scaling
+                .original_max_position_embeddings
+                .unwrap_or(max_position_embeddings),
+        })),
+        Some(other) => {
+            Err(unsupported(path, format!("rope type \"{other}\""), "default, linear, llama3, longrope"))
+        }
+    }
+}
+
+fn need<T>(path: &Path, value: Option<T>, key: &str) -> Result<T> {
+    value.ok_or_else(|| Error::damaged(path, format!("rope scaling without `{key}`")))
+}

@@ -1,0 +1,155 @@
+//! `ModelConfig` → `config.json`, for a model that comes from a file that has none. It is read again, and has
+//! to mean the same.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::family::Family;
+use crate::arch::Activation;
+use crate::arch::{ModelConfig, RopeScaling};
+use crate::data::tokenizer::GgufVocab;
+
+/// Rotary scaling of Llama 3.1 to 3.3, which files may hold as divisors: factor, low and high frequency factor,
+/// original context.
+const LLAMA3: [(f32, f32, f32, usize); 2] = [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192)];
+
+/// Relative, of divisors that were computed in f32.
+const TOLERANCE: f32 = 1e-4;
+
+/// # Errors
+/// What `config.json` has no words for.
+pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
+    let path = Path::new(super::CONFIG_FILE);
+    let family =
+        Family::of(path, &json!({"architectures": [config.architecture]})).map_err(|e| e.to_string())?;
+    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let act = if config.hidden_act == Activation::Silu { "silu" } else { "gelu_pytorch_tanh" };
+    let mut json = json!({
+        "architectures": [config.architecture],
+        "model_type": family.model_type(),
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": act,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": shortest(config.rms_norm_eps),
+        "rope_theta": shortest(config.rope_theta),
+        "rope_scaling": null,
+        "attention_bias": config.qkv_bias,
+        "mlp_bias": config.mlp_bias,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": vocab.eos,
+        "pad_token_id": vocab.pad,
+        "torch_dtype": "float16",
+    });
+    let mut set = |key: &str, value: Value| {
+        if let Some(json) = json.as_object_mut() {
+            json.insert(key.into(), value);
+        }
+    };
+    if gemma {
+        set("hidden_activation", act.into());
+    }
+    if matches!(family, Family::Gemma2 | Family::Gemma3) {
+        set("query_pre_attn_scalar", json!(config.query_pre_attn_scalar));
+        set("attn_logit_softcapping", json!(config.attn_logit_softcapping));
+        set("final_logit_softcapping", json!(config.final_logit_softcapping));
+    }
+    if family == Family::Phi3 {
+        set("partial_rotary_factor", json!(config.rotary_dim as f64 / config.head_dim as f64));
+    }
+    let window = config.sliding_window.as_ref();
+    set("sliding_window", json!(window.map(|window| window.length)));
+    if let Some(window) = window {
+        let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        set("layer_types", window.layers.iter().map(kind).collect());
+        if let Some(theta) = window.rope_theta {
+            set("rope_local_base_freq", json!(shortest(theta)));
+        }
+    }
+    match &config.rope_scaling {
+        Some(RopeScaling::LongRope { attention_factor, short_factor, long_factor, longest }) => {
+            set("max_position_embeddings", json!(longest));
+            set("original_max_position_embeddings", json!(config.max_position_embeddings));
+            set(
+                "rope_scaling",
+                json!({"type": "longrope", "rope_type": "longrope", "attention_factor": attention_factor,
+                       "short_factor": short_factor, "long_factor": long_factor}),
+            );
+        }
+        Some(scaling) => set("rope_scaling", rope_scaling(config, scaling)?),
+        None => {}
+    }
+    means_the_same(config, &json)?;
+    Ok(json)
+}
+
+/// `generation_config.json`: every token that ends a generation.
+pub fn generation(vocab: &GgufVocab) -> Value {
+    json!({"bos_token_id": vocab.bos, "eos_token_id": vocab.ends(), "pad_token_id": vocab.pad})
+}
+
+fn rope_scaling(config: &ModelConfig, scaling: &RopeScaling) -> Result<Value, String> {
+    match scaling {
+        RopeScaling::Linear { factor } => {
+            Ok(json!({"type": "linear", "rope_type": "linear", "factor": factor}))
+        }
+        RopeScaling::Factors(factors) => {
+            let same = |(factor, low_freq_factor, high_freq_factor, original)| {
+                let scaling = RopeScaling::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_max_position_embeddings: original,
+                };
+                let known = ModelConfig { rope_scaling: Some(scaling), ..config.clone() }.rope_divisors();
+                known.len() == factors.len()
+                    && known.iter().zip(factors).all(|(a, b)| (a - b).abs() <= TOLERANCE * b.abs())
+            };
+            let found = LLAMA3.into_iter().find(|known| same(*known));
+            let (factor, low, high, original) =
+                found.ok_or("rotary divisors other than Llama 3.1's have no place in config.json")?;
+            Ok(json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+                      "high_freq_factor": high, "original_max_position_embeddings": original}))
+        }
+        other => Err(format!("{other:?} has no place in config.json")),
+    }
+}
+
+/// A number that was kept as f32, with as few digits as say which.
+fn shortest(value: f64) -> f64 {
+    match f64::from(value as f32) == value {
+        true => (value as f32).to_string().parse().unwrap_or(value),
+        false => value,
+    }
+}
+
+fn means_the_same(config: &ModelConfig, json: &Value) -> Result<(), String> {
+    let read = super::parse(Path::new(super::CONFIG_FILE), json).map_err(|e| e.to_string())?;
+    let wanted = ModelConfig {
+        norm_offset: read.norm_offset,
+        rms_norm_eps: shortest(config.rms_norm_eps),
+        rope_theta: shortest(config.rope_theta),
+        eos_token_ids: read.eos_token_ids.clone(),
+        rope_scaling: match config.rope_scaling {
+            Some(RopeScaling::Factors(_)) => read.rope_scaling.clone(),
+            ref other => other.clone(),
+        },
+        ..config.clone()
+    };
+    let wanted_lines = format!("{wanted:#?}");
+    let read_lines = format!("{read:#?}");
+    match wanted_lines.lines().zip(read_lines.lines()).find(|(wanted, read)| wanted != read) {
+        None => Ok(()),
+        Some((wanted, read)) => {
+            let (wanted, read) = (wanted.trim(), read.trim());
+            Err(format!("{wanted} has no place in config.json, which gives {read}"))
+        }
+    }
+}

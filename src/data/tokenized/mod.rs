@@ -1,0 +1,295 @@
+//! Rows as token ids, within the limits that a run and its model set.
+//!
+//! The whole text, prompt and option together, is tokenized with the tokenizer's own special tokens; the option is
+//! scored from the first token that the prompt alone does not have. If the whole begins with the prompt's
+//! tokens, as it mostly does, these are the last tokens(prompt + option) − tokens(prompt), which is MeZO's rule. If the end
+//! of the prompt and the option share a token ("A: " and "yes" become "A:" and " yes"), that rule would leave it out.
+
+use super::batch::{Batch, Load, Objective};
+use super::config::Overlong;
+use super::dataset::Row;
+use super::tasks::{Example, Task};
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// A text whose last `scored` tokens are the ones whose probability counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub tokens: Vec<u32>,
+    /// From 1 to `tokens.len() - 1`.
+    pub scored: usize,
+}
+
+impl Candidate {
+    /// Tokens that a model has to read: the last one is only predicted.
+    pub fn read(&self) -> usize {
+        self.tokens.len() - 1
+    }
+}
+
+/// One row. A completion is a single candidate, its own gold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedExample {
+    /// Line of the dataset.
+    pub line: usize,
+    pub candidates: Vec<Candidate>,
+    /// Indices into `candidates`; the first is the one that training aims at.
+    pub gold: Vec<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TokenizedDataset {
+    pub objective: Objective,
+    /// In the order of the rows, without those left out.
+    pub examples: Vec<TokenizedExample>,
+    pub lengths: LengthReport,
+}
+
+/// What the limits did to a dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LengthReport {
+    pub rows: usize,
+    pub dropped: usize,
+    pub truncated: usize,
+    /// Rows in which the end of the prompt and the start of an answer are one token.
+    pub merged: usize,
+    /// Tokens of the longest and the shortest row as read, each with its longest candidate.
+    pub longest: usize,
+    pub shortest: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Tokens of prompt and candidate together.
+    pub max_seq_length: Option<usize>,
+    /// What happens to rows beyond `max_seq_length` or the model's context; `None` refuses them.
+    pub overlong: Option<Overlong>,
+    /// The model's context, in tokens.
+    pub max_position: usize,
+    /// Rows of the model's embedding.
+    pub vocab_size: usize,
+}
+
+impl Limits {
+    /// Tokens of the longest row. The model never reads its last token, which is only predicted.
+    fn length(&self) -> usize {
+        let context = self.max_position.saturating_add(1);
+        self.max_seq_length.map_or(context, |limit| limit.min(context))
+    }
+}
+
+impl TokenizedDataset {
+    /// What each example adds to a batch.
+    pub fn loads(&self) -> Vec<Load> {
+        self.examples.iter().map(|example| Batch::new(self.objective, [example]).load()).collect()
+    }
+
+    /// Tokenizes every row.
+    ///
+    /// # Errors
+    /// A row that the task cannot read, a row beyond the model's context or vocabulary, an option that
+    /// adds no token or follows nothing, and nothing left within `max_seq_length`.
+    pub fn new(rows: &[Row], task: &Task, tokenizer: &Tokenizer, limits: Limits) -> Result<Self> {
+        let mut lengths = LengthReport { rows: rows.len(), shortest: usize::MAX, ..Default::default() };
+        let mut examples = Vec::with_capacity(rows.len());
+        let mut first_merged = None;
+        for (i, row) in rows.iter().enumerate() {
+            let example = task.example(row)?;
+            if i == 0 {
+                warn_of_glued(row, &example);
+            }
+            let (mut example, merged) = tokenize(row, &example, tokenizer)?;
+            let length = example.candidates.iter().map(|c| c.tokens.len()).max().unwrap_or(0);
+            lengths.longest = lengths.longest.max(length);
+            lengths.shortest = lengths.shortest.min(length);
+            if length > limits.length() {
+                match limits.overlong {
+                    None => return Err(too_long(row, length, limits)),
+                    Some(Overlong::Truncate) if example.truncate(limits.length(), tokenizer.bos_id()) => {
+                        lengths.truncated += 1;
+                    }
+                    Some(_) => {
+                        lengths.dropped += 1;
+                        continue;
+                    }
+                }
+            }
+            example.check_vocabulary(row, limits)?;
+            if merged {
+                lengths.merged += 1;
+                first_merged.get_or_insert(row);
+            }
+            examples.push(example);
+        }
+        if let Some(row) = first_merged {
+            warn_of_merged(row, lengths);
+        }
+        if examples.is_empty() {
+            return Err(nothing_left(rows, limits, lengths));
+        }
+        Ok(Self { objective: task.objective(), examples, lengths })
+    }
+}
+
+impl TokenizedExample {
+    /// Cuts each overlong prompt from its left, keeping a BOS at its start. False where the scored
+    /// tokens, with one token before them, do not fit; then nothing is changed.
+    fn truncate(&mut self, limit: usize, bos: Option<u32>) -> bool {
+        let kept = |c: &Candidate| usize::from(c.tokens.first().copied() == bos && bos.is_some());
+        if self.candidates.iter().any(|c| c.scored + kept(c).max(1) > limit) {
+            return false;
+        }
+        for candidate in &mut self.candidates {
+            let start = kept(candidate);
+            let excess = candidate.tokens.len().saturating_sub(limit);
+            candidate.tokens.drain(start..start + excess);
+        }
+        true
+    }
+
+    fn check_vocabulary(&self, row: &Row, limits: Limits) -> Result<()> {
+        let mut tokens = self.candidates.iter().flat_map(|candidate| &candidate.tokens);
+        match tokens.find(|&&token| token as usize >= limits.vocab_size) {
+            Some(token) => Err(row.error(format!(
+                "token {token} is outside the model's vocabulary of {}: tokenizer and model do not belong together",
+                limits.vocab_size
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn too_long(row: &Row, length: usize, limits: Limits) -> Error {
+    row.error(format!(
+        "{} tokens to read, but the model's context holds {}; shorten the row, or say what happens to such rows: \
+         overlong = \"drop\" or \"truncate\" in the [data] table of a recipe, --overlong for `qzo eval`",
+        length - 1,
+        limits.max_position
+    ))
+}
+
+/// Warns of an answer that follows the last word of its prompt without a space.
+fn warn_of_glued(row: &Row, example: &Example) {
+    let (prompt, answer) = match example {
+        Example::Classification { prompt, options, .. } => (prompt, options.first()),
+        Example::Completion { prompt, completion } => (prompt, Some(completion)),
+        Example::Generation { .. } => return,
+    };
+    let word = |letter: Option<char>| letter.is_some_and(|c| c.is_ascii_alphanumeric());
+    let last = prompt.chars().next_back();
+    if (word(last) || last == Some(':')) && answer.is_some_and(|answer| word(answer.chars().next())) {
+        let end: String = prompt.chars().skip(prompt.chars().count().saturating_sub(20)).collect();
+        let answer: String = answer.map_or("", String::as_str).chars().take(20).collect();
+        tracing::warn!(
+            "{}:{}: \"{end}\" and \"{answer}\" become \"{end}{answer}\": an answer is put directly after its prompt, so \
+             write the space at its start",
+            row.path().display(),
+            row.line
+        );
+    }
+}
+
+fn warn_of_merged(first: &Row, lengths: LengthReport) {
+    tracing::warn!(
+        "{}:{}: the prompt's end and the answer's start are one token, which is scored as the answer's ({} of {} rows); \
+         given the prompt alone, the model sees other tokens: move the space at the prompt's end to the start of the answer",
+        first.path().display(),
+        first.line,
+        lengths.merged,
+        lengths.rows,
+    );
+}
+
+/// The example, and whether one of its candidates begins within a token of the prompt.
+fn tokenize(row: &Row, example: &Example, tokenizer: &Tokenizer) -> Result<(TokenizedExample, bool)> {
+    let of = |prompt: &str, options: &[String], end: bool| {
+        let prompt_ids = tokenizer.encode(prompt, true)?;
+        let candidates =
+            options.iter().map(|option| candidate(row, prompt, &prompt_ids, option, end, tokenizer));
+        candidates.collect::<Result<Vec<_>>>()
+    };
+    let (found, gold) = match example {
+        Example::Classification { prompt, options, gold } => (of(prompt, options, false)?, gold.clone()),
+        Example::Completion { prompt, completion } => {
+            (of(prompt, std::slice::from_ref(completion), true)?, vec![0])
+        }
+        // Teacher forcing: the first gold answer, and the line end that stops a generation.
+        Example::Generation { prompt, answers } => {
+            let answer = format!(" {}\n", answers.first().map_or("", String::as_str));
+            (of(prompt, &[answer], false)?, vec![0])
+        }
+    };
+    let merged = found.iter().any(|(_, merged)| *merged);
+    let candidates = found.into_iter().map(|(candidate, _)| candidate).collect();
+    Ok((TokenizedExample { line: row.line, candidates, gold }, merged))
+}
+
+/// A candidate, and whether its first scored token holds the end of the prompt, too.
+fn candidate(
+    row: &Row,
+    prompt: &str,
+    prompt_ids: &[u32],
+    option: &str,
+    end: bool,
+    tokenizer: &Tokenizer,
+) -> Result<(Candidate, bool)> {
+    let mut tokens = tokenizer.encode(&format!("{prompt}{option}"), true)?;
+    let eos = tokenizer.eos_id();
+    let ends = |ids: &[u32]| eos.is_some() && ids.last().copied() == eos;
+    // A tokenizer that ends every text with EOS ends the prompt alone with it, too.
+    let prompt_len = prompt_ids.len() - usize::from(ends(prompt_ids) && ends(&tokens));
+    if end && !ends(&tokens) {
+        let eos = eos.ok_or_else(|| {
+            Error::unsupported(
+                "the tokenizer has no EOS token to end a completion with",
+                "set eos_token in its files",
+            )
+        })?;
+        tokens.push(eos);
+    }
+    let shared =
+        prompt_ids[..prompt_len].iter().zip(&tokens).take_while(|(prompt, whole)| prompt == whole).count();
+    let scored = tokens.len() - shared;
+    let added = tokens.len() - usize::from(end) - shared;
+    if scored == 0 || end && !option.is_empty() && added == 0 {
+        let found = format!("\"{option}\" adds no token to its prompt");
+        return Err(row.error(match prompt.ends_with(char::is_whitespace) {
+            true => format!("{found}: move the space at the prompt's end to the start of the answer"),
+            false => found,
+        }));
+    }
+    if shared == 0 && prompt_len == 0 {
+        return Err(row.error("the prompt is empty, and this tokenizer puts no BOS token before a text"));
+    }
+    if shared == 0 {
+        let end = if prompt.ends_with(char::is_whitespace) { "the space at its end" } else { "its end" };
+        return Err(row.error(format!(
+            "the prompt has no token of its own before \"{option}\": move {end} to the start of the answer, or write \
+             more before it"
+        )));
+    }
+    Ok((Candidate { tokens, scored }, shared < prompt_len))
+}
+
+fn nothing_left(rows: &[Row], limits: Limits, lengths: LengthReport) -> Error {
+    let Some(first) = rows.first() else {
+        return Error::invalid("no rows", "a dataset is a JSONL file: one JSON object a line");
+    };
+    Error::invalid(
+        format!(
+            "{}: all {} rows are longer than {} tokens, {}; the shortest has {}",
+            first.path().display(),
+            lengths.rows,
+            limits.length(),
+            match limits.max_seq_length {
+                Some(limit) if limit == limits.length() => "which max_seq_length allows",
+                _ => "which the model's context holds",
+            },
+            lengths.shortest
+        ),
+        "raise max_seq_length as far as the model's context goes, or set overlong to \"truncate\"",
+    )
+}
+
+#[cfg(test)]
+mod tests;

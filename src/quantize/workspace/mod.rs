@@ -1,0 +1,281 @@
+//! What an unfinished quantization has done so far: a directory beside the one it will become, with the
+//! packed linears of every calibrated block, and the result as far as it is written. It survives a kill, and
+//! goes once the result is there.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::arch::tensors::block_of;
+use crate::checkpoint::safetensors::{Dtype, SINGLE_FILE, Writer};
+use crate::checkpoint::shards::Shards;
+use crate::error::{Error, Result};
+use crate::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
+use crate::storage::atomic;
+use crate::storage::json::read_json;
+use crate::storage::lock::Locked;
+use crate::storage::staging::Staging;
+
+const PREFIX: &str = ".qzo-quantizing-";
+const SETTINGS_FILE: &str = "settings.json";
+const SHAPES_FILE: &str = "shapes.json";
+const LOCK_FILE: &str = "lock";
+const RESULT: &str = "result";
+
+/// One process at a time has it.
+pub struct Workspace {
+    path: PathBuf,
+    out: PathBuf,
+    _lock: Locked,
+}
+
+/// The finished linears by their names; one block is in memory at a time.
+pub struct FinishedLinears<'a> {
+    workspace: &'a Workspace,
+    block: Option<(usize, Vec<(String, PackedWeight)>)>,
+}
+
+/// What tensors alone do not say about a packed weight.
+#[derive(Serialize, Deserialize)]
+struct Shape {
+    name: String,
+    out_features: usize,
+    in_features: usize,
+    bits: u32,
+    group_size: usize,
+    levels: LevelsShape,
+    ordered: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+enum LevelsShape {
+    Zero(u8),
+    Zeros,
+    Minimum,
+    Blocks { width: usize, zero: u8, minima: bool },
+    Codebook { width: usize, books: usize },
+}
+
+impl Workspace {
+    /// The workspace of the directory `out` that is to be; `settings` are all that decides the result.
+    ///
+    /// # Errors
+    /// One with other settings is there; another process has it; the disk fails.
+    pub fn open(out: &Path, settings: &Value) -> Result<Self> {
+        let mut name = OsString::from(PREFIX);
+        name.push(out.file_name().unwrap_or_default());
+        let path = out.with_file_name(name);
+        atomic::create_directory(&path)?;
+        let lock = lock(&path, out)?;
+        let file = path.join(SETTINGS_FILE);
+        if file.exists() {
+            let known = read_json(&file)?;
+            if known != *settings {
+                let differs = differences(&known, settings).join(", ");
+                return Err(Error::invalid(
+                    format!("{} holds an unfinished quantization with another {differs}", path.display()),
+                    "finish it with its own settings, delete it, or choose another output with -o",
+                ));
+            }
+        } else {
+            write(&file, settings)?;
+        }
+        Ok(Self { path, out: out.to_path_buf(), _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn is_finished(&self, block: usize) -> bool {
+        self.block(block).join(SHAPES_FILE).exists()
+    }
+
+    pub fn save(&self, block: usize, weights: &[(String, PackedWeight)]) -> Result<()> {
+        let staging = Staging::new(&self.block(block))?;
+        let tensors: Vec<_> = weights.iter().flat_map(|(name, weight)| tensors(name, weight)).collect();
+        let header: Vec<_> = tensors
+            .iter()
+            .map(|(name, dtype, bytes)| (name.clone(), *dtype, vec![bytes.len() * 8 / dtype.bitsize()]))
+            .collect();
+        let mut writer = Writer::create(&staging.path().join(SINGLE_FILE), &header)?;
+        for (name, _, bytes) in &tensors {
+            writer.write(name, bytes)?;
+        }
+        writer.finish()?;
+        let shapes: Vec<Shape> = weights.iter().map(|(name, weight)| shape(name, weight)).collect();
+        write(&staging.path().join(SHAPES_FILE), &shapes)?;
+        staging.publish()
+    }
+
+    /// # Errors
+    /// The block is not finished, or damaged.
+    pub fn load(&self, block: usize) -> Result<Vec<(String, PackedWeight)>> {
+        let directory = self.block(block);
+        let path = directory.join(SHAPES_FILE);
+        let shapes: Vec<Shape> = serde_json::from_value(read_json(&path)?)
+            .map_err(|e| Error::damaged(&path, format!("not what was written here: {e}")))?;
+        let shards = Shards::open(&directory)?;
+        shapes.into_iter().map(|shape| Ok((shape.name.clone(), weight(&shards, shape)?))).collect()
+    }
+
+    pub fn finished(&self) -> FinishedLinears<'_> {
+        FinishedLinears { workspace: self, block: None }
+    }
+
+    /// Where the result is written, to be published as `out`; it goes on with what is there.
+    ///
+    /// # Errors
+    /// `out` exists, or the disk fails.
+    pub fn result(&self) -> Result<Staging> {
+        Staging::kept(self.path.join(RESULT), &self.out)
+    }
+
+    /// Once the result is there, or nothing is worth keeping.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.path).map_err(Error::io(&self.path, "removing"))
+    }
+
+    fn block(&self, block: usize) -> PathBuf {
+        self.path.join(format!("block-{block:05}"))
+    }
+}
+
+impl FinishedLinears<'_> {
+    /// # Errors
+    /// As in [`Workspace::load`]; the linear is in no finished block.
+    pub fn take(&mut self, name: &str) -> Result<PackedWeight> {
+        let missing = || Error::tensor(&self.workspace.path, name, "was not quantized");
+        let index = block_of(name).ok_or_else(missing)?;
+        let mut weights = match self.block.take() {
+            Some((at, weights)) if at == index => weights,
+            _ => self.workspace.load(index)?,
+        };
+        let place = weights.iter().position(|(known, _)| known == name).ok_or_else(missing)?;
+        let (_, weight) = weights.swap_remove(place);
+        self.block = Some((index, weights));
+        Ok(weight)
+    }
+}
+
+fn lock(path: &Path, out: &Path) -> Result<Locked> {
+    let file = path.join(LOCK_FILE);
+    let opened =
+        File::options().create(true).append(true).open(&file).map_err(Error::io(&file, "opening"))?;
+    Locked::new(opened, &file, || {
+        Error::invalid(
+            format!("another process is quantizing into {}: it holds {}", out.display(), file.display()),
+            "wait for it to end, or choose another output with -o",
+        )
+    })
+}
+
+fn differences(known: &Value, settings: &Value) -> Vec<String> {
+    let settings = settings.as_object().into_iter().flatten();
+    settings.filter(|(key, value)| known.get(key) != Some(value)).map(|(key, _)| key.clone()).collect()
+}
+
+fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::damaged(path, e.to_string()))?;
+    // Whole or not at all: the file is what says that the rest is there.
+    atomic::write_atomically(path, &text)
+}
+
+fn shape(name: &str, weight: &PackedWeight) -> Shape {
+    Shape {
+        name: name.to_owned(),
+        out_features: weight.out_features,
+        in_features: weight.in_features,
+        bits: weight.bits,
+        group_size: weight.group_size,
+        levels: match &weight.levels {
+            Levels::Zero(zero) => LevelsShape::Zero(*zero),
+            Levels::Zeros(_) => LevelsShape::Zeros,
+            Levels::Minimum(_) => LevelsShape::Minimum,
+            Levels::Blocks(blocks) => LevelsShape::Blocks {
+                width: blocks.width,
+                zero: blocks.zero,
+                minima: blocks.minima.is_some(),
+            },
+            Levels::Codebook(book) => LevelsShape::Codebook { width: book.width, books: book.books },
+        },
+        ordered: weight.order.is_some(),
+    }
+}
+
+fn tensors(name: &str, weight: &PackedWeight) -> Vec<(String, Dtype, Vec<u8>)> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let floats = |floats: &[f32]| floats.iter().flat_map(|float| float.to_le_bytes()).collect::<Vec<u8>>();
+    let mut tensors = vec![
+        (format!("{name}.codes"), Dtype::U32, words(&weight.codes)),
+        (format!("{name}.scales"), Dtype::F32, floats(&weight.scales)),
+    ];
+    let mut levels = |part: &str, dtype, bytes| tensors.push((format!("{name}.{part}"), dtype, bytes));
+    match &weight.levels {
+        Levels::Zero(_) => {}
+        Levels::Zeros(zeros) => levels("levels", Dtype::U8, zeros.clone()),
+        Levels::Minimum(minimum) => levels("levels", Dtype::F32, floats(minimum)),
+        Levels::Blocks(Blocks { factors, minima, .. }) => {
+            levels("factors", Dtype::I8, bytemuck::cast_slice(factors).to_vec());
+            if let Some(BlockMinima { minima, units }) = minima {
+                levels("minima", Dtype::U8, minima.clone());
+                levels("units", Dtype::F32, floats(units));
+            }
+        }
+        Levels::Codebook(book) => levels("levels", Dtype::F32, floats(&book.entries)),
+    }
+    tensors.extend(weight.order.as_ref().map(|order| (format!("{name}.order"), Dtype::U32, words(order))));
+    // Aligned, as readers like it.
+    tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
+    tensors
+}
+
+fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
+    let tensor = |part: &str, dtype: Dtype| {
+        let tensor = shards.tensor(&format!("{}.{part}", shape.name))?;
+        match tensor.dtype == dtype {
+            true => Ok(tensor),
+            false => Err(tensor.wrong(format!("expected {dtype:?}, got {:?}", tensor.dtype))),
+        }
+    };
+    let words = |part: &str| -> Result<Vec<u32>> {
+        let words = tensor(part, Dtype::U32)?.bytes.as_chunks().0;
+        Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    };
+    let floats = |part: &str| tensor(part, Dtype::F32)?.floats();
+    let bytes = |part: &str| Ok::<_, Error>(tensor(part, Dtype::U8)?.bytes.to_vec());
+    let levels = match shape.levels {
+        LevelsShape::Zero(zero) => Levels::Zero(zero),
+        LevelsShape::Zeros => Levels::Zeros(bytes("levels")?),
+        LevelsShape::Minimum => Levels::Minimum(floats("levels")?),
+        LevelsShape::Blocks { width, zero, minima } => {
+            let factors = bytemuck::cast_slice(tensor("factors", Dtype::I8)?.bytes).to_vec();
+            let of_blocks =
+                || Ok::<_, Error>(BlockMinima { minima: bytes("minima")?, units: floats("units")? });
+            Levels::Blocks(Blocks { width, zero, factors, minima: minima.then(of_blocks).transpose()? })
+        }
+        LevelsShape::Codebook { width, books } => {
+            Levels::Codebook(Codebook { width, books, entries: floats("levels")? })
+        }
+    };
+    let weight = PackedWeight {
+        out_features: shape.out_features,
+        in_features: shape.in_features,
+        bits: shape.bits,
+        group_size: shape.group_size,
+        codes: words("codes")?,
+        scales: floats("scales")?,
+        levels,
+        order: shape.ordered.then(|| words("order")).transpose()?,
+    };
+    match weight.check() {
+        Ok(()) => Ok(weight),
+        Err(what) => Err(tensor("codes", Dtype::U32)?.wrong(format!("belongs to no weight: {what}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

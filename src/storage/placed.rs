@@ -1,0 +1,241 @@
+//! A file whose parts are written in any order, each at the place that its header gave it. Knows no format.
+//!
+//! Large files are written to the disk piece by piece while the next parts come, and a log beside the file says
+//! which parts are there for good: created again with the same header, the file goes on from it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use super::atomic;
+use crate::error::{Error, Result};
+use crate::storage::pages;
+
+/// It is whole at `finish`; write it in a directory that is published afterwards.
+pub struct PlacedFile {
+    path: PathBuf,
+    file: File,
+    /// Where each part goes that is not written yet.
+    pending: HashMap<String, Range<u64>>,
+    log: Log,
+}
+
+impl PlacedFile {
+    /// Creates the file with its header, or goes on with one that an ended process left (one without a log is
+    /// written anew); it is `length` bytes long at least.
+    ///
+    /// # Errors
+    /// Two parts share a name, or the disk fails.
+    pub fn create(path: &Path, header: &[u8], parts: Vec<(String, Range<u64>)>, length: u64) -> Result<Self> {
+        let end = parts.iter().map(|(_, range)| range.end).fold(length.max(header.len() as u64), u64::max);
+        let mut pending = HashMap::with_capacity(parts.len());
+        for (name, range) in parts {
+            if pending.insert(name.clone(), range).is_some() {
+                return Err(Error::damaged(path, format!("two tensors named `{name}`")));
+            }
+        }
+        let log = Log::new(path, header);
+        if let Some(written) = log.read()?
+            && fs::metadata(path).is_ok_and(|file| file.len() == end)
+        {
+            let file = File::options().write(true).open(path).map_err(Error::io(path, "opening"))?;
+            for name in written.lines() {
+                pending.remove(name);
+            }
+            return Ok(Self { path: path.to_path_buf(), file, pending, log });
+        }
+        log.remove()?;
+        let mut file = File::create(path).map_err(Error::io(path, "creating"))?;
+        file.write_all(header).and_then(|()| file.set_len(end)).map_err(Error::io(path, "writing"))?;
+        Ok(Self { path: path.to_path_buf(), file, pending, log })
+    }
+
+    /// Whether the part was not written yet.
+    pub fn is_due(&self, name: &str) -> bool {
+        self.pending.contains_key(name)
+    }
+
+    /// # Errors
+    /// A name that has no place or was written before, or another number of bytes; the disk fails.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let range = self.pending.remove(name);
+        let range = range.ok_or_else(|| Error::tensor(&self.path, name, "not a tensor that is due"))?;
+        if range.end - range.start != bytes.len() as u64 {
+            let expected = range.end - range.start;
+            let what = format!("expected {expected} bytes to write, got {}", bytes.len());
+            return Err(Error::tensor(&self.path, name, what));
+        }
+        self.file
+            .seek(SeekFrom::Start(range.start))
+            .and_then(|_| self.file.write_all(bytes))
+            .map_err(Error::io(&self.path, "writing"))?;
+        self.log.wrote(&self.file, name, bytes.len())
+    }
+
+    /// # Errors
+    /// A part is still missing, or the disk failed.
+    pub fn finish(mut self) -> Result<()> {
+        if let Some(name) = self.pending.keys().min() {
+            return Err(Error::tensor(&self.path, name, "was never written"));
+        }
+        self.log.wait()?;
+        self.file.sync_all().map_err(Error::io(&self.path, "syncing"))?;
+        self.log.remove()
+    }
+}
+
+/// The parts that are on the disk: the digest of the header, and a name in each line.
+struct Log {
+    file: PathBuf,
+    path: PathBuf,
+    digest: String,
+    /// Since the last piece was sent to the disk.
+    names: String,
+    bytes: usize,
+    /// Sends the last piece, then adds its names.
+    syncing: Option<JoinHandle<Result<()>>>,
+}
+
+impl Log {
+    /// A piece. Large enough for a disk's full speed, and a second or so of work is lost with it.
+    const BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 20 };
+
+    fn new(file: &Path, header: &[u8]) -> Self {
+        let mut path = file.as_os_str().to_owned();
+        path.push(".written");
+        let digest = format!("{}\n", blake3::hash(header).to_hex());
+        Self {
+            file: file.to_path_buf(),
+            path: path.into(),
+            digest,
+            names: String::new(),
+            bytes: 0,
+            syncing: None,
+        }
+    }
+
+    /// The names, if the log is there and of a file with the same header.
+    fn read(&self) -> Result<Option<String>> {
+        match fs::read_to_string(&self.path) {
+            // What follows the last end of a line was cut off.
+            Ok(text) => Ok(text
+                .strip_prefix(&self.digest)
+                .map(|names| names.rsplit_once('\n').map_or("", |(whole, _)| whole).to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(&self.path, "reading")(error)),
+        }
+    }
+
+    fn wrote(&mut self, file: &File, name: &str, bytes: usize) -> Result<()> {
+        self.bytes += bytes;
+        self.names.push_str(name);
+        self.names.push('\n');
+        if self.bytes < Self::BYTES {
+            return Ok(());
+        }
+        // One piece at a time, which also bounds what waits in memory for a slow disk.
+        self.wait()?;
+        let is_new = !self.path.exists();
+        let first = if is_new { &*self.digest } else { "" };
+        let lines = format!("{first}{}", std::mem::take(&mut self.names));
+        self.bytes = 0;
+        let (of, path) = (self.file.clone(), self.path.clone());
+        let file = file.try_clone().map_err(Error::io(&of, "syncing"))?;
+        self.syncing = Some(std::thread::spawn(move || {
+            file.sync_data().map_err(Error::io(&of, "syncing"))?;
+            pages::uncache(&file, 0..usize::MAX >> 1);
+            // Before the log says something of the file, and again to have the log's own name there.
+            let directory = atomic::parent(&path);
+            let named = || if is_new { atomic::sync_directory(directory) } else { Ok(()) };
+            let log = named().and_then(|()| File::options().create(true).append(true).open(&path));
+            log.and_then(|mut log| log.write_all(lines.as_bytes()).and_then(|()| log.sync_data()))
+                .and_then(|()| named())
+                .map_err(Error::io(&path, "writing"))
+        }));
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        match self.syncing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn remove(&self) -> Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(&self.path, "removing")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Log {
+    /// An error elsewhere: what was sent is still entered, and nobody writes to a directory that is removed next.
+    fn drop(&mut self) {
+        let _ = self.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: u64 = Log::BYTES as u64;
+
+    /// Two parts, of which each alone is a piece that is sent to the disk.
+    fn create(path: &Path, header: &[u8]) -> Result<PlacedFile> {
+        let parts = vec![("a".to_owned(), 8..8 + PART), ("b".to_owned(), 8 + PART..8 + 2 * PART)];
+        PlacedFile::create(path, header, parts, 0)
+    }
+
+    #[test]
+    fn a_file_goes_on_where_it_was_and_only_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let due = |file: &PlacedFile| ["a", "b"].map(|name| file.is_due(name));
+        let part = vec![7; Log::BYTES];
+        let mut file = create(&path, b"header 1").unwrap();
+        file.write("b", &part).unwrap();
+        assert!(file.write("b", &part).is_err());
+        drop(file);
+        assert_eq!(due(&create(&path, b"header 1").unwrap()), [true, false]);
+        // A line that was cut off says nothing.
+        let log = directory.path().join("file.written");
+        let whole = fs::read_to_string(&log).unwrap();
+        assert!(whole.ends_with("\nb\n"));
+        fs::write(&log, whole.strip_suffix('\n').unwrap()).unwrap();
+        assert_eq!(due(&create(&path, b"header 1").unwrap()), [true, true]);
+        fs::write(&log, whole).unwrap();
+        let mut file = create(&path, b"header 1").unwrap();
+        file.write("a", &part).unwrap();
+        file.finish().unwrap();
+        assert!(!log.exists());
+        assert_eq!(fs::read(&path).unwrap()[8..], [7; 2 * Log::BYTES]);
+    }
+
+    #[test]
+    fn another_file_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let part = vec![7; Log::BYTES];
+        for shorten in [false, true] {
+            let mut file = create(&path, b"header 1").unwrap();
+            file.write("b", &part).unwrap();
+            drop(file);
+            if shorten {
+                File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+            }
+            let file = create(&path, if shorten { b"header 1" } else { b"header 2" }).unwrap();
+            assert!(file.is_due("a") && file.is_due("b"), "{shorten}");
+            assert!(!directory.path().join("file.written").exists());
+            assert_eq!(fs::metadata(&path).unwrap().len(), 8 + 2 * PART);
+        }
+    }
+}

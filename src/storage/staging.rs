@@ -1,0 +1,190 @@
+//! New checkpoints appear whole or not at all: everything is written and synced in a temporary
+//! directory beside the target, which is renamed at the end. Knows no format.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::atomic::{self, STAGING_PREFIX};
+use crate::error::{Error, Result};
+
+/// A directory in the making. Dropped before `publish`, a temporary one is removed with all it holds.
+pub struct Staging {
+    directory: PathBuf,
+    temporary: Option<tempfile::TempDir>,
+    parent: PathBuf,
+    out: PathBuf,
+}
+
+impl Staging {
+    /// # Errors
+    /// `out` exists already, or its parent cannot be written.
+    pub fn new(out: &Path) -> Result<Self> {
+        let parent = parent(out)?;
+        atomic::create_directory(&parent)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(STAGING_PREFIX);
+        #[cfg(unix)]
+        {
+            // The default, 0700, would outlive the rename and lock other users out of the result.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let directory =
+            builder.tempdir_in(&parent).map_err(Error::io(&parent, "creating a temporary directory in"))?;
+        let path = directory.path().to_path_buf();
+        Ok(Self { directory: path, temporary: Some(directory), parent, out: out.to_path_buf() })
+    }
+
+    /// In a directory of its own that stays until it is published, with what is in it already. It lies in the
+    /// same file system as `out`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn kept(directory: PathBuf, out: &Path) -> Result<Self> {
+        let parent = parent(out)?;
+        atomic::create_directory(&directory)?;
+        Ok(Self { directory, temporary: None, parent, out: out.to_path_buf() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What it is to become.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// Syncs the directory and gives it its name.
+    pub fn publish(self) -> Result<()> {
+        sync_directory(self.path())?;
+        if self.out.symlink_metadata().is_ok() {
+            return Err(already_there(&self.out));
+        }
+        fs::rename(self.path(), &self.out)
+            .map_err(Error::io(&self.out, "renaming the finished directory to"))?;
+        // Renamed: there is nothing left to remove.
+        let _ = self.temporary.map(tempfile::TempDir::keep);
+        sync_directory(&self.parent)
+    }
+
+    /// Gives the directory's one file, which was synced, the name that was meant for the directory.
+    pub fn publish_file(self, file: &Path) -> Result<()> {
+        if self.out.symlink_metadata().is_ok() {
+            return Err(already_there(&self.out));
+        }
+        fs::rename(file, &self.out).map_err(Error::io(&self.out, "renaming the finished file to"))?;
+        sync_directory(&self.parent)
+    }
+}
+
+/// Writes and syncs a file.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io(path, "creating"))?;
+    file.write_all(bytes).map_err(Error::io(path, "writing"))?;
+    file.sync_all().map_err(Error::io(path, "syncing"))
+}
+
+/// Copies a file, following symlinks (hub caches are made of them), and syncs the copy.
+pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map_err(Error::io(to, "copying to"))?;
+    // Not the copy's mode: a read-only source would make a directory nobody can edit.
+    let file = fs::OpenOptions::new().read(true).open(to).map_err(Error::io(to, "opening the copy"))?;
+    file.sync_all().map_err(Error::io(to, "syncing"))
+}
+
+/// Writes `original` to a new file, with the bytes of each range (sorted, disjoint) replaced by what
+/// `replacement` gives for it: as many bytes, one range in memory at a time.
+pub fn copy_with_replacements<T>(
+    original: &Mmap,
+    to: &Path,
+    ranges: &[(Range<usize>, T)],
+    mut replacement: impl FnMut(&T) -> Result<Vec<u8>>,
+) -> Result<()> {
+    let file = File::create_new(to).map_err(Error::io(to, "creating"))?;
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let mut position = 0;
+    for (range, tag) in ranges {
+        let bytes = replacement(tag)?;
+        debug_assert_eq!(bytes.len(), range.len());
+        let kept = original.get(position..range.start).unwrap_or_default();
+        file.write_all(kept).and_then(|()| file.write_all(&bytes)).map_err(Error::io(to, "writing"))?;
+        position = range.end;
+        super::pages::release(original);
+    }
+    let tail = original.get(position..).unwrap_or_default();
+    file.write_all(tail).map_err(Error::io(to, "writing"))?;
+    let file = file.into_inner().map_err(|e| Error::io(to, "writing")(e.into_error()))?;
+    file.sync_all().map_err(Error::io(to, "syncing"))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    atomic::sync_directory(path).map_err(Error::io(path, "syncing"))
+}
+
+/// Of what does not exist yet.
+fn parent(out: &Path) -> Result<PathBuf> {
+    if out.symlink_metadata().is_ok() {
+        return Err(already_there(out));
+    }
+    Ok(atomic::parent(out).to_path_buf())
+}
+
+fn already_there(out: &Path) -> Error {
+    Error::invalid(
+        format!("{} exists already", out.display()),
+        "choose another output directory, or move this one away: nothing is overwritten",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pages::map;
+    use super::*;
+
+    fn entries(directory: &Path) -> usize {
+        fs::read_dir(directory).unwrap().count()
+    }
+
+    #[test]
+    fn a_directory_appears_whole_and_an_abandoned_one_leaves_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let staging = Staging::new(&out).unwrap();
+        fs::write(staging.path().join("file"), b"1").unwrap();
+        assert!(!out.exists());
+        drop(staging);
+        assert_eq!(entries(parent.path()), 0);
+
+        let staging = Staging::new(&out).unwrap();
+        fs::write(staging.path().join("file"), b"2").unwrap();
+        staging.publish().unwrap();
+        assert_eq!(fs::read(out.join("file")).unwrap(), b"2");
+        assert_eq!(entries(parent.path()), 1);
+    }
+
+    #[test]
+    fn an_existing_output_is_refused_before_and_after_the_work() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let staging = Staging::new(&out).unwrap();
+        fs::create_dir(&out).unwrap();
+        assert!(staging.publish().unwrap_err().to_string().contains("exists already"));
+        assert!(Staging::new(&out).is_err());
+        assert_eq!(entries(parent.path()), 1);
+    }
+
+    #[test]
+    fn only_the_replaced_ranges_differ() {
+        let parent = tempfile::tempdir().unwrap();
+        let to = parent.path().join("copy");
+        fs::write(parent.path().join("original"), b"abcdefgh").unwrap();
+        let original = map(&parent.path().join("original")).unwrap();
+        copy_with_replacements(&original, &to, &[(1..3, b"XY"), (6..8, b"ZW")], |b| Ok(b.to_vec())).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"aXYdefZW");
+    }
+}
