@@ -3,10 +3,7 @@
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::{LanguageModel, check_tokens};
-use crate::rng::philox4x32_10;
-
-/// Keeps sampling apart from every other use of a seed: see `zo::perturbation`, `data::sampling`.
-const STREAM_SAMPLING: u32 = 4;
+use crate::rng::{Stream, random_bits};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
@@ -125,9 +122,7 @@ fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
         mass += weights[kept];
         kept += 1;
     }
-    let word =
-        philox4x32_10([position, 0, 0, STREAM_SAMPLING], [options.seed as u32, (options.seed >> 32) as u32])
-            [0];
+    let [word, ..] = random_bits(options.seed, [position, 0, 0], Stream::Sampling);
     let mut left = f64::from(word) / 4294967296.0 * mass;
     for (token, weight) in order.iter().zip(&weights[..kept]) {
         left -= weight;

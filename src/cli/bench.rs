@@ -16,7 +16,7 @@ use crate::kernels::{self, Kernels};
 use crate::model::memory::{Workload, plan};
 use crate::model::{LanguageModel, Tables, compute_type};
 use crate::train::TrainConfig;
-use crate::zo::perturbation::{Noise, Perturb, step_seed};
+use crate::zo::direction::{Direction, Move, Signs, step_seed};
 
 /// Time the steps of a recipe or of a model's shape, or the packed matrix product
 #[derive(Debug, Args)]
@@ -239,12 +239,15 @@ fn time_steps(
         let seed = step_seed(seed, step);
         let clock = Instant::now();
         let outcome = estimator.estimate(seed, config.learning_rate, &mut |noise| {
-            let answers = model.log_probs((&batch).into(), &batch.targets, Perturb::BothWays(noise))?;
+            let answers = model.log_probs((&batch).into(), &batch.targets, Signs::Both(noise))?;
             Ok(batch.losses(&answers))
         })?;
         for (probe, taken) in (0..).zip(&outcome.probes) {
             let (kind, mode) = (config.perturbation, config.scale_mode);
-            model.step(Noise { kind, mode, seed, probe, coefficient: taken.coefficient })?;
+            model.step(Move {
+                direction: Direction { distribution: kind, mode, seed, probe },
+                coefficient: taken.coefficient,
+            })?;
         }
         losses.extend(outcome.probes.iter().map(|probe| [probe.loss_plus, probe.loss_minus]));
         if step > 0 {
@@ -257,7 +260,7 @@ fn time_steps(
 
 fn time_pass(model: &dyn LanguageModel, batch: &Batch) -> Result<Times> {
     let clock = Instant::now();
-    model.log_probs(batch.into(), &batch.targets, Perturb::No)?;
+    model.log_probs(batch.into(), &batch.targets, Signs::Neither)?;
     Ok(Times::new(vec![clock.elapsed().as_secs_f64()], batch.tokens.len(), 1.0, Vec::new()))
 }
 

@@ -1,12 +1,8 @@
 //! Which rows a step takes, and which rows are set aside: functions of the seed alone, the same on every
-//! platform. Philox counters are (row, epoch low, epoch high, stream); streams 0 and 1 belong to the
-//! perturbation.
+//! platform.
 
 use crate::error::{Error, Result};
-use crate::rng::philox4x32_10;
-
-const STREAM_EPOCH: u32 = 2;
-const STREAM_SPLIT: u32 = 3;
+use crate::rng::{Stream, random_bits};
 
 /// Rows of the batch that begins after `cursor` examples of the run.
 ///
@@ -48,7 +44,7 @@ impl Sampler {
         if self.epoch.as_ref().is_none_or(|(cached, _)| *cached != epoch) {
             self.epoch = None;
         }
-        &self.epoch.get_or_insert_with(|| (epoch, permutation(seed, epoch, STREAM_EPOCH, n))).1
+        &self.epoch.get_or_insert_with(|| (epoch, permutation(seed, epoch, Stream::Epoch, n))).1
     }
 }
 
@@ -63,18 +59,16 @@ pub fn split(n: usize, dev: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)
             "lower dev_size, or give a dev file",
         ));
     }
-    let mut train = permutation(seed, 0, STREAM_SPLIT, n);
+    let mut train = permutation(seed, 0, Stream::Split, n);
     let dev = train.split_off(n - dev);
     Ok((train, dev))
 }
 
 /// Rows sorted by 64 random bits each.
-fn permutation(seed: u64, epoch: u64, stream: u32, n: usize) -> Vec<usize> {
-    let key = [seed as u32, (seed >> 32) as u32];
+fn permutation(seed: u64, epoch: u64, stream: Stream, n: usize) -> Vec<usize> {
     let mut keyed: Vec<(u64, usize)> = (0..n)
         .map(|row| {
-            let [low, high, ..] =
-                philox4x32_10([row as u32, epoch as u32, (epoch >> 32) as u32, stream], key);
+            let [low, high, ..] = random_bits(seed, [row as u32, epoch as u32, (epoch >> 32) as u32], stream);
             (u64::from(high) << 32 | u64::from(low), row)
         })
         .collect();
@@ -91,9 +85,9 @@ mod tests {
     #[test]
     fn orders_are_the_ones_an_independent_philox_gives() {
         // scripts/fixtures_tokenizers.py prints these.
-        assert_eq!(permutation(SEED, 0, STREAM_EPOCH, 10), [2, 9, 4, 8, 5, 3, 1, 6, 7, 0]);
-        assert_eq!(permutation(SEED, 1, STREAM_EPOCH, 10), [1, 9, 8, 4, 3, 5, 0, 6, 7, 2]);
-        assert_eq!(permutation(0, 0, STREAM_SPLIT, 10), [4, 6, 1, 2, 3, 8, 9, 0, 5, 7]);
+        assert_eq!(permutation(SEED, 0, Stream::Epoch, 10), [2, 9, 4, 8, 5, 3, 1, 6, 7, 0]);
+        assert_eq!(permutation(SEED, 1, Stream::Epoch, 10), [1, 9, 8, 4, 3, 5, 0, 6, 7, 2]);
+        assert_eq!(permutation(0, 0, Stream::Split, 10), [4, 6, 1, 2, 3, 8, 9, 0, 5, 7]);
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use burn::tensor::{DType, Distribution, Tensor, TensorData};
+use burn::tensor::{DType, Distribution as Random, Tensor, TensorData};
 
 use super::{DeviceWeight, Kernels, KeyRanges, Path, Scores, attention, linear_by, read};
 use crate::device::ComputeType;
 use crate::error::Result;
 use crate::packed::words_per_row;
 use crate::packed::{Levels, PackedWeight};
-use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
+use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs, coefficient};
 
 /// Measurements of which the shortest counts.
 const RUNS: usize = 3;
@@ -43,18 +43,21 @@ pub fn time_linear<B: Kernels>(
         order: None,
     };
     let weight = DeviceWeight::<B>::upload(weight, Some(0), compute, device);
-    let (kind, mode) = (Perturbation::Gaussian, ScaleMode::Relative);
-    let noise = Noise { kind, mode, seed: 1, probe: 0, coefficient: coefficient(kind, 1e-2) };
-    let x = Tensor::<B, 2>::random([2 * tokens, input], Distribution::Normal(0.0, 1.0), (device, DType::F32));
+    let (kind, mode) = (Distribution::Gaussian, ScaleMode::Relative);
+    let noise = Move {
+        direction: Direction { distribution: kind, mode, seed: 1, probe: 0 },
+        coefficient: coefficient(kind, 1e-2),
+    };
+    let x = Tensor::<B, 2>::random([2 * tokens, input], Random::Normal(0.0, 1.0), (device, DType::F32));
     let x = x.cast(B::tensor_type(compute));
-    if linear_by(path, x.clone(), [&weight], Perturb::BothWays(noise)).is_err() {
+    if linear_by(path, x.clone(), [&weight], Signs::Both(noise)).is_err() {
         return Ok(None);
     }
     let time = |products: usize| -> Result<f64> {
         let clock = Instant::now();
         let mut y = None;
         for _ in 0..products {
-            if let Ok([product]) = linear_by(path, x.clone(), [&weight], Perturb::BothWays(noise)) {
+            if let Ok([product]) = linear_by(path, x.clone(), [&weight], Signs::Both(noise)) {
                 y = Some(product);
             }
         }
@@ -80,7 +83,7 @@ pub fn time_attention<B: Kernels>(
     let bounds = TensorData::new(ranges.collect::<Vec<_>>(), [4 * rows]);
     let keys = KeyRanges::<B> { bounds: Tensor::from_data(bounds, (device, DType::I32)) };
     let random = |heads: usize| {
-        let normal = Distribution::Normal(0.0, 1.0);
+        let normal = Random::Normal(0.0, 1.0);
         let x = Tensor::<B, 3>::random([rows, heads, head_dim], normal, (device, DType::F32));
         x.cast(B::tensor_type(compute))
     };

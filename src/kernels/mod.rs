@@ -23,7 +23,7 @@ pub use weight::{DeviceLevels, DeviceWeight};
 use crate::arch::Activation;
 use crate::device::{ComputeType, faults};
 use crate::error::{Error, Result};
-use crate::zo::perturbation::{Noise, Perturb};
+use crate::zo::direction::{Move, Signs};
 
 /// How [`linear`] is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub trait Kernels: Backend {
         path: Path,
         x: FloatTensor<Self>,
         weights: [&DeviceWeight<Self>; N],
-        perturb: Perturb,
+        perturb: Signs,
     ) -> Result<[FloatTensor<Self>; N], String>;
 
     /// Says how many weights a product unpacks at a time at most, those of one input together.
@@ -168,7 +168,7 @@ pub trait Kernels: Backend {
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 
     /// See [`step`].
-    fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self>;
+    fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Move) -> FloatTensor<Self>;
 }
 
 /// How products of queries and keys become attention scores.
@@ -198,12 +198,12 @@ pub struct KeyRanges<B: Backend> {
 /// the codes are unpacked.
 ///
 /// # Shapes
-/// `x`: `[T, in_features]` float, row-major, in equal parts as [`Perturb`] says; results:
+/// `x`: `[T, in_features]` float, row-major, in equal parts as [`Signs`] says; results:
 /// `[T, out_features]`.
 pub fn linear<B: Kernels, const N: usize>(
     x: Tensor<B, 2>,
     weights: [&DeviceWeight<B>; N],
-    perturb: Perturb,
+    perturb: Signs,
 ) -> [Tensor<B, 2>; N] {
     linear_by(Path::Auto, x, weights, perturb)
         .unwrap_or_else(|what| unreachable!("every device has a way for every shape: {what}"))
@@ -217,7 +217,7 @@ pub fn linear_by<B: Kernels, const N: usize>(
     path: Path,
     x: Tensor<B, 2>,
     weights: [&DeviceWeight<B>; N],
-    perturb: Perturb,
+    perturb: Signs,
 ) -> Result<[Tensor<B, 2>; N], String> {
     debug_assert!(x.dims()[0].is_multiple_of(perturb.parts().len()));
     let x = x.into_primitive().tensor();
@@ -327,7 +327,7 @@ pub fn gate_mul<B: Kernels>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Ac
 
 /// Moves the scales of one weight by a step whose direction is the noise and whose length is
 /// `noise.coefficient`; the bits are the same on every backend.
-pub fn step<B: Kernels>(weight: &mut DeviceWeight<B>, parameter: u32, noise: Noise) {
+pub fn step<B: Kernels>(weight: &mut DeviceWeight<B>, parameter: u32, noise: Move) {
     let scales = weight.scales.clone().into_primitive().tensor();
     weight.scales = Tensor::from_primitive(TensorPrimitive::Float(B::step_scales(scales, parameter, noise)));
 }
@@ -339,7 +339,7 @@ pub fn step<B: Kernels>(weight: &mut DeviceWeight<B>, parameter: u32, noise: Noi
 pub fn replay<B: Kernels>(
     scales: Vec<f32>,
     parameter: u32,
-    steps: &[Noise],
+    steps: &[Move],
     device: &B::Device,
 ) -> Result<Vec<f32>> {
     let mut scales = weight::upload_floats::<B>(scales, device).into_primitive().tensor();

@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::device::ComputeType;
 use crate::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
-use crate::zo::perturbation::{Noise, Perturb};
+use crate::zo::direction::{Move, Signs};
 
 /// [`Levels`] on the device.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ impl<B: Backend> DeviceWeight<B> {
 
     /// The parameter id and noise of each equal part of the rows; all rows are one part where this weight
     /// is not trained.
-    pub(super) fn parts(&self, perturb: Perturb) -> Vec<Option<(u32, Noise)>> {
+    pub(super) fn parts(&self, perturb: Signs) -> Vec<Option<(u32, Move)>> {
         match self.parameter {
             Some(parameter) => perturb.parts().map(|noise| noise.map(|noise| (parameter, noise))).collect(),
             None => vec![None],

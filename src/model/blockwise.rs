@@ -18,7 +18,7 @@ use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, read};
 use crate::packed::PackedWeight;
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 /// The inputs that some linears of a block share, in the order in which a pass comes to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl<B: Kernels> Blocks<B> {
             })
             .collect();
         let rows = sequences.iter().flat_map(|sequence| visible(sequence, 0));
-        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), Perturb::No, &self.device)
+        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), Signs::Neither, &self.device)
     }
 
     /// `weights`: f32 `[T, 1]`
@@ -210,7 +210,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
             }
             Step::To(Stage::Gate) => {
                 let attended = self.upload(rows.attended, count);
-                let residual = layer.attention_norms.add(x, layer.o_proj.forward(attended, Perturb::No));
+                let residual = layer.attention_norms.add(x, layer.o_proj.forward(attended, Signs::Neither));
                 let [x, h] = layer.mlp_norms.input(residual);
                 weights = relevance(x.clone());
                 put(x, rows.hidden)?;
@@ -218,12 +218,12 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
             }
             Step::To(Stage::Down) => {
                 let [_, h] = layer.mlp_norms.input(x.into());
-                layer.expand(h, Perturb::No)
+                layer.expand(h, Signs::Neither)
             }
             Step::Finish => {
                 let [x, h] = layer.mlp_norms.input(x.into());
-                let expanded = layer.expand(h, Perturb::No);
-                let out = layer.mlp_norms.add(x, layer.down_proj.forward(expanded, Perturb::No));
+                let expanded = layer.expand(h, Signs::Neither);
+                let out = layer.mlp_norms.add(x, layer.down_proj.forward(expanded, Signs::Neither));
                 return put(out.sum(), rows.hidden);
             }
             Step::Through => {

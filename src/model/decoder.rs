@@ -19,7 +19,7 @@ use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, read};
-use crate::zo::perturbation::{Noise, Perturb};
+use crate::zo::direction::{Move, Signs};
 
 pub struct Decoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
@@ -78,7 +78,7 @@ impl<B: Kernels> Decoder<B> {
             let shift = part * input.tokens.len();
             input.sequences.iter().flat_map(move |sequence| visible(sequence, shift))
         });
-        Ok((x, self.pass(rows, Perturb::No)))
+        Ok((x, self.pass(rows, Signs::Neither)))
     }
 
     /// Final hidden states, of some rows or all: `[parts · T, hidden]`.
@@ -94,14 +94,14 @@ impl<B: Kernels> Decoder<B> {
         self.finish(x)
     }
 
-    fn pass(&self, rows: impl Iterator<Item = Row>, perturb: Perturb) -> Pass<B> {
+    fn pass(&self, rows: impl Iterator<Item = Row>, perturb: Signs) -> Pass<B> {
         Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), perturb, &self.device)
     }
 
     /// f32 logits of some hidden rows: `[R, hidden]` → `[R, vocab]`.
-    fn head(&self, hidden: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
+    fn head(&self, hidden: Tensor<B, 2>, perturb: Signs) -> Tensor<B, 2> {
         let hidden = match &self.project_out {
-            Some(project_out) => project_out.forward(hidden, Perturb::No),
+            Some(project_out) => project_out.forward(hidden, Signs::Neither),
             None => hidden,
         };
         let logits = self.lm_head.forward(hidden, perturb).cast(DType::F32);
@@ -158,10 +158,10 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         &self.trained
     }
 
-    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Perturb) -> Result<Vec<f32>> {
+    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Signs) -> Result<Vec<f32>> {
         let (count, all) = (input.tokens.len(), perturb.parts().len());
-        let passes: Vec<Perturb> = match all > 1 && count > B::PAIRED_TOKENS {
-            true => perturb.parts().map(|noise| noise.map_or(Perturb::No, Perturb::By)).collect(),
+        let passes: Vec<Signs> = match all > 1 && count > B::PAIRED_TOKENS {
+            true => perturb.parts().map(|noise| noise.map_or(Signs::Neither, Signs::One)).collect(),
             false => vec![perturb],
         };
         if targets.is_empty() {
@@ -198,10 +198,10 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
     fn logits(&self, input: Input<'_>) -> Result<Vec<f32>> {
         self.make_room(input.tokens.len(), input.tokens.len());
         let (x, pass) = self.prepare(input, 1)?;
-        read(self.head(self.forward(x, &pass, None), Perturb::No))
+        read(self.head(self.forward(x, &pass, None), Signs::Neither))
     }
 
-    fn step(&mut self, noise: Noise) -> Result<()> {
+    fn step(&mut self, noise: Move) -> Result<()> {
         self.packed_mut().for_each(|(id, weight)| kernels::step(weight, id, noise));
         Ok(())
     }
@@ -248,12 +248,12 @@ impl<B: Kernels> Session for Growing<'_, B> {
         let positions = *length..*length + tokens.len();
         let mut x = Residual::from(decoder.embedding.forward(tokens, positions.clone())?);
         let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));
-        let pass = decoder.pass(rows, Perturb::No);
+        let pass = decoder.pass(rows, Signs::Neither);
         for (layer, cache) in decoder.layers.iter().zip(cache) {
             x = layer.forward(x, &pass, config, Some(cache));
         }
         *length = positions.end;
         let last = x.sum().narrow(0, tokens.len() - 1, 1);
-        read(decoder.head(decoder.finish(last.into()), Perturb::No))
+        read(decoder.head(decoder.finish(last.into()), Signs::Neither))
     }
 }

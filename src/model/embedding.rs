@@ -13,7 +13,7 @@ use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::packed::FloatType;
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 pub struct Embedding<B: Backend> {
     tokens: Table<B>,
@@ -77,7 +77,7 @@ impl<B: Kernels> Embedding<B> {
     pub fn forward(&self, tokens: &[u32], positions: impl Iterator<Item = usize>) -> Result<Tensor<B, 2>> {
         let mut x = self.tokens.rows(tokens)?;
         if let Some(project_in) = &self.project_in {
-            x = project_in.forward(x, Perturb::No);
+            x = project_in.forward(x, Signs::Neither);
         }
         if let Some(learned) = &self.positions {
             let positions: Vec<u32> = positions.map(|at| (at + POSITIONS_OFFSET) as u32).collect();

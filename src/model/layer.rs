@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, Scores};
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 pub struct Layer<B: Backend> {
     pub attention_norms: Norms<B>,
@@ -182,7 +182,7 @@ impl<B: Kernels> Layer<B> {
     }
 
     /// What the MLP gives before its output projection: `[T, intermediate]`.
-    pub fn expand(&self, h: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
+    pub fn expand(&self, h: Tensor<B, 2>, perturb: Signs) -> Tensor<B, 2> {
         match &self.expand {
             Expand::Gated { gate_up, activation } => {
                 let [gate, up] = gate_up.forward(h, perturb);

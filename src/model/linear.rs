@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Values, Weight};
 use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::{self, DeviceWeight, Kernels};
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 #[derive(Debug)]
 pub struct Linear<B: Backend> {
@@ -58,7 +58,7 @@ impl<B: Kernels> Linear<B> {
     }
 
     /// `x`: `[T, in_features]` → `[T, out_features]`.
-    pub fn forward(&self, x: Tensor<B, 2>, perturb: Perturb) -> Tensor<B, 2> {
+    pub fn forward(&self, x: Tensor<B, 2>, perturb: Signs) -> Tensor<B, 2> {
         let [y] = forward([self], x, perturb);
         y
     }
@@ -80,7 +80,7 @@ pub enum Projections<B: Backend, const N: usize> {
 
 impl<B: Kernels, const N: usize> Projections<B, N> {
     /// `x`: `[T, in_features]` → `[T, out_features]` each.
-    pub fn forward(&self, x: Tensor<B, 2>, perturb: Perturb) -> [Tensor<B, 2>; N] {
+    pub fn forward(&self, x: Tensor<B, 2>, perturb: Signs) -> [Tensor<B, 2>; N] {
         match self {
             Self::Apart(linears) => forward(linears.each_ref(), x, perturb),
             Self::Fused(linear, widths) => {
@@ -113,7 +113,7 @@ impl<B: Kernels, const N: usize> Projections<B, N> {
 fn forward<B: Kernels, const N: usize>(
     linears: [&Linear<B>; N],
     x: Tensor<B, 2>,
-    perturb: Perturb,
+    perturb: Signs,
 ) -> [Tensor<B, 2>; N] {
     let products = match all_packed(linears) {
         Some(weights) => kernels::linear(x, weights, perturb),

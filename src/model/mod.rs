@@ -36,7 +36,7 @@ use crate::data::{Batch, Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::zo::perturbation::{Noise, Perturb};
+use crate::zo::direction::{Move, Signs};
 
 /// Bytes of f32 logits that exist at a time, of one kind.
 pub const LOGIT_BYTES: usize = 32 << 20;
@@ -73,13 +73,13 @@ pub trait LanguageModel {
 
     /// `log p(token | what precedes it)` per target, f32, in the order of `targets`, once for each part of
     /// `perturb`: with both signs, those at the first sign come first.
-    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Perturb) -> Result<Vec<f32>>;
+    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Signs) -> Result<Vec<f32>>;
 
     /// Logits at every position: `[tokens, vocab_size]` row-major.
     fn logits(&self, input: Input<'_>) -> Result<Vec<f32>>;
 
     /// Moves every trained scale by `noise.coefficient` along the noise.
-    fn step(&mut self, noise: Noise) -> Result<()>;
+    fn step(&mut self, noise: Move) -> Result<()>;
 
     /// The f32 master scales of a trained weight, `[out_features × groups]`.
     fn scales(&self, name: &str) -> Result<Vec<f32>>;

@@ -7,7 +7,7 @@ use super::rope::{Rope, Rotation};
 use crate::arch::ModelConfig;
 use crate::data::Sequence;
 use crate::kernels::{Kernels, KeyRanges};
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 /// Position in its sequence, and visible keys (see [`KeyRanges`]).
 pub type Row = (usize, [usize; 4]);
@@ -17,7 +17,7 @@ pub struct Pass<B: Backend> {
     full: View<B>,
     /// Of layers with a sliding window.
     sliding: Option<View<B>>,
-    pub perturb: Perturb,
+    pub perturb: Signs,
 }
 
 /// The rows as a layer sees them.
@@ -32,7 +32,7 @@ impl<B: Kernels> Pass<B> {
         rows: impl Iterator<Item = Row>,
         rope: Option<&Rope>,
         config: &ModelConfig,
-        perturb: Perturb,
+        perturb: Signs,
         device: &B::Device,
     ) -> Self {
         let rows: Vec<Row> = rows.collect();
@@ -53,7 +53,7 @@ impl<B: Kernels> Pass<B> {
     }
 
     /// The same rows under another perturbation, of as many parts.
-    pub fn with(&self, perturb: Perturb) -> Self {
+    pub fn with(&self, perturb: Signs) -> Self {
         Self { full: self.full.clone(), sliding: self.sliding.clone(), perturb }
     }
 

@@ -9,7 +9,7 @@ use super::{Input, LanguageModel, Tables, compute_type, load};
 use crate::checkpoint::{Checkpoint, Shape};
 use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
-use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode, coefficient};
+use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs, coefficient};
 
 /// f32 against f32: sums in another order.
 const TOLERANCE: f64 = 1e-4;
@@ -72,8 +72,9 @@ fn sequences_in_one_batch_do_not_see_each_other(device: &Device) {
             targets.extend((start as u32..).zip(&ids[1..]).map(|(row, &token)| Target { row, token }));
             want.extend(case["token_nll"].as_array().unwrap().iter().map(|nll| nll.as_f64().unwrap()));
         }
-        let got =
-            model.log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, Perturb::No).unwrap();
+        let got = model
+            .log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, Signs::Neither)
+            .unwrap();
         for (got, want) in got.iter().zip(want) {
             assert!((f64::from(-got) - want).abs() < TOLERANCE, "{}: {got} {want}", path.display());
         }
@@ -86,22 +87,24 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
         let model = open(&path, device);
         let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
         let (prefix, rest) = (&ids[..4], &ids[4..12]);
-        let noise = Noise {
-            kind: Perturbation::Gaussian,
-            mode: ScaleMode::Relative,
-            seed: 5,
-            probe: 0,
-            coefficient: coefficient(Perturbation::Gaussian, 0.1),
+        let noise = Move {
+            direction: Direction {
+                distribution: Distribution::Gaussian,
+                mode: ScaleMode::Relative,
+                seed: 5,
+                probe: 0,
+            },
+            coefficient: coefficient(Distribution::Gaussian, 0.1),
         };
-        let alone = |tail: &[u32], noise: Noise| {
+        let alone = |tail: &[u32], noise: Move| {
             let tokens = [prefix, tail].concat();
             let sequences = [Sequence::alone(0..tokens.len())];
             let targets: Vec<Target> = (3..tokens.len() as u32).map(|row| Target { row, token: 1 }).collect();
             let input = Input { tokens: &tokens, sequences: &sequences };
-            model.log_probs(input, &targets, Perturb::By(noise)).unwrap()
+            model.log_probs(input, &targets, Signs::One(noise)).unwrap()
         };
         let mut want = vec![];
-        for noise in [noise, noise.with_coefficient(-noise.coefficient)] {
+        for noise in [noise, noise.reversed()] {
             want.extend([alone(&rest[..2], noise), alone(rest, noise)].concat());
         }
         let tokens = [prefix, &rest[..2], rest].concat();
@@ -109,7 +112,7 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
         let sequences = [Sequence::alone(0..4), continued(4..6), continued(6..14)];
         let targets = [3, 4, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13].map(|row| Target { row, token: 1 });
         let input = Input { tokens: &tokens, sequences: &sequences };
-        let got = model.log_probs(input, &targets, Perturb::BothWays(noise)).unwrap();
+        let got = model.log_probs(input, &targets, Signs::Both(noise)).unwrap();
         assert_eq!(got.len(), want.len());
         for (got, want) in got.iter().zip(want) {
             assert!(f64::from(got - want).abs() < TOLERANCE, "{}: {got} {want}", path.display());
@@ -121,25 +124,27 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
 fn signs_in_passes_of_their_own_are_as_alone(device: &Device) {
     let checkpoint = Arc::new(Checkpoint::synthetic(Shape::Tiny, 4, 64));
     let model = load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap();
-    let noise = Noise {
-        kind: Perturbation::Gaussian,
-        mode: ScaleMode::Relative,
-        seed: 5,
-        probe: 0,
-        coefficient: coefficient(Perturbation::Gaussian, 0.1),
+    let noise = Move {
+        direction: Direction {
+            distribution: Distribution::Gaussian,
+            mode: ScaleMode::Relative,
+            seed: 5,
+            probe: 0,
+        },
+        coefficient: coefficient(Distribution::Gaussian, 0.1),
     };
     let sequences: Vec<_> = (0..1100).step_by(50).map(|start| Sequence::alone(start..start + 50)).collect();
     let tokens: Vec<u32> = (0..1100).map(|i| i * 7919 % 250).collect();
     let targets: Vec<Target> = (0..1100).step_by(7).map(|row| Target { row, token: row % 11 }).collect();
     let input = Input { tokens: &tokens, sequences: &sequences };
-    let alone = [noise, noise.with_coefficient(-noise.coefficient)]
-        .map(|noise| model.log_probs(input, &targets, Perturb::By(noise)).unwrap());
+    let alone =
+        [noise, noise.reversed()].map(|noise| model.log_probs(input, &targets, Signs::One(noise)).unwrap());
     assert_ne!(alone[0], alone[1]);
-    let got = model.log_probs(input, &targets, Perturb::BothWays(noise)).unwrap();
+    let got = model.log_probs(input, &targets, Signs::Both(noise)).unwrap();
     for (got, alone) in got.into_iter().zip(alone.concat()) {
         assert!((got - alone).abs() <= 1e-5 * alone.abs(), "{got} {alone}");
     }
-    assert!(model.log_probs(input, &[], Perturb::BothWays(noise)).unwrap().is_empty());
+    assert!(model.log_probs(input, &[], Signs::Both(noise)).unwrap().is_empty());
 }
 
 fn tables_on_the_device_give_what_those_in_the_file_give(device: &Device) {

@@ -86,9 +86,9 @@ fn a_weight_that_is_not_finite_or_too_large_is_refused() {
 }
 
 /// Uniform in [−1, 1).
-struct Noise(u64);
+struct Move(u64);
 
-impl Noise {
+impl Move {
     fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
@@ -97,7 +97,7 @@ impl Noise {
 
 /// A weight, the Gram matrix of correlated inputs whose features are of different sizes, one of them dead.
 fn layer(out: usize, n: usize) -> (Vec<f32>, Vec<f32>) {
-    let mut noise = Noise(7);
+    let mut noise = Move(7);
     let weight = (0..out * n).map(|_| (noise.next() + noise.next() + noise.next()) as f32).collect();
     let mix: Vec<f64> = (0..n * n / 4).map(|_| noise.next()).collect();
     let mut gram = vec![0.0; n * n];
@@ -286,7 +286,7 @@ fn search_in_loops(grid: Grid, weights: &[f64], importance: &[f64], chosen: grid
 
 #[test]
 fn the_range_search_finds_the_best_of_all_ranges_it_may_choose() {
-    let mut noise = Noise(3);
+    let mut noise = Move(3);
     let (mut searched, mut smaller) = (0, 0);
     for bits in [2, 3, 4, 8] {
         for symmetric in [true, false] {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::zo::direction::{Distribution, ScaleMode};
 use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
-use crate::zo::perturbation::{Perturbation, ScaleMode};
 use crate::zo::schedule::{LrScheduler, Schedule};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct TrainConfig {
     /// Bound of the projected gradient (directional-derivative clipping); inf switches it off.
     pub clip: f64,
     pub scale_mode: ScaleMode,
-    pub perturbation: Perturbation,
+    pub perturbation: Distribution,
     /// Directions per step.
     pub probes: u32,
     /// Steps between evaluations on the dev set; 0: only before and after.
@@ -46,7 +46,7 @@ impl Default for TrainConfig {
             zo_eps: 1e-2,
             clip: 100.0,
             scale_mode: ScaleMode::Relative,
-            perturbation: Perturbation::Gaussian,
+            perturbation: Distribution::Gaussian,
             probes: 1,
             eval_steps: 100,
             save_steps: 100,

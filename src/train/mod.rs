@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
 use crate::model::LanguageModel;
 use crate::storage::atomic::{self, STAGING_PREFIX};
+use crate::zo::direction::{Signs, step_seed};
 use crate::zo::journal::{Header, Journal, Record, TornTail};
-use crate::zo::perturbation::{Perturb, step_seed};
 
 /// Steps whose batches are looked at to find the widest.
 const PLANNED_STEPS: u64 = 10_000;
@@ -134,7 +134,7 @@ impl Run<'_> {
             let (seed, lr) = (step_seed(self.seed, step), self.config.learning_rate_at(step));
 
             let outcome = estimator.estimate(seed, lr, &mut |noise| {
-                let log_probs = model.log_probs((&batch).into(), &batch.targets, Perturb::BothWays(noise))?;
+                let log_probs = model.log_probs((&batch).into(), &batch.targets, Signs::Both(noise))?;
                 Ok(batch.losses(&log_probs))
             })?;
             let record = Record::new(step, seed, cursor + rows.len() as u64, &outcome);

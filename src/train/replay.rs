@@ -8,8 +8,8 @@ use crate::checkpoint::{Checkpoint, Weight};
 use crate::device::{Device, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels;
+use crate::zo::direction::Move;
 use crate::zo::journal::{self, TornTail};
-use crate::zo::perturbation::Noise;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct ReplayReport {
@@ -45,7 +45,7 @@ pub fn replay(
         let what = format!("{} has {} steps, not {steps}", journal.display(), records.len());
         return Err(Error::invalid(what, "use a smaller --step"));
     };
-    let updates: Vec<Noise> = records.iter().flat_map(|record| header.steps(record)).collect();
+    let updates: Vec<Move> = records.iter().flat_map(|record| header.steps(record)).collect();
     let trained = base.trained_names();
     let mut done = 0;
     base.save_tuned(out, &mut |name| {

@@ -4,7 +4,7 @@
 //!
 //! A new estimator is one file in `estimator/` and one arm in its `match`.
 
+pub mod direction;
 pub mod estimator;
 pub mod journal;
-pub mod perturbation;
 pub mod schedule;

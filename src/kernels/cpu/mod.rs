@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{DeviceLevels, DeviceWeight, Kernels, KeyRanges, Path, Scores};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::zo::perturbation::{Noise, Perturb};
+use crate::zo::direction::{Move, Signs};
 use linear::{Arithmetic, BlocksView, CodebookView, LevelsView, Product, WeightView};
 
 /// Compiles an `#[inline(always)]` body for the vector units of x86-64 beside the baseline and calls
@@ -79,7 +79,7 @@ impl Kernels for Flex {
         _: Path,
         x: FlexTensor,
         weights: [&DeviceWeight<Self>; N],
-        perturb: Perturb,
+        perturb: Signs,
     ) -> Result<[FlexTensor; N], String> {
         let x = x.to_contiguous();
         let held = weights.map(Held::new);
@@ -92,7 +92,7 @@ impl Kernels for Flex {
             // evaluation is to give the figures that others get from the same file.
             let rounds = weight.compute == ComputeType::Bf16
                 && weight.parameter.is_some()
-                && perturb != Perturb::No
+                && perturb != Signs::Neither
                 && view.is_even();
             let products = if rounds { &mut in_bf16 } else { &mut in_f32 };
             products.push(Product { weight: view, parts: weight.parts(perturb), y: y.storage_mut() });
@@ -165,7 +165,7 @@ impl Kernels for Flex {
         gate
     }
 
-    fn step_scales(scales: FlexTensor, parameter: u32, noise: Noise) -> FlexTensor {
+    fn step_scales(scales: FlexTensor, parameter: u32, noise: Move) -> FlexTensor {
         const CHUNK: usize = 4096;
         let mut scales = scales.to_contiguous();
         scales.storage_mut::<f32>().par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, scales)| {

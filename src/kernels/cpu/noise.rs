@@ -1,39 +1,45 @@
 //! The perturbation's integers for a run of consecutive scales, sixteen Philox counters side by side so
-//! that the compiler can keep them in vector registers. Equal to [`crate::zo::perturbation::integer_noise`].
+//! that the compiler can keep them in vector registers. Equal to [`crate::zo::direction::integer_noise`].
 
 use super::multiversion;
-use crate::zo::perturbation::{Noise, Perturbation};
+use crate::zo::direction::{Distribution, Move};
 
 const LANES: usize = 16;
 
 multiversion! {
     /// `k[i]` for scale index `first + i`.
-    pub(super) fn fill(noise: Noise, parameter: u32, first: u32, k: &mut [i32]) => fill_body;
+    pub(super) fn fill(noise: Move, parameter: u32, first: u32, k: &mut [i32]) => fill_body;
 }
 
 #[inline(always)]
-pub(super) fn fill_body(noise: Noise, parameter: u32, first: u32, k: &mut [i32]) {
-    match noise.kind {
-        Perturbation::Gaussian => {
+pub(super) fn fill_body(noise: Move, parameter: u32, first: u32, k: &mut [i32]) {
+    match noise.direction.distribution {
+        Distribution::Gaussian => {
             for (chunk, k) in k.chunks_mut(LANES).enumerate() {
                 let mut counters = [0u32; LANES];
                 for (lane, c) in counters.iter_mut().enumerate() {
                     *c = first.wrapping_add((chunk * LANES + lane) as u32);
                 }
-                let bits = philox(counters, parameter, noise.probe, 0, noise.seed);
+                let bits = philox(counters, parameter, noise.direction.probe, 0, noise.direction.seed);
                 for (lane, k) in k.iter_mut().enumerate() {
                     let ones: u32 = bits.iter().map(|word| word[lane].count_ones()).sum();
                     *k = ones as i32 - 64;
                 }
             }
         }
-        Perturbation::Rademacher => {
+        Distribution::Rademacher => {
             // One counter serves 128 scales.
             let mut words = ([0u32; 4], None);
             for (i, k) in k.iter_mut().enumerate() {
                 let index = first.wrapping_add(i as u32);
                 if words.1 != Some(index >> 7) {
-                    let bits = philox([index >> 7; LANES], parameter, noise.probe, 1, noise.seed);
+                    let bits = philox(
+                        [index >> 7; LANES],
+                        parameter,
+                        noise.direction.probe,
+                        1,
+                        noise.direction.seed,
+                    );
                     words = (bits.map(|word| word[0]), Some(index >> 7));
                 }
                 let word = words.0[(index as usize >> 5) & 3];
@@ -69,22 +75,24 @@ fn philox(c0: [u32; LANES], c1: u32, c2: u32, c3: u32, seed: u64) -> [[u32; LANE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zo::perturbation::{ScaleMode, integer_noise};
+    use crate::zo::direction::{Direction, ScaleMode, integer_noise};
 
     #[test]
     fn lanes_agree_with_the_scalar_definition_on_ragged_lengths() {
-        for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
-            let noise = Noise {
-                kind,
-                mode: ScaleMode::Relative,
-                seed: 0x1234_5678_9abc_def0,
-                probe: 3,
+        for kind in [Distribution::Gaussian, Distribution::Rademacher] {
+            let noise = Move {
+                direction: Direction {
+                    distribution: kind,
+                    mode: ScaleMode::Relative,
+                    seed: 0x1234_5678_9abc_def0,
+                    probe: 3,
+                },
                 coefficient: 0.5,
             };
             let mut k = [0; 77];
             fill(noise, 7, 1000, &mut k);
             for (i, k) in k.iter().enumerate() {
-                assert_eq!(*k, integer_noise(kind, noise.seed, 7, 3, 1000 + i as u32));
+                assert_eq!(*k, integer_noise(kind, noise.direction.seed, 7, 3, 1000 + i as u32));
             }
         }
     }

@@ -42,7 +42,7 @@ use super::{DeviceLevels, DeviceWeight, Engine, Kernels, KeyRanges, Path, Scores
 use crate::arch::Activation;
 use crate::device::ComputeType;
 use crate::packed::LevelsKind;
-use crate::zo::perturbation::{Noise, Perturb};
+use crate::zo::direction::{Move, Signs};
 
 /// Units in a cube of the one-dimensional kernels here.
 const CUBE: u32 = 64;
@@ -73,7 +73,7 @@ where
         path: Path,
         x: FloatTensor<Self>,
         weights: [&DeviceWeight<Self>; N],
-        perturb: Perturb,
+        perturb: Signs,
     ) -> Result<[FloatTensor<Self>; N], String> {
         let source =
             |weight: &DeviceWeight<Self>| Source { packed: buffers(weight), parts: weight.parts(perturb) };
@@ -137,7 +137,7 @@ where
         elementwise::gate_mul(gate, up, activation)
     }
 
-    fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Noise) -> FloatTensor<Self> {
+    fn step_scales(scales: FloatTensor<Self>, parameter: u32, noise: Move) -> FloatTensor<Self> {
         let scales = into_contiguous(scales);
         let out = empty_like(&scales);
         step::launch(scales, parameter, noise, out.clone());

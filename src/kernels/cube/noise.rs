@@ -1,8 +1,8 @@
-//! Perturbation version 1 on the device: integer operations only, so that the bits agree everywhere.
+//! Distribution version 1 on the device: integer operations only, so that the bits agree everywhere.
 
 use cubecl::prelude::*;
 
-use crate::zo::perturbation::{Noise, Perturbation, ScaleMode};
+use crate::zo::direction::{Distribution, Move, ScaleMode};
 
 /// What a kernel is compiled for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -11,16 +11,16 @@ pub(super) struct NoiseKind {
     pub absolute: bool,
 }
 
-impl From<Noise> for NoiseKind {
-    fn from(noise: Noise) -> Self {
+impl From<Move> for NoiseKind {
+    fn from(noise: Move) -> Self {
         Self {
-            rademacher: noise.kind == Perturbation::Rademacher,
-            absolute: noise.mode == ScaleMode::Absolute,
+            rademacher: noise.direction.distribution == Distribution::Rademacher,
+            absolute: noise.direction.mode == ScaleMode::Absolute,
         }
     }
 }
 
-/// The rest of a [`Noise`], as scalars of a launch.
+/// The rest of a [`Move`], as scalars of a launch.
 #[derive(CubeLaunch, CubeType)]
 pub(super) struct NoiseArgs {
     pub parameter: u32,
@@ -30,17 +30,17 @@ pub(super) struct NoiseArgs {
     pub coefficient: f32,
 }
 
-pub(super) fn args<R: Runtime>(parameter: u32, noise: Noise) -> NoiseArgsLaunch<R> {
+pub(super) fn args<R: Runtime>(parameter: u32, noise: Move) -> NoiseArgsLaunch<R> {
     NoiseArgsLaunch::new(
         parameter,
-        noise.probe,
-        noise.seed as u32,
-        (noise.seed >> 32) as u32,
+        noise.direction.probe,
+        noise.direction.seed as u32,
+        (noise.direction.seed >> 32) as u32,
         noise.coefficient,
     )
 }
 
-/// The scale moved along `k`; twin of `zo::Noise::apply`.
+/// The scale moved along `k`; twin of `zo::Move::apply`.
 #[cube]
 pub(super) fn moved(scale: f32, k: i32, coefficient: f32, #[comptime] kind: NoiseKind) -> f32 {
     let shift = coefficient * f32::cast_from(k); // exact

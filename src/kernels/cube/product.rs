@@ -14,7 +14,7 @@ use super::packed::Buffers;
 use super::unpack::Source;
 use super::{cublas, dense, fused, step, unpack};
 use crate::kernels::{Engine, Path};
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 
 /// Rows of the input, all parts together, up to which the fused product is taken where cuBLAS is missing.
 ///
@@ -126,7 +126,7 @@ fn with_moved_scales<R: CubeRuntime>(weight: &Source<R>) -> Buffers<R> {
 }
 
 /// The scales of every part: `[parts × out_features × groups]`.
-fn moved<R: CubeRuntime>(scales: CubeTensor<R>, parts: &[Option<(u32, Noise)>]) -> CubeTensor<R> {
+fn moved<R: CubeRuntime>(scales: CubeTensor<R>, parts: &[Option<(u32, Move)>]) -> CubeTensor<R> {
     let count = scales.shape().num_elements();
     match *parts {
         [Some((parameter, noise)), ..] => {

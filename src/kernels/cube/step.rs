@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use super::noise::{NoiseArgs, NoiseKind, args, integer_noise, moved};
 use super::{CUBE, cubes};
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 
 /// `out` begins with the scales moved by +coefficient; where it has room for both signs, those moved by
 /// −coefficient follow.
@@ -33,12 +33,7 @@ fn move_scales(
 
 /// # Shapes
 /// `scales`: f32 `[n]`; `out`: f32 `[n]`, or `[2 · n]` for both signs; contiguous.
-pub(super) fn launch<R: CubeRuntime>(
-    scales: CubeTensor<R>,
-    parameter: u32,
-    noise: Noise,
-    out: CubeTensor<R>,
-) {
+pub(super) fn launch<R: CubeRuntime>(scales: CubeTensor<R>, parameter: u32, noise: Move, out: CubeTensor<R>) {
     let client = scales.client.clone();
     let count = scales.shape().num_elements();
     let both_signs = out.shape().num_elements() == 2 * count;

@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 use super::noise::{NoiseArgs, NoiseArgsLaunch, NoiseKind, args, integer_noise, moved};
 use super::packed::{Buffers, Packed, group_of, scaled_weights};
 use super::rows::spread;
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 
 /// Scales of a row that fit into shared memory; those of longer rows are moved anew for each vector.
 const SHARED_SCALES: usize = 2048;
@@ -20,7 +20,7 @@ pub(super) const ALIGNMENT: usize = 256;
 #[derive(Clone)]
 pub(super) struct Source<R: CubeRuntime> {
     pub packed: Buffers<R>,
-    pub parts: Vec<Option<(u32, Noise)>>,
+    pub parts: Vec<Option<(u32, Move)>>,
 }
 
 /// A [`Source`] as the kernel sees it.
@@ -157,7 +157,7 @@ pub(super) fn launch<R: CubeRuntime>(sources: Vec<Source<R>>, out: CubeTensor<R>
 }
 
 /// The noise of the first part, and its kind where there is one; the noise of a second part is its opposite.
-fn noise<R: CubeRuntime>(parts: &[Option<(u32, Noise)>]) -> (NoiseArgsLaunch<R>, Option<NoiseKind>) {
+fn noise<R: CubeRuntime>(parts: &[Option<(u32, Move)>]) -> (NoiseArgsLaunch<R>, Option<NoiseKind>) {
     match parts {
         [Some((parameter, noise)), ..] => (args(*parameter, *noise), Some((*noise).into())),
         _ => (NoiseArgsLaunch::new(0, 0, 0, 0, 0.0), None),

@@ -10,7 +10,7 @@ use super::{TOLERANCE, Uniform, float, noises, read, relative_error};
 use crate::device::ComputeType;
 use crate::kernels::{DeviceWeight, Kernels, dense_linear, linear, linear_by, step};
 use crate::packed::{Levels, LevelsKind, PackedWeight};
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 /// Every width, level kind and noise, at shapes that are multiples of nothing.
 pub(super) fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
@@ -33,7 +33,7 @@ pub(super) fn linear_matches_the_loops<B: Kernels>(device: &B::Device) {
                     };
                     for path in B::PATHS {
                         let x = float(&x, [rows, input], device);
-                        let perturb = noise.map_or(Perturb::No, Perturb::By);
+                        let perturb = noise.map_or(Signs::Neither, Signs::One);
                         let [got] = linear_by(*path, x, [&on_device], perturb).unwrap();
                         let error = relative_error(&read(got), &want);
                         assert!(
@@ -59,7 +59,7 @@ pub(super) fn blocks_of_groups_match_the_loops<B: Kernels>(device: &B::Device) {
             for path in B::PATHS {
                 let on_device = DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
                 let x = float(&x, [2 * rows, input], device);
-                let [got] = linear_by(*path, x, [&on_device], Perturb::BothWays(noise)).unwrap();
+                let [got] = linear_by(*path, x, [&on_device], Signs::Both(noise)).unwrap();
                 let error = relative_error(&read(got), &want);
                 assert!(
                     error < TOLERANCE,
@@ -84,7 +84,7 @@ pub(super) fn codebooks_and_orders_match_the_loops<B: Kernels>(device: &B::Devic
             let run = |weight: &PackedWeight| {
                 let weight = DeviceWeight::<B>::upload(weight.clone(), Some(7), ComputeType::F32, device);
                 let x = float(&x, [2 * rows, input], device);
-                let [y] = linear_by(*path, x, [&weight], Perturb::BothWays(noise)).unwrap();
+                let [y] = linear_by(*path, x, [&weight], Signs::Both(noise)).unwrap();
                 read(y)
             };
             let same = PackedWeight { order: Some((0..input as u32).collect()), ..weight.clone() };
@@ -123,7 +123,7 @@ pub(super) fn linear_in_half_precision_is_within_its_rounding<B: Kernels>(device
             let on_device = DeviceWeight::<B>::upload(weight, Some(7), compute, device);
             for path in B::PATHS {
                 let x = float::<B, 2>(&x, [2 * rows, input], device).cast(B::tensor_type(compute));
-                let [got] = linear_by(*path, x, [&on_device], Perturb::BothWays(noise)).unwrap();
+                let [got] = linear_by(*path, x, [&on_device], Signs::Both(noise)).unwrap();
                 let error = relative_error(&read(got.cast(DType::F32)), &want);
                 if error.is_nan() || error >= tolerance {
                     failures.push(format!(
@@ -170,7 +170,7 @@ fn bf16_rounds_the_activations_alone() {
             let upload = weight.clone();
             let on_device = DeviceWeight::upload(upload, Some(7), ComputeType::Bf16, &device);
             let x_device = float::<burn_flex::Flex, 2>(&x, [rows, input], &device);
-            let [got] = linear(x_device, [&on_device], noise.map_or(Perturb::No, Perturb::By));
+            let [got] = linear(x_device, [&on_device], noise.map_or(Signs::Neither, Signs::One));
             let got = read(got);
             let moved = noise.map_or(weight.clone(), |noise| perturbed(&weight, 7, noise));
             let error = relative_error(&got, &linear_reference(&x, &moved));
@@ -228,7 +228,7 @@ pub(super) fn both_signs_and_several_weights_match_the_loops<B: Kernels>(device:
                 .map(|weight| DeviceWeight::<B>::upload(weight, id.next(), ComputeType::F32, device));
             let got = B::PATHS.iter().flat_map(|path| {
                 let x = float(&x, [2 * rows, input], device);
-                linear_by(*path, x, uploaded.each_ref(), Perturb::BothWays(noise)).unwrap()
+                linear_by(*path, x, uploaded.each_ref(), Signs::Both(noise)).unwrap()
             });
             for ((got, weight), id) in got.zip(weights.iter().cycle()).zip(ids.into_iter().cycle()) {
                 let want = both_signs_reference(&x, weight, id, noise);
@@ -244,7 +244,7 @@ pub(super) fn an_untrained_weight_ignores_the_noise<B: Kernels>(device: &B::Devi
     let weight = random_weight(8, 64, 4, 32, LevelsKind::Zero, &mut rng);
     let x = rng.floats(64);
     let on_device = DeviceWeight::<B>::upload(weight.clone(), None, ComputeType::F32, device);
-    let perturb = Perturb::By(noises()[1].unwrap());
+    let perturb = Signs::One(noises()[1].unwrap());
     let [got] = linear(float(&x, [1, 64], device), [&on_device], perturb);
     let got = read(got);
     assert!(relative_error(&got, &linear_reference(&x, &weight)) < TOLERANCE);

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::Kernels;
 use crate::rng::philox4x32_10;
-use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, coefficient};
+use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, coefficient};
 
 /// f32 products of up to a few hundred terms, relative to the root mean square of the result.
 const TOLERANCE: f64 = 2e-6;
@@ -48,16 +48,13 @@ fn read<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().into_vec().unwrap()
 }
 
-fn noises() -> Vec<Option<Noise>> {
+fn noises() -> Vec<Option<Move>> {
     let mut noises = vec![None];
-    for kind in [Perturbation::Gaussian, Perturbation::Rademacher] {
+    for kind in [Distribution::Gaussian, Distribution::Rademacher] {
         for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
             let e = if mode == ScaleMode::Absolute { 1e-3 } else { 5e-2 };
-            noises.push(Some(Noise {
-                kind,
-                mode,
-                seed: 0x1234_5678_9abc_def0,
-                probe: 2,
+            noises.push(Some(Move {
+                direction: Direction { distribution: kind, mode, seed: 0x1234_5678_9abc_def0, probe: 2 },
                 coefficient: coefficient(kind, e),
             }));
         }

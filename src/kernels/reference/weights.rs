@@ -4,7 +4,7 @@ use super::Uniform;
 use crate::packed::{
     BlockMinima, Blocks, Codebook, Levels, LevelsKind, PackedWeight, put_code, words_per_row,
 };
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 
 pub(super) const SCALAR: LevelsKind = LevelsKind::Codebook { width: 1, books: 1 };
 pub(super) const KINDS: [LevelsKind; 4] = [LevelsKind::Zero, LevelsKind::Zeros, LevelsKind::Minimum, SCALAR];
@@ -89,7 +89,7 @@ pub(super) fn shuffled(weight: &PackedWeight, rng: &mut Uniform) -> PackedWeight
     PackedWeight { order: Some(order), ..weight.clone() }
 }
 
-pub(super) fn perturbed(weight: &PackedWeight, parameter: u32, noise: Noise) -> PackedWeight {
+pub(super) fn perturbed(weight: &PackedWeight, parameter: u32, noise: Move) -> PackedWeight {
     let mut weight = weight.clone();
     for (i, s) in weight.scales.iter_mut().enumerate() {
         *s = noise.apply(*s, noise.k(parameter, i as u32));
@@ -114,9 +114,9 @@ pub(super) fn both_signs_reference(
     x: &[f32],
     weight: &PackedWeight,
     parameter: Option<u32>,
-    noise: Noise,
+    noise: Move,
 ) -> Vec<f64> {
-    let signs = [noise.coefficient, -noise.coefficient].map(|e| noise.with_coefficient(e));
+    let signs = [noise, noise.reversed()];
     let moved = |noise| parameter.map_or(weight.clone(), |id| perturbed(weight, id, noise));
     x.chunks(x.len() / 2).zip(signs).flat_map(|(x, noise)| linear_reference(x, &moved(noise))).collect()
 }

@@ -8,7 +8,7 @@ pub mod qzo;
 use serde::{Deserialize, Serialize};
 
 pub use self::qzo::Qzo;
-use super::perturbation::Noise;
+use super::direction::Move;
 use crate::error::Result;
 
 /// The configuration's name of an estimator.
@@ -35,7 +35,7 @@ impl Estimator {
         &self,
         seed: u64,
         lr: f64,
-        losses: &mut dyn FnMut(Noise) -> Result<[f64; 2]>,
+        losses: &mut dyn FnMut(Move) -> Result<[f64; 2]>,
     ) -> Result<StepOutcome> {
         match self {
             Self::Qzo(qzo) => qzo.estimate(seed, lr, losses),

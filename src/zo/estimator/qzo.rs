@@ -3,7 +3,7 @@
 
 use super::{Probe, StepOutcome};
 use crate::error::{Error, Result};
-use crate::zo::perturbation::{MAX_ABS_NOISE, Noise, Perturbation, ScaleMode, coefficient};
+use crate::zo::direction::{Direction, Distribution, MAX_ABS_NOISE, Move, ScaleMode, coefficient};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Qzo {
@@ -13,7 +13,7 @@ pub struct Qzo {
     pub clip: f64,
     /// Directions per step; their steps are averaged.
     pub probes: u32,
-    pub kind: Perturbation,
+    pub kind: Distribution,
     pub mode: ScaleMode,
 }
 
@@ -48,13 +48,16 @@ impl Qzo {
         &self,
         seed: u64,
         lr: f64,
-        losses: &mut dyn FnMut(Noise) -> Result<[f64; 2]>,
+        losses: &mut dyn FnMut(Move) -> Result<[f64; 2]>,
     ) -> Result<StepOutcome> {
         self.validate()?;
         let e = coefficient(self.kind, self.eps);
         let mut probes = Vec::new();
         for probe in 0..self.probes {
-            let noise = Noise { kind: self.kind, mode: self.mode, seed, probe, coefficient: e };
+            let noise = Move {
+                direction: Direction { distribution: self.kind, mode: self.mode, seed, probe },
+                coefficient: e,
+            };
             let [loss_plus, loss_minus] = losses(noise)?;
             let d = (loss_plus - loss_minus) / (2.0 * self.eps);
             let c = coefficient(self.kind, -lr * self.clipped(d) / f64::from(self.probes));
@@ -81,9 +84,9 @@ fn is_usable(coefficient: f32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zo::perturbation::step_seed;
+    use crate::zo::direction::step_seed;
 
-    const KINDS: [Perturbation; 2] = [Perturbation::Gaussian, Perturbation::Rademacher];
+    const KINDS: [Distribution; 2] = [Distribution::Gaussian, Distribution::Rademacher];
     const MODES: [ScaleMode; 2] = [ScaleMode::Absolute, ScaleMode::Relative];
 
     /// L(s) = ½ Σ curvature·(s − target)².
@@ -103,7 +106,7 @@ mod tests {
             1.0 + 0.5 * (i % 4) as f64
         }
 
-        fn loss(&self, noise: Noise) -> f64 {
+        fn loss(&self, noise: Move) -> f64 {
             let term = |(i, (&s, &target)): (usize, (&f32, &f32))| {
                 let s = noise.apply(s, noise.k(0, i as u32));
                 0.5 * Self::curvature(i) * (f64::from(s) - f64::from(target)).powi(2)
@@ -123,7 +126,7 @@ mod tests {
             self.scales.iter().zip(&self.target).enumerate().map(component).collect()
         }
 
-        fn step(&mut self, noise: Noise) {
+        fn step(&mut self, noise: Move) {
             for (i, s) in self.scales.iter_mut().enumerate() {
                 *s = noise.apply(*s, noise.k(0, i as u32));
             }
@@ -131,16 +134,17 @@ mod tests {
     }
 
     /// The losses at both signs.
-    fn both(noise: Noise, loss: impl Fn(Noise) -> f64) -> Result<[f64; 2]> {
-        Ok([loss(noise), loss(noise.with_coefficient(-noise.coefficient))])
+    fn both(noise: Move, loss: impl Fn(Move) -> f64) -> Result<[f64; 2]> {
+        Ok([loss(noise), loss(noise.reversed())])
     }
 
-    fn paper(kind: Perturbation, mode: ScaleMode, probes: u32) -> Qzo {
+    fn paper(kind: Distribution, mode: ScaleMode, probes: u32) -> Qzo {
         Qzo { eps: 1e-3, clip: 100.0, probes, kind, mode }
     }
 
-    fn step_noise(qzo: &Qzo, seed: u64, probe: usize, coefficient: f32) -> Noise {
-        Noise { kind: qzo.kind, mode: qzo.mode, seed, probe: probe as u32, coefficient }
+    fn step_noise(qzo: &Qzo, seed: u64, probe: usize, coefficient: f32) -> Move {
+        let direction = Direction { distribution: qzo.kind, mode: qzo.mode, seed, probe: probe as u32 };
+        Move { direction, coefficient }
     }
 
     /// −g estimated from one step at lr 1: Σ over probes of coefficient·k.
@@ -209,7 +213,7 @@ mod tests {
     fn more_probes_reduce_the_variance() {
         let quadratic = Quadratic::new(24);
         let variance = |probes| {
-            let qzo = paper(Perturbation::Gaussian, ScaleMode::Absolute, probes);
+            let qzo = paper(Distribution::Gaussian, ScaleMode::Absolute, probes);
             let gradient = quadratic.gradient(qzo.mode);
             let squared_error = |seed| {
                 let estimate = direction(&qzo, &quadratic, seed);
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn asks_for_each_direction_exactly() {
-        let qzo = paper(Perturbation::Gaussian, ScaleMode::Relative, 3);
+        let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 3);
         let mut asked = Vec::new();
         qzo.estimate(11, 1.0, &mut |noise| {
             asked.push(noise);
@@ -240,7 +244,7 @@ mod tests {
         let with_losses = |qzo: &Qzo, plus: f64, minus: f64| {
             qzo.estimate(0, 0.5, &mut |_| Ok([plus, minus])).unwrap().probes[0]
         };
-        let mut qzo = paper(Perturbation::Rademacher, ScaleMode::Absolute, 1);
+        let mut qzo = paper(Distribution::Rademacher, ScaleMode::Absolute, 1);
         let rising = with_losses(&qzo, 2.0, 1.0);
         assert!((rising.projected_grad - 500.0).abs() < 1e-9, "reported unclipped");
         assert_eq!(rising.coefficient, -50.0);
@@ -252,7 +256,7 @@ mod tests {
 
     #[test]
     fn skips_a_step_with_anything_not_finite() {
-        let qzo = paper(Perturbation::Gaussian, ScaleMode::Relative, 2);
+        let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 2);
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             for bad_call in 0..4 {
                 let mut call = 0;
@@ -260,7 +264,7 @@ mod tests {
                     call += 1;
                     if call - 1 == bad_call { bad } else { f64::from(call) }
                 };
-                let mut losses = |_: Noise| Ok([loss(), loss()]);
+                let mut losses = |_: Move| Ok([loss(), loss()]);
                 let outcome = qzo.estimate(0, 1.0, &mut losses).unwrap();
                 assert!(outcome.skipped && !outcome.is_finite(), "{bad} in call {bad_call}");
                 assert!(outcome.probes.iter().all(|probe| probe.coefficient.to_bits() == 0));
@@ -280,7 +284,7 @@ mod tests {
 
     #[test]
     fn refuses_settings_outside_their_range() {
-        let fine = paper(Perturbation::Gaussian, ScaleMode::Relative, 1);
+        let fine = paper(Distribution::Gaussian, ScaleMode::Relative, 1);
         assert!(fine.validate().is_ok());
         for eps in [0.0, -1e-3, f64::NAN, f64::INFINITY, 1e-50, 1e38] {
             assert!(Qzo { eps, ..fine.clone() }.validate().is_err(), "eps {eps}");
@@ -294,7 +298,7 @@ mod tests {
 
     #[test]
     fn an_error_of_the_loss_ends_the_step() {
-        let qzo = paper(Perturbation::Gaussian, ScaleMode::Relative, 1);
+        let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 1);
         let failed = qzo.estimate(0, 1.0, &mut |_| Err(Error::device("device lost", "")));
         assert!(matches!(failed, Err(Error::Device { .. })));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{FORMAT_VERSION, Record, take};
 use crate::error::{Error, Result};
-use crate::zo::perturbation::{Noise, PERTURBATION_VERSION, Perturbation, ScaleMode};
+use crate::zo::direction::{Direction, Distribution, Move, PERTURBATION_VERSION, ScaleMode};
 
 pub(super) const HEADER_BYTES: usize = 156;
 const MAGIC: [u8; 8] = *b"qzo-jrnl";
@@ -21,7 +21,7 @@ pub type Hash = [u8; 32];
 pub struct Header {
     /// Probes per step.
     pub probes: u32,
-    pub kind: Perturbation,
+    pub kind: Distribution,
     pub mode: ScaleMode,
     pub base_model: Hash,
     pub config: Hash,
@@ -32,13 +32,10 @@ pub struct Header {
 impl Header {
     /// The update of a record: one move of the scales per direction, in this order. Training and replay
     /// both apply exactly these. Empty for a skipped step.
-    pub fn steps(&self, record: &Record) -> impl Iterator<Item = Noise> {
+    pub fn steps(&self, record: &Record) -> impl Iterator<Item = Move> {
         let (kind, mode, seed) = (self.kind, self.mode, record.seed);
-        let moves = record.probes.iter().zip(0..).map(move |(probe, number)| Noise {
-            kind,
-            mode,
-            seed,
-            probe: number,
+        let moves = record.probes.iter().zip(0..).map(move |(probe, number)| Move {
+            direction: Direction { distribution: kind, mode, seed, probe: number },
             coefficient: probe.coefficient,
         });
         moves.filter(|noise| noise.coefficient != 0.0)
@@ -83,8 +80,8 @@ impl Header {
         bytes.extend(PERTURBATION_VERSION.to_le_bytes());
         bytes.extend(self.probes.to_le_bytes());
         bytes.push(match self.kind {
-            Perturbation::Gaussian => 0,
-            Perturbation::Rademacher => 1,
+            Distribution::Gaussian => 0,
+            Distribution::Rademacher => 1,
         });
         bytes.push(match self.mode {
             ScaleMode::Absolute => 0,
@@ -135,8 +132,8 @@ impl Header {
             return Err(Error::damaged(path, what));
         }
         let kind = match kind {
-            0 => Perturbation::Gaussian,
-            1 => Perturbation::Rademacher,
+            0 => Distribution::Gaussian,
+            1 => Distribution::Rademacher,
             _ => return Err(Error::damaged(path, format!("journal header: unknown perturbation {kind}"))),
         };
         let mode = match mode {

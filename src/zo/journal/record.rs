@@ -1,8 +1,8 @@
 //! One step of the journal. Its layout is drawn in [`super`].
 
 use super::take;
+use crate::zo::direction::{MAX_ABS_NOISE, round_to_16_bits};
 use crate::zo::estimator::StepOutcome;
-use crate::zo::perturbation::{MAX_ABS_NOISE, round_to_16_bits};
 
 const SKIPPED: u32 = 1;
 const FIXED_BYTES: usize = 32;

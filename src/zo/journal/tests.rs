@@ -1,12 +1,12 @@
 //! Attacks on a journal: cuts, flipped bits, moved records, full disks, a second writer.
 
 use super::*;
-use crate::zo::perturbation::{Noise, Perturbation, ScaleMode, round_to_16_bits};
+use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, round_to_16_bits};
 
 fn header() -> Header {
     Header {
         probes: 2,
-        kind: Perturbation::Gaussian,
+        kind: Distribution::Gaussian,
         mode: ScaleMode::Relative,
         base_model: [1; 32],
         config: [2; 32],
@@ -79,12 +79,14 @@ fn keeps_the_losses_of_a_skipped_step_to_the_bit() {
 #[test]
 fn a_record_names_the_moves_of_its_step() {
     let step = record(4);
-    let moves: Vec<Noise> = header().steps(&step).collect();
-    let expected = |probe: u32| Noise {
-        kind: Perturbation::Gaussian,
-        mode: ScaleMode::Relative,
-        seed: step.seed,
-        probe,
+    let moves: Vec<Move> = header().steps(&step).collect();
+    let expected = |probe: u32| Move {
+        direction: Direction {
+            distribution: Distribution::Gaussian,
+            mode: ScaleMode::Relative,
+            seed: step.seed,
+            probe,
+        },
         coefficient: step.probes[probe as usize].coefficient,
     };
     assert_eq!(moves, [expected(0), expected(1)]);
@@ -93,7 +95,7 @@ fn a_record_names_the_moves_of_its_step() {
 /// Made by Python's struct and zlib.crc32 from the layout in the module's documentation.
 #[test]
 fn has_the_documented_layout() {
-    let one_probe = Header { probes: 1, kind: Perturbation::Rademacher, ..header() };
+    let one_probe = Header { probes: 1, kind: Distribution::Rademacher, ..header() };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let mut journal = Journal::create(&path, &one_probe).unwrap();
@@ -268,7 +270,7 @@ fn another_run_is_refused_with_all_that_differs() {
     let others = [
         (Header { probes: 3, ..header() }, "probes (journal 2, now 3)"),
         (
-            Header { kind: Perturbation::Rademacher, ..header() },
+            Header { kind: Distribution::Rademacher, ..header() },
             "perturbation (journal gaussian, now rademacher)",
         ),
         (Header { mode: ScaleMode::Absolute, ..header() }, "scale_mode (journal relative, now absolute)"),

@@ -37,7 +37,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 pub(super) use arithmetic::Arithmetic;
 pub(super) use dense::dense_linear;
 use input::Input;
@@ -136,7 +136,7 @@ impl WeightView<'_> {
 pub(super) struct Product<'a> {
     pub weight: WeightView<'a>,
     /// The perturbation of each equal part of the tokens.
-    pub parts: Vec<Option<(u32, Noise)>>,
+    pub parts: Vec<Option<(u32, Move)>>,
     /// `[T, out_features]`
     pub y: &'a mut [f32],
 }
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::packed::{get_code, put_code, words_per_row};
     use crate::rng::philox4x32_10;
-    use crate::zo::perturbation::{Perturbation, ScaleMode};
+    use crate::zo::direction::{Direction, Distribution, ScaleMode};
 
     fn word(i: usize) -> u32 {
         philox4x32_10([i as u32, 1, 2, 3], [4, 5])[0]
@@ -204,14 +204,16 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_product() {
         let (tokens, input, group_size, bits) = (TOKENS + 38, 300, 20, 3);
-        let noise = Noise {
-            kind: Perturbation::Rademacher,
-            mode: ScaleMode::Relative,
-            seed: 1,
-            probe: 0,
+        let noise = Move {
+            direction: Direction {
+                distribution: Distribution::Rademacher,
+                mode: ScaleMode::Relative,
+                seed: 1,
+                probe: 0,
+            },
             coefficient: 0.125,
         };
-        let parts = [Some((9, noise)), Some((9, noise.with_coefficient(-noise.coefficient)))];
+        let parts = [Some((9, noise)), Some((9, noise.reversed()))];
         let x: Vec<f32> = (0..tokens * input).map(float).collect();
         let scales: Vec<f32> = (0..75 * input / group_size).map(|i| float(i + 77)).collect();
         let minimum: Vec<f32> = scales.iter().map(|scale| 8.0 * scale - 3.0).collect();

@@ -13,12 +13,12 @@ use super::transpose::transpose;
 use super::unpack::{self, Codes};
 use super::values::Values;
 use super::{BlocksView, LANES, LevelsView, Product, SLICE, WeightView};
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 
 /// A product made ready to be split.
 pub(super) struct Prepared<'a> {
     pub weight: WeightView<'a>,
-    parts: Vec<Option<(u32, Noise)>>,
+    parts: Vec<Option<(u32, Move)>>,
     y: Columns<'a>,
     arithmetic: Arithmetic,
     group_words: usize,

@@ -3,7 +3,7 @@
 use super::super::{multiversion, noise};
 use super::transpose::transpose;
 use super::{BlocksView, LANES, LevelsView, WeightView};
-use crate::zo::perturbation::Noise;
+use crate::zo::direction::Move;
 
 /// `weight = scale · level + offset`, where a level is `code + shift` or an entry of the codebook. A block is a
 /// group here: its factor is in the scale.
@@ -19,7 +19,7 @@ pub(super) struct Values {
 
 impl Values {
     /// `width` rows from `first` on.
-    pub fn new(weight: &WeightView<'_>, parts: &[Option<(u32, Noise)>], first: usize, width: usize) -> Self {
+    pub fn new(weight: &WeightView<'_>, parts: &[Option<(u32, Move)>], first: usize, width: usize) -> Self {
         let groups = weight.groups();
         let range = first * groups..(first + width) * groups;
         let scales = perturbed(&weight.scales[range.clone()], parts, range.start as u32, groups);
@@ -82,7 +82,7 @@ impl Values {
 }
 
 /// The scales of each part, `[parts][groups]`, from number `first` of the weight on.
-fn perturbed(scales: &[f32], parts: &[Option<(u32, Noise)>], first: u32, groups: usize) -> Vec<[f32; LANES]> {
+fn perturbed(scales: &[f32], parts: &[Option<(u32, Move)>], first: u32, groups: usize) -> Vec<[f32; LANES]> {
     let width = scales.len() / groups;
     let mut out = vec![[0.0; LANES]; parts.len() * groups];
     let (mut k, mut moved) = (vec![], vec![]);
@@ -106,11 +106,11 @@ fn perturbed(scales: &[f32], parts: &[Option<(u32, Noise)>], first: u32, groups:
 }
 
 multiversion! {
-    fn apply(noise: Noise, scales: &[f32], k: &[i32], out: &mut [f32]) => apply_body;
+    fn apply(noise: Move, scales: &[f32], k: &[i32], out: &mut [f32]) => apply_body;
 }
 
 #[inline(always)]
-fn apply_body(noise: Noise, scales: &[f32], k: &[i32], out: &mut [f32]) {
+fn apply_body(noise: Move, scales: &[f32], k: &[i32], out: &mut [f32]) {
     for ((out, scale), k) in out.iter_mut().zip(scales).zip(k) {
         *out = noise.apply(*scale, *k);
     }

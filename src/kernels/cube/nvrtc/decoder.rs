@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Shape};
 use crate::data::{Sequence, Target};
 use crate::device::ComputeType;
 use crate::model::{self, Input, LanguageModel, Tables};
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 /// Launches of one decoder block in one pass.
 const LAUNCHES_PER_LAYER: usize = 16;
@@ -56,14 +56,14 @@ impl Tokens {
         }
     }
 
-    pub fn log_probs(&self, model: &dyn LanguageModel, perturb: Perturb) -> Vec<f32> {
+    pub fn log_probs(&self, model: &dyn LanguageModel, perturb: Signs) -> Vec<f32> {
         let input = Input { tokens: &self.tokens, sequences: &self.sequences };
         model.log_probs(input, &self.targets, perturb).unwrap()
     }
 
     /// Both signs, and the step on the scales.
     pub fn step(&self, model: &mut dyn LanguageModel) {
-        let answers = self.log_probs(model, Perturb::BothWays(noise()));
+        let answers = self.log_probs(model, Signs::Both(noise()));
         assert_eq!(answers, vec![0.0; 2 * self.targets.len()]);
         model.step(noise()).unwrap();
     }
@@ -101,7 +101,7 @@ fn a_layer_takes_few_launches() {
         let model = decoder_on(&card, layers, ComputeType::F16);
         // What loading launches is no part of a pass.
         Recorder::take(&card);
-        tokens.log_probs(model.as_ref(), Perturb::By(noise()));
+        tokens.log_probs(model.as_ref(), Signs::One(noise()));
         let launches = Recorder::take(&card);
         let refused = launches.iter().find(|launch| launch.source.starts_with("#error"));
         assert!(refused.is_none(), "{}: {}", refused.unwrap().name, refused.unwrap().source);

@@ -7,7 +7,7 @@ use super::noise;
 use super::runtime::{Card, Recorder};
 use crate::device::ComputeType;
 use crate::model::Tables;
-use crate::zo::perturbation::Perturb;
+use crate::zo::direction::Signs;
 
 /// Milliseconds that the host takes for one of both signs' passes over 16 sequences of 256 tokens: the least
 /// of several, as other programs take their share.
@@ -17,7 +17,7 @@ fn milliseconds_per_pass(tables: Tables, layers: usize) -> f64 {
     let tokens = Tokens::new(16, 256, false);
     let run = || {
         let clock = Instant::now();
-        tokens.log_probs(model.as_ref(), Perturb::BothWays(noise()));
+        tokens.log_probs(model.as_ref(), Signs::Both(noise()));
         let milliseconds = clock.elapsed().as_secs_f64() * 1e3 / 2.0;
         Recorder::take(&card);
         milliseconds

@@ -24,7 +24,7 @@ use crate::arch::Activation;
 use crate::device::ComputeType;
 use crate::kernels::{DeviceLevels, DeviceWeight, Engine, Path, Scores, linear_by};
 use crate::packed::words_per_row;
-use crate::zo::perturbation::{Noise, Perturb, Perturbation, ScaleMode};
+use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs};
 
 const ARCHITECTURES: [u16; 3] = [80, 89, 90];
 const FLOATS: [ComputeType; 3] = [ComputeType::F32, ComputeType::F16, ComputeType::Bf16];
@@ -104,7 +104,7 @@ fn launched(device: &Card) -> Vec<Launch> {
         };
         let by = |path| {
             let x = Tensor::empty([2 * rows, input], (device, DType::from(compute)));
-            linear_by(path, x, [&weight], Perturb::BothWays(noise())).unwrap();
+            linear_by(path, x, [&weight], Signs::Both(noise())).unwrap();
             Recorder::take(device)
         };
         let [dense, fused] = [Path::Dense(Engine::Fastest), Path::Fused].map(by);
@@ -230,13 +230,16 @@ impl Small {
     }
 }
 
-fn noises() -> impl Iterator<Item = Noise> {
-    [Perturbation::Gaussian, Perturbation::Rademacher].into_iter().flat_map(|kind| {
-        [ScaleMode::Absolute, ScaleMode::Relative].map(|mode| Noise { kind, mode, ..noise() })
+fn noises() -> impl Iterator<Item = Move> {
+    [Distribution::Gaussian, Distribution::Rademacher].into_iter().flat_map(|kind| {
+        [ScaleMode::Absolute, ScaleMode::Relative].map(|mode| {
+            let direction = Direction { distribution: kind, mode, ..noise().direction };
+            Move { direction, ..noise() }
+        })
     })
 }
 
-fn noise() -> Noise {
-    let (kind, mode) = (Perturbation::Gaussian, ScaleMode::Relative);
-    Noise { kind, mode, seed: 1, probe: 0, coefficient: 0.5 }
+fn noise() -> Move {
+    let (kind, mode) = (Distribution::Gaussian, ScaleMode::Relative);
+    Move { direction: Direction { distribution: kind, mode, seed: 1, probe: 0 }, coefficient: 0.5 }
 }

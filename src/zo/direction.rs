@@ -1,25 +1,25 @@
-//! Perturbation version 1: the direction a seed means, and how a coefficient moves a scale along it.
+//! Distribution version 1: the direction a seed means, and how a coefficient moves a scale along it.
 //! Journals and kernels on every device rely on these bits, so a change here is a new version.
 //!
-//! Noise is a small integer k made by integer operations alone. Every coefficient that multiplies it is
+//! Move is a small integer k made by integer operations alone. Every coefficient that multiplies it is
 //! first rounded to 16 significant bits; as |k| ≤ 64 has at most 7, their product is exact in f32. Then
-//! each line of [`Noise::apply`] rounds the same whether or not a compiler fuses multiply and add.
+//! each line of [`Move::apply`] rounds the same whether or not a compiler fuses multiply and add.
 //!
 //! Parameter ids, scale order and the storage of scales belong to the checkpoint and the model.
 
 use serde::{Deserialize, Serialize};
 
-use crate::rng::philox4x32_10;
+use crate::rng::{Stream, random_bits};
 
 pub const PERTURBATION_VERSION: u32 = 1;
 
-/// The largest |k| of any [`Perturbation`].
+/// The largest |k| of any [`Distribution`].
 pub const MAX_ABS_NOISE: i32 = 64;
 
 /// Distribution of the direction z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Perturbation {
+pub enum Distribution {
     /// z = k/√32 with k = popcount(128 random bits) − 64: mean 0, variance 1, kurtosis 2.98.
     #[default]
     Gaussian,
@@ -38,15 +38,6 @@ pub enum ScaleMode {
     Relative,
 }
 
-/// Fourth counter word: keeps uses of the generator under one seed apart. The numbers between are taken
-/// by `data::sampling` and `generate`.
-#[derive(Clone, Copy)]
-enum Stream {
-    Gaussian = 0,
-    Rademacher = 1,
-    StepSeed = 5,
-}
-
 /// k of scale `index` of `parameter` in probe number `probe` of the step seeded with `seed`.
 ///
 /// Philox key: (seed low word, seed high word). Counter: (c0, parameter, probe, stream), where c0 is
@@ -55,14 +46,14 @@ enum Stream {
 ///
 /// For seed `0x123456789abcdef0`, parameter 7, probe 0, indices 0 to 15:
 /// gaussian −1 −7 −8 −8 10 1 −1 0 −6 −5 0 −3 −6 −5 1 −10; rademacher + + − − − + − + + + + − − − − −.
-pub fn integer_noise(kind: Perturbation, seed: u64, parameter: u32, probe: u32, index: u32) -> i32 {
+pub fn integer_noise(kind: Distribution, seed: u64, parameter: u32, probe: u32, index: u32) -> i32 {
     match kind {
-        Perturbation::Gaussian => {
-            let words = philox4x32_10([index, parameter, probe, Stream::Gaussian as u32], key(seed));
+        Distribution::Gaussian => {
+            let words = random_bits(seed, [index, parameter, probe], Stream::Gaussian);
             words.iter().map(|word| word.count_ones() as i32).sum::<i32>() - 64
         }
-        Perturbation::Rademacher => {
-            let words = philox4x32_10([index >> 7, parameter, probe, Stream::Rademacher as u32], key(seed));
+        Distribution::Rademacher => {
+            let words = random_bits(seed, [index >> 7, parameter, probe], Stream::Rademacher);
             let word = words[(index as usize & 127) >> 5];
             if (word >> (index & 31)) & 1 == 1 { 1 } else { -1 }
         }
@@ -71,11 +62,11 @@ pub fn integer_noise(kind: Perturbation, seed: u64, parameter: u32, probe: u32, 
 
 /// The factor of the integer k that stands for `value`·z: `value`/√32 for gaussian and `value` for
 /// rademacher, rounded to 16 significant bits.
-pub fn coefficient(kind: Perturbation, value: f64) -> f32 {
+pub fn coefficient(kind: Distribution, value: f64) -> f32 {
     match kind {
         // 4·√2 = √32, exactly as rounded as the square root itself.
-        Perturbation::Gaussian => round_to_16_bits(value / (4.0 * std::f64::consts::SQRT_2)),
-        Perturbation::Rademacher => round_to_16_bits(value),
+        Distribution::Gaussian => round_to_16_bits(value / (4.0 * std::f64::consts::SQRT_2)),
+        Distribution::Rademacher => round_to_16_bits(value),
     }
 }
 
@@ -99,25 +90,34 @@ pub fn round_to_16_bits(value: f64) -> f32 {
     rounded as f32
 }
 
-/// One direction and how far to go along it: ε for a forward pass, the step for an update.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Noise {
-    pub kind: Perturbation,
+/// Which way every scale goes: the number k of each scale follows from this alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direction {
+    pub distribution: Distribution,
     pub mode: ScaleMode,
     pub seed: u64,
+    /// Counts the directions of a step.
     pub probe: u32,
+}
+
+/// A direction and how far to go along it: ε for a forward pass, the step for an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Move {
+    pub direction: Direction,
     /// Factor of the integer k, of at most 16 significant bits: see [`coefficient`].
     pub coefficient: f32,
 }
 
-impl Noise {
-    pub fn with_coefficient(self, coefficient: f32) -> Self {
-        Self { coefficient, ..self }
+impl Move {
+    /// The same direction, the other way.
+    pub fn reversed(self) -> Self {
+        Self { coefficient: -self.coefficient, ..self }
     }
 
     /// k of scale `index` of `parameter`: see [`integer_noise`].
     pub fn k(&self, parameter: u32, index: u32) -> i32 {
-        integer_noise(self.kind, self.seed, parameter, self.probe, index)
+        let Direction { distribution, seed, probe, .. } = self.direction;
+        integer_noise(distribution, seed, parameter, probe, index)
     }
 
     /// `scale` moved by the coefficient along `k`. A scale of 0 stays 0: its block is constant.
@@ -126,7 +126,7 @@ impl Noise {
             return scale;
         }
         let shift = self.coefficient * k as f32; // exact
-        match self.mode {
+        match self.direction.mode {
             ScaleMode::Absolute => scale + shift,
             ScaleMode::Relative => {
                 let t = 1.0 + shift;
@@ -136,28 +136,27 @@ impl Noise {
     }
 }
 
-/// How the rows of a forward pass see the trained scales.
+/// Where the rows of a forward pass see the trained scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Perturb {
-    /// As they are.
+pub enum Signs {
+    /// Where they are.
     #[default]
-    No,
-    /// Moved by the noise.
-    By(Noise),
-    /// Both signs at once: the first half of the rows sees them moved by +coefficient, the second half by
-    /// −coefficient.
-    BothWays(Noise),
+    Neither,
+    /// Moved.
+    One(Move),
+    /// The first half of the rows sees them moved, the second half moved as far the other way.
+    Both(Move),
 }
 
-impl Perturb {
+impl Signs {
     /// One entry for each equal part of the rows, in their order.
-    pub fn parts(self) -> impl ExactSizeIterator<Item = Option<Noise>> {
+    pub fn parts(self) -> impl ExactSizeIterator<Item = Option<Move>> {
         let (first, second) = match self {
-            Self::No => (None, None),
-            Self::By(noise) => (Some(noise), None),
-            Self::BothWays(noise) => (Some(noise), Some(noise.with_coefficient(-noise.coefficient))),
+            Self::Neither => (None, None),
+            Self::One(noise) => (Some(noise), None),
+            Self::Both(noise) => (Some(noise), Some(noise.reversed())),
         };
-        let count = if matches!(self, Self::BothWays(_)) { 2 } else { 1 };
+        let count = if matches!(self, Self::Both(_)) { 2 } else { 1 };
         [first, second].into_iter().take(count)
     }
 }
@@ -165,31 +164,19 @@ impl Perturb {
 /// The seed of one step: the first two words (low, high) of Philox at counter
 /// (step low word, step high word, 0, 5) under the key `run_seed`.
 pub fn step_seed(run_seed: u64, step: u64) -> u64 {
-    let [low, high, ..] =
-        philox4x32_10([low_word(step), high_word(step), 0, Stream::StepSeed as u32], key(run_seed));
+    let [low, high, ..] = random_bits(run_seed, [step as u32, (step >> 32) as u32, 0], Stream::StepSeed);
     u64::from(low) | (u64::from(high) << 32)
-}
-
-fn key(seed: u64) -> [u32; 2] {
-    [low_word(seed), high_word(seed)]
-}
-
-fn low_word(x: u64) -> u32 {
-    x as u32
-}
-
-fn high_word(x: u64) -> u32 {
-    (x >> 32) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::philox4x32_10;
 
     const SEED: u64 = 0x1234_5678_9abc_def0;
-    const KINDS: [Perturbation; 2] = [Perturbation::Gaussian, Perturbation::Rademacher];
+    const KINDS: [Distribution; 2] = [Distribution::Gaussian, Distribution::Rademacher];
 
-    fn sequence(kind: Perturbation, probe: u32, indices: std::ops::Range<u32>) -> Vec<i32> {
+    fn sequence(kind: Distribution, probe: u32, indices: std::ops::Range<u32>) -> Vec<i32> {
         indices.map(|index| integer_noise(kind, SEED, 7, probe, index)).collect()
     }
 
@@ -199,17 +186,17 @@ mod tests {
     #[test]
     fn gaussian_noise_has_its_golden_sequence() {
         let golden = [-1, -7, -8, -8, 10, 1, -1, 0, -6, -5, 0, -3, -6, -5, 1, -10];
-        assert_eq!(sequence(Perturbation::Gaussian, 0, 0..16), golden);
-        assert_eq!(sequence(Perturbation::Gaussian, 3, 1000..1008), [4, 4, 2, -10, -9, -7, -9, 1]);
+        assert_eq!(sequence(Distribution::Gaussian, 0, 0..16), golden);
+        assert_eq!(sequence(Distribution::Gaussian, 3, 1000..1008), [4, 4, 2, -10, -9, -7, -9, 1]);
     }
 
     #[test]
     fn rademacher_noise_has_its_golden_sequence() {
         let golden = [1, 1, -1, -1, -1, 1, -1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
-        assert_eq!(sequence(Perturbation::Rademacher, 0, 0..16), golden);
+        assert_eq!(sequence(Distribution::Rademacher, 0, 0..16), golden);
         let across_blocks = [1, 1, 1, -1, -1, 1, 1, 1, 1, 1, -1, 1];
-        assert_eq!(sequence(Perturbation::Rademacher, 0, 124..136), across_blocks);
-        assert_eq!(sequence(Perturbation::Rademacher, 3, 300..308), [-1, 1, -1, 1, -1, -1, 1, -1]);
+        assert_eq!(sequence(Distribution::Rademacher, 0, 124..136), across_blocks);
+        assert_eq!(sequence(Distribution::Rademacher, 3, 300..308), [-1, 1, -1, 1, -1, -1, 1, -1]);
     }
 
     #[test]
@@ -229,7 +216,7 @@ mod tests {
     fn noise_has_the_moments_of_its_distribution() {
         let n = 200_000;
         for (kind, unit, kurtosis) in
-            [(Perturbation::Gaussian, 32.0_f64.sqrt(), 2.98), (Perturbation::Rademacher, 1.0, 1.0)]
+            [(Distribution::Gaussian, 32.0_f64.sqrt(), 2.98), (Distribution::Rademacher, 1.0, 1.0)]
         {
             let moment = |power: i32| {
                 let z = |index| f64::from(integer_noise(kind, 1, 2, 3, index)) / unit;
@@ -254,9 +241,9 @@ mod tests {
         for (value, bits) in golden {
             assert_eq!(round_to_16_bits(value).to_bits(), bits, "{value}");
         }
-        assert_eq!(coefficient(Perturbation::Gaussian, 1e-2).to_bits(), 0x3ae7_b400);
-        assert_eq!(coefficient(Perturbation::Gaussian, 1e-3).to_bits(), 0x3939_5d00);
-        assert_eq!(coefficient(Perturbation::Rademacher, 1e-2).to_bits(), 0x3c23_d700);
+        assert_eq!(coefficient(Distribution::Gaussian, 1e-2).to_bits(), 0x3ae7_b400);
+        assert_eq!(coefficient(Distribution::Gaussian, 1e-3).to_bits(), 0x3939_5d00);
+        assert_eq!(coefficient(Distribution::Rademacher, 1e-2).to_bits(), 0x3c23_d700);
 
         let ulp = 2.0_f64.powi(-15);
         assert_eq!(round_to_16_bits(1.0 + 0.5 * ulp), 1.0);
@@ -298,7 +285,10 @@ mod tests {
     fn the_product_with_noise_is_exact_so_fusing_changes_nothing() {
         for (e, scale) in samples() {
             for k in -MAX_ABS_NOISE..=MAX_ABS_NOISE {
-                let noise = |mode| Noise { kind: KINDS[0], mode, seed: 0, probe: 0, coefficient: e };
+                let noise = |mode| Move {
+                    direction: Direction { distribution: KINDS[0], mode, seed: 0, probe: 0 },
+                    coefficient: e,
+                };
                 let k_f32 = k as f32;
                 assert_eq!(f64::from(e * k_f32), f64::from(e) * f64::from(k), "{e} · {k}");
 
@@ -315,12 +305,15 @@ mod tests {
     fn a_scale_of_zero_is_never_moved() {
         for kind in KINDS {
             for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
-                let noise = Noise { kind, mode, seed: 0, probe: 0, coefficient: 0.5 };
+                let noise = Move {
+                    direction: Direction { distribution: kind, mode, seed: 0, probe: 0 },
+                    coefficient: 0.5,
+                };
                 for zero in [0.0_f32, -0.0] {
                     assert_eq!(noise.apply(zero, 10).to_bits(), zero.to_bits());
                 }
                 assert_ne!(noise.apply(0.25, 1), 0.25);
-                assert_eq!(noise.with_coefficient(0.0).apply(0.25, 1), 0.25);
+                assert_eq!(Move { coefficient: 0.0, ..noise }.apply(0.25, 1), 0.25);
             }
         }
     }
