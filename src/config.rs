@@ -11,6 +11,7 @@ use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
 use crate::train::TrainConfig;
+use crate::zo::schedule::LrScheduler;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -70,35 +71,57 @@ impl Config {
 
     /// The resolved configuration as TOML.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string_pretty(self).map_err(|error| Error::invalid(error.to_string(), ""))
+        toml::to_string_pretty(self).map_err(|error| Error::internal(error.to_string()))
     }
 
     /// Identifies what decides the course of a run: two runs that share it, the model and the data take
-    /// the same steps. Places, devices and how often something is saved or logged are not part of it.
+    /// the same steps. Places, devices and how often something is saved or logged are not part of it. Every key is
+    /// named here, on one side or the other, so that a new one cannot be forgotten.
     pub fn fingerprint(&self) -> [u8; 32] {
-        let train = &self.train;
-        let decays = train.lr_scheduler_type != crate::zo::schedule::LrScheduler::Constant;
-        let data = DataConfig { train: None, dev: None, ..self.data.clone() };
+        let Self { model: _, output_dir: _, device: _, dtype, seed, data, quantize: _, train } = self;
+        let TrainConfig {
+            method,
+            max_steps,
+            batch_size,
+            estimator,
+            learning_rate,
+            lr_scheduler_type,
+            warmup_steps,
+            zo_eps,
+            clip,
+            scale_mode,
+            perturbation,
+            probes,
+            eval_steps: _,
+            save_steps: _,
+            logging_steps: _,
+            max_skipped_steps: _,
+        } = train;
+        let data = DataConfig { train: None, dev: None, ..data.clone() };
+        let decays = *lr_scheduler_type != LrScheduler::Constant;
         let decisive = serde_json::json!({
-            "seed": self.seed,
-            "dtype": self.dtype,
+            "seed": seed,
+            "dtype": dtype,
             "data": data,
-            "batch_size": train.batch_size,
-            "estimator": train.estimator,
-            "learning_rate": train.learning_rate,
-            "lr_scheduler_type": train.lr_scheduler_type,
-            "warmup_steps": train.warmup_steps,
-            "max_steps": decays.then_some(train.max_steps),
-            "zo_eps": train.zo_eps,
-            "clip": train.clip.to_string(),
-            "scale_mode": train.scale_mode,
-            "perturbation": train.perturbation,
-            "probes": train.probes,
+            "method": method,
+            "batch_size": batch_size,
+            "estimator": estimator,
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": lr_scheduler_type,
+            "warmup_steps": warmup_steps,
+            "max_steps": decays.then_some(max_steps),
+            "zo_eps": zo_eps,
+            "clip": clip.to_string(),
+            "scale_mode": scale_mode,
+            "perturbation": perturbation,
+            "probes": probes,
         });
         *blake3::hash(decisive.to_string().as_bytes()).as_bytes()
     }
 
-    fn validate(&self) -> Result<()> {
+    /// # Errors
+    /// No model, or a value outside its range.
+    pub fn validate(&self) -> Result<()> {
         if self.model.is_empty() {
             return Err(Error::invalid("the configuration names no model", "set `model`, or give --model"));
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The operating system refused: missing file, no permission, full disk.
     #[error("{}: {action}: {source}", path.display())]
@@ -29,11 +30,23 @@ pub enum Error {
 
     /// A device, driver or backend that is missing or failed.
     #[error("{what}")]
-    Device { what: String, help: String },
+    Device { what: String, help: Option<String> },
+
+    /// The hub does not answer, refuses, or does not have what was asked for.
+    #[error("{what}")]
+    Hub { what: String, help: String },
+
+    /// Losses were NaN or infinite for so long that training ended.
+    #[error("{what}")]
+    Diverged { what: String, help: String },
 
     /// What was asked for contradicts itself or the input: a bad flag, key or value.
     #[error("{what}")]
     Invalid { what: String, help: String },
+
+    /// Something that cannot happen has happened.
+    #[error("internal error: {0}")]
+    Internal(String),
 
     /// The command line itself is wrong: exit code 2.
     #[error("{0}")]
@@ -68,29 +81,50 @@ impl Error {
     }
 
     pub fn device(what: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::Device { what: what.into(), help: help.into() }
+        Self::Device { what: what.into(), help: Some(help.into()).filter(|help| !help.is_empty()) }
+    }
+
+    pub fn hub(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Hub { what: what.into(), help: help.into() }
+    }
+
+    pub fn diverged(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Diverged { what: what.into(), help: help.into() }
+    }
+
+    /// For what no input can cause. The user is asked to report it.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Self::Internal(what.into())
     }
 
     pub fn invalid(what: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), help: help.into() }
     }
 
-    /// What the user can do next, where the message alone does not say it.
+    /// The user's next step, where the message alone does not say it.
     pub fn help(&self) -> Option<&str> {
-        let help = match self {
-            Self::Unsupported { help, .. } | Self::Device { help, .. } | Self::Invalid { help, .. } => help,
+        match self {
+            Self::Unsupported { help, .. }
+            | Self::Hub { help, .. }
+            | Self::Diverged { help, .. }
+            | Self::Invalid { help, .. } => Some(help).filter(|help| !help.is_empty()).map(String::as_str),
+            Self::Device { help, .. } => help.as_deref(),
             Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => "check the path",
-                std::io::ErrorKind::StorageFull => "free some disk space and run the same command again",
-                std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder",
-                _ => "",
+                std::io::ErrorKind::NotFound => Some("check the path"),
+                std::io::ErrorKind::StorageFull => {
+                    Some("free some disk space and run the same command again")
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    Some("check the permissions of the file and its folder")
+                }
+                _ => None,
             },
             Self::Damaged { .. } | Self::Tensor { .. } => {
-                "the file may be incomplete: fetch or copy it again and compare its size"
+                Some("the file may be incomplete: fetch or copy it again and compare its size")
             }
-            _ => "",
-        };
-        (!help.is_empty()).then_some(help)
+            Self::Internal(_) => Some("this is a bug in qzo: please report it"),
+            Self::Line { .. } | Self::Usage(_) | Self::Interrupted(_) => None,
+        }
     }
 
     pub fn exit_code(&self) -> u8 {

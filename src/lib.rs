@@ -44,4 +44,5 @@ pub mod generate;
 pub mod eval;
 pub mod train;
 pub mod config;
+pub mod app;
 pub mod cli;

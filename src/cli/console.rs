@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::stderr::to_stderr;
 use super::warnings;
 use crate::error::{Error, Result};
 
@@ -27,7 +28,7 @@ impl Console {
         }
         let line = match self.json {
             true => serde_json::to_string(&WithWarnings { result: value, warnings: warnings::said() })
-                .map_err(|e| Error::invalid(e.to_string(), ""))?,
+                .map_err(|e| Error::internal(e.to_string()))?,
             false => text(),
         };
         self.print(&format!("{line}\n"))
@@ -149,11 +150,6 @@ fn rate(done: u64, of: u64, new: u64, elapsed: Duration) -> String {
         _ => format!(", {:.0} s left", of.saturating_sub(done) as f64 / rate),
     };
     format!("{:.2} of {:.2} GB, {:.0} MB/s{left}", done as f64 / 1e9, of as f64 / 1e9, rate / 1e6)
-}
-
-/// A line, whether or not somebody still reads it.
-pub(super) fn to_stderr(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use clap::Args;
 
-use super::Common;
+use super::common::Common;
 use crate::device;
 use crate::error::Result;
 

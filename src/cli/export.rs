@@ -1,13 +1,13 @@
 use std::path::PathBuf;
-use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
 
+use super::common::Common;
+use super::progress::Reporter;
 use super::size::ByteSize;
-use super::{Common, open};
-use crate::checkpoint::{Export, ExportFormat, MAX_SHARD_BYTES};
-use crate::error::{Error, Result};
+use crate::app::export::{ExportJob, ExportReport, export};
+use crate::checkpoint::ExportFormat;
+use crate::error::Result;
 
 /// Write a quantized model in another format, without quantizing it again
 ///
@@ -34,55 +34,31 @@ pub struct ExportArgs {
 }
 
 pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
-    let console = common.console();
-    check_output(&args.output, args.format == ExportFormat::Gguf)?;
-    if args.format == ExportFormat::Gguf && args.max_shard_size.is_some() {
-        tracing::warn!("--max-shard-size is not used: a GGUF is one file");
-    }
-    let source = open::checkpoint(&args.model, console)?;
-    let started = Instant::now();
-    let export = Export::new(&source, args.format, args.group_size, args.allow_lossy)?;
-    let mut bar = console.bytes("exporting");
-    let shard = args.max_shard_size.map_or(MAX_SHARD_BYTES, |size| size.0);
-    let exported = export
-        .write(&args.output, shard, &mut |passed| bar.pass(passed.bytes, passed.of, !passed.was_there))?;
-    bar.finish();
-    let report = json!({
-        "output": args.output, "format": args.format, "exact": exported.exact,
-        "scales_rounded": exported.scales_rounded, "requantized": exported.requantized,
-        "expanded": exported.expanded, "minimum_rounding": exported.minimum_rounding,
-        "seconds": started.elapsed().as_secs_f64(),
-    });
-    console.result(&report, || {
-        let kinds = [
-            (exported.exact, "the same"),
-            (exported.scales_rounded, "with scales rounded to f16"),
-            (exported.requantized, "requantized"),
-            (exported.expanded, "expanded to f16"),
-        ];
-        let kinds = kinds.into_iter().filter(|(count, _)| *count > 0);
-        let kinds: Vec<String> = kinds.map(|(count, what)| format!("{count} linears {what}")).collect();
-        let rounded = match exported.minimum_rounding {
-            0.0 => String::new(),
-            most => format!("; minima rounded by at most {most:.1e} of a step"),
-        };
-        let kinds = if kinds.is_empty() { "floats as they were".into() } else { kinds.join(", ") };
-        format!("{}: {kinds}{rounded}", args.output.display())
-    })
+    let job = ExportJob {
+        model: args.model.clone(),
+        format: args.format,
+        output: args.output.clone(),
+        group_size: args.group_size,
+        allow_lossy: args.allow_lossy,
+        max_shard_bytes: args.max_shard_size.map(|size| size.0),
+    };
+    let report = Reporter::new(common.console()).through(|on_event| export(&job, on_event))?;
+    common.console().result(&report, || text(&report))
 }
 
-/// A GGUF file is told by its ending, by people and by the hub.
-pub fn check_output(output: &std::path::Path, is_gguf: bool) -> Result<()> {
-    let ends = output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    match (is_gguf, ends) {
-        (true, false) => Err(Error::invalid(
-            format!("{} is to be a GGUF file", output.display()),
-            format!("name it {}.gguf", output.display()),
-        )),
-        (false, true) => Err(Error::invalid(
-            format!("{} is to be a directory", output.display()),
-            "choose --format gguf, or a name that does not end in .gguf",
-        )),
-        _ => Ok(()),
-    }
+fn text(report: &ExportReport) -> String {
+    let kinds = [
+        (report.exact, "the same"),
+        (report.scales_rounded, "with scales rounded to f16"),
+        (report.requantized, "requantized"),
+        (report.expanded, "expanded to f16"),
+    ];
+    let kinds = kinds.into_iter().filter(|(count, _)| *count > 0);
+    let kinds: Vec<String> = kinds.map(|(count, what)| format!("{count} linears {what}")).collect();
+    let rounded = match report.minimum_rounding {
+        0.0 => String::new(),
+        most => format!("; minima rounded by at most {most:.1e} of a step"),
+    };
+    let kinds = if kinds.is_empty() { "floats as they were".into() } else { kinds.join(", ") };
+    format!("{}: {kinds}{rounded}", report.output.display())
 }

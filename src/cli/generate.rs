@@ -1,11 +1,10 @@
 use clap::Args;
-use serde_json::json;
 
-use super::{Common, open};
-use crate::data::Message;
+use super::common::Common;
+use super::progress::Reporter;
+use crate::app::generate::{GenerateJob, text};
 use crate::error::{Error, Result};
-use crate::generate::{Options, generate};
-use crate::model::Tables;
+use crate::generate::Options;
 
 /// Continue a text, or answer a message with --chat
 #[derive(Debug, Args)]
@@ -45,38 +44,29 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
     if !args.is_sampled() && args.top_p < 1.0 {
         tracing::warn!("--top-p is not used: at --temperature 0 the likeliest token is taken");
     }
+    let job = GenerateJob {
+        model: args.model.clone(),
+        prompt: args.prompt.clone(),
+        chat: args.chat,
+        system: args.system.clone(),
+        options: Options {
+            max_new_tokens: args.max_new_tokens,
+            temperature: args.temperature,
+            top_p: args.top_p,
+            seed: common.seed(),
+        },
+        device: common.device(),
+        dtype: common.dtype(),
+    };
     let console = common.console();
-    let device = open::device(common)?;
-    let checkpoint = open::checkpoint(&args.model, console)?;
-    let tokenizer = open::tokenizer(&checkpoint)?;
-    let prompt = if args.chat {
-        let system = args.system.iter().map(|content| Message::new("system", content));
-        let messages: Vec<_> = system.chain([Message::new("user", &args.prompt)]).collect();
-        // The template writes the special tokens itself.
-        tokenizer.encode(&tokenizer.render_chat(&messages, true)?, false)?
-    } else {
-        tokenizer.encode(&args.prompt, true)?
-    };
-    let model = open::model(&checkpoint, &device, common.compute_type(&device)?, Tables::InFile, console)?;
-    let options = Options {
-        max_new_tokens: args.max_new_tokens,
-        temperature: args.temperature,
-        top_p: args.top_p,
-        seed: common.seed.unwrap_or_default(),
-    };
-    let mut stream = Ok(());
-    let generated = generate(model.as_ref(), &tokenizer, &prompt, &options, &mut |text| {
-        if !common.json && stream.is_ok() {
-            stream = console.print(text);
+    let mut printed = Ok(());
+    let on_text = &mut |text: &str| {
+        if !common.json && printed.is_ok() {
+            printed = console.print(text);
         }
-        stream.is_ok()
-    })?;
-    stream?;
-    let report = json!({
-        "text": generated.text,
-        "tokens": generated.tokens,
-        "prompt_tokens": prompt.len(),
-        "stop": generated.stop,
-    });
+        printed.is_ok()
+    };
+    let report = Reporter::new(console).through(|on_event| text(&job, on_event, on_text))?;
+    printed?;
     console.result(&report, String::new)
 }

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, open};
+use super::common::Common;
+use super::progress::Reporter;
+use crate::app::open;
 use crate::checkpoint::{Checkpoint, Layout, TensorSummary};
 use crate::error::Result;
 use crate::packed::{LevelsKind, PackedLayout};
@@ -17,7 +19,7 @@ pub struct InspectArgs {
 
 pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
     let console = common.console();
-    let checkpoint = open::checkpoint(&args.model, console)?;
+    let checkpoint = Reporter::new(console).through(|on_event| open::checkpoint(&args.model, on_event))?;
     let config = checkpoint.config();
     let tensors: Vec<TensorSummary> = checkpoint.tensors().collect();
     let trained = checkpoint.trained_names();

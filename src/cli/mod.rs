@@ -1,7 +1,8 @@
-//! The command line: one file per subcommand, each from its flags to its report. The only room that
-//! prints.
+//! The command line: one file per subcommand, from its flags through a job of [`crate::app`] to its report. The only
+//! module that prints.
 
 mod bench;
+mod common;
 mod console;
 #[cfg(test)]
 mod device_tests;
@@ -11,26 +12,24 @@ mod export;
 mod finetune;
 mod generate;
 mod inspect;
-mod open;
+mod log;
 mod plan;
+mod progress;
 mod quantize;
+mod recipe;
 mod replay;
+mod report;
 mod size;
+mod stderr;
 mod warnings;
 
 use std::ffi::OsString;
 
-use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{EnvFilter, FilterFn};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use clap::{Parser, Subcommand};
 
-use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result};
-use crate::model;
-use console::Console;
-use warnings::Warnings;
+use common::Common;
+use log::log_to_stderr;
 
 /// Fine-tune quantized language models with forward passes only.
 ///
@@ -86,39 +85,6 @@ impl Command {
     }
 }
 
-#[derive(Debug, Args)]
-struct Common {
-    /// auto, cpu, wgpu[:n] or cuda[:n]
-    #[arg(long, global = true, value_name = "DEVICE")]
-    device: Option<DeviceSpec>,
-    /// Arithmetic of activations: auto, f32, f16 or bf16 [default: auto where a recipe trains, else f32]
-    #[arg(long, global = true, value_name = "DTYPE")]
-    dtype: Option<DtypeSpec>,
-    /// Print one JSON object on standard output
-    #[arg(long, global = true)]
-    json: bool,
-    /// Print nothing but results and errors
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// Log what happens (-vv: in detail)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
-    /// Seed of everything random [default: 0]
-    #[arg(long, global = true)]
-    seed: Option<u64>,
-}
-
-impl Common {
-    /// What `--dtype` means on a device; f32, with which other programs' figures compare, by default.
-    fn compute_type(&self, device: &Device) -> Result<ComputeType> {
-        model::compute_type(device, self.dtype.unwrap_or(DtypeSpec::Fixed(ComputeType::F32)))
-    }
-
-    fn console(&self) -> Console {
-        Console { json: self.json, quiet: self.quiet }
-    }
-}
-
 /// # Errors
 /// An argument is not UTF-8. Recipes, reports and the files of a run are UTF-8 and could not hold such a path.
 pub fn check_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
@@ -148,22 +114,4 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args, common),
         Command::Doctor(args) => doctor::run(args, common),
     }
-}
-
-fn log_to_stderr(verbose: u8, quiet: bool) {
-    let level = match (quiet, verbose) {
-        (true, _) => "error",
-        (false, 0) => "qzo=warn,error",
-        (false, 1) => "qzo=info,warn",
-        (false, _) => "qzo=debug,info",
-    };
-    let log = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .with_filter(FilterFn::new(|event| !warnings::is_warning(event)))
-        .with_filter(EnvFilter::new(level));
-    let warnings = Warnings { quiet }.with_filter(FilterFn::new(warnings::is_warning));
-    // Already set only where a test calls `run` twice.
-    let _ = tracing_subscriber::registry().with(log).with(warnings).try_init();
 }

@@ -1,19 +1,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 
-use super::{Common, finetune, open};
-use crate::checkpoint::{Checkpoint, Layout};
-use crate::config::Config;
-use crate::data::Load;
-use crate::device::{ComputeType, Device};
-use crate::error::{Error, Result};
-use crate::eval::widest_pass;
-use crate::model::compute_type;
-use crate::model::memory::{Plan, Workload, plan};
-use crate::packed::FloatType;
-use crate::train::{Data, TrainConfig, widest_batch};
+use super::common::Common;
+use super::progress::Reporter;
+use super::recipe::{RecipeArgs, recipe};
+use crate::app::{PlanReport, plan};
+use crate::error::Result;
 
 /// Say how much memory a recipe needs, part by part, before anything is loaded
 #[derive(Debug, Args)]
@@ -22,129 +15,16 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
-    recipe: open::RecipeArgs,
-}
-
-#[derive(Debug, Serialize)]
-struct Report {
-    device: String,
-    dtype: String,
-    /// Of the widest training batch, for one sign.
-    batch: Load,
-    #[serde(flatten)]
-    plan: Plan,
-    fits: bool,
-    /// What to change, where it does not fit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    help: Option<String>,
+    recipe: RecipeArgs,
 }
 
 pub fn run(args: &PlanArgs, common: &Common) -> Result<()> {
-    let console = common.console();
-    let config = open::recipe(&args.config, &args.recipe, None, common)?;
-    let device = config.device.resolve()?;
-    let checkpoint = open::checkpoint(&config.model, console)?;
-    let tokenizer = open::tokenizer(&checkpoint)?;
-    let data = finetune::data(&config, &checkpoint, &tokenizer, console)?;
-    let dtype = compute_type(&device, config.dtype)?;
-    let planner = Planner { config: &config, checkpoint: &checkpoint, device: &device, dtype, data: &data };
-    let mut plan = planner.plan(config.train.batch_size)?;
-    open::tables(&mut plan, &checkpoint, &device, dtype)?;
-    let help = if plan.fits() { None } else { Some(planner.help()?) };
-    let report = Report {
-        device: device.to_string(),
-        dtype: dtype.to_string(),
-        batch: planner.workload(config.train.batch_size).train,
-        fits: plan.fits(),
-        plan,
-        help,
-    };
-    console.result(&report, || text(&report))
+    let config = recipe(&args.config, &args.recipe, None, common)?;
+    let report = Reporter::new(common.console()).through(|on_event| plan(&config, on_event))?;
+    common.console().result(&report, || text(&report))
 }
 
-/// Plans a run whose data is at hand.
-pub struct Planner<'a> {
-    pub config: &'a Config,
-    pub checkpoint: &'a Checkpoint,
-    pub device: &'a Device,
-    pub dtype: ComputeType,
-    pub data: &'a Data,
-}
-
-impl Planner<'_> {
-    /// # Errors
-    /// The run cannot fit; the help names what to change.
-    pub fn check(&self) -> Result<Plan> {
-        let plan = self.plan(self.config.train.batch_size)?;
-        match plan.available_bytes {
-            Some(available) if !plan.fits() => {
-                let (needed, free) = (gigabytes(plan.total_bytes), gigabytes(available));
-                let what = format!("the run needs {needed}, but {} has {free} free", self.device);
-                Err(Error::invalid(what, self.help()?))
-            }
-            _ => Ok(plan),
-        }
-    }
-
-    fn plan(&self, batch_size: usize) -> Result<Plan> {
-        let config = self.config;
-        // What is not quantized yet will be, in the run itself.
-        let quantize = config.quantize.as_ref().filter(|_| self.checkpoint.trained_names().is_empty());
-        let linears = quantize.map(|_| self.checkpoint.config().block_linears());
-        let layout = |name: &str| match (quantize, &linears) {
-            (Some(quantize), Some(linears)) if linears.iter().any(|linear| linear == name) => {
-                let group_size = quantize.group_size().unwrap_or(usize::MAX);
-                Ok(Layout::Packed(quantize.options(FloatType::F16).layout(group_size)))
-            }
-            _ => self.checkpoint.layout(name),
-        };
-        let workload = self.workload(batch_size);
-        self.checkpoint.release();
-        plan(self.checkpoint.config(), &layout, self.device, self.dtype, workload)
-    }
-
-    fn workload(&self, batch_size: usize) -> Workload {
-        let train = TrainConfig { batch_size, ..self.config.train.clone() };
-        Workload {
-            train: widest_batch(&train, self.config.seed, &self.data.train),
-            evaluation: self.data.dev.as_ref().map(widest_pass).unwrap_or_default(),
-            reads_files: true,
-        }
-    }
-
-    /// The change that would make it fit.
-    fn help(&self) -> Result<String> {
-        // With some room: what is free changes from one minute to the next.
-        let fits = |batch_size: usize| {
-            let plan = self.plan(batch_size)?;
-            Ok::<_, Error>(plan.available_bytes.is_none_or(|free| plan.total_bytes <= free / 20 * 19))
-        };
-        // The largest that fits, by halving: memory grows with the batch.
-        let (mut low, mut high) = (0, self.config.train.batch_size);
-        while high - low > 1 {
-            let middle = (low + high) / 2;
-            if fits(middle)? { low = middle } else { high = middle }
-        }
-        if low > 0 {
-            return Ok(format!("set train.batch_size = {low}"));
-        }
-        let plan = self.plan(1)?;
-        let fixed = plan.total_bytes - plan.parts.activations - plan.parts.evaluation;
-        let weights_fit = plan.available_bytes.is_none_or(|available| fixed < available);
-        Ok(match weights_fit {
-            true if plan.parts.evaluation > 0 => {
-                "one row of data.dev is too long: leave the longest rows out".to_string()
-            }
-            true => "lower data.max_seq_length: one row alone is too long".to_string(),
-            false if self.device.is_host() => {
-                "close other programs, or use a smaller model or one with fewer bits per weight".to_string()
-            }
-            false => "use a smaller model, fewer bits per weight, or --device cpu".to_string(),
-        })
-    }
-}
-
-fn text(report: &Report) -> String {
+fn text(report: &PlanReport) -> String {
     let plan = &report.plan;
     let mut lines = vec![format!(
         "{} in {}: batches of up to {} tokens, {} of them scored",
@@ -156,7 +36,7 @@ fn text(report: &Report) -> String {
     lines.push(match plan.available_bytes {
         Some(available) if plan.fits() => format!("fits: {} are free", gigabytes(available)),
         Some(available) => format!("does not fit: {} are free", gigabytes(available)),
-        None => "how much is free, the driver does not tell".to_string(),
+        None => "the driver does not tell how much is free".to_string(),
     });
     lines.extend(report.help.iter().cloned());
     lines.join("\n")

@@ -2,11 +2,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Common, open};
-use crate::checkpoint::Checkpoint;
-use crate::config::Config;
+use super::common::Common;
+use super::progress::Reporter;
+use crate::app::{Replay, replay};
 use crate::error::Result;
-use crate::train::{RunDir, replay};
 
 /// Rebuild the tuned checkpoint of a run from its base model and journal, without a forward pass
 #[derive(Debug, Args)]
@@ -25,25 +24,13 @@ pub struct ReplayArgs {
 }
 
 pub fn run(args: &ReplayArgs, common: &Common) -> Result<()> {
-    let console = common.console();
-    let device = open::device(common)?;
-    let run = RunDir::new(&args.run);
-    let base = match &args.model {
-        Some(model) => open::checkpoint(model, console)?,
-        None if run.base().exists() => Checkpoint::open(&run.base())?.into(),
-        None => open::checkpoint(&Config::load(&run.config(), &[])?.model, console)?,
+    let job = Replay {
+        run: args.run.clone(),
+        output: args.output.clone(),
+        step: args.step,
+        model: args.model.clone(),
+        device: common.device(),
     };
-    let mut bar = console.progress("replaying", 0);
-    let report = replay(&base, &run.journal(), args.step, &device, &args.output, &mut |done, of| {
-        bar.set_total(of as u64);
-        bar.set(done as u64);
-    })?;
-    bar.finish();
-    if let Some(torn) = report.torn {
-        console.note(&format!(
-            "the journal ends in {} torn bytes at offset {}: ignored",
-            torn.bytes, torn.offset
-        ));
-    }
-    console.result(&report, || format!("{}: {} steps replayed", args.output.display(), report.steps))
+    let report = Reporter::new(common.console()).through(|on_event| replay(&job, on_event))?;
+    common.console().result(&report, || format!("{}: {} steps replayed", args.output.display(), report.steps))
 }

@@ -7,7 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::console::to_stderr;
+use super::stderr::to_stderr;
 
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -28,7 +28,7 @@ pub struct Warnings {
 
 impl<S: Subscriber> Layer<S> for Warnings {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut message = Message::default();
+        let mut message = WarningText::default();
         event.record(&mut message);
         let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
         if said.contains(&message.0) {
@@ -42,9 +42,9 @@ impl<S: Subscriber> Layer<S> for Warnings {
 }
 
 #[derive(Default)]
-struct Message(String);
+struct WarningText(String);
 
-impl Visit for Message {
+impl Visit for WarningText {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
             self.0 = format!("{value:?}");

@@ -59,6 +59,21 @@ impl std::iter::Sum for Load {
     }
 }
 
+/// A loss as a sum over rows or tokens, to which other rows' can be added.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossSum {
+    /// In nats.
+    pub sum: f64,
+    /// Rows or tokens that it is the sum of.
+    pub weight: f64,
+}
+
+impl LossSum {
+    pub fn mean(self) -> f64 {
+        self.sum / self.weight
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Every sequence's tokens, one after the other.
@@ -103,11 +118,12 @@ impl Batch {
         Load { tokens: self.tokens.len(), scored: rows.len() }
     }
 
-    /// The losses at both signs of a perturbation, from the answers at the first sign and those at the
-    /// second, end to end.
-    pub fn losses(&self, logprobs: &[f32]) -> [f64; 2] {
-        let (plus, minus) = logprobs.split_at(self.targets.len());
-        [plus, minus].map(|answers| self.scoring.loss(answers))
+    /// The loss of each part of the answers, which stand end to end: as many as `targets` make a part.
+    pub fn losses(&self, logprobs: &[f32]) -> Vec<LossSum> {
+        logprobs
+            .chunks_exact(self.targets.len().max(1))
+            .map(|answers| self.scoring.loss_sum(answers))
+            .collect()
     }
 
     fn push_example(&mut self, example: &TokenizedExample) {
@@ -158,6 +174,22 @@ fn shared_length(candidates: &[Candidate]) -> usize {
 
 /// `logprobs[i]` answers `targets[i]`; sums run in f64, in the order of the targets.
 impl Scoring {
+    pub fn loss_sum(&self, logprobs: &[f32]) -> LossSum {
+        match self.objective {
+            Objective::Classification => LossSum {
+                sum: self.examples.iter().map(|e| e.cross_entropy(logprobs)).sum(),
+                weight: self.examples.len() as f64,
+            },
+            Objective::Completion => {
+                let (sum, tokens) =
+                    self.examples.iter().filter_map(ScoredExample::target).fold((0.0, 0), |(s, n), range| {
+                        (s + range.clone().map(|i| f64::from(logprobs[i])).sum::<f64>(), n + range.len())
+                    });
+                LossSum { sum: -sum, weight: tokens as f64 }
+            }
+        }
+    }
+
     /// The batch's loss by its objective.
     pub fn loss(&self, logprobs: &[f32]) -> f64 {
         match self.objective {

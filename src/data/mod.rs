@@ -17,7 +17,7 @@ pub mod tasks;
 pub mod tokenized;
 pub mod tokenizer;
 
-pub use batch::{Batch, Load, Objective, Scoring, Sequence, Target};
+pub use batch::{Batch, Load, LossSum, Objective, Scoring, Sequence, Target};
 pub use chat::Message;
 pub use config::{DataConfig, Overlong};
 pub use dataset::{Dataset, Row};

@@ -11,7 +11,7 @@ pub use task::{TaskReport, evaluate, widest_pass};
 
 use crate::data::Target;
 use crate::error::{Error, Result};
-use crate::model::{Input, LanguageModel};
+use crate::model::{LanguageModel, ModelInput};
 use crate::zo::direction::Signs;
 
 /// Tokens that one forward pass of an evaluation takes at most, unless one sequence alone has more.
@@ -21,7 +21,7 @@ const TOKENS_PER_PASS: usize = 1024;
 ///
 /// # Errors
 /// What the model reports, and an answer that is no probability.
-fn log_probs(model: &dyn LanguageModel, input: Input<'_>, targets: &[Target]) -> Result<Vec<f32>> {
+fn log_probs(model: &dyn LanguageModel, input: ModelInput<'_>, targets: &[Target]) -> Result<Vec<f32>> {
     let log_probs = model.log_probs(input, targets, Signs::Neither)?;
     match log_probs.iter().find(|l| !l.is_finite()) {
         Some(value) => Err(Error::invalid(

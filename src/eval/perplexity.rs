@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{log_probs, passes};
 use crate::data::{Sequence, Target};
 use crate::error::{Error, Result};
-use crate::model::{Input, LanguageModel, check_tokens};
+use crate::model::{LanguageModel, ModelInput, check_tokens};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PerplexityReport {
@@ -51,7 +51,7 @@ pub fn perplexity(
         let sequences: Vec<_> = (0..batch.len()).map(|i| Sequence::alone(i * read..(i + 1) * read)).collect();
         let next = batch.iter().flat_map(|w| &w[1..]);
         let targets: Vec<Target> = (0..).zip(next).map(|(row, &token)| Target { row, token }).collect();
-        let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &sequences }, &targets)?;
+        let log_probs = log_probs(model, ModelInput { tokens: &tokens, sequences: &sequences }, &targets)?;
         sum -= log_probs.iter().map(|l| f64::from(*l)).sum::<f64>();
         progress(pass.end, windows.len());
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{log_probs, passes};
 use crate::data::{Dataset, Row, Sequence, Target, Tokenizer};
 use crate::error::Result;
-use crate::model::{Input, LanguageModel};
+use crate::model::{LanguageModel, ModelInput};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ScoreReport {
@@ -43,7 +43,7 @@ pub fn score(
             let next = (start as u32..).zip(&sequence[1..]);
             targets.extend(next.map(|(row, &token)| Target { row, token }));
         }
-        let log_probs = log_probs(model, Input { tokens: &tokens, sequences: &rows }, &targets)?;
+        let log_probs = log_probs(model, ModelInput { tokens: &tokens, sequences: &rows }, &targets)?;
         sequences.extend(rows.into_iter().map(|sequence| {
             let token_nll: Vec<f32> = log_probs[sequence.rows].iter().map(|l| -l).collect();
             let sum: f64 = token_nll.iter().map(|l| f64::from(*l)).sum();

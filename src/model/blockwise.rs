@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
+use super::block::DecoderBlock;
 use super::embedding::Embedding;
-use super::layer::Layer;
 use super::linear::{Linear, LinearWeight};
 use super::pass::{Pass, visible};
 use super::rope::Rope;
@@ -22,7 +22,7 @@ use crate::zo::direction::Signs;
 
 /// The inputs that some linears of a block share, in the order in which a pass comes to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum CalibrationStage {
     Query,
     /// The inputs of `Query`, weighted otherwise.
     KeyValue,
@@ -31,7 +31,7 @@ pub enum Stage {
     Down,
 }
 
-impl Stage {
+impl CalibrationStage {
     pub const ALL: [Self; 5] = [Self::Query, Self::KeyValue, Self::Output, Self::Gate, Self::Down];
 
     fn of(role: LinearRole) -> Self {
@@ -47,9 +47,9 @@ impl Stage {
 
 /// Where a pass goes from where the one before it stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum BlockPass {
     /// From the stage before to the inputs of this one, whose weighted products are added up.
-    To(Stage),
+    To(CalibrationStage),
     /// From the inputs of `Down` to the end of the block.
     Finish,
     /// From the beginning of the block to its end.
@@ -57,7 +57,7 @@ pub enum Step {
 }
 
 /// What some samples have become.
-pub struct Rows<'a> {
+pub struct SampleRows<'a> {
     /// f32 `[T, hidden]`: between blocks, and within one the residual.
     pub hidden: &'a mut [f32],
     /// f32 `[T, heads · head_dim]`: between `Output` and `Gate`.
@@ -75,30 +75,30 @@ pub trait BlockByBlock {
     fn enter(&mut self, block: usize) -> Result<()>;
 
     /// Names of the linears that read the inputs of a stage.
-    fn linears(&self, stage: Stage) -> Vec<String>;
+    fn linears(&self, stage: CalibrationStage) -> Vec<String>;
 
     /// Puts a quantized weight in the place of a linear's.
     fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()>;
 
-    fn advance(&mut self, step: Step, rows: Rows<'_>) -> Result<()>;
+    fn advance(&mut self, step: BlockPass, rows: SampleRows<'_>) -> Result<()>;
 
     /// `Σ w·xᵀx` of the inputs since the last call, `[features, features]`; w is what an error there does
     /// to the residual, which the next norm divides by its length, so that it counts relative to that.
     fn take_gram(&mut self) -> Result<Vec<f32>>;
 }
 
-pub struct Blocks<B: Kernels> {
+pub struct BlockwiseDecoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     device: B::Device,
     dtype: ComputeType,
     embedding: Embedding<B>,
     rope: Option<Rope>,
-    entered: Option<(usize, Layer<B>)>,
+    entered: Option<(usize, DecoderBlock<B>)>,
     gram: Option<Tensor<B, 2>>,
     sizes: Sizes,
 }
 
-impl<B: Kernels> Blocks<B> {
+impl<B: Kernels> BlockwiseDecoder<B> {
     pub fn new(checkpoint: Arc<Checkpoint>, device: B::Device, dtype: ComputeType) -> Result<Self> {
         let rope = Rope::new(checkpoint.config());
         let embedding = Embedding::load(checkpoint.clone(), &device, dtype)?;
@@ -114,7 +114,7 @@ impl<B: Kernels> Blocks<B> {
         })
     }
 
-    fn layer(&self) -> Result<&Layer<B>> {
+    fn layer(&self) -> Result<&DecoderBlock<B>> {
         let layer = self.entered.as_ref().map(|(_, layer)| layer);
         layer.ok_or_else(|| Error::tensor(self.checkpoint.path(), "model.layers", "no block was entered"))
     }
@@ -147,7 +147,7 @@ impl<B: Kernels> Blocks<B> {
     }
 }
 
-impl<B: Kernels> BlockByBlock for Blocks<B> {
+impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
     fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         read(self.embedding.forward(tokens, 0..tokens.len())?)
     }
@@ -156,21 +156,24 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         // The memory of the one before is needed for this one.
         self.entered = None;
         B::memory_cleanup(&self.device);
-        let layer = Layer::load(&self.checkpoint, block, &[], &self.device, self.dtype)?;
+        let layer = DecoderBlock::load(&self.checkpoint, block, &[], &self.device, self.dtype)?;
         self.entered = Some((block, layer));
         Ok(())
     }
 
-    fn linears(&self, stage: Stage) -> Vec<String> {
+    fn linears(&self, stage: CalibrationStage) -> Vec<String> {
         let block = self.entered.as_ref().map_or(0, |(block, _)| *block);
         let linears = self.checkpoint.config().linears(block).into_iter();
-        linears.filter(|linear| Stage::of(linear.role) == stage).map(|linear| linear.weight()).collect()
+        linears
+            .filter(|linear| CalibrationStage::of(linear.role) == stage)
+            .map(|linear| linear.weight())
+            .collect()
     }
 
     fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()> {
         let path = self.checkpoint.path().to_path_buf();
         let weight = DeviceWeight::upload(weight, None, self.dtype, &self.device);
-        let names = Stage::ALL.map(|stage| self.linears(stage)).concat();
+        let names = CalibrationStage::ALL.map(|stage| self.linears(stage)).concat();
         let layer = self.entered.as_mut().map(|(_, layer)| layer.linears_mut());
         let mut linears = layer.into_iter().flatten().zip(names);
         let found: Option<&mut Linear<B>> = linears.find(|(_, n)| n == name).map(|(linear, _)| linear);
@@ -179,7 +182,7 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         Ok(())
     }
 
-    fn advance(&mut self, step: Step, rows: Rows<'_>) -> Result<()> {
+    fn advance(&mut self, step: BlockPass, rows: SampleRows<'_>) -> Result<()> {
         let count = rows.lengths.iter().sum();
         self.sizes.make_room::<B>([count, 0], self.checkpoint.config(), &self.device);
         let layer = self.layer()?;
@@ -191,24 +194,24 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
         let config = self.checkpoint.config();
         let mut weights = relevance(x.clone());
         let input = match step {
-            Step::To(Stage::Query) => {
+            BlockPass::To(CalibrationStage::Query) => {
                 let [_, h] = layer.attention_norms.input(x.into());
                 h
             }
-            Step::To(Stage::KeyValue) => {
+            BlockPass::To(CalibrationStage::KeyValue) => {
                 let [_, h] = layer.attention_norms.input(x.into());
                 let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
                 let keys = key_weights(&read(received * weights)?, config.head_dim, rows.lengths);
                 weights = Tensor::from_data(TensorData::new(keys, [count, 1]), (&self.device, DType::F32));
                 h
             }
-            Step::To(Stage::Output) => {
+            BlockPass::To(CalibrationStage::Output) => {
                 let [_, h] = layer.attention_norms.input(x.into());
                 let attended = layer.attend(h, &self.pass(rows.lengths), config, None);
                 put(attended.clone(), rows.attended)?;
                 attended
             }
-            Step::To(Stage::Gate) => {
+            BlockPass::To(CalibrationStage::Gate) => {
                 let attended = self.upload(rows.attended, count);
                 let residual = layer.attention_norms.add(x, layer.o_proj.forward(attended, Signs::Neither));
                 let [x, h] = layer.mlp_norms.input(residual);
@@ -216,17 +219,17 @@ impl<B: Kernels> BlockByBlock for Blocks<B> {
                 put(x, rows.hidden)?;
                 h
             }
-            Step::To(Stage::Down) => {
+            BlockPass::To(CalibrationStage::Down) => {
                 let [_, h] = layer.mlp_norms.input(x.into());
                 layer.expand(h, Signs::Neither)
             }
-            Step::Finish => {
+            BlockPass::Finish => {
                 let [x, h] = layer.mlp_norms.input(x.into());
                 let expanded = layer.expand(h, Signs::Neither);
                 let out = layer.mlp_norms.add(x, layer.down_proj.forward(expanded, Signs::Neither));
                 return put(out.sum(), rows.hidden);
             }
-            Step::Through => {
+            BlockPass::Through => {
                 let out = layer.forward(x.into(), &self.pass(rows.lengths), config, None);
                 return put(out.sum(), rows.hidden);
             }

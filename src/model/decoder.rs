@@ -4,22 +4,25 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
+use super::block::{DecoderBlock, LayerCache};
 use super::embedding::Embedding;
-use super::layer::{Layer, LayerCache};
+use super::language_model::{LanguageModel, ModelInput, Session};
 use super::linear::{Linear, LinearWeight};
+use super::load::Tables;
 use super::norm::{Norm, Residual};
-use super::pass::{Pass, Row, visible};
+use super::pass::{Pass, QueryRow, visible};
 use super::rope::Rope;
+use super::scales::{Scales, Update};
 use super::scoring;
+use super::scoring::LOGIT_BYTES;
 use super::sizes::Sizes;
-use super::{Input, LOGIT_BYTES, LanguageModel, Session, Tables};
 use crate::arch::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, read};
-use crate::zo::direction::{Move, Signs};
+use crate::zo::direction::Signs;
 
 pub struct Decoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
@@ -27,7 +30,7 @@ pub struct Decoder<B: Kernels> {
     device: B::Device,
     embedding: Embedding<B>,
     rope: Option<Rope>,
-    layers: Vec<Layer<B>>,
+    layers: Vec<DecoderBlock<B>>,
     norm: Option<Norm<B>>,
     project_out: Option<Linear<B>>,
     lm_head: Linear<B>,
@@ -48,10 +51,10 @@ impl<B: Kernels> Decoder<B> {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             progress(index, config.num_hidden_layers);
-            layers.push(Layer::load(&checkpoint, index, &trained, &device, dtype)?);
+            layers.push(DecoderBlock::load(&checkpoint, index, &trained, &device, dtype)?);
         }
         progress(config.num_hidden_layers, config.num_hidden_layers);
-        B::expect_unpacked(layers.iter().map(Layer::unpacked).max().unwrap_or(0), &device);
+        B::expect_unpacked(layers.iter().map(DecoderBlock::unpacked).max().unwrap_or(0), &device);
         let norm = config.final_norm().map(|module| Norm::load(&checkpoint, module, &device)).transpose()?;
         let outer = |module: &str| Linear::load(&checkpoint, module, false, &trained, &device, dtype);
         let project_out = config.projections().map(|[_, module]| outer(module)).transpose()?;
@@ -70,7 +73,7 @@ impl<B: Kernels> Decoder<B> {
 
     /// Packed sequences as the layers take them, once for each of `parts`: `[parts · T, hidden]`, and the
     /// pass before it is perturbed.
-    fn prepare(&self, input: Input<'_>, parts: usize) -> Result<(Tensor<B, 2>, Pass<B>)> {
+    fn prepare(&self, input: ModelInput<'_>, parts: usize) -> Result<(Tensor<B, 2>, Pass<B>)> {
         let positions = input.sequences.iter().flat_map(|sequence| visible(sequence, 0)).map(|(at, _)| at);
         let x = self.embedding.forward(input.tokens, positions)?;
         let x = if parts == 1 { x } else { x.repeat_dim(0, parts) };
@@ -94,17 +97,17 @@ impl<B: Kernels> Decoder<B> {
         self.finish(x)
     }
 
-    fn pass(&self, rows: impl Iterator<Item = Row>, perturb: Signs) -> Pass<B> {
-        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), perturb, &self.device)
+    fn pass(&self, rows: impl Iterator<Item = QueryRow>, signs: Signs) -> Pass<B> {
+        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), signs, &self.device)
     }
 
     /// f32 logits of some hidden rows: `[R, hidden]` → `[R, vocab]`.
-    fn head(&self, hidden: Tensor<B, 2>, perturb: Signs) -> Tensor<B, 2> {
+    fn head(&self, hidden: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         let hidden = match &self.project_out {
             Some(project_out) => project_out.forward(hidden, Signs::Neither),
             None => hidden,
         };
-        let logits = self.lm_head.forward(hidden, perturb).cast(DType::F32);
+        let logits = self.lm_head.forward(hidden, signs).cast(DType::F32);
         match self.checkpoint.config().final_logit_softcapping {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -126,26 +129,70 @@ impl<B: Kernels> Decoder<B> {
     }
 
     fn packed_mut(&mut self) -> impl Iterator<Item = (u32, &mut DeviceWeight<B>)> {
-        self.layers.iter_mut().flat_map(Layer::linears_mut).filter_map(|linear| match &mut linear.weight {
-            LinearWeight::Packed(weight) => weight.parameter.map(|id| (id, weight)),
-            LinearWeight::Dense(_) => None,
+        self.layers.iter_mut().flat_map(DecoderBlock::linears_mut).filter_map(|linear| {
+            match &mut linear.weight {
+                LinearWeight::Packed(weight) => weight.parameter.map(|id| (id, weight)),
+                LinearWeight::Dense(_) => None,
+            }
         })
     }
 
     fn packed(&self, name: &str) -> Result<&DeviceWeight<B>> {
         let id = self.parameter(name)?;
-        let weights = self.layers.iter().flat_map(Layer::linears);
+        let weights = self.layers.iter().flat_map(DecoderBlock::linears);
         weights
             .filter_map(Linear::packed)
             .find(|weight| weight.parameter == Some(id))
-            .ok_or_else(|| Error::tensor(self.checkpoint.path(), name, "is not on the device"))
+            .ok_or_else(|| Error::internal(format!("{name} is not on the device")))
     }
 
     fn parameter(&self, name: &str) -> Result<u32> {
         let found = self.trained.binary_search_by(|t| t.as_str().cmp(name));
-        let index =
-            found.map_err(|_| Error::tensor(self.checkpoint.path(), name, "is not a trained weight"))?;
+        let index = found.map_err(|_| Error::internal(format!("{name} is not a trained weight")))?;
         Ok(index as u32)
+    }
+}
+
+impl<B: Kernels> Decoder<B> {
+    fn set_scales(&mut self, name: &str, scales: &[f32]) -> Result<()> {
+        let id = self.parameter(name)?;
+        let device = self.device.clone();
+        let found = self.packed_mut().find(|(parameter, _)| *parameter == id);
+        let (_, weight) = found.ok_or_else(|| Error::internal(format!("{name} is not on the device")))?;
+        let expected = weight.scales.dims()[0];
+        if scales.len() != expected {
+            let what = format!("{name} has {expected} scales, but {} were given", scales.len());
+            return Err(Error::internal(what));
+        }
+        weight.scales =
+            Tensor::from_data(TensorData::new(scales.to_vec(), [expected]), (&device, DType::F32));
+        Ok(())
+    }
+}
+
+impl<B: Kernels> Scales for Decoder<B> {
+    fn trained(&self) -> &[String] {
+        &self.trained
+    }
+
+    fn scale_count(&self, name: &str) -> Result<usize> {
+        Ok(self.packed(name)?.scales.dims()[0])
+    }
+
+    fn scales(&self, name: &str) -> Result<Vec<f32>> {
+        read(self.packed(name)?.scales.clone())
+    }
+
+    fn apply(&mut self, update: Update<'_>) -> Result<()> {
+        match update {
+            Update::Moves(moves) => {
+                for each in moves {
+                    self.packed_mut().for_each(|(id, weight)| kernels::step(weight, id, *each));
+                }
+                Ok(())
+            }
+            Update::Dense { name, scales } => self.set_scales(name, scales),
+        }
     }
 }
 
@@ -154,15 +201,11 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         self.checkpoint.config()
     }
 
-    fn trained(&self) -> &[String] {
-        &self.trained
-    }
-
-    fn log_probs(&self, input: Input<'_>, targets: &[Target], perturb: Signs) -> Result<Vec<f32>> {
-        let (count, all) = (input.tokens.len(), perturb.parts().len());
+    fn log_probs(&self, input: ModelInput<'_>, targets: &[Target], signs: Signs) -> Result<Vec<f32>> {
+        let (count, all) = (input.tokens.len(), signs.parts().len());
         let passes: Vec<Signs> = match all > 1 && count > B::PAIRED_TOKENS {
-            true => perturb.parts().map(|noise| noise.map_or(Signs::Neither, Signs::One)).collect(),
-            false => vec![perturb],
+            true => signs.parts().map(|noise| noise.map_or(Signs::Neither, Signs::One)).collect(),
+            false => vec![signs],
         };
         if targets.is_empty() {
             return Ok(vec![]);
@@ -178,11 +221,11 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         let chunks = scoring::chunks(&targets, [parts, rows.len()], limit, vocab, &self.device);
         // All passes are queued before the device is waited for.
         let mut answers = Vec::with_capacity(passes.len() * chunks.len());
-        for (x, perturb) in std::iter::repeat_n(x, passes.len()).zip(&passes) {
-            let hidden = self.forward(x, &pass.with(*perturb), scored.as_ref());
+        for (x, signs) in std::iter::repeat_n(x, passes.len()).zip(&passes) {
+            let hidden = self.forward(x, &pass.with(*signs), scored.as_ref());
             for chunk in &chunks {
                 let hidden = hidden.clone().select(0, chunk.rows.clone());
-                answers.push(chunk.answers(self.head(hidden, *perturb)));
+                answers.push(chunk.answers(self.head(hidden, *signs)));
             }
         }
         let answers = read(Tensor::cat(answers, 0))?;
@@ -195,38 +238,10 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         Ok(log_probs)
     }
 
-    fn logits(&self, input: Input<'_>) -> Result<Vec<f32>> {
+    fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>> {
         self.make_room(input.tokens.len(), input.tokens.len());
         let (x, pass) = self.prepare(input, 1)?;
         read(self.head(self.forward(x, &pass, None), Signs::Neither))
-    }
-
-    fn step(&mut self, noise: Move) -> Result<()> {
-        self.packed_mut().for_each(|(id, weight)| kernels::step(weight, id, noise));
-        Ok(())
-    }
-
-    fn scales(&self, name: &str) -> Result<Vec<f32>> {
-        read(self.packed(name)?.scales.clone())
-    }
-
-    fn scale_count(&self, name: &str) -> Result<usize> {
-        Ok(self.packed(name)?.scales.dims()[0])
-    }
-
-    fn set_scales(&mut self, name: &str, scales: Vec<f32>) -> Result<()> {
-        let id = self.parameter(name)?;
-        let device = self.device.clone();
-        let path = self.checkpoint.path().to_path_buf();
-        let found = self.packed_mut().find(|(parameter, _)| *parameter == id);
-        let (_, weight) = found.ok_or_else(|| Error::tensor(&path, name, "is not on the device"))?;
-        let expected = weight.scales.dims()[0];
-        if scales.len() != expected {
-            let what = format!("has {expected} scales, but {} were given", scales.len());
-            return Err(Error::tensor(path, name, what));
-        }
-        weight.scales = Tensor::from_data(TensorData::new(scales, [expected]), (&device, DType::F32));
-        Ok(())
     }
 
     fn session(&self) -> Box<dyn Session + '_> {

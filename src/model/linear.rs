@@ -58,8 +58,8 @@ impl<B: Kernels> Linear<B> {
     }
 
     /// `x`: `[T, in_features]` → `[T, out_features]`.
-    pub fn forward(&self, x: Tensor<B, 2>, perturb: Signs) -> Tensor<B, 2> {
-        let [y] = forward([self], x, perturb);
+    pub fn forward(&self, x: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
+        let [y] = forward([self], x, signs);
         y
     }
 
@@ -80,11 +80,11 @@ pub enum Projections<B: Backend, const N: usize> {
 
 impl<B: Kernels, const N: usize> Projections<B, N> {
     /// `x`: `[T, in_features]` → `[T, out_features]` each.
-    pub fn forward(&self, x: Tensor<B, 2>, perturb: Signs) -> [Tensor<B, 2>; N] {
+    pub fn forward(&self, x: Tensor<B, 2>, signs: Signs) -> [Tensor<B, 2>; N] {
         match self {
-            Self::Apart(linears) => forward(linears.each_ref(), x, perturb),
+            Self::Apart(linears) => forward(linears.each_ref(), x, signs),
             Self::Fused(linear, widths) => {
-                let y = linear.forward(x, perturb);
+                let y = linear.forward(x, signs);
                 let mut begin = 0;
                 widths.map(|width| {
                     begin += width;
@@ -113,14 +113,14 @@ impl<B: Kernels, const N: usize> Projections<B, N> {
 fn forward<B: Kernels, const N: usize>(
     linears: [&Linear<B>; N],
     x: Tensor<B, 2>,
-    perturb: Signs,
+    signs: Signs,
 ) -> [Tensor<B, 2>; N] {
     let products = match all_packed(linears) {
-        Some(weights) => kernels::linear(x, weights, perturb),
+        Some(weights) => kernels::linear(x, weights, signs),
         None => linears.map(|linear| match &linear.weight {
             LinearWeight::Dense(weight) => kernels::dense_linear(x.clone(), weight.clone()),
             LinearWeight::Packed(weight) => {
-                let [y] = kernels::linear(x.clone(), [weight], perturb);
+                let [y] = kernels::linear(x.clone(), [weight], signs);
                 y
             }
         }),

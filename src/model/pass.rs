@@ -10,14 +10,14 @@ use crate::kernels::{Kernels, KeyRanges};
 use crate::zo::direction::Signs;
 
 /// Position in its sequence, and visible keys (see [`KeyRanges`]).
-pub type Row = (usize, [usize; 4]);
+pub type QueryRow = (usize, [usize; 4]);
 
 /// See the module.
 pub struct Pass<B: Backend> {
     full: View<B>,
     /// Of layers with a sliding window.
     sliding: Option<View<B>>,
-    pub perturb: Signs,
+    pub signs: Signs,
 }
 
 /// The rows as a layer sees them.
@@ -29,13 +29,13 @@ pub struct View<B: Backend> {
 
 impl<B: Kernels> Pass<B> {
     pub fn new(
-        rows: impl Iterator<Item = Row>,
+        rows: impl Iterator<Item = QueryRow>,
         rope: Option<&Rope>,
         config: &ModelConfig,
-        perturb: Signs,
+        signs: Signs,
         device: &B::Device,
     ) -> Self {
-        let rows: Vec<Row> = rows.collect();
+        let rows: Vec<QueryRow> = rows.collect();
         let positions: Vec<usize> = rows.iter().map(|(position, _)| *position).collect();
         let rotation = |frequencies| Rotation::new(&positions, frequencies, device);
         let full = View {
@@ -49,12 +49,12 @@ impl<B: Kernels> Pass<B> {
             },
             keys: key_ranges(rows.iter().map(|row| within(window.length, *row)), device),
         });
-        Self { full, sliding, perturb }
+        Self { full, sliding, signs }
     }
 
     /// The same rows under another perturbation, of as many parts.
-    pub fn with(&self, perturb: Signs) -> Self {
-        Self { full: self.full.clone(), sliding: self.sliding.clone(), perturb }
+    pub fn with(&self, signs: Signs) -> Self {
+        Self { full: self.full.clone(), sliding: self.sliding.clone(), signs }
     }
 
     pub fn view(&self, sliding: bool) -> &View<B> {
@@ -63,7 +63,7 @@ impl<B: Kernels> Pass<B> {
 }
 
 /// The rows of a sequence, `shift` rows further down.
-pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = Row> + '_ {
+pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = QueryRow> + '_ {
     let Sequence { rows, prefix } = sequence;
     let prefix_bounds = if prefix.is_empty() { [0, 0] } else { [prefix.start + shift, prefix.end + shift] };
     rows.clone().map(move |row| {
@@ -73,7 +73,7 @@ pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = Row> +
 }
 
 /// What is left of a row's keys where it sees the last `length` alone.
-fn within(length: usize, (position, [prefix_begin, prefix_end, begin, end]): Row) -> [usize; 4] {
+fn within(length: usize, (position, [prefix_begin, prefix_end, begin, end]): QueryRow) -> [usize; 4] {
     let hidden = (position + 1).saturating_sub(length);
     let of_prefix = hidden.min(prefix_end - prefix_begin);
     [prefix_begin + of_prefix, prefix_end, begin + hidden - of_prefix, end]

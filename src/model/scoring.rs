@@ -6,6 +6,9 @@ use burn::tensor::{Int, Tensor};
 use super::pass::ints;
 use crate::data::Target;
 
+/// Bytes of f32 logits that exist at a time, of one kind.
+pub const LOGIT_BYTES: usize = 32 << 20;
+
 /// Rows whose logits exist at the same time, and what is asked of them. With several parts, one after the
 /// other in the rows as in the answers.
 pub struct Chunk<B: Backend> {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use burn::tensor::backend::Backend;
 
-use super::LOGIT_BYTES;
+use super::scoring::LOGIT_BYTES;
 use crate::arch::ModelConfig;
 
 /// So much of earlier sizes may stay whatever the widest pass takes: small models meet a new size in every

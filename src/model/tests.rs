@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Input, LanguageModel, Tables, compute_type, load};
+use super::{LanguageModel, ModelInput, Tables, compute_type, load};
 use crate::checkpoint::{Checkpoint, Shape};
 use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
@@ -47,7 +47,7 @@ fn logits_agree_with_transformers(device: &Device) {
         for case in cases(&path) {
             let ids = ids(&case);
             let whole = [Sequence::alone(0..ids.len())];
-            let got = model.logits(Input { tokens: &ids, sequences: &whole }).unwrap();
+            let got = model.logits(ModelInput { tokens: &ids, sequences: &whole }).unwrap();
             let first = case["first_row"].as_u64().unwrap() as usize;
             for (row, want) in (first..).zip(case["logits"].as_array().unwrap()) {
                 for (token, want) in want.as_array().unwrap().iter().enumerate() {
@@ -73,7 +73,7 @@ fn sequences_in_one_batch_do_not_see_each_other(device: &Device) {
             want.extend(case["token_nll"].as_array().unwrap().iter().map(|nll| nll.as_f64().unwrap()));
         }
         let got = model
-            .log_probs(Input { tokens: &tokens, sequences: &sequences }, &targets, Signs::Neither)
+            .log_probs(ModelInput { tokens: &tokens, sequences: &sequences }, &targets, Signs::Neither)
             .unwrap();
         for (got, want) in got.iter().zip(want) {
             assert!((f64::from(-got) - want).abs() < TOLERANCE, "{}: {got} {want}", path.display());
@@ -100,7 +100,7 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
             let tokens = [prefix, tail].concat();
             let sequences = [Sequence::alone(0..tokens.len())];
             let targets: Vec<Target> = (3..tokens.len() as u32).map(|row| Target { row, token: 1 }).collect();
-            let input = Input { tokens: &tokens, sequences: &sequences };
+            let input = ModelInput { tokens: &tokens, sequences: &sequences };
             model.log_probs(input, &targets, Signs::One(noise)).unwrap()
         };
         let mut want = vec![];
@@ -111,7 +111,7 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
         let continued = |rows| Sequence { rows, prefix: 0..4 };
         let sequences = [Sequence::alone(0..4), continued(4..6), continued(6..14)];
         let targets = [3, 4, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13].map(|row| Target { row, token: 1 });
-        let input = Input { tokens: &tokens, sequences: &sequences };
+        let input = ModelInput { tokens: &tokens, sequences: &sequences };
         let got = model.log_probs(input, &targets, Signs::Both(noise)).unwrap();
         assert_eq!(got.len(), want.len());
         for (got, want) in got.iter().zip(want) {
@@ -136,7 +136,7 @@ fn signs_in_passes_of_their_own_are_as_alone(device: &Device) {
     let sequences: Vec<_> = (0..1100).step_by(50).map(|start| Sequence::alone(start..start + 50)).collect();
     let tokens: Vec<u32> = (0..1100).map(|i| i * 7919 % 250).collect();
     let targets: Vec<Target> = (0..1100).step_by(7).map(|row| Target { row, token: row % 11 }).collect();
-    let input = Input { tokens: &tokens, sequences: &sequences };
+    let input = ModelInput { tokens: &tokens, sequences: &sequences };
     let alone =
         [noise, noise.reversed()].map(|noise| model.log_probs(input, &targets, Signs::One(noise)).unwrap());
     assert_ne!(alone[0], alone[1]);
@@ -158,7 +158,7 @@ fn tables_on_the_device_give_what_those_in_the_file_give(device: &Device) {
                 .map(|tables| load(checkpoint.clone(), device, dtype, tables, &mut |_, _| ()).unwrap());
             let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
             let of = |model: &dyn LanguageModel, ids: &[u32]| {
-                model.logits(Input { tokens: ids, sequences: &[Sequence::alone(0..ids.len())] })
+                model.logits(ModelInput { tokens: ids, sequences: &[Sequence::alone(0..ids.len())] })
             };
             let [want, got] = [&in_file, &on_device].map(|model| of(model.as_ref(), &ids).unwrap());
             // A table of a wider type is rounded before it is scaled, not after.
@@ -185,7 +185,7 @@ fn a_growing_sequence_gives_the_logits_of_the_whole(device: &Device) {
         let vocab = model.config().vocab_size;
         let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
         let whole = [Sequence::alone(0..ids.len())];
-        let want = model.logits(Input { tokens: &ids, sequences: &whole }).unwrap();
+        let want = model.logits(ModelInput { tokens: &ids, sequences: &whole }).unwrap();
         let mut session = model.session();
         for part in [0..5, 5..6, 6..7, 7..ids.len()] {
             let got = session.feed(&ids[part.clone()]).unwrap();

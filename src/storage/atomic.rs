@@ -28,6 +28,11 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Has the bytes of an open file on the disk.
+pub fn sync_contents(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
 /// Makes a directory and all missing ones above it, and syncs their names.
 ///
 /// # Errors

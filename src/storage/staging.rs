@@ -1,6 +1,7 @@
 //! New checkpoints appear whole or not at all: everything is written and synced in a temporary
 //! directory beside the target, which is renamed at the end. Knows no format.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -80,6 +81,24 @@ impl Staging {
         fs::rename(file, &self.out).map_err(Error::io(&self.out, "renaming the finished file to"))?;
         sync_directory(&self.parent)
     }
+}
+
+/// Puts a new directory in the place of one that may be there. The old one goes only once the new one is whole; until
+/// then the new one has the name of unfinished work, so that a process that was killed in between leaves no doubt.
+///
+/// # Errors
+/// Those of `write`, which gets the directory to make; the disk refuses.
+pub fn replace_directory(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if !out.exists() {
+        return write(out);
+    }
+    let mut name = OsString::from(STAGING_PREFIX);
+    name.push(out.file_name().unwrap_or_default());
+    let fresh = out.with_file_name(name);
+    write(&fresh)?;
+    fs::remove_dir_all(out).map_err(Error::io(out, "replacing"))?;
+    fs::rename(&fresh, out).map_err(Error::io(out, "replacing"))?;
+    atomic::sync_directory(atomic::parent(out)).map_err(Error::io(out, "replacing"))
 }
 
 /// Writes and syncs a file.

@@ -2,14 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::zeroth_order::ZerothOrder;
 use crate::error::{Error, Result};
 use crate::zo::direction::{Distribution, ScaleMode};
 use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
 use crate::zo::schedule::{LrScheduler, Schedule};
 
+/// The configuration's name of a method of training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MethodKind {
+    /// Zeroth order: forward passes alone.
+    #[default]
+    Zo,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
+    pub method: MethodKind,
     pub max_steps: u64,
     pub batch_size: usize,
     pub estimator: EstimatorKind,
@@ -37,6 +48,7 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            method: MethodKind::Zo,
             max_steps: 1000,
             batch_size: 16,
             estimator: EstimatorKind::Qzo,
@@ -72,7 +84,13 @@ impl TrainConfig {
         self.qzo().validate()
     }
 
-    pub fn estimator(&self) -> Estimator {
+    pub fn method(&self) -> ZerothOrder {
+        match self.method {
+            MethodKind::Zo => ZerothOrder { estimator: self.estimator() },
+        }
+    }
+
+    fn estimator(&self) -> Estimator {
         match self.estimator {
             EstimatorKind::Qzo => Estimator::Qzo(self.qzo()),
         }
@@ -89,7 +107,7 @@ impl TrainConfig {
             eps: self.zo_eps,
             clip: self.clip,
             probes: self.probes,
-            kind: self.perturbation,
+            distribution: self.perturbation,
             mode: self.scale_mode,
         }
     }

@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Weight};
-use crate::device::{Device, with_backend};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::kernels;
+use crate::model::{Update, lone_scales};
 use crate::zo::direction::Move;
 use crate::zo::journal::{self, TornTail};
 
@@ -45,20 +45,26 @@ pub fn replay(
         let what = format!("{} has {} steps, not {steps}", journal.display(), records.len());
         return Err(Error::invalid(what, "use a smaller --step"));
     };
-    let updates: Vec<Move> = records.iter().flat_map(|record| header.steps(record)).collect();
+    if !header.method.is_replayed() {
+        return Err(Error::unsupported(
+            format!("{}: the steps of method {} cannot be replayed", journal.display(), header.method.name()),
+            "continue the run with `qzo finetune --resume`; only zeroth order keeps its steps in the journal",
+        ));
+    }
+    let moves: Vec<Move> = records.iter().flat_map(|record| header.method.moves(record)).collect();
     let trained = base.trained_names();
     let mut done = 0;
     base.save_tuned(out, &mut |name| {
-        let id = trained.binary_search_by(|t| t.as_str().cmp(name)).unwrap_or_default() as u32;
+        let id = trained.binary_search_by(|t| t.as_str().cmp(name));
+        let id = id.map_err(|_| Error::internal(format!("{name} is not a trained weight")))? as u32;
         let Weight::Packed(weight) = base.weight(name)? else {
             return Err(Error::tensor(base.path(), name, "is not quantized"));
         };
-        let scales = with_backend!(device, |B, device| {
-            kernels::replay::<B>(weight.scales, id, &updates, &device)
-        })?;
+        let mut scales = lone_scales(device, name, id, weight.scales);
+        scales.apply(Update::Moves(&moves))?;
         done += 1;
         progress(done, trained.len());
-        Ok(scales)
+        scales.scales(name)
     })?;
-    Ok(ReplayReport { steps, updates: updates.len(), torn })
+    Ok(ReplayReport { steps, updates: moves.len(), torn })
 }

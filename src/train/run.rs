@@ -1,207 +1,382 @@
-//! The run directory: where each part of a run lies, and its metrics.
-//!
-//! ```text
-//! config.toml        the resolved configuration
-//! base/, base.json   the quantized model and where it comes from, where the run quantized it itself
-//! journal            every step, durable before the scales move
-//! metrics.jsonl      every step and every evaluation
-//! snapshot.safetensors, best.safetensors    f32 scales, to resume from and to write best/ from
-//! best/, final/      checkpoints in the format the model came in
-//! ```
+//! The training loop.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
+use super::config::TrainConfig;
+use super::directory::RunDir;
+use super::method::{Gradient, Method, StepStart};
+use super::metrics::{MetricLine, Metrics};
+use super::objective::TrainingObjective;
+use super::snapshot::{self, Restored};
+use super::step::step;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::storage::atomic::{self, STAGING_PREFIX, write_atomically};
+use crate::eval::TaskReport;
+use crate::model::{Scales, Update};
+use crate::storage::staging::replace_directory;
+use crate::zo::direction::step_seed;
+use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken, TornTail};
 
+/// The events of a run, in order.
 #[derive(Debug, Clone)]
-pub struct RunDir(PathBuf);
-
-impl RunDir {
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-
-    /// Makes the directory for a new run; with `resume`, an existing one is kept as it is.
-    ///
-    /// # Errors
-    /// Something is there already and it is not to be resumed.
-    pub fn create(&self, resume: bool) -> Result<()> {
-        let occupied = std::fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some());
-        if (occupied || self.0.is_file()) && !resume {
-            return Err(Error::invalid(
-                format!("{} exists already", self.0.display()),
-                "continue that run with --resume, or choose another directory with -o",
-            ));
-        }
-        atomic::create_directory(&self.0)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub fn config(&self) -> PathBuf {
-        self.0.join("config.toml")
-    }
-
-    pub fn base(&self) -> PathBuf {
-        self.0.join("base")
-    }
-
-    /// What was written about the origin of `base/`.
-    ///
-    /// # Errors
-    /// It is there, but cannot be read.
-    pub fn read_origin<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
-        let path = self.origin();
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path, "reading")(error)),
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::damaged(&path, error.to_string()))
-    }
-
-    pub fn write_origin(&self, origin: &impl Serialize) -> Result<()> {
-        let path = self.origin();
-        let text = serde_json::to_vec(origin).map_err(|error| Error::damaged(&path, error.to_string()))?;
-        write_atomically(&path, &text)
-    }
-
-    fn origin(&self) -> PathBuf {
-        self.0.join("base.json")
-    }
-
-    pub fn journal(&self) -> PathBuf {
-        self.0.join("journal")
-    }
-
-    pub fn metrics(&self) -> PathBuf {
-        self.0.join("metrics.jsonl")
-    }
-
-    pub fn snapshot(&self) -> PathBuf {
-        self.0.join("snapshot.safetensors")
-    }
-
-    pub fn best_snapshot(&self) -> PathBuf {
-        self.0.join("best.safetensors")
-    }
-
-    pub fn best(&self) -> PathBuf {
-        self.0.join("best")
-    }
-
-    pub fn last(&self) -> PathBuf {
-        self.0.join("final")
-    }
-
-    /// Removes what a killed run was writing. Only for the holder of the journal's lock: another process
-    /// may be at work otherwise.
-    pub fn remove_abandoned(&self) -> Result<()> {
-        let entries = std::fs::read_dir(&self.0).map_err(Error::io(&self.0, "listing"))?;
-        for entry in entries {
-            let entry = entry.map_err(Error::io(&self.0, "listing"))?;
-            if !entry.file_name().as_encoded_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
-                continue;
-            }
-            let path = entry.path();
-            let removed =
-                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            removed.map_err(Error::io(&path, "removing"))?;
-        }
-        Ok(())
-    }
-
-    pub fn write_config(&self, text: &str) -> Result<()> {
-        write_atomically(&self.config(), text.as_bytes())
-    }
-}
-
-/// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Metric {
-    Eval {
-        /// Steps done when it was measured.
-        step: u64,
-        eval_nll: f64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        eval_accuracy: Option<f64>,
-        eval_n: usize,
+pub enum TrainEvent {
+    /// A journal was there: `done` steps of it count, `repeated` of them were made again.
+    Resumed {
+        done: u64,
+        repeated: u64,
+        torn: Option<TornTail>,
     },
     Step {
         /// Counted from 1.
         step: u64,
-        /// Mean of the losses at both signs; absent where one was not finite.
-        loss: Option<f64>,
-        projected_grad: Option<f64>,
+        loss: f64,
+        gradient: Gradient,
         lr: f64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        tokens_per_second: Option<f64>,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        tokens_per_second: f64,
         skipped: bool,
+    },
+    /// Rows of an evaluation done up to now.
+    Evaluating {
+        step: u64,
+        done: usize,
+        of: usize,
+    },
+    Evaluated {
+        step: u64,
+        report: TaskReport,
+        best: bool,
+    },
+    Saved {
+        step: u64,
     },
 }
 
-impl Metric {
-    fn step(&self) -> u64 {
-        match self {
-            Self::Eval { step, .. } | Self::Step { step, .. } => *step,
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    pub steps: u64,
+    /// On the dev set, before the first step.
+    pub before: Option<TaskReport>,
+    /// With the f32 scales of the last step.
+    pub after: Option<TaskReport>,
+    /// Step of the lowest dev NLL.
+    pub best_step: Option<u64>,
+    pub train_seconds: f64,
+}
+
+/// A run: made by the caller, so that nothing here reads a configuration file.
+pub struct Run<'a> {
+    pub config: &'a TrainConfig,
+    pub seed: u64,
+    pub header: JournalHeader,
+    pub directory: &'a RunDir,
+    /// The resolved configuration, for the run directory.
+    pub resolved: &'a str,
+    /// Set by Ctrl-C: the step under way is finished and saved.
+    pub stop: &'a AtomicBool,
+}
+
+/// The parts that a run trains with, and what it remembers.
+struct Training<'a, O: TrainingObjective> {
+    method: &'a mut dyn Method<O>,
+    objective: &'a mut O,
+    model: &'a mut O::Model,
+    /// Digest of the last snapshot; zeros where there is none.
+    snapshot: Hash,
+    history: History,
+}
+
+/// The evaluations of a run.
+#[derive(Default)]
+struct History {
+    before: Option<TaskReport>,
+    after: Option<TaskReport>,
+    /// Step and dev NLL.
+    best: Option<(u64, f64)>,
+}
+
+/// A journal, its records, and the step at which the scales stand.
+struct Opened {
+    journal: Journal,
+    records: Vec<Record>,
+    start: u64,
+}
+
+impl Run<'_> {
+    /// Trains from where the journal ends, or from the start, up to `max_steps`.
+    ///
+    /// # Errors
+    /// A journal of another run, a device or disk that fails, too many skipped steps, a repeated step with another
+    /// loss than the journal's, or [`Error::Interrupted`] once everything is saved.
+    pub fn train<O: TrainingObjective>(
+        &self,
+        method: &mut dyn Method<O>,
+        objective: &mut O,
+        model: &mut O::Model,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<Outcome> {
+        let mut all =
+            Training { method, objective, model, snapshot: Hash::default(), history: History::default() };
+        let Opened { mut journal, records, start } = self.open_journal(&mut all, on_event)?;
+        let done = records.len() as u64;
+        // Not before the journal is known to be this run's, and locked.
+        self.directory.write_config(self.resolved)?;
+        let (mut metrics, lines) = Metrics::open(self.directory, done, &mut |step| {
+            self.metric(all.method, &records[step as usize - 1], None)
+        })?;
+        all.history = History::of(&lines, all.objective);
+        let mut skipped_in_a_row = records.iter().rev().take_while(|r| r.skipped).count() as u64;
+        if start == done {
+            self.after_step(&mut all, done, &mut metrics, on_event)?;
         }
-    }
 
-    fn is_eval(&self) -> bool {
-        matches!(self, Self::Eval { .. })
-    }
-}
-
-/// `metrics.jsonl`, open at its end.
-pub struct Metrics {
-    path: PathBuf,
-    file: File,
-}
-
-impl Metrics {
-    /// For a run that has done `done` steps according to its journal: keeps what belongs to those, lets
-    /// `missing` say what a killed run did not get to write, and drops the evaluation at `done`, which
-    /// is made again.
-    pub fn open(
-        run: &RunDir,
-        done: u64,
-        missing: &mut dyn FnMut(u64) -> Metric,
-    ) -> Result<(Self, Vec<Metric>)> {
-        let path = run.metrics();
-        let mut kept: Vec<Metric> = match File::open(&path) {
-            Ok(file) => {
-                let lines = BufReader::new(file).lines().map_while(|line| line.ok());
-                let metrics = lines.filter_map(|line| serde_json::from_str::<Metric>(&line).ok());
-                metrics.filter(|m| m.step() < done || (m.step() == done && !m.is_eval())).collect()
+        let clock = Instant::now();
+        for step in start..self.config.max_steps {
+            let repeats = records.get(step as usize);
+            if self.stop.load(Ordering::Relaxed) && repeats.is_none() {
+                self.save(&mut all, step, on_event)?;
+                return Err(Error::Interrupted(format!(
+                    "{step} steps are saved in {}; continue with --resume",
+                    self.directory.path().display()
+                )));
             }
-            Err(_) => Vec::new(),
-        };
-        let logged = kept.iter().filter(|m| !m.is_eval()).map(Metric::step).max().unwrap_or(0);
-        kept.extend((logged + 1..=done).map(missing));
-        let lines: Vec<String> = kept.iter().filter_map(|m| serde_json::to_string(m).ok()).collect();
-        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        write_atomically(&path, text.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "opening"))?;
-        Ok((Self { path, file }, kept))
+            let (record, tokens_per_second) = self.step(&mut all, step, &mut |record| match repeats {
+                Some(known) => self.check_repeated(known, record),
+                None => journal.append(record),
+            })?;
+            if repeats.is_none() {
+                metrics.write(&self.metric(all.method, &record, Some(tokens_per_second)))?;
+                skipped_in_a_row = if record.skipped { skipped_in_a_row + 1 } else { 0 };
+                on_event(TrainEvent::Step {
+                    step: step + 1,
+                    loss: record.loss(),
+                    gradient: all.method.gradient(&record),
+                    lr: self.config.learning_rate_at(step),
+                    tokens_per_second,
+                    skipped: record.skipped,
+                });
+                if skipped_in_a_row > self.config.max_skipped_steps {
+                    return Err(diverged(step + 1, skipped_in_a_row));
+                }
+            }
+            if step + 1 >= done {
+                self.after_step(&mut all, step + 1, &mut metrics, on_event)?;
+            }
+        }
+        let History { before, after, best } = all.history;
+        Ok(Outcome {
+            steps: self.config.max_steps,
+            before,
+            after,
+            best_step: best.map(|(step, _)| step),
+            train_seconds: clock.elapsed().as_secs_f64(),
+        })
     }
 
-    pub fn write(&mut self, metric: &Metric) -> Result<()> {
-        let mut line = serde_json::to_vec(metric).unwrap_or_default();
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io(&self.path, "writing"))?;
-        // Steps are in the journal, too. Which evaluation was the best, no other file says.
-        match metric.is_eval() {
-            true => self.file.sync_data().map_err(Error::io(&self.path, "syncing")),
-            false => Ok(()),
-        }
+    /// Takes step number `step`. Gives the tokens of its passes per second, too.
+    fn step<O: TrainingObjective>(
+        &self,
+        all: &mut Training<'_, O>,
+        number: u64,
+        journal: &mut dyn FnMut(&Record) -> Result<()>,
+    ) -> Result<(Record, f64)> {
+        let clock = Instant::now();
+        let size = self.config.batch_size;
+        let cursor = number * size as u64;
+        let batch = all.objective.batch(cursor, size);
+        let now = StepStart {
+            step: number,
+            seed: step_seed(self.seed, number),
+            learning_rate: self.config.learning_rate_at(number),
+            data_cursor: cursor + size as u64,
+            snapshot: all.snapshot,
+        };
+        let record = step(all.method, all.objective, all.model, &batch, now, journal)?;
+        let tokens = all.method.passes() * all.objective.tokens(&batch) as f64;
+        Ok((record, tokens / clock.elapsed().as_secs_f64()))
     }
+
+    /// Opens or begins the journal and brings the scales to where it ends, or for a method whose steps do not follow
+    /// from their records, to the last snapshot before.
+    fn open_journal<O: TrainingObjective>(
+        &self,
+        all: &mut Training<'_, O>,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<Opened> {
+        let path = self.directory.journal();
+        if !path.exists() {
+            return Ok(Opened {
+                journal: Journal::create(&path, &self.header)?,
+                records: Vec::new(),
+                start: 0,
+            });
+        }
+        let (journal, records, torn) = Journal::open(&path, &self.header)?;
+        self.directory.remove_abandoned()?;
+        let done = records.len() as u64;
+        if done > self.config.max_steps {
+            let what =
+                format!("the run has taken {done} steps already, but max_steps is {}", self.config.max_steps);
+            return Err(Error::invalid(
+                what,
+                "raise max_steps, or rebuild an earlier step with `qzo replay RUN --step N`",
+            ));
+        }
+        let named = |restored: &Restored| {
+            records.get(restored.step as usize).is_none_or(|next| is_named(restored, next))
+        };
+        let restored =
+            snapshot::restore(&self.directory.snapshot(), all.model, done, &self.header.id(), named)?;
+        let mut start = 0;
+        if let Some(Restored { step, digest, state }) = restored {
+            all.method.restore(state)?;
+            (start, all.snapshot) = (step, digest);
+        }
+        let moves: Vec<_> =
+            records[start as usize..].iter().flat_map(|record| self.header.method.moves(record)).collect();
+        on_event(TrainEvent::Resumed { done, repeated: done - start, torn });
+        if self.header.method.is_replayed() {
+            all.model.apply(Update::Moves(&moves))?;
+            start = done;
+        }
+        Ok(Opened { journal, records, start })
+    }
+
+    /// Evaluates and saves where `step` calls for it. On a resumed run this happens again for the last
+    /// step, because it may have been killed in between; the results are the same.
+    fn after_step<O: TrainingObjective>(
+        &self,
+        all: &mut Training<'_, O>,
+        step: u64,
+        metrics: &mut Metrics,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        let last = step == self.config.max_steps;
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        if step == 0 || last || due(self.config.eval_steps) {
+            self.evaluate(all, step, metrics, on_event)?;
+        }
+        if step > 0 && (last || due(self.config.save_steps)) {
+            self.save(all, step, on_event)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate<O: TrainingObjective>(
+        &self,
+        all: &mut Training<'_, O>,
+        step: u64,
+        metrics: &mut Metrics,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        let progress = &mut |done, of| on_event(TrainEvent::Evaluating { step, done, of });
+        let Some(report) = all.objective.evaluate(all.model, progress)? else { return Ok(()) };
+        let best = report.nll < all.history.best.map_or(f64::INFINITY, |(_, nll)| nll);
+        if best {
+            all.history.best = Some((step, report.nll));
+            snapshot::save(&self.directory.best_snapshot(), all.model, &[], step, &self.header.id())?;
+        }
+        metrics.write(&MetricLine::Eval {
+            step,
+            eval_nll: report.nll,
+            eval_accuracy: report.accuracy,
+            eval_n: report.n,
+        })?;
+        on_event(TrainEvent::Evaluated { step, report: report.clone(), best });
+        match step {
+            0 => all.history.before = Some(report),
+            _ => all.history.after = Some(report),
+        }
+        Ok(())
+    }
+
+    fn save<O: TrainingObjective>(
+        &self,
+        all: &mut Training<'_, O>,
+        step: u64,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        let (path, id) = (self.directory.snapshot(), self.header.id());
+        all.snapshot = snapshot::save(&path, all.model, &all.method.state(), step, &id)?;
+        on_event(TrainEvent::Saved { step });
+        Ok(())
+    }
+
+    fn metric<O: TrainingObjective>(
+        &self,
+        method: &dyn Method<O>,
+        record: &Record,
+        tokens_per_second: Option<f64>,
+    ) -> MetricLine {
+        let lr = self.config.learning_rate_at(record.step);
+        MetricLine::of(record, method.gradient(record), lr, tokens_per_second)
+    }
+
+    /// # Errors
+    /// The step gives another loss than it gave before.
+    fn check_repeated(&self, known: &Record, record: &Record) -> Result<()> {
+        let (then, now) = (known.loss(), record.loss());
+        if then.to_bits() == now.to_bits() && known.skipped == record.skipped {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            format!("step {} gives a loss of {now}, and gave {then} before", known.step + 1),
+            "resume on the device and with the number of threads that the run was begun with, or start it anew",
+        ))
+    }
+}
+
+impl History {
+    fn of<O: TrainingObjective>(lines: &[MetricLine], objective: &O) -> Self {
+        let mut history = Self::default();
+        for line in lines {
+            if let MetricLine::Eval { step, eval_nll, eval_accuracy, eval_n } = line {
+                if *eval_nll < history.best.map_or(f64::INFINITY, |(_, nll)| nll) {
+                    history.best = Some((*step, *eval_nll));
+                }
+                if *step == 0 {
+                    history.before = objective.recall(*eval_n, *eval_accuracy, *eval_nll);
+                }
+            }
+        }
+        history
+    }
+}
+
+/// Whether the snapshot is the one that a step was begun from, where its record says so.
+fn is_named(snapshot: &Restored, next: &Record) -> bool {
+    match &next.taken {
+        StepTaken::Exact { snapshot: named, .. } => *named == snapshot.digest,
+        StepTaken::Zo { .. } => true,
+    }
+}
+
+/// Writes `final/` from the model's scales, then `best/` from those of the best evaluation, which
+/// the model holds afterwards. Checkpoints of an earlier, shorter part of the run are replaced.
+///
+/// # Errors
+/// As [`Checkpoint::save_tuned`].
+pub fn write_checkpoints<S: Scales + ?Sized>(
+    run: &Run<'_>,
+    checkpoint: &Checkpoint,
+    model: &mut S,
+) -> Result<()> {
+    let directory = run.directory;
+    let write = |model: &S, out: PathBuf| {
+        replace_directory(&out, |fresh| checkpoint.save_tuned(fresh, &mut |name: &str| model.scales(name)))
+    };
+    write(model, directory.last())?;
+    let best = snapshot::restore(&directory.best_snapshot(), model, u64::MAX, &run.header.id(), |_| true)?;
+    if best.is_some() {
+        write(model, directory.best())?;
+    }
+    Ok(())
+}
+
+fn diverged(step: u64, skipped: u64) -> Error {
+    Error::diverged(
+        format!("the loss was NaN or infinite in {skipped} steps in a row, up to step {step}"),
+        "lower learning_rate or zo_eps, set clip, or use --dtype f32",
+    )
 }

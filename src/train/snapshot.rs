@@ -1,5 +1,5 @@
-//! All trained scales at one step, so that a resumed run need not replay its whole journal. A snapshot
-//! is only a shortcut: a missing or damaged one costs time, never a result.
+//! All trained scales at one step, with the state of the optimizer that moves them, so that a resumed run need not
+//! begin anew. A snapshot is only a shortcut: a missing or damaged one costs time, never a result.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,20 +7,39 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use crate::error::{Error, Result};
-use crate::model::LanguageModel;
+use crate::model::{Scales, Update};
 use crate::storage::atomic::stream_atomically;
 use crate::storage::pages::map;
+use crate::zo::journal::Hash;
 
 const STEP: &str = "step";
 const RUN: &str = "run";
 /// Name of the last tensor: BLAKE3 over the names, lengths and bytes of the others.
 const DIGEST: &str = "blake3";
+/// Begins the names of the optimizer's state.
+const STATE: &str = "optimizer.";
 
 type NamedBytes<'a> = Vec<(String, &'a [u8])>;
 
-/// Writes the model's scales as they are after `step` steps of the run `run` (a hash that names it), one
-/// weight in memory at a time.
-pub fn save(path: &Path, model: &dyn LanguageModel, step: u64, run: &str) -> Result<()> {
+/// What a snapshot brought back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restored {
+    /// Steps done when it was written.
+    pub step: u64,
+    pub digest: Hash,
+    /// The optimizer's state, by names.
+    pub state: Vec<(String, Vec<f32>)>,
+}
+
+/// Writes the scales as they are after `step` steps of the run `run` (a hash that names it), one weight in memory at
+/// a time, and the optimizer's `state`. Gives the snapshot's digest.
+pub fn save<S: Scales + ?Sized>(
+    path: &Path,
+    scales: &S,
+    state: &[(String, &[f32])],
+    step: u64,
+    run: &str,
+) -> Result<Hash> {
     let mut tensors = Vec::new();
     let mut end = 0;
     let mut add = |name: &str, dtype: Dtype, length: usize, bytes: usize| {
@@ -28,58 +47,74 @@ pub fn save(path: &Path, model: &dyn LanguageModel, step: u64, run: &str) -> Res
         tensors.push((name.to_string(), info));
         end += bytes;
     };
-    for name in model.trained() {
-        let length = model.scale_count(name)?;
+    for name in scales.trained() {
+        let length = scales.scale_count(name)?;
         add(name, Dtype::F32, length, 4 * length);
+    }
+    for (name, values) in state {
+        add(&format!("{STATE}{name}"), Dtype::F32, values.len(), 4 * values.len());
     }
     add(DIGEST, Dtype::U8, blake3::OUT_LEN, blake3::OUT_LEN);
     let about = [(STEP, step.to_string()), (RUN, run.to_string())];
     let about: HashMap<String, String> = about.map(|(k, v)| (k.to_string(), v)).into();
-    let impossible = |what: String| Error::invalid(format!("{}: {what}", path.display()), "");
+    let impossible = |what: String| Error::internal(format!("{}: {what}", path.display()));
     let header = Metadata::new(Some(about), tensors).map_err(|e| impossible(e.to_string()))?;
     let mut header = serde_json::to_vec(&header).map_err(|e| impossible(e.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
     let failed = || Error::io(path, "writing");
+    let mut digest = Digest::default();
     stream_atomically(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed())?;
         file.write_all(&header).map_err(failed())?;
-        let mut digest = Digest::default();
-        for name in model.trained() {
-            let scales = model.scales(name)?;
+        for name in scales.trained() {
+            let scales = scales.scales(name)?;
             let bytes = bytemuck::cast_slice(&scales);
             digest.add(name, bytes);
             file.write_all(bytes).map_err(failed())?;
         }
+        for (name, values) in state {
+            let bytes = bytemuck::cast_slice(values);
+            digest.add(&format!("{STATE}{name}"), bytes);
+            file.write_all(bytes).map_err(failed())?;
+        }
         file.write_all(&digest.finish()).map_err(failed())
-    })
+    })?;
+    Ok(digest.finish())
 }
 
-/// Puts a snapshot's scales into the model and returns its step; `None` where there is no usable
-/// snapshot of this run up to `last_step`.
-pub fn restore(path: &Path, model: &mut dyn LanguageModel, last_step: u64, run: &str) -> Result<Option<u64>> {
+/// Puts a snapshot's scales into a model; `None` where there is no usable snapshot of this run up to `last_step`
+/// that `accept` takes.
+pub fn restore<S: Scales + ?Sized>(
+    path: &Path,
+    scales: &mut S,
+    last_step: u64,
+    run: &str,
+    accept: impl FnOnce(&Restored) -> bool,
+) -> Result<Option<Restored>> {
     if !path.exists() {
         return Ok(None);
     }
     let bytes = map(path)?;
-    let Some((step, scales)) = parse(&bytes, run, model.trained()) else {
-        tracing::warn!("{}: damaged or of another run; replaying the journal instead", path.display());
+    let Some((restored, values)) = parse(&bytes, run, scales.trained()) else {
+        tracing::warn!("{}: damaged or of another run; going back to the journal instead", path.display());
         return Ok(None);
     };
-    if step > last_step {
-        tracing::warn!("{}: newer than the journal; replaying the journal instead", path.display());
+    if restored.step > last_step || !accept(&restored) {
+        tracing::warn!("{}: not of this journal; going back to the journal instead", path.display());
         return Ok(None);
     }
-    for (name, scales) in scales {
-        model.set_scales(&name, bytemuck::pod_collect_to_vec(scales))?;
+    for (name, values) in values {
+        let scales_of_name: Vec<f32> = bytemuck::pod_collect_to_vec(values);
+        scales.apply(Update::Dense { name: &name, scales: &scales_of_name })?;
     }
-    Ok(Some(step))
+    Ok(Some(restored))
 }
 
-/// The step, and each weight's scales as bytes, where everything is as `save` wrote it.
-fn parse<'a>(bytes: &'a [u8], run: &str, trained: &[String]) -> Option<(u64, NamedBytes<'a>)> {
+/// The step and the state, and each weight's scales as bytes, where everything is as `save` wrote it.
+fn parse<'a>(bytes: &'a [u8], run: &str, trained: &[String]) -> Option<(Restored, NamedBytes<'a>)> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
-    let metadata = metadata.metadata().as_ref()?;
+    let about = metadata.metadata().as_ref()?;
     let tensors = SafeTensors::deserialize(bytes).ok()?;
     let mut digest = Digest::default();
     let mut scales = Vec::with_capacity(trained.len());
@@ -88,11 +123,18 @@ fn parse<'a>(bytes: &'a [u8], run: &str, trained: &[String]) -> Option<(u64, Nam
         digest.add(name, data);
         scales.push((name.clone(), data));
     }
+    let mut state = Vec::new();
+    for name in metadata.offset_keys() {
+        let Some(short) = name.strip_prefix(STATE) else { continue };
+        let data = tensors.tensor(&name).ok()?.data();
+        digest.add(&name, data);
+        state.push((short.to_owned(), bytemuck::pod_collect_to_vec(data)));
+    }
     let stored = tensors.tensor(DIGEST).ok()?.data();
-    if metadata.get(RUN)? != run || stored != digest.finish() {
+    if about.get(RUN)? != run || stored != digest.finish() {
         return None;
     }
-    Some((metadata.get(STEP)?.parse().ok()?, scales))
+    Some((Restored { step: about.get(STEP)?.parse().ok()?, digest: digest.finish(), state }, scales))
 }
 
 #[derive(Default)]

@@ -32,14 +32,14 @@ pub struct Workload {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// Bytes on the device, by what they are for.
-    pub parts: Parts,
+    pub parts: MemoryParts,
     pub total_bytes: u64,
     /// Bytes that the device has free, where it tells.
     pub available_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Parts {
+pub struct MemoryParts {
     /// Codes of the quantized weights, and their zero points, minima, codebooks and orders.
     pub codes: u64,
     /// f32 master scales.
@@ -58,7 +58,7 @@ pub struct Parts {
     pub program: u64,
 }
 
-impl Parts {
+impl MemoryParts {
     pub fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("codes", self.codes),
@@ -96,7 +96,7 @@ pub fn plan(
         costs.fused_rows = 0;
     }
     let embeddings = if device.is_host() { EMBEDDING_BYTES } else { 0 };
-    let mut parts = Parts { embeddings, ..Parts::default() };
+    let mut parts = MemoryParts { embeddings, ..MemoryParts::default() };
     let linears = config.block_linears();
     let (mut largest, mut ordered) = (0, false);
     let mut scales = BTreeSet::new();
@@ -290,13 +290,30 @@ fn share_an_input(first: LinearRole, second: LinearRole) -> bool {
     )
 }
 
+/// Bytes of host memory that calibration takes at its widest, hidden states apart: two blocks as they are
+/// stored, and what the widest linear needs in f64. `tokens` go through a block together.
+pub fn calibration_bytes(config: &ModelConfig, tokens: usize) -> u64 {
+    let (mut block, mut widest) = (0, 0);
+    for linear in config.linears(0) {
+        let [out, input] = linear.shape.map(|features| features as u64);
+        block += 4 * out * input;
+        // The Gram matrix on the device and on the host in f32, its factor and the inverse in f64, the weight
+        // in f32 and its codes.
+        widest = widest.max((4 + 4 + 8 + 8) * input * input + 8 * out * input);
+    }
+    let wide =
+        config.hidden_size + config.num_attention_heads * config.head_dim + 3 * config.intermediate_size;
+    2 * block + widest + (4 * tokens * wide) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn tables_are_added_where_a_tenth_stays_free() {
-        let plan = |available_bytes| Plan { parts: Parts::default(), total_bytes: 500, available_bytes };
+        let plan =
+            |available_bytes| Plan { parts: MemoryParts::default(), total_bytes: 500, available_bytes };
         for (available, bytes, has_room) in
             [(Some(1000), 400, true), (Some(1000), 401, false), (None, 1, false), (Some(100), 1, false)]
         {

@@ -15,14 +15,12 @@ mod hidden;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
-
-use super::Workspace;
-use crate::arch::ModelConfig;
+use super::event::{LinearReport, QuantizeEvent};
+use super::workspace::Workspace;
 use crate::checkpoint::Checkpoint;
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::model::{BlockByBlock, Rows, Stage, Step};
+use crate::model::{BlockByBlock, BlockPass, CalibrationStage, SampleRows, memory};
 use crate::packed::PackedWeight;
 use crate::quant::{self, Options, OutputError};
 use hidden::Hidden;
@@ -40,45 +38,12 @@ pub struct Calibration<'a> {
     pub workspace: &'a Workspace,
 }
 
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// An earlier run had come this far.
-    Resumed { blocks: usize },
-    /// A linear is done.
-    Linear(LinearReport),
-    /// A block is done; `error` is the mean of its linears'.
-    Block { done: usize, of: usize, error: OutputError },
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct LinearReport {
-    pub name: String,
-    pub error: OutputError,
-}
-
-/// Bytes of host memory that calibration takes at its widest, hidden states apart: two blocks as they are
-/// stored, and what the widest linear needs in f64.
-fn working_bytes(config: &ModelConfig) -> u64 {
-    let (mut block, mut widest) = (0, 0);
-    for linear in config.linears(0) {
-        let [out, input] = linear.shape.map(|features| features as u64);
-        block += 4 * out * input;
-        // The Gram matrix on the device and on the host in f32, its factor and the inverse in f64, the weight
-        // in f32 and its codes.
-        widest = widest.max((4 + 4 + 8 + 8) * input * input + 8 * out * input);
-    }
-    let wide =
-        config.hidden_size + config.num_attention_heads * config.head_dim + 3 * config.intermediate_size;
-    2 * block + widest + (4 * TOKENS_PER_PASS * wide) as u64
-}
-
 /// Whether this machine has the memory, before anything is done.
 ///
 /// # Errors
 /// It does not.
 pub fn check_memory(checkpoint: &Checkpoint) -> Result<()> {
-    fits(working_bytes(checkpoint.config()), host::available())
+    fits(memory::calibration_bytes(checkpoint.config(), TOKENS_PER_PASS), host::available())
 }
 
 fn fits(needed: u64, available: Option<u64>) -> Result<()> {
@@ -100,17 +65,14 @@ impl Calibration<'_> {
     ///
     /// # Errors
     /// What the device, the disk or a quantizer reports; what was finished stays in the workspace.
-    pub fn run(&self, model: &mut dyn BlockByBlock, on_event: &mut dyn FnMut(Event)) -> Result<()> {
+    pub fn run(&self, model: &mut dyn BlockByBlock, on_event: &mut dyn FnMut(QuantizeEvent)) -> Result<()> {
         let of = self.checkpoint.config().num_hidden_layers;
         let finished = (0..of).take_while(|block| self.workspace.is_finished(*block)).count();
+        on_event(QuantizeEvent::Begins { done: finished, of });
         if finished == of {
-            on_event(Event::Resumed { blocks: of });
             return Ok(());
         }
         let mut hidden = self.embed(model)?;
-        if finished > 0 {
-            on_event(Event::Resumed { blocks: finished });
-        }
         for block in 0..of {
             self.checkpoint.prefetch(&self.checkpoint.config().block_prefix(block + 1));
             model.enter(block)?;
@@ -125,18 +87,18 @@ impl Calibration<'_> {
                     }
                     model.replace(&name, weight)?;
                 }
-                self.advance(model, Step::Through, &mut hidden)?;
+                self.advance(model, BlockPass::Through, &mut hidden)?;
                 continue;
             }
             let linears = self.quantize(model, &mut hidden, on_event)?;
             if block + 1 < of {
-                self.advance(model, Step::Finish, &mut hidden)?;
+                self.advance(model, BlockPass::Finish, &mut hidden)?;
             }
             let error = mean(&linears);
             let weights: Vec<_> = linears.into_iter().map(|(report, packed)| (report.name, packed)).collect();
             self.workspace.save(block, &weights)?;
             self.checkpoint.release();
-            on_event(Event::Block { done: block + 1, of, error });
+            on_event(QuantizeEvent::Block { done: block + 1, of, error });
         }
         Ok(())
     }
@@ -145,21 +107,21 @@ impl Calibration<'_> {
         &self,
         model: &mut dyn BlockByBlock,
         hidden: &mut Hidden,
-        on_event: &mut dyn FnMut(Event),
+        on_event: &mut dyn FnMut(QuantizeEvent),
     ) -> Result<Vec<(LinearReport, PackedWeight)>> {
         let mut done = vec![];
-        for stage in Stage::ALL {
+        for stage in CalibrationStage::ALL {
             // Queries, keys and values may be one linear.
             if model.linears(stage).is_empty() {
                 continue;
             }
-            self.advance(model, Step::To(stage), hidden)?;
+            self.advance(model, BlockPass::To(stage), hidden)?;
             let gram = model.take_gram()?;
             for name in model.linears(stage) {
                 let (packed, error) = self.linear(&name, &gram)?;
                 model.replace(&name, packed.clone())?;
                 let report = LinearReport { name, error };
-                on_event(Event::Linear(report.clone()));
+                on_event(QuantizeEvent::Linear(report.clone()));
                 done.push((report, packed));
             }
         }
@@ -169,7 +131,7 @@ impl Calibration<'_> {
     fn linear(&self, name: &str, gram: &[f32]) -> Result<(PackedWeight, OutputError)> {
         let (shape, weight) = (self.checkpoint.shape(name)?, self.checkpoint.dense(name)?);
         let &[out, input] = &shape[..] else {
-            return Err(Error::tensor(self.checkpoint.path(), name, format!("is no matrix: {shape:?}")));
+            return Err(Error::internal(format!("{name} is no matrix: {shape:?}")));
         };
         quant::calibrate(&weight, [out, input], self.options, gram)
             .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default()))
@@ -179,7 +141,12 @@ impl Calibration<'_> {
         let config = self.checkpoint.config();
         let tokens = self.samples.iter().map(Vec::len).sum();
         let widths = [config.hidden_size, config.num_attention_heads * config.head_dim];
-        let mut hidden = Hidden::new(tokens, widths, working_bytes(config), self.workspace.path())?;
+        let mut hidden = Hidden::new(
+            tokens,
+            widths,
+            memory::calibration_bytes(config, TOKENS_PER_PASS),
+            self.workspace.path(),
+        )?;
         let mut row = 0;
         for sample in self.samples {
             let embedded = model.embed(sample)?;
@@ -190,7 +157,7 @@ impl Calibration<'_> {
         Ok(hidden)
     }
 
-    fn advance(&self, model: &mut dyn BlockByBlock, step: Step, hidden: &mut Hidden) -> Result<()> {
+    fn advance(&self, model: &mut dyn BlockByBlock, step: BlockPass, hidden: &mut Hidden) -> Result<()> {
         let mut rest = self.samples;
         let mut row = 0;
         while let Some(first) = rest.first() {
@@ -203,7 +170,7 @@ impl Calibration<'_> {
             let lengths: Vec<usize> = now.iter().map(Vec::len).collect();
             let end = row + lengths.iter().sum::<usize>();
             let (hidden, attended) = hidden.rows(row..end);
-            model.advance(step, Rows { hidden, attended, lengths: &lengths })?;
+            model.advance(step, SampleRows { hidden, attended, lengths: &lengths })?;
             (rest, row) = (later, end);
         }
         Ok(())

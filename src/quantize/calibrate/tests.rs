@@ -8,7 +8,7 @@ use crate::device::{ComputeType, DeviceSpec};
 use crate::model;
 use crate::quant::Kind;
 
-fn run(workspace: &Workspace) -> Vec<Event> {
+fn run(workspace: &Workspace) -> Vec<QuantizeEvent> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/base");
     let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
     // Of different lengths, more than one pass takes.
@@ -33,10 +33,10 @@ fn an_interrupted_run_continues_at_its_block_to_the_same_weights() {
     let settings = json!({ "bits": 3 });
     let whole = Workspace::open(&directory.path().join("whole"), &settings).unwrap();
     let events = run(&whole);
-    let linears = events.iter().filter(|event| matches!(event, Event::Linear(_))).count();
+    let linears = events.iter().filter(|event| matches!(event, QuantizeEvent::Linear(_))).count();
     assert_eq!(linears, 14);
     for event in &events {
-        if let Event::Linear(LinearReport { name, error }) = event {
+        if let QuantizeEvent::Linear(LinearReport { name, error }) = event {
             assert!(error.feedback < error.nearest, "{name}: {error:?}");
         }
     }
@@ -44,8 +44,8 @@ fn an_interrupted_run_continues_at_its_block_to_the_same_weights() {
     let killed = Workspace::open(&directory.path().join("killed"), &settings).unwrap();
     killed.save(0, &whole.load(0).unwrap()).unwrap();
     let events = run(&killed);
-    assert!(matches!(events[0], Event::Resumed { blocks: 1 }));
-    assert_eq!(events.iter().filter(|event| matches!(event, Event::Linear(_))).count(), 7);
+    assert!(matches!(events[0], QuantizeEvent::Begins { done: 1, .. }));
+    assert_eq!(events.iter().filter(|event| matches!(event, QuantizeEvent::Linear(_))).count(), 7);
     for block in 0..2 {
         assert_eq!(killed.load(block).unwrap(), whole.load(block).unwrap());
     }

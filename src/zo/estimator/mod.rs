@@ -3,12 +3,14 @@
 //!
 //! A new estimator is one file here, one variant of [`EstimatorKind`] and [`Estimator`], and their arms.
 
+mod outcome;
 pub mod qzo;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::outcome::{Probe, StepOutcome};
 pub use self::qzo::Qzo;
-use super::direction::Move;
+use super::direction::{Distribution, Move, ScaleMode};
 use crate::error::Result;
 
 /// The configuration's name of an estimator.
@@ -41,43 +43,18 @@ impl Estimator {
             Self::Qzo(qzo) => qzo.estimate(seed, lr, losses),
         }
     }
-}
 
-/// What one direction gave.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Probe {
-    pub loss_plus: f64,
-    pub loss_minus: f64,
-    /// d = (L₊ − L₋)/2ε before clipping.
-    pub projected_grad: f64,
-    /// Factor of the integer k in the update.
-    pub coefficient: f32,
-}
-
-/// One step, ready to be journalled and then applied: probe i moves the scales along direction i.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepOutcome {
-    pub probes: Vec<Probe>,
-    /// Something was NaN or infinite: every coefficient is 0 and the scales stay.
-    pub skipped: bool,
-}
-
-impl StepOutcome {
-    /// Mean of all losses.
-    pub fn loss(&self) -> f64 {
-        self.mean(|probe| (probe.loss_plus + probe.loss_minus) / 2.0)
+    /// ε: how far the losses of a direction lie from the current scales.
+    pub fn eps(&self) -> f64 {
+        match self {
+            Self::Qzo(qzo) => qzo.eps,
+        }
     }
 
-    /// Mean of the unclipped directional derivatives.
-    pub fn projected_grad(&self) -> f64 {
-        self.mean(|probe| probe.projected_grad)
-    }
-
-    pub fn is_finite(&self) -> bool {
-        !self.skipped
-    }
-
-    fn mean(&self, value: impl Fn(&Probe) -> f64) -> f64 {
-        self.probes.iter().map(value).sum::<f64>() / self.probes.len() as f64
+    /// Directions per step, their distribution, and what they are added to.
+    pub fn directions(&self) -> (u32, Distribution, ScaleMode) {
+        match self {
+            Self::Qzo(qzo) => (qzo.probes, qzo.distribution, qzo.mode),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Q-SPSA with directional-derivative clipping: Shang et al., "Fine-tuning Quantized Neural Networks
 //! with Zeroth-order Optimization", arXiv 2505.13430, section 3.
 
-use super::{Probe, StepOutcome};
+use super::outcome::{Probe, StepOutcome};
 use crate::error::{Error, Result};
 use crate::zo::direction::{Direction, Distribution, MAX_ABS_NOISE, Move, ScaleMode, coefficient};
 
@@ -13,7 +13,7 @@ pub struct Qzo {
     pub clip: f64,
     /// Directions per step; their steps are averaged.
     pub probes: u32,
-    pub kind: Distribution,
+    pub distribution: Distribution,
     pub mode: ScaleMode,
 }
 
@@ -21,7 +21,7 @@ impl Qzo {
     /// # Errors
     /// A setting outside its range, by its name in the configuration.
     pub fn validate(&self) -> Result<()> {
-        let eps = coefficient(self.kind, self.eps);
+        let eps = coefficient(self.distribution, self.eps);
         if !(self.eps > 0.0 && eps > 0.0 && is_usable(eps)) {
             return Err(Error::invalid(
                 format!("zo_eps is {}: expected a positive number", self.eps),
@@ -51,16 +51,16 @@ impl Qzo {
         losses: &mut dyn FnMut(Move) -> Result<[f64; 2]>,
     ) -> Result<StepOutcome> {
         self.validate()?;
-        let e = coefficient(self.kind, self.eps);
+        let e = coefficient(self.distribution, self.eps);
         let mut probes = Vec::new();
         for probe in 0..self.probes {
             let noise = Move {
-                direction: Direction { distribution: self.kind, mode: self.mode, seed, probe },
+                direction: Direction { distribution: self.distribution, mode: self.mode, seed, probe },
                 coefficient: e,
             };
             let [loss_plus, loss_minus] = losses(noise)?;
             let d = (loss_plus - loss_minus) / (2.0 * self.eps);
-            let c = coefficient(self.kind, -lr * self.clipped(d) / f64::from(self.probes));
+            let c = coefficient(self.distribution, -lr * self.clipped(d) / f64::from(self.probes));
             probes.push(Probe { loss_plus, loss_minus, projected_grad: d, coefficient: c });
         }
         let skipped = !probes.iter().all(|p| p.projected_grad.is_finite() && is_usable(p.coefficient));
@@ -139,11 +139,12 @@ mod tests {
     }
 
     fn paper(kind: Distribution, mode: ScaleMode, probes: u32) -> Qzo {
-        Qzo { eps: 1e-3, clip: 100.0, probes, kind, mode }
+        Qzo { eps: 1e-3, clip: 100.0, probes, distribution: kind, mode }
     }
 
     fn step_noise(qzo: &Qzo, seed: u64, probe: usize, coefficient: f32) -> Move {
-        let direction = Direction { distribution: qzo.kind, mode: qzo.mode, seed, probe: probe as u32 };
+        let direction =
+            Direction { distribution: qzo.distribution, mode: qzo.mode, seed, probe: probe as u32 };
         Move { direction, coefficient }
     }
 
@@ -235,7 +236,7 @@ mod tests {
             Ok([0.0, 0.0])
         })
         .unwrap();
-        let expected = |p| step_noise(&qzo, 11, p, coefficient(qzo.kind, 1e-3));
+        let expected = |p| step_noise(&qzo, 11, p, coefficient(qzo.distribution, 1e-3));
         assert_eq!(asked, [0, 1, 2].map(expected));
     }
 

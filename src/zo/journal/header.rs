@@ -3,125 +3,114 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{FORMAT_VERSION, Record, take};
+use super::bytes::take;
+use super::record::{Hash, MAX_PROBES, Recorded};
 use crate::error::{Error, Result};
-use crate::zo::direction::{Direction, Distribution, Move, PERTURBATION_VERSION, ScaleMode};
+use crate::zo::direction::{Distribution, PERTURBATION_VERSION, ScaleMode};
 
-pub(super) const HEADER_BYTES: usize = 156;
+pub(super) const HEADER_BYTES: usize = 164;
+const FORMAT_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"qzo-jrnl";
-
-/// More directions than this in one step are taken for a mistake.
-pub const MAX_PROBES: u32 = 1 << 16;
-
-/// 32 bytes that identify what the run read.
-pub type Hash = [u8; 32];
 
 /// A journal replays only onto the same base model, and a run resumes only with all of these equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Probes per step.
-    pub probes: u32,
-    pub kind: Distribution,
-    pub mode: ScaleMode,
+pub struct JournalHeader {
+    pub method: Recorded,
     pub base_model: Hash,
     pub config: Hash,
     pub tokenizer: Hash,
     pub data: Hash,
 }
 
-impl Header {
-    /// The update of a record: one move of the scales per direction, in this order. Training and replay
-    /// both apply exactly these. Empty for a skipped step.
-    pub fn steps(&self, record: &Record) -> impl Iterator<Item = Move> {
-        let (kind, mode, seed) = (self.kind, self.mode, record.seed);
-        let moves = record.probes.iter().zip(0..).map(move |(probe, number)| Move {
-            direction: Direction { distribution: kind, mode, seed, probe: number },
-            coefficient: probe.coefficient,
-        });
-        moves.filter(|noise| noise.coefficient != 0.0)
-    }
-
-    /// What differs from `expected`, in words; empty when nothing does.
-    pub fn differences(&self, expected: &Header) -> Vec<String> {
+impl JournalHeader {
+    /// Names each thing that differs from `expected`; empty when nothing does.
+    pub fn differences(&self, expected: &Self) -> Vec<String> {
         let mut differences = Vec::new();
-        let mut note = |same: bool, name: &str, journal: String, now: String| {
-            if !same {
+        let mut note = |name: &str, journal: String, now: String| {
+            if journal != now {
                 differences.push(format!("{name} (journal {journal}, now {now})"));
             }
         };
-        let Self { probes, kind, mode, base_model, config, tokenizer, data } = expected;
-        note(self.probes == *probes, "probes", self.probes.to_string(), probes.to_string());
-        note(self.kind == *kind, "perturbation", lowercase(self.kind), lowercase(kind));
-        note(self.mode == *mode, "scale_mode", lowercase(self.mode), lowercase(mode));
+        match (self.method, expected.method) {
+            (
+                Recorded::Zo { probes, distribution, mode },
+                Recorded::Zo { probes: now, distribution: distribution_now, mode: mode_now },
+            ) => {
+                note("probes", probes.to_string(), now.to_string());
+                note("perturbation", lowercase(distribution), lowercase(distribution_now));
+                note("scale_mode", lowercase(mode), lowercase(mode_now));
+            }
+            (journal, now) => note("method", journal.name().into(), now.name().into()),
+        }
+        let Self { method: _, base_model, config, tokenizer, data } = expected;
         for (name, journal, now) in [
             ("base model", &self.base_model, base_model),
             ("config", &self.config, config),
             ("tokenizer", &self.tokenizer, tokenizer),
             ("data", &self.data, data),
         ] {
-            note(journal == now, name, hex(journal), hex(now));
+            if journal != now {
+                let (journal, now) = (hex(journal), hex(now));
+                differences.push(format!("{name} (journal {journal}, now {now})"));
+            }
         }
         differences
     }
 
-    /// # Errors
-    /// A number of probes that no run has.
-    pub(super) fn check(&self) -> Result<(), String> {
-        match self.probes {
-            1..=MAX_PROBES => Ok(()),
-            probes => Err(format!("{probes} probes per step: expected 1 to {MAX_PROBES}")),
-        }
+    /// One hash of the run: what it reads, and how it trains.
+    pub fn id(&self) -> String {
+        let Self { method: _, base_model, config, tokenizer, data } = self;
+        let mut hash = blake3::Hasher::new();
+        [base_model, config, tokenizer, data].into_iter().for_each(|part| {
+            hash.update(part);
+        });
+        hash.finalize().to_hex().to_string()
     }
 
-    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
+    /// The header's bytes, of which the last four are their checksum.
+    pub(super) fn encode(&self) -> ([u8; HEADER_BYTES], u32) {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend(MAGIC);
-        bytes.extend(FORMAT_VERSION.to_le_bytes());
-        bytes.extend(PERTURBATION_VERSION.to_le_bytes());
-        bytes.extend(self.probes.to_le_bytes());
-        bytes.push(match self.kind {
-            Distribution::Gaussian => 0,
-            Distribution::Rademacher => 1,
-        });
-        bytes.push(match self.mode {
-            ScaleMode::Absolute => 0,
-            ScaleMode::Relative => 1,
-        });
-        bytes.extend([0; 2]);
+        let (tag, probes, distribution, mode) = match self.method {
+            Recorded::Zo { probes, distribution, mode } => {
+                (0, probes, distribution_tag(distribution), mode_tag(mode))
+            }
+            Recorded::Exact => (1, 0, 0, 0),
+        };
+        let length = self.method.record_bytes() as u32;
+        for number in [FORMAT_VERSION, length, tag, PERTURBATION_VERSION, probes] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend([distribution, mode, 0, 0]);
         for hash in [&self.base_model, &self.config, &self.tokenizer, &self.data] {
             bytes.extend(hash);
         }
-        bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
         let mut header = [0; HEADER_BYTES];
         header.copy_from_slice(&bytes);
-        header
+        (header, crc)
     }
 
+    /// Reads a header from the start of a journal's bytes; gives its checksum, too.
+    ///
     /// # Errors
     /// Not a journal, a version this program does not know, or bytes that contradict their checksum.
-    pub(super) fn decode(path: &Path, file: &[u8]) -> Result<Self> {
+    pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Self, u32)> {
         let cut_short = || {
             let what = format!("the journal's header is cut short: {} of {HEADER_BYTES} bytes", file.len());
             Error::damaged(path, what)
         };
-        let mut rest = file.get(..HEADER_BYTES).ok_or_else(cut_short)?;
-        let body = &file[..HEADER_BYTES - size_of::<u32>()];
-        if take(&mut rest) != Some(MAGIC) {
+        let mut rest = file;
+        if take(&mut rest).ok_or_else(cut_short)? != MAGIC {
             return Err(Error::damaged(path, "not a qzo journal: the first 8 bytes are not `qzo-jrnl`"));
         }
+        known_version(path, "journal format", take(&mut rest).ok_or_else(cut_short)?, FORMAT_VERSION)?;
+        let body = file.get(..HEADER_BYTES - size_of::<u32>()).ok_or_else(cut_short)?;
         let mut word = || take(&mut rest).map(u32::from_le_bytes).ok_or_else(cut_short);
-        let (format, perturbation, probes) = (word()?, word()?, word()?);
-        for (name, found, known) in
-            [("journal format", format, FORMAT_VERSION), ("perturbation", perturbation, PERTURBATION_VERSION)]
-        {
-            if found != known {
-                return Err(Error::unsupported(
-                    format!("{}: {name} version {found}, expected {known}", path.display()),
-                    "use the qzo version that wrote this run, or start the run anew",
-                ));
-            }
-        }
-        let [kind, mode, reserved @ ..]: [u8; 4] = take(&mut rest).ok_or_else(cut_short)?;
+        let (length, tag, perturbation, probes) = (word()?, word()?, word()?, word()?);
+        known_version(path, "perturbation", perturbation.to_le_bytes(), PERTURBATION_VERSION)?;
+        let [distribution, mode, reserved @ ..]: [u8; 4] = take(&mut rest).ok_or_else(cut_short)?;
         let mut hash = || take(&mut rest).ok_or_else(cut_short);
         let (base_model, config, tokenizer, data) = (hash()?, hash()?, hash()?, hash()?);
         let stored = take(&mut rest).map(u32::from_le_bytes).ok_or_else(cut_short)?;
@@ -131,23 +120,82 @@ impl Header {
                 format!("the journal's header is damaged: checksum {found:08x}, expected {stored:08x}");
             return Err(Error::damaged(path, what));
         }
-        let kind = match kind {
-            0 => Distribution::Gaussian,
-            1 => Distribution::Rademacher,
-            _ => return Err(Error::damaged(path, format!("journal header: unknown perturbation {kind}"))),
-        };
-        let mode = match mode {
-            0 => ScaleMode::Absolute,
-            1 => ScaleMode::Relative,
-            _ => return Err(Error::damaged(path, format!("journal header: unknown scale mode {mode}"))),
-        };
+        let impossible = |what: String| Error::damaged(path, format!("journal header: {what}"));
+        let method = method(tag, probes, distribution, mode).map_err(impossible)?;
         if reserved != [0; 2] {
-            return Err(Error::damaged(path, "journal header: reserved bytes are not 0"));
+            return Err(impossible("reserved bytes are not 0".into()));
         }
-        let header = Self { probes, kind, mode, base_model, config, tokenizer, data };
-        header.check().map_err(|what| Error::damaged(path, format!("journal header: {what}")))?;
-        Ok(header)
+        if length as usize != method.record_bytes() {
+            let expected = method.record_bytes();
+            return Err(impossible(format!("records of {length} bytes, expected {expected}")));
+        }
+        Ok((Self { method, base_model, config, tokenizer, data }, stored))
     }
+}
+
+impl Recorded {
+    /// # Errors
+    /// A number of probes that no run has.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Zo { probes, .. } if !(1..=MAX_PROBES).contains(probes) => {
+                Err(format!("{probes} probes per step: expected 1 to {MAX_PROBES}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As in a configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Zo { .. } => "zo",
+            Self::Exact => "exact",
+        }
+    }
+}
+
+fn distribution_tag(distribution: Distribution) -> u8 {
+    match distribution {
+        Distribution::Gaussian => 0,
+        Distribution::Rademacher => 1,
+    }
+}
+
+fn mode_tag(mode: ScaleMode) -> u8 {
+    match mode {
+        ScaleMode::Absolute => 0,
+        ScaleMode::Relative => 1,
+    }
+}
+
+fn method(tag: u32, probes: u32, distribution: u8, mode: u8) -> Result<Recorded, String> {
+    let distribution = match distribution {
+        0 => Distribution::Gaussian,
+        1 => Distribution::Rademacher,
+        _ => return Err(format!("unknown perturbation {distribution}")),
+    };
+    let mode = match mode {
+        0 => ScaleMode::Absolute,
+        1 => ScaleMode::Relative,
+        _ => return Err(format!("unknown scale mode {mode}")),
+    };
+    let method = match tag {
+        0 => Recorded::Zo { probes, distribution, mode },
+        1 => Recorded::Exact,
+        _ => return Err(format!("unknown method {tag}")),
+    };
+    method.check().map(|()| method)
+}
+
+fn known_version(path: &Path, name: &str, found: [u8; 4], known: u32) -> Result<()> {
+    let found = u32::from_le_bytes(found);
+    if found == known {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        format!("{}: {name} version {found}, expected {known}", path.display()),
+        "finish this run with the qzo version that began it, or start it anew in another output_dir",
+    ))
 }
 
 fn lowercase(variant: impl std::fmt::Debug) -> String {

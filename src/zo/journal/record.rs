@@ -1,25 +1,59 @@
 //! One step of the journal. Its layout is drawn in [`super`].
 
-use super::take;
-use crate::zo::direction::{MAX_ABS_NOISE, round_to_16_bits};
+use super::bytes::take;
+use crate::zo::direction::{Direction, Distribution, MAX_ABS_NOISE, Move, ScaleMode, round_to_16_bits};
 use crate::zo::estimator::StepOutcome;
 
 const SKIPPED: u32 = 1;
-const FIXED_BYTES: usize = 32;
+/// Step, data cursor and flags before a method's own fields, and the checksum behind them.
+const FRAME_BYTES: usize = 24;
 const PROBE_BYTES: usize = 20;
+const EXACT_BYTES: usize = 56;
+
+/// More directions than this in one step are taken for a mistake.
+pub const MAX_PROBES: u32 = 1 << 16;
+
+/// 32 bytes that identify a file or what was read from it.
+pub type Hash = [u8; 32];
+
+/// The method that a journal's records are of, and what is the same in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Zeroth order: the scales follow from the records alone.
+    Zo { probes: u32, distribution: Distribution, mode: ScaleMode },
+    /// Exact gradients: the scales are kept in snapshots, which the records name.
+    Exact,
+}
 
 /// All that a step changed, and what it saw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub step: u64,
-    /// Seed of the step's directions.
-    pub seed: u64,
-    /// A loss was NaN or infinite: the scales did not move.
-    pub skipped: bool,
     /// Where the data order stands after this step, in the data order's own terms.
     pub data_cursor: u64,
-    /// As many as the header says.
-    pub probes: Vec<ProbeRecord>,
+    /// A loss was NaN or infinite: the scales did not move.
+    pub skipped: bool,
+    pub taken: StepTaken,
+}
+
+/// What each method records of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepTaken {
+    Zo {
+        /// Seed of the step's directions.
+        seed: u64,
+        /// As many as the header says.
+        probes: Vec<ProbeRecord>,
+    },
+    Exact {
+        loss: f64,
+        /// Euclidean norm of the gradient, before it is clipped.
+        grad_norm: f64,
+        /// As applied.
+        learning_rate: f64,
+        /// BLAKE3 of the last snapshot written before this step; zeros before the first.
+        snapshot: Hash,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,45 +64,95 @@ pub struct ProbeRecord {
     pub coefficient: f32,
 }
 
+impl Recorded {
+    /// Length of a record.
+    pub fn record_bytes(&self) -> usize {
+        FRAME_BYTES
+            + match self {
+                Self::Zo { probes, .. } => size_of::<u64>() + *probes as usize * PROBE_BYTES,
+                Self::Exact => EXACT_BYTES,
+            }
+    }
+
+    /// Whether the scales follow from the records.
+    pub fn is_replayed(&self) -> bool {
+        matches!(self, Self::Zo { .. })
+    }
+
+    /// The moves of a record's step, in the order in which they are made. Training and replay both make exactly
+    /// these. Empty for a skipped step, and for a method whose steps do not follow from its records.
+    pub fn moves(&self, record: &Record) -> Vec<Move> {
+        let (Self::Zo { distribution, mode, .. }, StepTaken::Zo { seed, probes }) = (*self, &record.taken)
+        else {
+            return Vec::new();
+        };
+        let moves = probes.iter().zip(0..).map(|(taken, probe)| Move {
+            direction: Direction { distribution, mode, seed: *seed, probe },
+            coefficient: taken.coefficient,
+        });
+        moves.filter(|each| each.coefficient != 0.0).collect()
+    }
+}
+
 impl Record {
-    pub fn new(step: u64, seed: u64, data_cursor: u64, outcome: &StepOutcome) -> Self {
+    /// The record of a step of zeroth order.
+    pub fn of_probes(step: u64, seed: u64, data_cursor: u64, outcome: &StepOutcome) -> Self {
         let probes = outcome.probes.iter().map(|probe| ProbeRecord {
             loss_plus: probe.loss_plus,
             loss_minus: probe.loss_minus,
             coefficient: probe.coefficient,
         });
-        Self { step, seed, skipped: outcome.skipped, data_cursor, probes: probes.collect() }
+        let taken = StepTaken::Zo { seed, probes: probes.collect() };
+        Self { step, data_cursor, skipped: outcome.skipped, taken }
     }
 
-    /// What no run writes: a wrong number of probes, or a coefficient that devices would not agree on.
-    pub(super) fn check(&self, probes: u32) -> Result<(), String> {
-        if self.probes.len() != probes as usize {
-            return Err(format!("{} probes, expected {probes}", self.probes.len()));
-        }
-        for probe in &self.probes {
-            let c = probe.coefficient;
-            if !(c * MAX_ABS_NOISE as f32).is_finite() || round_to_16_bits(f64::from(c)) != c {
-                return Err(format!("coefficient {c:e} is not a finite number of 16 significant bits"));
+    /// The loss of the step; with several, their mean.
+    pub fn loss(&self) -> f64 {
+        match &self.taken {
+            StepTaken::Zo { probes, .. } => {
+                probes.iter().map(|p| (p.loss_plus + p.loss_minus) / 2.0).sum::<f64>() / probes.len() as f64
             }
-            if self.skipped && c != 0.0 {
-                return Err(format!("coefficient {c:e} in a skipped step"));
-            }
+            StepTaken::Exact { loss, .. } => *loss,
         }
-        Ok(())
+    }
+
+    /// Refuses what no run writes: a record of another method or number of probes, or a coefficient that devices
+    /// would not agree on.
+    pub(super) fn check(&self, of: &Recorded) -> Result<(), String> {
+        match (of, &self.taken) {
+            (Recorded::Zo { probes: expected, .. }, StepTaken::Zo { probes, .. }) => {
+                if probes.len() != *expected as usize {
+                    return Err(format!("{} probes, expected {expected}", probes.len()));
+                }
+                probes.iter().try_for_each(|probe| probe.check(self.skipped))
+            }
+            (Recorded::Exact, StepTaken::Exact { .. }) => Ok(()),
+            _ => Err("a step of another method than the journal's".into()),
+        }
     }
 
     /// `header_crc` and `ordinal`, the number of records before this one, are covered by the checksum
     /// but not stored: a record is valid in one place of one journal.
     pub(super) fn encode(&self, header_crc: u32, ordinal: u64) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FIXED_BYTES + self.probes.len() * PROBE_BYTES);
+        let mut bytes = Vec::new();
         bytes.extend(self.step.to_le_bytes());
-        bytes.extend(self.seed.to_le_bytes());
-        bytes.extend(if self.skipped { SKIPPED } else { 0 }.to_le_bytes());
         bytes.extend(self.data_cursor.to_le_bytes());
-        for probe in &self.probes {
-            bytes.extend(probe.loss_plus.to_le_bytes());
-            bytes.extend(probe.loss_minus.to_le_bytes());
-            bytes.extend(probe.coefficient.to_le_bytes());
+        bytes.extend(if self.skipped { SKIPPED } else { 0 }.to_le_bytes());
+        match &self.taken {
+            StepTaken::Zo { seed, probes } => {
+                bytes.extend(seed.to_le_bytes());
+                for probe in probes {
+                    bytes.extend(probe.loss_plus.to_le_bytes());
+                    bytes.extend(probe.loss_minus.to_le_bytes());
+                    bytes.extend(probe.coefficient.to_le_bytes());
+                }
+            }
+            StepTaken::Exact { loss, grad_norm, learning_rate, snapshot } => {
+                for number in [loss, grad_norm, learning_rate] {
+                    bytes.extend(number.to_le_bytes());
+                }
+                bytes.extend(snapshot);
+            }
         }
         bytes.extend(checksum(header_crc, ordinal, &bytes).to_le_bytes());
         bytes
@@ -78,47 +162,66 @@ impl Record {
         bytes: &[u8],
         header_crc: u32,
         ordinal: u64,
-        probes: u32,
+        of: &Recorded,
     ) -> Result<Self, RecordError> {
         let (body, stored) = bytes.split_last_chunk().ok_or(RecordError::Checksum)?;
         if checksum(header_crc, ordinal, body) != u32::from_le_bytes(*stored) {
             return Err(RecordError::Checksum);
         }
-        let (record, flags) = Self::fields(body).ok_or(RecordError::Checksum)?;
+        let (record, flags) = Self::fields(body, of).ok_or(RecordError::Checksum)?;
         if flags & !SKIPPED != 0 {
             return Err(RecordError::Content(format!("unknown flags {flags:#x}")));
         }
-        record.check(probes).map_err(RecordError::Content)?;
+        record.check(of).map_err(RecordError::Content)?;
         Ok(record)
     }
 
-    fn fields(mut body: &[u8]) -> Option<(Self, u32)> {
+    fn fields(mut body: &[u8], of: &Recorded) -> Option<(Self, u32)> {
         let rest = &mut body;
         let step = u64::from_le_bytes(take(rest)?);
-        let seed = u64::from_le_bytes(take(rest)?);
-        let flags = u32::from_le_bytes(take(rest)?);
         let data_cursor = u64::from_le_bytes(take(rest)?);
-        let mut probes = Vec::with_capacity(rest.len() / PROBE_BYTES);
-        while !rest.is_empty() {
-            probes.push(ProbeRecord {
-                loss_plus: f64::from_le_bytes(take(rest)?),
-                loss_minus: f64::from_le_bytes(take(rest)?),
-                coefficient: f32::from_le_bytes(take(rest)?),
-            });
+        let flags = u32::from_le_bytes(take(rest)?);
+        let taken = match of {
+            Recorded::Zo { .. } => {
+                let seed = u64::from_le_bytes(take(rest)?);
+                let mut probes = Vec::with_capacity(rest.len() / PROBE_BYTES);
+                while !rest.is_empty() {
+                    probes.push(ProbeRecord {
+                        loss_plus: f64::from_le_bytes(take(rest)?),
+                        loss_minus: f64::from_le_bytes(take(rest)?),
+                        coefficient: f32::from_le_bytes(take(rest)?),
+                    });
+                }
+                StepTaken::Zo { seed, probes }
+            }
+            Recorded::Exact => {
+                let mut number = || take(rest).map(f64::from_le_bytes);
+                let (loss, grad_norm, learning_rate) = (number()?, number()?, number()?);
+                StepTaken::Exact { loss, grad_norm, learning_rate, snapshot: take(rest)? }
+            }
+        };
+        Some((Self { step, data_cursor, skipped: flags & SKIPPED != 0, taken }, flags))
+    }
+}
+
+impl ProbeRecord {
+    fn check(&self, skipped: bool) -> Result<(), String> {
+        let c = self.coefficient;
+        if !(c * MAX_ABS_NOISE as f32).is_finite() || round_to_16_bits(f64::from(c)) != c {
+            return Err(format!("coefficient {c:e} is not a finite number of 16 significant bits"));
         }
-        Some((Self { step, seed, skipped: flags & SKIPPED != 0, data_cursor, probes }, flags))
+        match skipped && c != 0.0 {
+            true => Err(format!("coefficient {c:e} in a skipped step")),
+            false => Ok(()),
+        }
     }
 }
 
 pub(super) enum RecordError {
-    /// The bytes are not what was written.
+    /// The bytes are not those that were written.
     Checksum,
-    /// The bytes are what was written, and no qzo of this version writes that.
+    /// The bytes are those that were written, and no qzo of this version writes them.
     Content(String),
-}
-
-pub(super) fn record_bytes(probes: u32) -> usize {
-    FIXED_BYTES + probes as usize * PROBE_BYTES
 }
 
 fn checksum(header_crc: u32, ordinal: u64, body: &[u8]) -> u32 {

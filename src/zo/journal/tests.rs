@@ -1,18 +1,20 @@
 //! Attacks on a journal: cuts, flipped bits, moved records, full disks, a second writer.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::file::{Scanned, scan};
+use super::header::HEADER_BYTES;
 use super::*;
+use crate::error::Error;
 use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, round_to_16_bits};
 
-fn header() -> Header {
-    Header {
-        probes: 2,
-        kind: Distribution::Gaussian,
-        mode: ScaleMode::Relative,
-        base_model: [1; 32],
-        config: [2; 32],
-        tokenizer: [3; 32],
-        data: [4; 32],
-    }
+fn header() -> JournalHeader {
+    JournalHeader { method: zo(2), base_model: [1; 32], config: [2; 32], tokenizer: [3; 32], data: [4; 32] }
+}
+
+fn zo(probes: u32) -> Recorded {
+    Recorded::Zo { probes, distribution: Distribution::Gaussian, mode: ScaleMode::Relative }
 }
 
 fn record(step: u64) -> Record {
@@ -23,11 +25,20 @@ fn record(step: u64) -> Record {
     };
     Record {
         step,
-        seed: 0x1234_5678_9abc_def0 ^ step,
-        skipped: false,
         data_cursor: 16 * step,
-        probes: vec![probe(1), probe(2)],
+        skipped: false,
+        taken: StepTaken::Zo { seed: 0x1234_5678_9abc_def0 ^ step, probes: vec![probe(1), probe(2)] },
     }
+}
+
+fn seed(record: &Record) -> u64 {
+    let StepTaken::Zo { seed, .. } = &record.taken else { panic!("{record:?}") };
+    *seed
+}
+
+fn probes(record: &mut Record) -> &mut [ProbeRecord] {
+    let StepTaken::Zo { probes, .. } = &mut record.taken else { panic!("not a step of zeroth order") };
+    probes
 }
 
 fn records(n: u64) -> Vec<Record> {
@@ -66,28 +77,29 @@ fn keeps_the_losses_of_a_skipped_step_to_the_bit() {
     let (_folder, path) = written(1);
     let mut skipped = record(1);
     skipped.skipped = true;
-    skipped.probes[0] = ProbeRecord { loss_plus: f64::NAN, loss_minus: f64::NEG_INFINITY, coefficient: 0.0 };
-    skipped.probes[1].coefficient = 0.0;
+    probes(&mut skipped)[0] =
+        ProbeRecord { loss_plus: f64::NAN, loss_minus: f64::NEG_INFINITY, coefficient: 0.0 };
+    probes(&mut skipped)[1].coefficient = 0.0;
     let (mut journal, ..) = Journal::open(&path, &header()).unwrap();
     journal.append(&skipped).unwrap();
     let (header, found, _) = read(&path).unwrap();
     assert_eq!(found[1].encode(0, 0), skipped.encode(0, 0));
     assert!(found[1].skipped);
-    assert_eq!(header.steps(&found[1]).count(), 0);
+    assert_eq!(header.method.moves(&found[1]), []);
 }
 
 #[test]
 fn a_record_names_the_moves_of_its_step() {
     let step = record(4);
-    let moves: Vec<Move> = header().steps(&step).collect();
+    let moves = header().method.moves(&step);
     let expected = |probe: u32| Move {
         direction: Direction {
             distribution: Distribution::Gaussian,
             mode: ScaleMode::Relative,
-            seed: step.seed,
+            seed: seed(&record(4)),
             probe,
         },
-        coefficient: step.probes[probe as usize].coefficient,
+        coefficient: probes(&mut record(4))[probe as usize].coefficient,
     };
     assert_eq!(moves, [expected(0), expected(1)]);
 }
@@ -95,23 +107,32 @@ fn a_record_names_the_moves_of_its_step() {
 /// Made by Python's struct and zlib.crc32 from the layout in the module's documentation.
 #[test]
 fn has_the_documented_layout() {
-    let one_probe = Header { probes: 1, kind: Distribution::Rademacher, ..header() };
+    let one_probe = JournalHeader {
+        method: Recorded::Zo { probes: 1, distribution: Distribution::Rademacher, mode: ScaleMode::Relative },
+        ..header()
+    };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let mut journal = Journal::create(&path, &one_probe).unwrap();
     for step in [7, 8] {
         let probe = ProbeRecord { loss_plus: 0.75, loss_minus: 0.5, coefficient: -0.125 };
         journal
-            .append(&Record { step, seed: 9, skipped: false, data_cursor: 16, probes: vec![probe] })
+            .append(&Record {
+                step,
+                data_cursor: 16,
+                skipped: false,
+                taken: StepTaken::Zo { seed: 9, probes: vec![probe] },
+            })
             .unwrap();
     }
     let bytes = fs::read(&path).unwrap();
-    assert_eq!(bytes.len(), 156 + 2 * 52);
+    assert_eq!(bytes.len(), 164 + 2 * 52);
     let word = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap());
-    assert_eq!([word(152), word(204), word(256)], GOLDEN_CHECKSUMS);
-    assert_eq!(bytes[..24], *b"qzo-jrnl\x01\0\0\0\x01\0\0\0\x01\0\0\0\x01\x01\0\0");
+    assert_eq!([word(160), word(212), word(264)], GOLDEN_CHECKSUMS);
+    assert_eq!(bytes[..32], *b"qzo-jrnl\x02\0\0\0\x34\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\x01\x01\0\0");
 }
-const GOLDEN_CHECKSUMS: [u32; 3] = [0x9217_40d5, 0xd4ec_c3ab, 0x4f92_36c9];
+const GOLDEN_CHECKSUMS: [u32; 3] = [0x7dae_402b, 0xffd4_a5dd, 0x64aa_50bf];
+const GOLDEN_EXACT_CHECKSUMS: [u32; 3] = [0x32dd_ce43, 0x1a41_8c46, 0x2a8a_b0a3];
 
 #[test]
 fn refuses_to_overwrite_a_journal() {
@@ -167,7 +188,7 @@ fn a_flipped_bit_never_gives_wrong_records() {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         match scan(&path, &flipped) {
-            Ok((found_header, found, torn)) => {
+            Ok(Scanned { header: found_header, records: found, torn, .. }) => {
                 assert!(bit / 8 >= offset_of(4), "bit {bit} went unseen");
                 assert_eq!((found_header, found), (header(), records(4)), "bit {bit}");
                 assert_eq!(torn, Some(TornTail { offset: offset_of(4) as u64, bytes: SIZE as u64 }));
@@ -215,7 +236,7 @@ fn records_cannot_be_swapped_duplicated_removed_or_moved_between_journals() {
     let swapped = [head, part(0), part(2), part(1), part(3)].concat();
     let duplicated = [head, part(0), part(1), part(1), part(2), part(3)].concat();
     let removed = [head, part(0), part(2), part(3)].concat();
-    let other_header = Header { data: [5; 32], ..header() }.encode();
+    let other_header = JournalHeader { data: [5; 32], ..header() }.encode().0;
     let moved = [&other_header[..], part(0), part(1)].concat();
     for attack in [swapped, duplicated, removed, moved] {
         assert!(matches!(scan(&path, &attack), Err(Error::Damaged { .. })));
@@ -224,21 +245,21 @@ fn records_cannot_be_swapped_duplicated_removed_or_moved_between_journals() {
 
 #[test]
 fn valid_checksums_do_not_excuse_impossible_records() {
-    let crc = header_crc(&header().encode());
+    let (header_bytes, crc) = header().encode();
     let mut gap = record(5);
     let mut precise = record(1);
-    precise.probes[0].coefficient = 0.1;
+    probes(&mut precise)[0].coefficient = 0.1;
     let mut infinite = record(1);
-    infinite.probes[1].coefficient = f32::INFINITY;
+    probes(&mut infinite)[1].coefficient = f32::INFINITY;
     let mut moving = record(1);
     moving.skipped = true;
     gap.data_cursor = 0;
     for (bad, why) in
         [(gap, "consecutive"), (precise, "significant"), (infinite, "finite"), (moving, "skipped")]
     {
-        let bytes = [&header().encode()[..], &record(0).encode(crc, 0), &bad.encode(crc, 1)].concat();
-        let refused = scan(Path::new("journal"), &bytes).unwrap_err().to_string();
-        assert!(refused.contains(why) && refused.contains("record 1 at byte 228"), "{refused}");
+        let bytes = [&header_bytes[..], &record(0).encode(crc, 0), &bad.encode(crc, 1)].concat();
+        let refused = refusal(&bytes);
+        assert!(refused.contains(why) && refused.contains("record 1 at byte 236"), "{refused}");
 
         let (_folder, path) = written(1);
         let (mut journal, ..) = Journal::open(&path, &header()).unwrap();
@@ -251,39 +272,59 @@ fn valid_checksums_do_not_excuse_impossible_records() {
 #[test]
 fn hostile_headers_are_refused() {
     for probes in [0, MAX_PROBES + 1, u32::MAX] {
-        let hostile = Header { probes, ..header() };
-        let refused = scan(Path::new("journal"), &hostile.encode()).unwrap_err();
-        assert!(refused.to_string().contains("probes per step"), "{refused}");
+        let hostile = JournalHeader { method: zo(probes), ..header() };
+        let refused = refusal(&hostile.encode().0);
+        assert!(refused.contains("probes per step"), "{refused}");
         let folder = tempfile::tempdir().unwrap();
         assert!(Journal::create(&folder.path().join("journal"), &hostile).is_err());
     }
-    assert!(scan(Path::new("journal"), &[b'x'; 1000]).unwrap_err().to_string().contains("not a qzo journal"));
-    let mut newer = header().encode();
-    newer[12] = 2;
-    let refused = scan(Path::new("journal"), &newer).unwrap_err();
-    assert!(refused.to_string().contains("perturbation version 2, expected 1"), "{refused}");
+    assert!(refusal(&[b'x'; 1000]).contains("not a qzo journal"));
+    let (mut newer, _) = header().encode();
+    newer[20] = 2;
+    assert!(refusal(&newer).contains("perturbation version 2, expected 1"));
+    let with_crc = |at: usize, value: u8| {
+        let (mut bytes, _) = header().encode();
+        bytes[at] = value;
+        let crc = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        refusal(&bytes)
+    };
+    assert!(with_crc(12, 71).contains("records of 71 bytes, expected 72"));
+    assert!(with_crc(16, 2).contains("unknown method 2"));
 }
 
 #[test]
 fn another_run_is_refused_with_all_that_differs() {
     let (_folder, path) = written(1);
+    let with = |method| JournalHeader { method, ..header() };
     let others = [
-        (Header { probes: 3, ..header() }, "probes (journal 2, now 3)"),
+        (with(zo(3)), "probes (journal 2, now 3)"),
         (
-            Header { kind: Distribution::Rademacher, ..header() },
+            with(Recorded::Zo {
+                probes: 2,
+                distribution: Distribution::Rademacher,
+                mode: ScaleMode::Relative,
+            }),
             "perturbation (journal gaussian, now rademacher)",
         ),
-        (Header { mode: ScaleMode::Absolute, ..header() }, "scale_mode (journal relative, now absolute)"),
-        (Header { base_model: [9; 32], ..header() }, "base model (journal 010101010101, now 090909090909)"),
-        (Header { config: [9; 32], ..header() }, "config ("),
-        (Header { tokenizer: [9; 32], ..header() }, "tokenizer ("),
-        (Header { data: [9; 32], ..header() }, "data ("),
+        (
+            with(Recorded::Zo { probes: 2, distribution: Distribution::Gaussian, mode: ScaleMode::Absolute }),
+            "scale_mode (journal relative, now absolute)",
+        ),
+        (with(Recorded::Exact), "method (journal zo, now exact)"),
+        (
+            JournalHeader { base_model: [9; 32], ..header() },
+            "base model (journal 010101010101, now 090909090909)",
+        ),
+        (JournalHeader { config: [9; 32], ..header() }, "config ("),
+        (JournalHeader { tokenizer: [9; 32], ..header() }, "tokenizer ("),
+        (JournalHeader { data: [9; 32], ..header() }, "data ("),
     ];
     for (other, named) in others {
         let refused = Journal::open(&path, &other).unwrap_err().to_string();
         assert!(refused.contains(named) && refused.matches("(journal").count() == 1, "{refused}");
     }
-    let both = Journal::open(&path, &Header { config: [9; 32], data: [9; 32], ..header() });
+    let both = Journal::open(&path, &JournalHeader { config: [9; 32], data: [9; 32], ..header() });
     let both = both.unwrap_err().to_string();
     assert!(both.contains("config (") && both.contains("data ("), "{both}");
 }
@@ -293,7 +334,7 @@ fn hashes_that_share_their_first_bytes_still_differ() {
     let (_folder, path) = written(1);
     let mut base_model = [1; 32];
     base_model[31] = 2;
-    let refused = Journal::open(&path, &Header { base_model, ..header() }).unwrap_err();
+    let refused = Journal::open(&path, &JournalHeader { base_model, ..header() }).unwrap_err();
     assert!(refused.to_string().contains("base model ("), "{refused}");
 }
 
@@ -356,14 +397,44 @@ fn a_writer_under_a_file_size_limit() {
     }
 }
 
-/// Without a way to take a failed append back, nothing more is written.
+fn exact(step: u64) -> Record {
+    let taken = StepTaken::Exact {
+        loss: 0.5,
+        grad_norm: 2.0,
+        learning_rate: 1e-3,
+        snapshot: if step < 8 { [0; 32] } else { [9; 32] },
+    };
+    Record { step, data_cursor: 16, skipped: step == 8, taken }
+}
+
+/// Made by Python's struct and zlib.crc32 from the layout in the module's documentation.
 #[test]
-fn a_journal_that_cannot_be_repaired_refuses_to_go_on() {
-    let (_folder, path) = written(1);
-    let (mut journal, ..) = Journal::open(&path, &header()).unwrap();
-    let writable = std::mem::replace(&mut *journal.file, File::open(&path).unwrap());
-    assert!(matches!(journal.append(&record(1)), Err(Error::Io { .. })));
-    *journal.file = writable;
-    assert!(matches!(journal.append(&record(1)), Err(Error::Damaged { .. })));
-    assert_eq!(read(&path).unwrap().1, records(1));
+fn an_exact_step_has_its_own_fields() {
+    let exact_header = JournalHeader { method: Recorded::Exact, ..header() };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = Journal::create(&path, &exact_header).unwrap();
+    [7, 8].iter().for_each(|step| journal.append(&exact(*step)).unwrap());
+    let refused = journal.append(&record(9)).unwrap_err().to_string();
+    assert!(refused.contains("another method"), "{refused}");
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes.len(), 164 + 2 * 80);
+    let word = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap());
+    assert_eq!([word(160), word(240), word(320)], GOLDEN_EXACT_CHECKSUMS);
+    let (found, records, _) = read(&path).unwrap();
+    assert_eq!((&found, &records), (&exact_header, &vec![exact(7), exact(8)]));
+    assert_eq!(found.method.moves(&records[0]), []);
+}
+
+#[test]
+fn a_journal_of_version_1_is_refused_with_advice() {
+    let mut old = header().encode().0;
+    old[8] = 1;
+    let refused = JournalHeader::decode(Path::new("journal"), &old[..156]).unwrap_err();
+    assert!(refused.to_string().contains("journal format version 1, expected 2"), "{refused}");
+    assert!(refused.help().unwrap().contains("the qzo version that began it"), "{refused:?}");
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    scan(Path::new("journal"), bytes).err().map(|refused| refused.to_string()).unwrap()
 }

@@ -9,7 +9,7 @@ use super::{B, noise};
 use crate::checkpoint::{Checkpoint, Shape};
 use crate::data::{Sequence, Target};
 use crate::device::ComputeType;
-use crate::model::{self, Input, LanguageModel, Tables};
+use crate::model::{self, LanguageModel, ModelInput, Tables, Update};
 use crate::zo::direction::Signs;
 
 /// Launches of one decoder block in one pass.
@@ -57,7 +57,7 @@ impl Tokens {
     }
 
     pub fn log_probs(&self, model: &dyn LanguageModel, perturb: Signs) -> Vec<f32> {
-        let input = Input { tokens: &self.tokens, sequences: &self.sequences };
+        let input = ModelInput { tokens: &self.tokens, sequences: &self.sequences };
         model.log_probs(input, &self.targets, perturb).unwrap()
     }
 
@@ -65,7 +65,7 @@ impl Tokens {
     pub fn step(&self, model: &mut dyn LanguageModel) {
         let answers = self.log_probs(model, Signs::Both(noise()));
         assert_eq!(answers, vec![0.0; 2 * self.targets.len()]);
-        model.step(noise()).unwrap();
+        model.apply(Update::Moves(&[noise()])).unwrap();
     }
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, Scores};
 use crate::zo::direction::Signs;
 
-pub struct Layer<B: Backend> {
+pub struct DecoderBlock<B: Backend> {
     pub attention_norms: Norms<B>,
     qkv: Projections<B, 3>,
     q_norm: Option<Norm<B>>,
@@ -37,7 +37,7 @@ enum Expand<B: Backend> {
 /// Keys and values of the tokens so far, `[S, kv_heads, head_dim]` each.
 pub type LayerCache<B> = Option<(Tensor<B, 3>, Tensor<B, 3>)>;
 
-impl<B: Kernels> Layer<B> {
+impl<B: Kernels> DecoderBlock<B> {
     pub fn load(
         checkpoint: &Checkpoint,
         index: usize,
@@ -127,10 +127,10 @@ impl<B: Kernels> Layer<B> {
             Some(rows) => [x, attended].map(|x| x.select(0, rows.clone())),
             None => [x, attended],
         };
-        let residual = self.attention_norms.add(x, self.o_proj.forward(attended, pass.perturb));
+        let residual = self.attention_norms.add(x, self.o_proj.forward(attended, pass.signs));
         let [x, h] = self.mlp_norms.input(residual);
-        let expanded = self.expand(h, pass.perturb);
-        self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.perturb))
+        let expanded = self.expand(h, pass.signs);
+        self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.signs))
     }
 
     /// What attention gives before its output projection: `[T, heads · head_dim]`.
@@ -182,13 +182,13 @@ impl<B: Kernels> Layer<B> {
     }
 
     /// What the MLP gives before its output projection: `[T, intermediate]`.
-    pub fn expand(&self, h: Tensor<B, 2>, perturb: Signs) -> Tensor<B, 2> {
+    pub fn expand(&self, h: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         match &self.expand {
             Expand::Gated { gate_up, activation } => {
-                let [gate, up] = gate_up.forward(h, perturb);
+                let [gate, up] = gate_up.forward(h, signs);
                 kernels::gate_mul(gate, up, *activation)
             }
-            Expand::Relu(up) => relu(up.forward(h, perturb)),
+            Expand::Relu(up) => relu(up.forward(h, signs)),
         }
     }
 
@@ -236,7 +236,7 @@ impl<B: Kernels> Layer<B> {
         let rows = h.dims()[0];
         let (heads, kv_heads, dim) =
             (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let [q, k, v] = self.qkv.forward(h, pass.perturb);
+        let [q, k, v] = self.qkv.forward(h, pass.signs);
         let heads_of = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
             let x = x.reshape([rows, heads, dim]);
             match norm {

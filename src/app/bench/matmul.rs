@@ -1,0 +1,90 @@
+//! Products of activations with a packed 4-bit weight.
+
+use serde::Serialize;
+
+use crate::arch::ModelConfig;
+use crate::checkpoint::Shape;
+use crate::device::{ComputeType, DeviceSpec, DtypeSpec, with_backend};
+use crate::error::Result;
+use crate::kernels::{self, Kernels};
+use crate::model::compute_type;
+
+/// A sweep of products.
+#[derive(Debug, Clone)]
+pub struct MatmulBench {
+    /// Whose linears; `None`: some usual sizes.
+    pub shape: Option<Shape>,
+    /// The most tokens.
+    pub tokens: usize,
+    pub device: DeviceSpec,
+    pub dtype: DtypeSpec,
+}
+
+/// The times of a sweep.
+#[derive(Debug, Clone, Serialize)]
+pub struct MatmulTimes {
+    pub device: String,
+    pub dtype: ComputeType,
+    pub matmul: Vec<Product>,
+}
+
+/// The time of a product at both signs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Product {
+    pub tokens: usize,
+    pub out_features: usize,
+    pub in_features: usize,
+    pub bits: u32,
+    pub group_size: usize,
+    pub path: &'static str,
+    pub seconds: f64,
+    pub gflops: f64,
+}
+
+/// Times products by every path that the device has.
+///
+/// # Errors
+/// What the device reports.
+pub fn matmul(bench: &MatmulBench) -> Result<MatmulTimes> {
+    let device = bench.device.resolve()?;
+    let dtype = compute_type(&device, bench.dtype)?;
+    let sizes = match bench.shape.map(Shape::config) {
+        Some(ModelConfig { hidden_size, intermediate_size, .. }) => vec![
+            (hidden_size, hidden_size),
+            (intermediate_size, hidden_size),
+            (hidden_size, intermediate_size),
+        ],
+        None => vec![(4096, 4096), (1536, 576), (576, 1536)],
+    };
+    let paths = with_backend!(&device, |B, _device| B::EVERY_PATH);
+    // Without tensor cores halves take a hundred times as long.
+    let plain = |path: &kernels::Path| *path == kernels::Path::Dense(kernels::Engine::Units);
+    let paths: Vec<_> = paths.iter().filter(|path| dtype == ComputeType::F32 || !plain(path)).collect();
+    let mut products = Vec::new();
+    for (out_features, in_features) in sizes {
+        let every = [1, 16, 64, 256, 1024, 4096, 8192];
+        for tokens in every.into_iter().filter(|tokens| *tokens <= bench.tokens) {
+            for path in &paths {
+                let sizes = [tokens, out_features, in_features];
+                let seconds = with_backend!(&device, |B, device| {
+                    kernels::bench::time_linear::<B>(**path, sizes, dtype, &device)
+                })?;
+                let Some(seconds) = seconds else { continue };
+                // Both signs.
+                let gflops = 4.0 * (tokens * out_features * in_features) as f64 / seconds / 1e9;
+                let (path, bits, group_size) = (path.name(), 4, 64);
+                products.push(Product {
+                    tokens,
+                    out_features,
+                    in_features,
+                    bits,
+                    group_size,
+                    path,
+                    seconds,
+                    gflops,
+                });
+            }
+        }
+    }
+    Ok(MatmulTimes { device: device.to_string(), dtype, matmul: products })
+}

@@ -1,0 +1,65 @@
+//! The steps of a recipe.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::times::time_steps;
+use crate::app::event::OnEvent;
+use crate::app::{data, open};
+use crate::config::Config;
+use crate::data::{Dataset, TokenizedDataset};
+use crate::device::{ComputeType, host, pools};
+use crate::error::{Error, Result};
+use crate::model::{Tables, compute_type};
+use crate::train::{TextObjective, TrainingData};
+
+/// The times of a recipe's steps.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecipeTimes {
+    pub device: String,
+    pub dtype: ComputeType,
+    pub step_seconds: f64,
+    pub step_seconds_min: f64,
+    pub tokens_per_batch: f64,
+    pub tokens_per_second: f64,
+    pub load_seconds: f64,
+    pub peak_bytes: Option<u64>,
+    pub allocated_bytes: Option<u64>,
+    pub losses: Vec<[f64; 2]>,
+}
+
+/// Times some steps of a recipe.
+///
+/// # Errors
+/// An input that cannot be used; what the device reports.
+pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<RecipeTimes> {
+    config.validate()?;
+    let device = config.device.resolve()?;
+    let dtype = compute_type(&device, config.dtype)?;
+    let clock = Instant::now();
+    let checkpoint = open::checkpoint(&config.model, on_event)?;
+    let tokenizer = open::tokenizer(&checkpoint)?;
+    let mut model = open::model(&checkpoint, &device, dtype, Tables::InFile, on_event)?;
+    let load_seconds = clock.elapsed().as_secs_f64();
+    let train = config.data.train.as_ref();
+    let train = train.ok_or_else(|| Error::invalid("no training data", "set data.train, or give --data"))?;
+    let limits = data::training_limits(&checkpoint, &config.data);
+    let (dataset, task) = (Dataset::read(train)?, config.data.task()?);
+    let train = TokenizedDataset::new(&dataset.rows, &task, &tokenizer, limits)?;
+    let data = TrainingData { digest: dataset.digest, task, train, dev: None };
+    let mut objective = TextObjective::new(&data, config.seed);
+    let times = time_steps(&mut objective, model.as_mut(), &config.train, config.seed, steps)?;
+    Ok(RecipeTimes {
+        device: device.to_string(),
+        dtype,
+        step_seconds: times.median,
+        step_seconds_min: times.least,
+        tokens_per_batch: times.tokens / steps as f64,
+        tokens_per_second: times.tokens_per_second,
+        load_seconds,
+        peak_bytes: host::peak(),
+        allocated_bytes: pools::reserved(&device),
+        losses: times.losses,
+    })
+}

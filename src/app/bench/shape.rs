@@ -1,0 +1,169 @@
+//! The steps of a published model's shape, on random weights that are in no file.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::times::{Times, time_steps};
+use crate::app::event::OnEvent;
+use crate::app::open;
+use crate::checkpoint::{Checkpoint, Shape};
+use crate::data::tokenized::{Candidate, TokenizedExample};
+use crate::data::{Batch, Load, LossSum, Objective};
+use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
+use crate::error::{Error, Result};
+use crate::model::memory::{MemoryParts, Workload, plan};
+use crate::model::{LanguageModel, compute_type};
+use crate::train::{TrainConfig, TrainingObjective};
+use crate::zo::direction::Signs;
+
+/// A shape, and the batches it is given.
+#[derive(Debug, Clone)]
+pub struct ShapeBench {
+    pub shape: Shape,
+    /// 2, 3, 4 or 8.
+    pub bits: u32,
+    pub group_size: usize,
+    /// Tokens per batch.
+    pub tokens: usize,
+    /// Tokens per sequence.
+    pub seq_length: usize,
+    /// 0: one batch is scored instead.
+    pub steps: u64,
+    pub device: DeviceSpec,
+    pub dtype: DtypeSpec,
+    pub seed: u64,
+}
+
+/// The times of a shape's steps.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShapeTimes {
+    pub device: String,
+    pub dtype: ComputeType,
+    pub shape: String,
+    pub bits: u32,
+    pub tokens: usize,
+    pub seq_length: usize,
+    pub steps: u64,
+    pub step_seconds: f64,
+    pub step_seconds_min: f64,
+    pub tokens_per_second: f64,
+    pub load_seconds: f64,
+    /// On a card, what the driver has given away since; its pools keep what they once took.
+    pub peak_bytes: Option<u64>,
+    /// What the pools have taken of it, without the driver's own.
+    pub allocated_bytes: Option<u64>,
+    pub plan_bytes: u64,
+    pub losses: Vec<[f64; 2]>,
+    pub plan: MemoryParts,
+}
+
+/// Times some steps.
+///
+/// # Errors
+/// A shape that does not fit; what the device reports.
+pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
+    let ShapeBench { shape, bits, group_size, tokens, seq_length, steps, .. } = *bench;
+    if tokens == 0 || seq_length == 0 || group_size == 0 || ![2, 3, 4, 8].contains(&bits) {
+        return Err(Error::invalid(
+            "a shape needs tokens, a sequence length and a group size above 0, and 2, 3, 4 or 8 bits",
+            "see `qzo bench --help`",
+        ));
+    }
+    let device = bench.device.resolve()?;
+    let dtype = compute_type(&device, bench.dtype)?;
+    let checkpoint = Arc::new(Checkpoint::synthetic(shape, bits, group_size));
+    let mut objective = MadeUp(made_up_batch(tokens, seq_length, checkpoint.config().vocab_size as u32));
+    let (train, evaluation) = match steps {
+        0 => (Load::default(), objective.0.load()),
+        _ => (objective.0.load(), Load::default()),
+    };
+    let workload = Workload { train, evaluation, reads_files: false };
+    let mut plan = plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)?;
+    if let Some(available) = plan.available_bytes.filter(|_| !plan.fits()) {
+        let what = format!("{shape} needs {} bytes, but {device} has {available} free", plan.total_bytes);
+        return Err(Error::invalid(what, "use a smaller shape, fewer bits or fewer tokens"));
+    }
+    let tables = open::tables(&mut plan, &checkpoint, &device, dtype)?;
+    let free = device.free_memory();
+    let clock = Instant::now();
+    let mut model = open::model(&checkpoint, &device, dtype, tables, on_event)?;
+    let load_seconds = clock.elapsed().as_secs_f64();
+    let times = match steps {
+        0 => time_pass(&objective, model.as_ref())?,
+        _ => time_steps(&mut objective, model.as_mut(), &TrainConfig::default(), bench.seed, steps)?,
+    };
+    Ok(ShapeTimes {
+        device: device.to_string(),
+        dtype,
+        shape: shape.to_string(),
+        bits,
+        tokens,
+        seq_length,
+        steps,
+        step_seconds: times.median,
+        step_seconds_min: times.least,
+        tokens_per_second: times.tokens_per_second,
+        load_seconds,
+        peak_bytes: peak(&device, free),
+        allocated_bytes: pools::reserved(&device),
+        plan_bytes: plan.total_bytes,
+        losses: times.losses,
+        plan: plan.parts,
+    })
+}
+
+fn peak(device: &Device, free_before: Option<u64>) -> Option<u64> {
+    match device.is_host() {
+        true => host::peak(),
+        false => free_before.zip(device.free_memory()).map(|(before, after)| before.saturating_sub(after)),
+    }
+}
+
+fn time_pass(objective: &MadeUp, model: &(dyn LanguageModel + 'static)) -> Result<Times> {
+    let clock = Instant::now();
+    objective.losses(model, &objective.0, Signs::Neither)?;
+    let tokens = objective.tokens(&objective.0);
+    Ok(Times::new(vec![clock.elapsed().as_secs_f64()], tokens, 1.0, Vec::new()))
+}
+
+/// The same batch in every step.
+struct MadeUp(Batch);
+
+impl TrainingObjective for MadeUp {
+    type Model = dyn LanguageModel;
+    type Batch = Batch;
+
+    fn batch(&mut self, _cursor: u64, _size: usize) -> Batch {
+        self.0.clone()
+    }
+
+    fn tokens(&self, batch: &Batch) -> usize {
+        batch.tokens.len()
+    }
+
+    fn losses(&self, model: &dyn LanguageModel, batch: &Batch, signs: Signs) -> Result<Vec<LossSum>> {
+        let log_probs = model.log_probs(batch.into(), &batch.targets, signs)?;
+        Ok(batch.losses(&log_probs))
+    }
+}
+
+/// Sequences of made-up tokens, two one-token candidates after each.
+fn made_up_batch(tokens: usize, seq_length: usize, vocab: u32) -> Batch {
+    let mut next = 0u32;
+    let mut token = || {
+        next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        next % vocab
+    };
+    let lengths = (0..tokens).step_by(seq_length).map(|start| seq_length.min(tokens - start));
+    let examples: Vec<TokenizedExample> = lengths
+        .map(|length| {
+            let prompt: Vec<u32> = (0..length).map(|_| token()).collect();
+            let candidates =
+                [0, 1].map(|last| Candidate { tokens: [&prompt[..], &[last]].concat(), scored: 1 });
+            TokenizedExample { line: 0, candidates: candidates.into(), gold: vec![0] }
+        })
+        .collect();
+    Batch::new(Objective::Classification, &examples)
+}

@@ -1,0 +1,74 @@
+//! Steps as training takes them, timed.
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::model::LanguageModel;
+use crate::train::{Method, StepStart, TrainConfig, TrainingObjective, step};
+use crate::zo::direction::step_seed;
+use crate::zo::journal::{Hash, StepTaken};
+
+/// The times of some steps.
+pub struct Times {
+    /// Median of the seconds per step.
+    pub median: f64,
+    pub least: f64,
+    /// Of all batches, for one sign.
+    pub tokens: f64,
+    /// Tokens of all passes of a step.
+    pub tokens_per_second: f64,
+    /// At both signs of each probe, those of the step that is not counted first.
+    pub losses: Vec<[f64; 2]>,
+}
+
+impl Times {
+    /// `passes` go over the tokens in each step.
+    pub fn new(mut seconds: Vec<f64>, tokens: usize, passes: f64, losses: Vec<[f64; 2]>) -> Self {
+        let total: f64 = seconds.iter().sum();
+        seconds.sort_by(f64::total_cmp);
+        let at = |index: usize| seconds.get(index).copied().unwrap_or(f64::NAN);
+        let tokens = tokens as f64;
+        Self {
+            median: at(seconds.len() / 2),
+            least: at(0),
+            tokens,
+            tokens_per_second: passes * tokens / total,
+            losses,
+        }
+    }
+}
+
+/// Takes steps, of which the first is not counted.
+///
+/// # Errors
+/// What the device reports.
+pub fn time_steps<O: TrainingObjective<Model = dyn LanguageModel>>(
+    objective: &mut O,
+    model: &mut (dyn LanguageModel + 'static),
+    config: &TrainConfig,
+    seed: u64,
+    steps: u64,
+) -> Result<Times> {
+    let mut method = config.method();
+    let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
+    for number in 0..=steps {
+        let batch = objective.batch(number * config.batch_size as u64, config.batch_size);
+        let now = StepStart {
+            step: number,
+            seed: step_seed(seed, number),
+            learning_rate: config.learning_rate,
+            data_cursor: 0,
+            snapshot: Hash::default(),
+        };
+        let clock = Instant::now();
+        let record = step(&mut method, objective, model, &batch, now, &mut |_| Ok(()))?;
+        if let StepTaken::Zo { probes, .. } = &record.taken {
+            losses.extend(probes.iter().map(|probe| [probe.loss_plus, probe.loss_minus]));
+        }
+        if number > 0 {
+            seconds.push(clock.elapsed().as_secs_f64());
+            tokens += objective.tokens(&batch);
+        }
+    }
+    Ok(Times::new(seconds, tokens, Method::<O>::passes(&method), losses))
+}

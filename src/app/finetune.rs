@@ -1,0 +1,137 @@
+//! Training the scales of a model on a task.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use super::event::{Event, OnEvent};
+use super::{base, data, open, plan};
+use crate::checkpoint::{Checkpoint, MAX_SHARD_BYTES};
+use crate::config::Config;
+use crate::error::Result;
+use crate::eval::{TaskReport, evaluate};
+use crate::model::{Tables, compute_type};
+use crate::quantize::QuantizeJob;
+use crate::train::{Method, Outcome, Run, RunDir, TextObjective, write_checkpoints};
+use crate::zo::journal::JournalHeader;
+
+/// A training run, by its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Finetune<'a> {
+    pub config: &'a Config,
+    /// Continue the run in the run directory; begin it where there is none.
+    pub resume: bool,
+    /// Once it is set, the step under way is finished and saved, and the run ends as interrupted.
+    pub stop: &'a AtomicBool,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct FinetuneReport {
+    pub output_dir: PathBuf,
+    pub steps: u64,
+    pub train_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<TaskReport>,
+    /// With the f32 scales of the last step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<TaskReport>,
+    /// `final/`, read back from disk: scales rounded to the type of its file.
+    #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    pub last: Option<TaskReport>,
+    /// NLL of `final` minus NLL of `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
+}
+
+/// Trains the scales of a model as a recipe says, in a new run directory.
+///
+/// # Errors
+/// An input that does not hold together, before anything is written; a device or disk that fails; a loss that is not
+/// finite for too long.
+pub fn finetune(config: &Config, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
+    let never = AtomicBool::new(false);
+    Finetune { config, resume: false, stop: &never }.run(on_event)
+}
+
+impl Finetune<'_> {
+    /// # Errors
+    /// As [`finetune`]; [`crate::error::Error::Interrupted`] once `stop` is set and everything is saved.
+    pub fn run(&self, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
+        let config = self.config;
+        config.validate()?;
+        let device = config.device.resolve()?;
+        let directory = RunDir::new(&config.output_dir);
+        // Everything that can be wrong with the input is found before anything is written.
+        let source = open::checkpoint(&config.model, on_event)?;
+        let tokenizer = open::tokenizer(&source)?;
+        let data = data::training_data(config, &source, &tokenizer, on_event)?;
+        let dtype = compute_type(&device, config.dtype)?;
+        let quantize = base::quantization(config, &source)?;
+        let planner = plan::Planner { config, checkpoint: &source, device: &device, dtype, data: &data };
+        let tables = open::tables(&mut planner.check()?, &source, &device, dtype)?;
+        directory.create(self.resume)?;
+        let base = match quantize {
+            Some(quantize) => {
+                let (device, seed) = (config.device, config.seed);
+                let job = QuantizeJob { device, seed, max_shard_bytes: MAX_SHARD_BYTES };
+                base::quantized(&source, quantize, &directory, job, on_event)?
+            }
+            None => source,
+        };
+
+        let mut method = config.train.method();
+        let header = JournalHeader {
+            method: Method::<TextObjective<'_>>::recorded(&method),
+            base_model: base.fingerprint()?,
+            config: config.fingerprint(),
+            tokenizer: tokenizer.fingerprint()?,
+            data: data.digest,
+        };
+        let (resolved, stop) = (config.to_toml()?, self.stop);
+        let (train, seed) = (&config.train, config.seed);
+        let run = Run { config: train, seed, header, directory: &directory, resolved: &resolved, stop };
+        let mut model = open::model(&base, &device, dtype, tables, on_event)?;
+        on_event(Event::Training {
+            weights: model.trained().len(),
+            device: device.to_string(),
+            dtype,
+            output_dir: config.output_dir.clone(),
+            steps: train.max_steps,
+        });
+        let mut objective = TextObjective::new(&data, seed);
+        let on_step = &mut |event| on_event(Event::Train(event));
+        let outcome = run.train(&mut method, &mut objective, model.as_mut(), on_step)?;
+        write_checkpoints(&run, &base, model.as_mut())?;
+        drop(model);
+
+        let last = match &data.dev {
+            Some(dev) => {
+                let saved = Arc::new(Checkpoint::open(&directory.last())?);
+                let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
+                Some(evaluate(model.as_ref(), &data.task, dev, &mut |_| ())?)
+            }
+            None => None,
+        };
+        Ok(report(config, outcome, last))
+    }
+}
+
+fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> FinetuneReport {
+    let short = |report: TaskReport| TaskReport { predictions: None, ..report };
+    let rounding = outcome.after.as_ref().zip(last.as_ref()).map(|(after, last)| last.nll - after.nll);
+    FinetuneReport {
+        output_dir: config.output_dir.clone(),
+        steps: outcome.steps,
+        train_seconds: outcome.train_seconds,
+        before: outcome.before.map(short),
+        after: outcome.after.map(short),
+        last: last.map(short),
+        rounding,
+        best_step: outcome.best_step,
+    }
+}

@@ -1,0 +1,122 @@
+//! The run directory: where each part of a run lies.
+//!
+//! ```text
+//! config.toml        the resolved configuration
+//! base/, base.json   the quantized model and where it comes from, where the run quantized it itself
+//! journal            every step, durable before the scales move
+//! metrics.jsonl      every step and every evaluation
+//! snapshot.safetensors, best.safetensors    f32 scales, to resume from and to write best/ from
+//! best/, final/      checkpoints in the format the model came in
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::storage::atomic::{self, STAGING_PREFIX, write_atomically};
+
+#[derive(Debug, Clone)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Makes the directory for a new run; with `resume`, an existing one is kept as it is.
+    ///
+    /// # Errors
+    /// Something is there already and it is not to be resumed.
+    pub fn create(&self, resume: bool) -> Result<()> {
+        let occupied = std::fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some());
+        if (occupied || self.0.is_file()) && !resume {
+            return Err(Error::invalid(
+                format!("{} exists already", self.0.display()),
+                "continue that run with --resume, or choose another directory with -o",
+            ));
+        }
+        atomic::create_directory(&self.0)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
+    pub fn base(&self) -> PathBuf {
+        self.0.join("base")
+    }
+
+    /// What was written about the origin of `base/`.
+    ///
+    /// # Errors
+    /// It is there, but cannot be read.
+    pub fn read_origin<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
+        let path = self.origin();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path, "reading")(error)),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::damaged(&path, error.to_string()))
+    }
+
+    pub fn write_origin(&self, origin: &impl Serialize) -> Result<()> {
+        let path = self.origin();
+        let text = serde_json::to_vec(origin).map_err(|error| Error::damaged(&path, error.to_string()))?;
+        write_atomically(&path, &text)
+    }
+
+    fn origin(&self) -> PathBuf {
+        self.0.join("base.json")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join("metrics.jsonl")
+    }
+
+    pub fn snapshot(&self) -> PathBuf {
+        self.0.join("snapshot.safetensors")
+    }
+
+    pub fn best_snapshot(&self) -> PathBuf {
+        self.0.join("best.safetensors")
+    }
+
+    pub fn best(&self) -> PathBuf {
+        self.0.join("best")
+    }
+
+    pub fn last(&self) -> PathBuf {
+        self.0.join("final")
+    }
+
+    /// Removes what a killed run was writing. Only for the holder of the journal's lock: another process
+    /// may be at work otherwise.
+    pub fn remove_abandoned(&self) -> Result<()> {
+        let entries = std::fs::read_dir(&self.0).map_err(Error::io(&self.0, "listing"))?;
+        for entry in entries {
+            let entry = entry.map_err(Error::io(&self.0, "listing"))?;
+            if !entry.file_name().as_encoded_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
+                continue;
+            }
+            let path = entry.path();
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(Error::io(&path, "removing"))?;
+        }
+        Ok(())
+    }
+
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        write_atomically(&self.config(), text.as_bytes())
+    }
+}

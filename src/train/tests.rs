@@ -1,0 +1,277 @@
+//! A second method, plain gradient descent on a quadratic, through the loop, journal, snapshots and resume of the first.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::data::LossSum;
+use crate::error::{Error, Result};
+use crate::eval::TaskReport;
+use crate::model::{Scales, Update};
+use crate::zo::direction::Signs;
+use crate::zo::journal::{self, JournalHeader, Record, Recorded, StepTaken};
+
+/// Two weights of three scales.
+struct Weights {
+    names: [String; 2],
+    scales: [Vec<f32>; 2],
+}
+
+impl Weights {
+    fn new() -> Self {
+        Self { names: ["a".into(), "b".into()], scales: [vec![1.0, 2.0, 3.0], vec![-1.0, 0.5, 4.0]] }
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        self.names.iter().position(|known| known == name).ok_or_else(|| Error::internal("no such weight"))
+    }
+}
+
+impl Scales for Weights {
+    fn trained(&self) -> &[String] {
+        &self.names
+    }
+
+    fn scale_count(&self, name: &str) -> Result<usize> {
+        Ok(self.scales[self.index(name)?].len())
+    }
+
+    fn scales(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.scales[self.index(name)?].clone())
+    }
+
+    fn apply(&mut self, update: Update<'_>) -> Result<()> {
+        match update {
+            Update::Moves(moves) => {
+                for each in moves {
+                    for (id, scales) in (0..).zip(&mut self.scales) {
+                        for (index, scale) in (0..).zip(scales) {
+                            *scale = each.apply(*scale, each.k(id, index));
+                        }
+                    }
+                }
+            }
+            Update::Dense { name, scales } => {
+                let index = self.index(name)?;
+                self.scales[index] = scales.to_vec();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// ½ Σ (scale − target)², where the target is a number of the batch.
+struct Quadratic {
+    /// Added to the target: as a device that rounds otherwise would.
+    error: f32,
+}
+
+impl Quadratic {
+    fn loss(scales: impl Iterator<Item = f32>, target: f32) -> f64 {
+        scales.map(|s| 0.5 * f64::from(s - target).powi(2)).sum()
+    }
+}
+
+impl TrainingObjective for Quadratic {
+    type Model = Weights;
+    type Batch = f32;
+
+    fn batch(&mut self, cursor: u64, size: usize) -> f32 {
+        0.25 + ((cursor + size as u64) % 5) as f32 * 0.125 + self.error
+    }
+
+    fn tokens(&self, _: &f32) -> usize {
+        1
+    }
+
+    fn losses(&self, model: &Weights, target: &f32, signs: Signs) -> Result<Vec<LossSum>> {
+        let loss = |each: Option<crate::zo::direction::Move>| {
+            let scale = |id: u32, index: u32, scale: f32| match each {
+                Some(each) => each.apply(scale, each.k(id, index)),
+                None => scale,
+            };
+            let scales = (0..)
+                .zip(&model.scales)
+                .flat_map(|(id, scales)| (0..).zip(scales).map(move |(index, s)| scale(id, index, *s)));
+            LossSum { sum: Quadratic::loss(scales.collect::<Vec<_>>().into_iter(), *target), weight: 1.0 }
+        };
+        Ok(signs.parts().map(loss).collect())
+    }
+
+    fn evaluate(&self, model: &Weights, _: &mut dyn FnMut(usize, usize)) -> Result<Option<TaskReport>> {
+        let nll = Self::loss(model.scales.iter().flatten().copied(), 0.5);
+        Ok(self.recall(1, None, nll))
+    }
+
+    fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
+        let (task, choices) = ("quadratic".to_owned(), vec![]);
+        let (dropped, truncated, stderr, f1, predictions) = (0, 0, None, None, None);
+        Some(TaskReport { task, n, dropped, truncated, accuracy, stderr, f1, nll, choices, predictions })
+    }
+}
+
+/// Gradient descent with momentum.
+struct Descent {
+    momentum: Vec<f32>,
+}
+
+impl Method<Quadratic> for Descent {
+    fn recorded(&self) -> Recorded {
+        Recorded::Exact
+    }
+
+    fn take(
+        &mut self,
+        now: StepStart,
+        objective: &Quadratic,
+        model: &mut Weights,
+        target: &f32,
+    ) -> Result<Record> {
+        let loss = objective.losses(model, target, Signs::Neither)?[0].mean();
+        let mut squares = 0.0;
+        let mut momentum = self.momentum.chunks_exact_mut(3);
+        for name in model.names.clone() {
+            let mut scales = model.scales(&name)?;
+            for (scale, m) in scales.iter_mut().zip(momentum.next().unwrap()) {
+                let gradient = *scale - target;
+                squares += f64::from(gradient * gradient);
+                *m = 0.5 * *m + gradient;
+                *scale -= now.learning_rate as f32 * *m;
+            }
+            model.apply(Update::Dense { name: &name, scales: &scales })?;
+        }
+        let (learning_rate, snapshot) = (now.learning_rate, now.snapshot);
+        let taken = StepTaken::Exact { loss, grad_norm: squares.sqrt(), learning_rate, snapshot };
+        Ok(Record { step: now.step, data_cursor: now.data_cursor, skipped: false, taken })
+    }
+
+    fn gradient(&self, record: &Record) -> Gradient {
+        let StepTaken::Exact { grad_norm, .. } = record.taken else { panic!("{record:?}") };
+        Gradient::Norm(grad_norm)
+    }
+
+    fn passes(&self) -> f64 {
+        1.0
+    }
+
+    fn state(&self) -> Vec<(String, &[f32])> {
+        vec![("momentum".into(), &self.momentum)]
+    }
+
+    fn restore(&mut self, state: Vec<(String, Vec<f32>)>) -> Result<()> {
+        let [(_, momentum)] = <[_; 1]>::try_from(state).map_err(|_| Error::internal("not its state"))?;
+        self.momentum = momentum;
+        Ok(())
+    }
+}
+
+fn config(max_steps: u64) -> TrainConfig {
+    TrainConfig {
+        max_steps,
+        learning_rate: 0.05,
+        save_steps: 4,
+        eval_steps: 5,
+        batch_size: 3,
+        ..Default::default()
+    }
+}
+
+/// Runs to `max_steps`, or stops after `stop_after` steps of this process; gives the scales at the end.
+fn run(path: &Path, max_steps: u64, stop_after: Option<u64>, error: f32) -> (Result<Outcome>, Weights) {
+    let (directory, stop, config) = (RunDir::new(path), AtomicBool::new(false), config(max_steps));
+    directory.create(true).unwrap();
+    let [base_model, hash, tokenizer, data] = [[1; 32], [2; 32], [3; 32], [4; 32]];
+    let header = JournalHeader { method: Recorded::Exact, base_model, config: hash, tokenizer, data };
+    let run = Run { config: &config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
+    let (mut method, mut weights) = (Descent { momentum: vec![0.0; 6] }, Weights::new());
+    let mut steps = 0;
+    let outcome = run.train(&mut method, &mut Quadratic { error }, &mut weights, &mut |event| {
+        steps += u64::from(matches!(event, TrainEvent::Step { .. }));
+        if stop_after == Some(steps) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    (outcome, weights)
+}
+
+fn files(path: &Path) -> [Vec<u8>; 2] {
+    ["snapshot.safetensors", "best.safetensors"].map(|name| std::fs::read(path.join(name)).unwrap())
+}
+
+#[test]
+fn another_method_goes_through_loop_journal_snapshots_and_resume() {
+    let place = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| place.path().join(name));
+    let (outcome, expected) = run(&whole, 18, None, 0.0);
+    let outcome = outcome.unwrap();
+    assert!(outcome.after.unwrap().nll < 0.1 * outcome.before.unwrap().nll);
+    let (header, records, _) = journal::read(&whole.join("journal")).unwrap();
+    assert_eq!((header.method, records.len()), (Recorded::Exact, 18));
+    let lines = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    assert!(lines.contains("\"grad_norm\":") && !lines.contains("projected_grad"), "{lines}");
+
+    // Stopped where a snapshot is written at once, and where a process dies without one.
+    for steps in [3, 4, 6] {
+        let (outcome, _) = run(&parts, 18, Some(steps), 0.0);
+        assert!(matches!(outcome, Err(Error::Interrupted(_))), "{outcome:?}");
+    }
+    let (outcome, got) = run(&parts, 18, None, 0.0);
+    outcome.unwrap();
+    assert_eq!(got.scales, expected.scales);
+}
+
+#[test]
+fn steps_since_the_last_snapshot_are_taken_again_and_must_agree() {
+    let place = tempfile::tempdir().unwrap();
+    let [whole, killed, other] = ["whole", "killed", "other"].map(|name| place.path().join(name));
+    let (_, expected) = run(&whole, 12, None, 0.0);
+    for path in [&killed, &other] {
+        run(path, 12, Some(5), 0.0).0.unwrap_err();
+        // As a kill after step 5 leaves it: the snapshot is that of an earlier step, or none.
+        std::fs::remove_file(path.join("snapshot.safetensors")).unwrap();
+    }
+    let (outcome, got) = run(&killed, 12, None, 0.0);
+    outcome.unwrap();
+    assert_eq!(got.scales, expected.scales);
+    assert_eq!(files(&killed), files(&whole));
+    let metrics = |path: &Path| {
+        let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+        text.lines()
+            .map(|line| line.split(",\"tokens_per_second").next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(metrics(&killed).len(), metrics(&whole).len());
+
+    let (outcome, _) = run(&other, 12, None, 1e-3);
+    let refused = outcome.unwrap_err().to_string();
+    assert!(refused.contains("step 1 gives a loss of"), "{refused}");
+}
+
+#[test]
+fn a_snapshot_that_the_journal_does_not_name_is_not_used() {
+    let place = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| place.path().join(name));
+    run(&one, 12, Some(8), 0.0).0.unwrap_err();
+    // Of the same run and step, but other scales.
+    run(&two, 12, Some(4), 1e-2).0.unwrap_err();
+    std::fs::copy(two.join("snapshot.safetensors"), one.join("snapshot.safetensors")).unwrap();
+    let (outcome, got) = run(&one, 12, None, 0.0);
+    outcome.unwrap();
+    assert_eq!(got.scales, run(&place.path().join("whole"), 12, None, 0.0).1.scales);
+}
+
+#[test]
+fn zeroth_order_trains_the_same_objective() {
+    let place = tempfile::tempdir().unwrap();
+    let (directory, stop) = (RunDir::new(place.path().join("run")), AtomicBool::new(false));
+    directory.create(false).unwrap();
+    let config = TrainConfig { learning_rate: 2e-2, ..config(200) };
+    let mut method = config.method();
+    let method_of_header = Method::<Quadratic>::recorded(&method);
+    let [base_model, hash, tokenizer, data] = [[1; 32]; 4];
+    let header = JournalHeader { method: method_of_header, base_model, config: hash, tokenizer, data };
+    let run = Run { config: &config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
+    let mut weights = Weights::new();
+    let outcome = run.train(&mut method, &mut Quadratic { error: 0.0 }, &mut weights, &mut |_| ()).unwrap();
+    assert!(outcome.after.unwrap().nll < 0.5 * outcome.before.unwrap().nll);
+}

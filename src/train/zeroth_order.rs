@@ -1,0 +1,48 @@
+//! Zeroth order: losses at perturbed scales in, moves along the same directions out.
+
+use super::method::{Gradient, Method, StepStart};
+use super::objective::TrainingObjective;
+use crate::error::{Error, Result};
+use crate::zo::direction::Signs;
+use crate::zo::estimator::Estimator;
+use crate::zo::journal::{Record, Recorded, StepTaken};
+
+pub struct ZerothOrder {
+    pub estimator: Estimator,
+}
+
+impl<O: TrainingObjective + ?Sized> Method<O> for ZerothOrder {
+    fn recorded(&self) -> Recorded {
+        let (probes, distribution, mode) = self.estimator.directions();
+        Recorded::Zo { probes, distribution, mode }
+    }
+
+    fn take(
+        &mut self,
+        now: StepStart,
+        objective: &O,
+        model: &mut O::Model,
+        batch: &O::Batch,
+    ) -> Result<Record> {
+        let outcome = self.estimator.estimate(now.seed, now.learning_rate, &mut |each| match objective
+            .losses(model, batch, Signs::Both(each))?
+            .as_slice()
+        {
+            [plus, minus] => Ok([plus.mean(), minus.mean()]),
+            other => Err(Error::internal(format!("{} losses for two signs", other.len()))),
+        })?;
+        Ok(Record::of_probes(now.step, now.seed, now.data_cursor, &outcome))
+    }
+
+    fn gradient(&self, record: &Record) -> Gradient {
+        let StepTaken::Zo { probes, .. } = &record.taken else { return Gradient::Projected(f64::NAN) };
+        let eps = self.estimator.eps();
+        let sum = probes.iter().map(|p| (p.loss_plus - p.loss_minus) / (2.0 * eps)).sum::<f64>();
+        Gradient::Projected(sum / probes.len() as f64)
+    }
+
+    fn passes(&self) -> f64 {
+        let (probes, ..) = self.estimator.directions();
+        2.0 * f64::from(probes)
+    }
+}
