@@ -24,7 +24,7 @@ save_steps = 2
 "#;
 
 /// Layout of the journal, drawn in `zo::journal`.
-const HEADER_BYTES: u64 = 156;
+const HEADER_BYTES: u64 = 164;
 const RECORD_BYTES: u64 = 52;
 
 fn qzo(line: &str) -> Result<()> {

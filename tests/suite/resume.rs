@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// Layout of the journal, as its room draws it.
-const HEADER_BYTES: usize = 156;
+const HEADER_BYTES: usize = 164;
 const RECORD_BYTES: usize = 52;
 
 const KILLS: usize = 20;
@@ -388,14 +388,14 @@ fn records_that_are_swapped_doubled_or_of_another_run_are_refused() {
     let header = &reference.journal[..HEADER_BYTES];
     let record = |i: usize| &reference.journal[HEADER_BYTES + i * RECORD_BYTES..][..RECORD_BYTES];
     let swapped = [header, record(1), record(0), record(2), record(3)].concat();
-    reference.is_refused(reference.with_journal(&swapped), &["at byte 156"]);
+    reference.is_refused(reference.with_journal(&swapped), &["at byte 164"]);
     let doubled = [header, record(0), record(0), record(1), record(2)].concat();
-    reference.is_refused(reference.with_journal(&doubled), &["at byte 208"]);
+    reference.is_refused(reference.with_journal(&doubled), &["at byte 216"]);
     reference.training.finetune("other", &["--seed", "1"]).succeeded();
     let other = std::fs::read(reference.training.out("other").join("journal")).unwrap();
     let mixed =
         [&reference.journal[..HEADER_BYTES + RECORD_BYTES], &other[HEADER_BYTES + RECORD_BYTES..]].concat();
-    reference.is_refused(reference.with_journal(&mixed), &["at byte 208"]);
+    reference.is_refused(reference.with_journal(&mixed), &["at byte 216"]);
 }
 
 #[test]
