@@ -23,8 +23,8 @@
 #   DEVICE=wgpu SHAPES=tiny TOKENS=256 SEQ_LENGTH=64 GROUP_SIZE=64 bash scripts/gpu_suite.sh QZO TESTS OUT
 set -uo pipefail
 root=$(realpath "$(dirname "$0")/..")
-. "$root/scripts/gpu_setup.sh"
-. "$root/scripts/gpu_report.sh"
+. "$root/scripts/bench/gpu_setup.sh"
+. "$root/scripts/bench/gpu_report.sh"
 [ "${1:-}" != --pack ] || { shift && pack "$@"; exit; }
 [ $# -ge 3 ] || { sed -n 2,23p "$0"; exit 2; }
 device=${DEVICE:-cuda}
@@ -122,7 +122,7 @@ peer_of() {
     local args
     [ -n "$peers" ] || return 0
     mapfile -t args < <(sizes "$1")
-    on_card "$3" "peer-$1-$2" "$python" "$root/scripts/peer_pytorch.py" "${args[@]}" --steps "$steps" \
+    on_card "$3" "peer-$1-$2" "$python" "$root/scripts/bench/peer_pytorch.py" "${args[@]}" --steps "$steps" \
         --device "$peer_device" --dtype "${torch_names[$2]}" --cap 24
 }
 
@@ -210,12 +210,12 @@ fi
 if wants cublas && [ -n "$peers" ]; then
     rehearsal=()
     [ "$backend" = cuda ] || rehearsal=(--dtypes float32 --limit 1e9)
-    part 60 cublas "$python" "$root/scripts/cublas_sweep.py" --qzo "$logs/matmul.log" --device "$peer_device" \
+    part 60 cublas "$python" "$root/scripts/bench/cublas_sweep.py" --qzo "$logs/matmul.log" --device "$peer_device" \
         --seconds 25 "${rehearsal[@]}"
 fi
 if wants tests; then
     wait "$unpacking" 2>/dev/null
-    part 150 tests bash "$root/scripts/gpu_tests.sh" "$(<"$work/tests.path")" "$backend" "$logs/tests"
+    part 150 tests bash "$root/scripts/bench/gpu_tests.sh" "$(<"$work/tests.path")" "$backend" "$logs/tests"
 fi
 if wants ncu && [ "$backend" = cuda ] && command -v ncu >/dev/null; then
     # Some layers of the first pass, which takes some 650 launches for 40 layers, cuBLAS's among them.

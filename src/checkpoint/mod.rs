@@ -21,7 +21,7 @@
 //! ```
 //!
 //! To add a format: one file with its layout (drawn once, pinned by an assert), one match arm, one
-//! fixture from `scripts/fixtures_checkpoints.py` (`fixtures_packages.py` where a package writes it).
+//! fixture from `scripts/fixtures/checkpoints.py` (`scripts/fixtures/packages.py` where a package writes it).
 //! Which arm:
 //! - a scheme of Hugging Face directories: a file in `scheme`;
 //! - a GGUF block type (IQ4_NL, …): a struct in `gguf::blocks::layout`, a variant of `GgmlType`;

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn orders_are_the_ones_an_independent_philox_gives() {
-        // scripts/fixtures_tokenizers.py prints these.
+        // scripts/fixtures/tokenizing.py prints these.
         assert_eq!(permutation(SEED, 0, Stream::Epoch, 10), [2, 9, 4, 8, 5, 3, 1, 6, 7, 0]);
         assert_eq!(permutation(SEED, 1, Stream::Epoch, 10), [1, 9, 8, 4, 3, 5, 0, 6, 7, 2]);
         assert_eq!(permutation(0, 0, Stream::Split, 10), [4, 6, 1, 2, 3, 8, 9, 0, 5, 7]);

@@ -27,7 +27,7 @@ pub enum Tables {
 /// [`Error::Unsupported`] where the device has no such arithmetic.
 pub fn compute_type(device: &Device, spec: DtypeSpec) -> Result<ComputeType> {
     match spec {
-        // What its rounding does to the projected gradient was measured: scripts/fidelity.py. f16 is never
+        // What its rounding does to the projected gradient was measured: scripts/checks/fidelity.py. f16 is never
         // chosen: the activations of some families (Gemma, Qwen) are beyond its range.
         DtypeSpec::Auto if check(device, ComputeType::Bf16).is_ok() => Ok(ComputeType::Bf16),
         DtypeSpec::Auto => Ok(ComputeType::F32),

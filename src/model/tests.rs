@@ -1,4 +1,4 @@
-//! Logits against transformers (scripts/fixtures_models.py), on every backend at hand.
+//! Logits against transformers (scripts/fixtures/models.py), on every backend at hand.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use super::*;
 use crate::packed::get_code;
 use serde_json::Value;
 
-/// Written by `scripts/fixtures_rtn.py`, an independent numpy implementation.
+/// Written by `scripts/fixtures/rtn.py`, an independent numpy implementation.
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rtn/reference.json");
 
 fn integers(value: &Value) -> Vec<u32> {

@@ -5,7 +5,7 @@ use zip::write::SimpleFileOptions;
 
 use super::*;
 
-/// Written by PyTorch (scripts/fixtures_models.py); its numbers are held against transformers' where models run.
+/// Written by PyTorch (scripts/fixtures/models.py); its numbers are held against transformers' where models run.
 const FIXTURE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/families/opt-pickled/pytorch_model.bin");
 

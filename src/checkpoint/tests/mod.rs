@@ -15,9 +15,9 @@ use crate::packed::FloatType;
 use crate::quant::{self, QuantizeConfig};
 use crate::storage::json;
 
-/// Written by `scripts/fixtures_checkpoints.py`; blocks.gguf by `scripts/fixtures_blocks.py`.
+/// Written by `scripts/fixtures/checkpoints.py`; blocks.gguf by `scripts/fixtures/blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
-/// Those with ct-, awq- and mlx- by `scripts/fixtures_packages.py`. Their scales are f16.
+/// Those with ct-, awq- and mlx- by `scripts/fixtures/packages.py`. Their scales are f16.
 const QUANTIZED: [&str; 13] = [
     "gptq-4bit-v1",
     "gptq-3bit-v2",

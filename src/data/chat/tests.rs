@@ -78,9 +78,9 @@ fn small_templates_render_as_in_jinja2() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), fixture.cases.len(), wrong.join("\n"));
 }
 
-/// Renders the cases that scripts/compare_templates.py has written, for it to compare.
+/// Renders the cases that scripts/checks/compare_templates.py has written, for it to compare.
 #[test]
-#[ignore = "renders the cases of scripts/compare_templates.py"]
+#[ignore = "renders the cases of scripts/checks/compare_templates.py"]
 fn renders_the_templates_of_a_file() {
     #[derive(Deserialize)]
     struct Cases {

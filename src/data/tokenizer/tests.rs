@@ -1,4 +1,4 @@
-//! Ids and texts against the Python libraries' (scripts/fixtures_tokenizers.py).
+//! Ids and texts against the Python libraries' (scripts/fixtures/tokenizing.py).
 
 use std::path::PathBuf;
 

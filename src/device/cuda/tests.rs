@@ -318,7 +318,7 @@ fn an_open_library_gets_another_name() {
 #[test]
 fn cudarc_takes_the_nvrtc_that_was_found() {
     let Some(folder) = std::env::var_os("QZO_NVRTC") else {
-        eprintln!("SKIPPED: QZO_NVRTC names no folder with NVRTC (scripts/get_nvrtc.sh)");
+        eprintln!("SKIPPED: QZO_NVRTC names no folder with NVRTC (scripts/checks/get_nvrtc.sh)");
         return;
     };
     // In a process of its own, in which no other test has made its own choice.

@@ -16,7 +16,7 @@ pub struct Nvrtc {
 }
 
 impl Nvrtc {
-    /// In the folder that `QZO_NVRTC` names (see `scripts/get_nvrtc.sh`), else in the CUDA toolkit.
+    /// In the folder that `QZO_NVRTC` names (see `scripts/checks/get_nvrtc.sh`), else in the CUDA toolkit.
     pub fn open() -> Result<Self, String> {
         let roots: Vec<PathBuf> = match std::env::var_os("QZO_NVRTC") {
             Some(dir) => entries(&Path::new(&dir).join("nvidia")).collect(),
@@ -33,8 +33,8 @@ impl Nvrtc {
             };
             files.iter().find(named)
         };
-        let path =
-            find("libnvrtc.so").ok_or("libnvrtc was not found (set QZO_NVRTC, see scripts/get_nvrtc.sh)")?;
+        let path = find("libnvrtc.so")
+            .ok_or("libnvrtc was not found (set QZO_NVRTC, see scripts/checks/get_nvrtc.sh)")?;
         let open = |path: &PathBuf| {
             // SAFETY: the initialisers of NVIDIA's compiler libraries only set up their own state.
             let library = unsafe { Library::new(path) };
