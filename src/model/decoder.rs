@@ -5,10 +5,9 @@ use std::sync::Arc;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::block::{DecoderBlock, LayerCache};
-use super::embedding::Embedding;
+use super::embedding::{Embedding, Tables};
 use super::language_model::{LanguageModel, ModelInput, Session};
 use super::linear::{Linear, LinearWeight};
-use super::load::Tables;
 use super::norm::{Norm, Residual};
 use super::pass::{Pass, QueryRow, visible};
 use super::rope::Rope;

@@ -15,6 +15,15 @@ use crate::kernels::Kernels;
 use crate::packed::FloatType;
 use crate::zo::direction::Signs;
 
+/// Where the tables of tokens and learned positions are during passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    /// In their file: the rows of each batch are brought to the device.
+    InFile,
+    /// On the device, which takes [`super::table_bytes`] of its memory and spares every pass the rows.
+    OnDevice,
+}
+
 pub struct Embedding<B: Backend> {
     tokens: Table<B>,
     project_in: Option<Linear<B>>,

@@ -4,22 +4,13 @@ use std::sync::Arc;
 
 use super::blockwise::{BlockByBlock, BlockwiseDecoder};
 use super::decoder::Decoder;
-use super::embedding;
+use super::embedding::{self, Tables};
 use super::language_model::LanguageModel;
 use super::scales::{LoneScales, Scales};
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::device::{ComputeType, Device, DtypeSpec, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-
-/// Where the tables of tokens and learned positions are during passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tables {
-    /// In their file: the rows of each batch are brought to the device.
-    InFile,
-    /// On the device, which takes [`table_bytes`] of its memory and spares every pass the rows.
-    OnDevice,
-}
 
 /// The type that `spec` stands for on a device.
 ///

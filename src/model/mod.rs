@@ -36,6 +36,7 @@ pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
 pub use language_model::{LanguageModel, ModelInput, Session, check_tokens};
 #[cfg(test)]
 pub(crate) use load::load_on;
-pub use load::{Tables, block_by_block, compute_type, load, lone_scales, table_bytes};
+pub use embedding::Tables;
+pub use load::{block_by_block, compute_type, load, lone_scales, table_bytes};
 pub use scales::{Scales, Update};
 pub use scoring::LOGIT_BYTES;

@@ -7,6 +7,7 @@
 //! placed    a large file whose parts are written in any order, and which a killed process's successor goes on with
 //! log       a file that grows piece by piece, each on the disk before the next
 //! lock      a file that one process holds at a time
+//! scratch   memory for a while, plain or a file's
 //! pages     files mapped into memory
 //! json      JSON files
 //! ```
@@ -17,4 +18,5 @@ pub mod lock;
 pub mod log;
 pub mod pages;
 pub mod placed;
+pub mod scratch;
 pub mod staging;

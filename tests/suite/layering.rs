@@ -2,32 +2,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::support::repository;
+use crate::support::paths::{Modules, Paths, circles};
 use crate::support::source::{Token, tokens, without_tests};
 
-/// The rooms from the top of the house down; those of one line are neighbours and do not import each
-/// other, but that evaluations may generate.
-const ROOMS: &[&[&str]] = &[
-    &["error"],
-    &["lock", "durable"],
-    &["zo"],
-    &["data"],
-    &["device"],
-    &["kernels"],
-    &["quant"],
-    &["checkpoint"],
-    &["model"],
-    &["generate", "calibrate", "eval", "memory"],
-    &["train"],
-    &["config"],
-    &["cli"],
+/// The modules in the order in which they stand in `lib.rs`: each imports only those above it.
+const MODULES: &[&str] = &[
+    "error",
+    "storage",
+    "rng",
+    "packed",
+    "zo",
+    "data",
+    "device",
+    "arch",
+    "kernels",
+    "quant",
+    "checkpoint",
+    "model",
+    "quantize",
+    "generate",
+    "eval",
+    "train",
+    "config",
+    "app",
+    "cli",
 ];
 
-fn floor(room: &str) -> Option<usize> {
-    ROOMS.iter().position(|rooms| rooms.contains(&room))
+fn height(module: &str) -> Option<usize> {
+    MODULES.iter().position(|known| *known == module)
 }
 
-fn may_import(room: &str, other: &str) -> bool {
-    room == other || floor(other) < floor(room) || (room, other) == ("eval", "generate")
+fn may_import(module: &str, other: &str) -> bool {
+    module == other || height(other) < height(module)
 }
 
 struct SourceFile {
@@ -39,7 +45,7 @@ struct SourceFile {
 
 impl SourceFile {
     /// `kernels` for `kernels/cpu/mod.rs`, and for `kernels.rs`.
-    fn room(&self) -> String {
+    fn module(&self) -> String {
         let first = self.path.components().next().unwrap().as_os_str().to_string_lossy();
         first.trim_end_matches(".rs").to_string()
     }
@@ -169,38 +175,109 @@ fn assert_none(offences: Vec<String>) {
 }
 
 #[test]
-fn every_room_imports_only_rooms_above_it() {
+fn every_module_imports_only_modules_above_it() {
     let mut offences = Vec::new();
-    let mut rooms = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for file in source_files() {
-        let room = file.room();
-        if ["main", "lib"].contains(&room.as_str()) {
+        let module = file.module();
+        if ["main", "lib"].contains(&module.as_str()) {
             continue;
         }
-        if floor(&room).is_none() {
-            offences.push(format!("{}: `{room}` is no room of the house", file.path.display()));
+        if height(&module).is_none() {
+            offences.push(format!("{}: `{module}` is not in the list of modules", file.path.display()));
         }
         let imports = file.imports();
-        // What is not a room is an item of the crate's root, which has none but the rooms.
-        let wrong = imports.iter().filter(|other| !may_import(&room, other));
+        // A name that is no module is an item of the crate's root, which has none but modules.
+        let wrong = imports.iter().filter(|other| !may_import(&module, other));
         offences.extend(wrong.map(|other| format!("{}: imports `{other}`", file.path.display())));
-        rooms.insert(room);
+        seen.insert(module);
     }
-    assert!(rooms.len() >= 11, "found only the rooms {rooms:?}");
+    assert_eq!(seen.len(), MODULES.len(), "{seen:?}");
     assert_none(offences);
 }
 
 #[test]
-fn the_crate_lists_its_rooms_in_the_order_of_the_house() {
+fn files_inside_a_module_do_not_import_each_other_in_a_circle() {
+    let files = source_files();
+    let modules = Modules::new(files.iter().map(|file| (&*file.path, Paths::of(&file.tokens))));
+    let needs = files.iter().filter(|file| !["main", "lib"].contains(&file.module().as_str()));
+    let needs: BTreeMap<_, _> = needs.map(|file| (file.path.clone(), modules.needs(&file.path))).collect();
+    assert!(needs.values().map(BTreeSet::len).sum::<usize>() > 300, "hardly an import was found");
+    let describe = |circle: BTreeSet<PathBuf>| {
+        let arrows = circle.iter().flat_map(|file| {
+            needs[file].intersection(&circle).map(move |other| format!("{} → {}", file.display(), other.display()))
+        });
+        format!("a circle: {}", arrows.collect::<Vec<_>>().join(", "))
+    };
+    assert_none(circles(&needs).into_iter().map(describe).collect());
+}
+
+#[test]
+fn only_storage_renames_and_syncs() {
+    let mut seen = false;
+    let mut offences = Vec::new();
+    for file in source_files() {
+        let renames = file.tokens.windows(4).any(|t| {
+            t[0].word() == Some("fs") && t[1].is(':') && t[2].is(':') && t[3].word() == Some("rename")
+        });
+        let syncs = ["sync_all", "sync_data", "set_len"].into_iter().filter(|call| {
+            file.tokens.windows(2).any(|t| t[0].is('.') && t[1].word() == Some(call))
+        });
+        let calls: Vec<&str> = renames.then_some("fs::rename").into_iter().chain(syncs).collect();
+        seen |= !calls.is_empty();
+        if !calls.is_empty() && !file.is_under("storage") {
+            offences.push(format!("{}: {}", file.path.display(), calls.join(", ")));
+        }
+    }
+    assert!(seen, "no call found at all");
+    assert_none(offences);
+}
+
+/// A name that means two things makes a reader look twice.
+#[test]
+fn names_of_public_types_are_unique() {
+    let mut places = BTreeMap::<String, Vec<String>>::new();
+    for file in source_files() {
+        for at in 0..file.tokens.len().saturating_sub(1) {
+            let [Token::Word(kind), Token::Word(name)] = &file.tokens[at..at + 2] else { continue };
+            let is_type = ["struct", "enum", "trait", "union"].contains(&kind.as_str())
+                // Not the type of a trait or of an implementation.
+                || kind == "type" && at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
+            let is_public = at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
+            if is_type && is_public {
+                places.entry(name.clone()).or_default().push(file.path.display().to_string());
+            }
+        }
+    }
+    assert!(places.len() > 200, "found only {} types", places.len());
+    let twice = places.into_iter().filter(|(_, places)| places.len() > 1);
+    assert_none(twice.map(|(name, places)| format!("{name}: {}", places.join(", "))).collect());
+}
+
+/// A command's file goes from its flags through a job of the library to its report.
+#[test]
+fn files_of_the_command_line_are_short() {
+    let mut files: Vec<PathBuf> = source_files().into_iter().map(|file| file.path).collect();
+    files.retain(|path| path.starts_with("cli"));
+    assert!(files.len() > 10, "{files:?}");
+    let lines = |path: &PathBuf| {
+        let text = std::fs::read_to_string(repository().join("src").join(path)).unwrap();
+        text.split("#[cfg(test)]").next().unwrap_or_default().lines().count()
+    };
+    let long = files.iter().map(|path| (path, lines(path))).filter(|(_, lines)| *lines >= 150);
+    assert_none(long.map(|(path, lines)| format!("{}: {lines} lines", path.display())).collect());
+}
+
+#[test]
+fn the_crate_lists_its_modules_in_their_order() {
     let lib = std::fs::read_to_string(repository().join("src/lib.rs")).unwrap();
     let lib = tokens(&lib);
-    let rooms: Vec<&str> = lib
+    let listed: Vec<&str> = lib
         .windows(2)
         .filter(|pair| pair[0].word() == Some("mod"))
         .filter_map(|pair| pair[1].word())
         .collect();
-    assert!(rooms.len() >= 11, "{rooms:?}");
-    assert!(rooms.is_sorted_by_key(|room| floor(room)), "{rooms:?}");
+    assert_eq!(listed, MODULES);
 }
 
 #[test]
@@ -208,7 +285,7 @@ fn only_the_kernels_use_cubecl_and_simd() {
     let mut offences = Vec::new();
     for file in source_files().iter().filter(|file| !file.is_under("kernels")) {
         // The device asks cubecl which adapters there are.
-        let probes = file.room() == "device";
+        let probes = file.module() == "device";
         let names =
             ["cubecl", "cubek", "burn_cubecl"].into_iter().filter(|name| !(probes && *name == "cubecl"));
         for name in names {
@@ -243,7 +320,7 @@ fn only_the_device_depends_on_the_backends_built_in() {
         let (count, path) = (attributes.count(), file.path.display().to_string());
         // In the kernels: whether those that need cubecl are there at all, and what those of CUDA alone need.
         let allowed = match path.as_str() {
-            _ if file.room() == "device" => usize::MAX,
+            _ if file.module() == "device" => usize::MAX,
             "kernels/mod.rs" => 1,
             "kernels/cube/mod.rs" => 2,
             _ => 0,

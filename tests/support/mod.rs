@@ -2,6 +2,7 @@
 
 pub mod gguf;
 pub mod hub;
+pub mod paths;
 pub mod source;
 pub mod trace;
 pub mod training;

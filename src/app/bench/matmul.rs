@@ -25,12 +25,12 @@ pub struct MatmulBench {
 pub struct MatmulTimes {
     pub device: String,
     pub dtype: ComputeType,
-    pub matmul: Vec<Product>,
+    pub matmul: Vec<TimedProduct>,
 }
 
 /// The time of a product at both signs.
 #[derive(Debug, Clone, Serialize)]
-pub struct Product {
+pub struct TimedProduct {
     pub tokens: usize,
     pub out_features: usize,
     pub in_features: usize,
@@ -73,7 +73,7 @@ pub fn matmul(bench: &MatmulBench) -> Result<MatmulTimes> {
                 // Both signs.
                 let gflops = 4.0 * (tokens * out_features * in_features) as f64 / seconds / 1e9;
                 let (path, bits, group_size) = (path.name(), 4, 64);
-                products.push(Product {
+                products.push(TimedProduct {
                     tokens,
                     out_features,
                     in_features,

@@ -1,0 +1,126 @@
+//! Bars on a terminal, plain lines otherwise, nothing with --quiet.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::stderr::to_stderr;
+
+/// A bar that counts.
+pub struct Progress {
+    bar: ProgressBar,
+    what: String,
+    /// No terminal: a line now and then.
+    plain: bool,
+    last: Instant,
+}
+
+impl Progress {
+    const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+    /// A bar of `total` units of work.
+    pub fn new(what: &str, total: u64, quiet: bool) -> Self {
+        Self::with_template(what, total, quiet, "{msg} {wide_bar} {pos}/{len} {eta}")
+    }
+
+    fn with_template(what: &str, total: u64, quiet: bool, template: &str) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = match terminal && !quiet {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what.to_string());
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let plain = !terminal && !quiet;
+        Self { bar, what: what.to_string(), plain, last: Instant::now() }
+    }
+
+    pub fn set(&mut self, done: u64) {
+        self.bar.set_position(done);
+        let of = self.bar.length().unwrap_or(0);
+        self.line(|| format!("{done}/{of}"));
+    }
+
+    fn line(&mut self, text: impl FnOnce() -> String) {
+        if self.plain && self.last.elapsed() > Self::BETWEEN_LINES {
+            self.last = Instant::now();
+            to_stderr(&format!("{} {}", self.what, text()));
+        }
+    }
+
+    pub fn set_total(&mut self, total: u64) {
+        self.bar.set_length(total);
+    }
+
+    pub fn message(&mut self, text: &str) {
+        self.bar.set_message(text.to_string());
+    }
+
+    /// A line that stays, above the bar.
+    pub fn note(&self, text: &str) {
+        // Asked before `suspend`, which holds the bar's lock.
+        if self.plain || !self.bar.is_hidden() {
+            self.bar.suspend(|| to_stderr(text));
+        }
+    }
+
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar of bytes, with their rate.
+pub struct Bytes {
+    bar: Progress,
+    done: u64,
+    /// Bytes that this process did, of which the rate is.
+    new: u64,
+    started: Instant,
+}
+
+impl Bytes {
+    pub fn new(what: &str, quiet: bool) -> Self {
+        let bar = Progress::with_template(what, 0, quiet, "{msg} {wide_bar} {prefix}");
+        Self { bar, done: 0, new: 0, started: Instant::now() }
+    }
+
+    /// Some more are done, of a total.
+    pub fn pass(&mut self, bytes: u64, of: u64, is_new: bool) {
+        self.done += bytes;
+        self.new += if is_new { bytes } else { 0 };
+        self.bar.bar.set_length(of);
+        self.bar.bar.set_position(self.done);
+        let text = rate(self.done, of, self.new, self.started.elapsed());
+        self.bar.bar.set_prefix(text.clone());
+        self.bar.line(|| text);
+    }
+
+    pub fn finish(self) {
+        self.bar.finish();
+    }
+}
+
+fn rate(done: u64, of: u64, new: u64, elapsed: Duration) -> String {
+    let rate = new as f64 / elapsed.as_secs_f64().max(1e-3);
+    let left = match new {
+        0 => String::new(),
+        _ => format!(", {:.0} s left", of.saturating_sub(done) as f64 / rate),
+    };
+    format!("{:.2} of {:.2} GB, {:.0} MB/s{left}", done as f64 / 1e9, of as f64 / 1e9, rate / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_of_what_this_process_did() {
+        let rate = |done, new| rate(done, 4_000_000_000, new, Duration::from_secs(2));
+        assert_eq!(rate(1_000_000_000, 0), "1.00 of 4.00 GB, 0 MB/s");
+        assert_eq!(rate(2_000_000_000, 1_000_000_000), "2.00 of 4.00 GB, 500 MB/s, 4 s left");
+        assert_eq!(rate(4_000_000_000, 3_000_000_000), "4.00 of 4.00 GB, 1500 MB/s, 0 s left");
+    }
+}

@@ -1,0 +1,8 @@
+//! The events of a job as progress on standard error.
+
+mod bars;
+mod current;
+mod reporter;
+mod training;
+
+pub use reporter::Reporter;

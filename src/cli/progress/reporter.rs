@@ -1,0 +1,127 @@
+//! The events of a job as progress on standard error.
+
+use std::time::Instant;
+
+use super::current::CurrentBar;
+use super::training;
+use crate::app::{Event, OnEvent};
+use crate::cli::console::Console;
+use crate::checkpoint::Passed;
+use crate::data::LengthReport;
+use crate::quant::OutputError;
+use crate::quantize::QuantizeEvent;
+
+/// Shows events as they come.
+pub struct Reporter {
+    console: Console,
+    bar: CurrentBar,
+    /// Training steps between lines; 0: none.
+    logging_steps: u64,
+    /// Bytes of the file under way that were told before.
+    fetched: u64,
+    /// When the first block was begun, and how many an earlier run had done.
+    blocks: Option<(Instant, usize)>,
+}
+
+impl Reporter {
+    pub fn new(console: Console) -> Self {
+        Self { console, bar: CurrentBar::new(console.quiet), logging_steps: 0, fetched: 0, blocks: None }
+    }
+
+    pub fn logging_every(self, steps: u64) -> Self {
+        Self { logging_steps: steps, ..self }
+    }
+
+    /// Runs a job and shows its events.
+    pub fn through<T>(mut self, job: impl FnOnce(OnEvent<'_>) -> T) -> T {
+        let result = job(&mut |event| self.show(&event));
+        self.bar.finish();
+        result
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Download { file, done, of } => self.download(file, *done, *of),
+            Event::Rows { set, kept, lengths } => self.rows(set, *kept, lengths),
+            Event::Load { done, of } => self.bar.count("loading", *of).set(*done as u64),
+            Event::Training { weights, device, dtype, output_dir, steps } => {
+                self.bar.finish();
+                self.console.note(&format!(
+                    "training {weights} weights on {device} in {dtype}, run in {}",
+                    output_dir.display()
+                ));
+                self.bar.count("training", *steps as usize);
+            }
+            Event::Train(event) => training::show(self.bar.count("training", 0), event, self.logging_steps),
+            Event::Quantize(event) => self.quantize(event),
+            Event::Export(passed) => self.pass("exporting", passed),
+            Event::Evaluate { unit, done, of } => self.bar.count(unit, *of).set(*done as u64),
+            Event::Replay { done, of } => self.bar.count("replaying", *of).set(*done as u64),
+            Event::TornTail(torn) => {
+                self.bar.finish();
+                self.console.note(&format!(
+                    "the journal ends in {} torn bytes at offset {}: ignored",
+                    torn.bytes, torn.offset
+                ));
+            }
+        }
+    }
+
+    fn download(&mut self, file: &str, done: u64, of: u64) {
+        if !self.bar.is_moving(file) {
+            self.fetched = 0;
+        }
+        let new = done.saturating_sub(self.fetched);
+        self.fetched = done;
+        self.bar.bytes(file).pass(new, of, true);
+    }
+
+    fn rows(&self, set: &str, kept: usize, lengths: &LengthReport) {
+        let LengthReport { rows, dropped, truncated, longest, .. } = lengths;
+        match set {
+            "data" if dropped + truncated == 0 => {}
+            "data" => {
+                self.console.note(&format!("{dropped} of {rows} rows dropped, {truncated} truncated"));
+            }
+            _ => self.console.note(&format!(
+                "{set}: {kept} of {rows} rows ({dropped} dropped, {truncated} truncated), up to {longest} tokens"
+            )),
+        }
+    }
+
+    fn quantize(&mut self, event: &QuantizeEvent) {
+        match event {
+            QuantizeEvent::FewSamples { text, found, tokens, wanted } => self.console.note(&format!(
+                "note: {} has {found} windows of {tokens} tokens, not {wanted}; the result is better with more",
+                text.display()
+            )),
+            QuantizeEvent::Begins { done, of } => {
+                self.blocks = Some((Instant::now(), *done));
+                let bar = self.bar.count("quantizing", *of);
+                if *done > 0 {
+                    bar.set(*done as u64);
+                    bar.note(&format!("continuing after block {done}"));
+                }
+            }
+            QuantizeEvent::Linear(report) => tracing::info!("{}: {}", report.name, in_words(report.error)),
+            QuantizeEvent::Block { done, of, error } => {
+                let (started, resumed) = *self.blocks.get_or_insert_with(|| (Instant::now(), 0));
+                let each = started.elapsed().as_secs_f64() / (done - resumed).max(1) as f64;
+                let left = each * (of - done) as f64;
+                let bar = self.bar.count("quantizing", *of);
+                bar.set(*done as u64);
+                bar.note(&format!("block {done}/{of}  {}  {left:.0} s left", in_words(*error)));
+            }
+            QuantizeEvent::Written(passed) => self.pass("writing", passed),
+        }
+    }
+
+    fn pass(&mut self, what: &str, passed: &Passed) {
+        self.bar.bytes(what).pass(passed.bytes, passed.of, !passed.was_there);
+    }
+}
+
+fn in_words(error: OutputError) -> String {
+    let [nearest, calibrated] = [error.nearest, error.feedback].map(|error| 100.0 * error);
+    format!("output error {nearest:.4} % rounded, {calibrated:.4} % calibrated")
+}

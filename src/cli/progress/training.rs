@@ -1,0 +1,44 @@
+//! The events of a training run.
+
+use super::bars::Progress;
+use crate::cli::report::describe;
+use crate::train::{Gradient, TrainEvent};
+
+/// Shows an event; a step in a line of its own every `logging_steps` steps, never where that is 0.
+pub fn show(bar: &mut Progress, event: &TrainEvent, logging_steps: u64) {
+    match event {
+        TrainEvent::Resumed { done, repeated, torn } => {
+            if let Some(torn) = torn {
+                bar.note(&format!(
+                    "the journal ended in {} torn bytes at offset {}: cut",
+                    torn.bytes, torn.offset
+                ));
+            }
+            bar.note(&format!("resumed after step {done} ({repeated} replayed)"));
+            bar.set(*done);
+        }
+        TrainEvent::Step { step, loss, gradient, lr, tokens_per_second, skipped } => {
+            bar.set(*step);
+            if *skipped {
+                bar.note(&format!("step {step}: a loss was not finite; skipped"));
+            } else if logging_steps > 0 && step.is_multiple_of(logging_steps) {
+                let gradient = match gradient {
+                    Gradient::Projected(value) => format!("projected_grad {value:+.3}"),
+                    Gradient::Norm(value) => format!("grad_norm {value:.3}"),
+                };
+                bar.note(&format!(
+                    "step {step}  loss {loss:.4}  {gradient}  lr {lr:.2e}  {tokens_per_second:.0} tokens/s"
+                ));
+            }
+        }
+        TrainEvent::Evaluating { step, done, of } => {
+            bar.message(&format!("step {step}: evaluating {done}/{of}"));
+        }
+        TrainEvent::Evaluated { step, report, best } => {
+            let best = if *best { "  (best so far)" } else { "" };
+            bar.message("training");
+            bar.note(&format!("step {step}  dev {}{best}", describe(report)));
+        }
+        TrainEvent::Saved { step } => tracing::info!("scales of step {step} saved"),
+    }
+}
