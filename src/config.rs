@@ -1,8 +1,9 @@
-//! The configuration of a run: each room's own table, read from TOML in one pass. Precedence: flag, then
+//! The configuration of a run: each module's own table, read from TOML in one pass. Precedence: flag, then
 //! `--set section.key=value`, then the file, then the defaults, which stand in each table's `Default`.
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -13,17 +14,25 @@ use crate::quant::QuantizeConfig;
 use crate::train::TrainConfig;
 use crate::zo::schedule::LrScheduler;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A directory, a .gguf file or a Hugging Face id.
     pub model: String,
+    /// The run directory.
     pub output_dir: PathBuf,
+    /// auto, cpu, wgpu[:n] or cuda[:n].
+    #[schemars(with = "String")]
     pub device: DeviceSpec,
+    /// Type of the arithmetic of activations: auto, f32, f16 or bf16.
+    #[schemars(with = "String")]
     pub dtype: DtypeSpec,
+    /// Seed of everything random.
     pub seed: u64,
+    /// The rows, and the task that they are of.
     pub data: DataConfig,
-    /// Used only where the model is not quantized yet.
+    /// How the model is quantized, if it is not quantized yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<QuantizeConfig>,
     pub train: TrainConfig,
@@ -67,6 +76,11 @@ impl Config {
         config.find_files_beside(path);
         config.validate()?;
         Ok(config)
+    }
+
+    /// The JSON schema of recipes.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).into()
     }
 
     /// The resolved configuration as TOML.

@@ -40,7 +40,7 @@ pub enum Error {
     #[error("{what}")]
     Diverged { what: String, help: String },
 
-    /// What was asked for contradicts itself or the input: a bad flag, key or value.
+    /// A request that contradicts itself or the input: a bad flag, key or value.
     #[error("{what}")]
     Invalid { what: String, help: String },
 
@@ -92,7 +92,7 @@ impl Error {
         Self::Diverged { what: what.into(), help: help.into() }
     }
 
-    /// For what no input can cause. The user is asked to report it.
+    /// A fault that no input can cause. The user is asked to report it.
     pub fn internal(what: impl Into<String>) -> Self {
         Self::Internal(what.into())
     }

@@ -1,4 +1,4 @@
-//! Text from a model, token by token, with its keys and values kept.
+//! Generates text token by token; keys and values are kept from one token to the next.
 
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -6,21 +6,22 @@ use crate::model::{LanguageModel, check_tokens};
 use crate::rng::{Stream, random_bits};
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct GenerateOptions {
     pub max_new_tokens: usize,
-    /// 0 takes the most likely token each time.
+    /// Divides the logits before sampling; 0 takes the most likely token each time.
     pub temperature: f64,
-    /// Samples among the fewest tokens whose probabilities add up to this.
+    /// Sampling takes the fewest tokens whose probabilities add up to this.
     pub top_p: f64,
     pub seed: u64,
 }
 
-impl Default for Options {
+impl Default for GenerateOptions {
     fn default() -> Self {
         Self { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0 }
     }
 }
 
+/// A generated text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generated {
     pub text: String,
@@ -28,26 +29,27 @@ pub struct Generated {
     pub stop: Stop,
 }
 
+/// Reason for the end of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
     EndOfText,
     MaxNewTokens,
     ContextFull,
-    /// The caller had enough.
+    /// `on_text` ended it.
     Cut,
 }
 
-/// Continues `prompt` (token ids, not empty). `on_text` sees each piece of text as it is complete and
-/// ends the generation by returning false.
+/// Continues `prompt` (token ids, not empty). `on_text` is given each complete part of the text and ends the generation
+/// by returning false.
 ///
 /// # Errors
-/// An empty prompt, a prompt beyond the model's context or vocabulary, and what the device reports.
+/// An empty prompt, a prompt beyond the model's context or vocabulary, and a failure of the model.
 pub fn generate(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
     prompt: &[u32],
-    options: &Options,
+    options: &GenerateOptions,
     on_text: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Generated> {
     let context = model.config().max_position_embeddings;
@@ -97,7 +99,8 @@ fn check_prompt(prompt: &[u32], context: usize, vocab_size: usize) -> Result<()>
     check_tokens(prompt, vocab_size)
 }
 
-fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
+/// Chooses the token at `position` of the generated text.
+fn choose(logits: &[f32], options: &GenerateOptions, position: u32) -> Result<u32> {
     if logits.iter().any(|l| l.is_nan()) {
         return Err(Error::invalid(
             "the model's logits are NaN",
@@ -107,7 +110,7 @@ fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let logit = |token: &u32| f64::from(logits[*token as usize]);
     if options.temperature <= 0.0 {
-        // The first of equals, as argmax is everywhere else.
+        // The first of equals, like argmax in other programs.
         let best =
             order.into_iter().reduce(|best, token| if logit(&token) > logit(&best) { token } else { best });
         return Ok(best.unwrap_or(0));
@@ -137,8 +140,8 @@ fn choose(logits: &[f32], options: &Options, position: u32) -> Result<u32> {
 mod tests {
     use super::*;
 
-    fn options(temperature: f64, top_p: f64, seed: u64) -> Options {
-        Options { temperature, top_p, seed, ..Options::default() }
+    fn options(temperature: f64, top_p: f64, seed: u64) -> GenerateOptions {
+        GenerateOptions { temperature, top_p, seed, ..GenerateOptions::default() }
     }
 
     #[test]
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn top_p_leaves_out_the_tail() {
+    fn top_p_leaves_out_unlikely_tokens() {
         let logits = [1.0f32, 2.0, 0.0];
         assert!((0..200).all(|seed| choose(&logits, &options(1.0, 0.6, seed), 0).unwrap() == 1));
     }

@@ -1,31 +1,65 @@
-//! qzo fine-tunes quantized language models with forward passes only: zeroth-order optimization of the
-//! quantization scales (QZO: Shang et al., arXiv 2505.13430).
+//! qzo fine-tunes quantized language models in the memory of inference: it trains the quantization scales and leaves
+//! the packed codes as they are (QZO: Shang et al., arXiv 2505.13430).
 //!
-//! A weight is `scale · level(code)`. The codes stay as they are packed; only the scales are trained.
-//! A step perturbs every scale by ±ε along a direction that is never stored, because it can be computed
-//! from a seed wherever it is needed, and moves the scales along it by what the two losses say.
+//! A weight is `scale · level(code)`. A step of zeroth order perturbs every scale by ±ε along a direction that is never
+//! stored, because it can be computed from a seed wherever it is needed, and moves the scales along it by what the two
+//! losses say. The tuned model is written in the format it came in.
 //!
-//! The rooms, each importing only those above it (a test holds them to that):
+//! # Use
 //!
-//! | room | what it owns |
+//! Whole jobs are functions of this crate: [`quantize`], [`plan`], [`finetune`], [`evaluate`], [`replay`]. Each reports
+//! its events to a function and prints nothing.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let place = tempfile::tempdir()?;
+//! # let rows = place.path().join("rows.jsonl");
+//! # let row = |i: u32| format!("{{\"text\": \"film number {i}\", \"label\": {}}}\n", i % 2);
+//! # std::fs::write(&rows, (0..16).map(row).collect::<String>())?;
+//! let mut config = qzo::Config {
+//!     model: "tests/fixtures/runs/q4_1.gguf".into(),
+//!     output_dir: place.path().join("run"),
+//!     ..Default::default()
+//! };
+//! config.data.train = Some(rows);
+//! config.data.prompt = Some("{text} It was".into());
+//! config.data.choices = Some(vec![" bad".into(), " good".into()]);
+//! (config.train.max_steps, config.train.batch_size) = (3, 4);
+//!
+//! let report = qzo::finetune(&config, &mut |event| println!("{event:?}"))?;
+//! assert_eq!(report.steps, 3);
+//! assert!(place.path().join("run/final/q4_1.gguf").exists());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Modules
+//!
+//! Each imports only those above it, and the files inside one do not import each other in a circle; tests hold both.
+//!
+//! | module | what it owns |
 //! |---|---|
 //! | [`error`] | one typed error |
-//! | [`lock`] | a file that one process at a time holds |
-//! | [`durable`] | files and names that survive a power cut |
-//! | [`zo`] | estimators, schedule, journal: scalars only |
-//! | [`data`] | tokenizer, chat template, datasets, tasks, batches: knows no model |
+//! | [`storage`] | files that survive a power cut; locks, maps |
+//! | [`rng`] | Philox, and the one list of its streams |
+//! | [`packed`] | the packed weight: one description for every quantized format |
+//! | [`zo`] | directions, estimators, schedules, the journal: scalars only |
+//! | [`data`] | tokenizers, chat templates, datasets, tasks, batches: knows no model |
 //! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |
-//! | [`kernels`] | packed products, attention and steps, on the CPU and in cubecl |
+//! | [`arch`] | what a model is: its numbers, its tensors, `config.json` |
+//! | [`kernels`] | packed products, attention and moves of scales, on the CPU and in cubecl |
 //! | [`quant`] | one matrix → a packed weight |
 //! | [`checkpoint`] | files ↔ weights, one file per format |
-//! | [`model`] | forward passes |
-//! | [`generate`], [`calibrate`], [`eval`], [`memory`] | text and measurements from a model, its quantization block by block, and what it takes to hold one |
-//! | [`train`] | the loop, the run directory, replay |
-//! | [`config`] | every room's settings, read in one pass |
-//! | [`cli`] | one file per subcommand; the only room that prints |
+//! | [`model`] | forward passes, and the memory they take |
+//! | [`mod@quantize`] | a whole model, rounded or calibrated |
+//! | [`generate`], [`eval`] | text and measurements from a model |
+//! | [`train`] | objective, step, loop, run directory, replay |
+//! | [`config`] | every module's settings, read in one pass |
+//! | [`app`] | whole jobs |
+//! | [`cli`] | one file per subcommand; the only module that prints |
 //!
 //! One step: seed = f(run seed, step) → batch → loss at +ε and −ε through the same codes → estimator →
-//! journal record, durable → the f32 scales move by the same seed → metrics, now and then an evaluation.
+//! journal record, durable → the f32 scales move by the same seed → event → metrics, now and then an evaluation.
 
 pub mod error;
 pub mod storage;
@@ -46,3 +80,10 @@ pub mod train;
 pub mod config;
 pub mod app;
 pub mod cli;
+
+pub use app::{
+    Evaluation, Event, Finetune, FinetuneReport, Measure, PlanReport, Quantize, QuantizeReport, Replay,
+    evaluate, finetune, plan, quantize, replay,
+};
+pub use config::Config;
+pub use error::{Error, Result};

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Err(panic) => {
             // Where a device has failed, that is the cause.
             let error = faults::check().err().unwrap_or_else(|| {
-                let text = faults::words(&*panic);
+                let text = faults::message(&*panic);
                 Error::device(
                     format!("the program stopped where it should not have: {text}"),
                     "a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it",

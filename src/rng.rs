@@ -1,13 +1,13 @@
-//! Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random
-//! numbers: as easy as 1, 2, 3" (SC 2011), section 4.3. The uses of
-//! one seed are kept apart by their [`Stream`].
+//! Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1,
+//! 2, 3" (SC 2011), section 4.3. Each use of a seed has a [`Stream`] of its own.
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// Weyl increments of the key: the golden ratio and √3 − 1.
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// The uses of the generator under one seed, told apart by the counter's fourth word. The others belong to each use.
+/// The uses of the generator under one seed, which are numbered in the counter's fourth word. The other words have a
+/// meaning in each use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stream {
@@ -17,7 +17,7 @@ pub enum Stream {
     Rademacher = 1,
     /// The order of the training rows. Counter: (row, epoch low word, epoch high word).
     Epoch = 2,
-    /// Which rows are held out for evaluation. Counter: (row, 0, 0).
+    /// The rows that are held out for evaluation. Counter: (row, 0, 0).
     Split = 3,
     /// The tokens of generated text. Counter: (position, 0, 0).
     Sampling = 4,
@@ -30,7 +30,7 @@ pub fn random_bits(seed: u64, [c0, c1, c2]: [u32; 3], stream: Stream) -> [u32; 4
     philox4x32_10([c0, c1, c2, stream as u32], [seed as u32, (seed >> 32) as u32])
 }
 
-/// 128 random bits for one counter. From the authors' known-answer file:
+/// 128 random bits for one counter. The authors' known-answer file says:
 ///
 /// | counter | key | result |
 /// |---|---|---|

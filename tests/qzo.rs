@@ -1,26 +1,27 @@
-//! The program as its users meet it: every test here runs the built binary on small files and looks at
-//! its exit code, its output and what it left on disk. Unit tests stand beside the code.
+//! Tests of the program from outside: each runs the built binary on small files and checks its exit code, its output
+//! and the files that it leaves. Unit tests are beside the code.
 //!
 //! ```text
-//! layering     rooms import only the rooms above them; cubecl, features and prints stay where they belong
+//! layering     modules import only those above them, files in no circle; cubecl, features, prints and renames stay
+//!              where they belong; a type's name is unique
 //! reference    per-token NLL of tiny models against transformers, on cpu and wgpu
 //! formats      quantize and fine-tune every format: the right bytes change, and no others
-//! quantize     every method: what it writes can be measured and trained; wrong use is one clear error
-//! families     every family is quantized and trained, and its GGUF means what its directory means
+//! quantize     every method: its result can be measured and trained; wrong use is one clear error
+//! families     every family is quantized and trained, and its GGUF gives the numbers of its directory
 //! export       a quantized model in another format: the same numbers, or a refusal; shards
-//! hub          what is fetched, once, in parts and with a token, from a hub on this machine
+//! hub          downloads from a hub on this machine: once, in parts and with a token
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
-//! chats        chat templates and special tokens: what of a text reaches the model
+//! chats        chat templates and special tokens: the tokens that reach the model
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
-//! one_reading  what was read is what counts: pipes, and files that change while a run reads them
-//! paths        names that are no UTF-8, or have quotes, line ends and spaces
-//! hub_cache    what huggingface_hub left in its cache is found, wherever its variables say that it is
-//! durable      what counts as done is on the disk, as the order of system calls shows
-//! data         rows and texts as people have them: each is read as meant, or refused
-//! odd_models   models that are not what they say, or only look odd: the same of every command
-//! memory       the plan is what is taken, and what cannot fit is refused
-//! recipes      every file of configs/ parses
+//! one_reading  input is read once: pipes, and files that change while a run reads them
+//! paths        names that are not UTF-8, or that have quotes, line ends and spaces
+//! hub_cache    the cache of huggingface_hub is found and read, wherever its variables put it
+//! durable      results are on the disk before they count, as the order of system calls shows
+//! data         rows and texts in the forms that people have them: each is read as it was meant, or refused
+//! odd_models   models that are not what their files say, or that only look odd: all commands agree
+//! memory       a plan agrees with the memory that is used, and a run that cannot fit is refused
+//! recipes      every file of configs/ parses and fits the schema; completions and man pages
 //! ```
 //!
 //! A device that is missing is skipped with a line on stderr; `QZO_TEST_DEVICES=wgpu` makes its absence a

@@ -76,7 +76,7 @@ pub fn quantized(
     Ok(Arc::new(Checkpoint::open(&directory.base())?))
 }
 
-/// Where `base/` comes from.
+/// The origin of `base/`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Origin {
     /// Fingerprint of the source, hexadecimal.

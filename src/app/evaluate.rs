@@ -68,7 +68,7 @@ pub fn evaluate(all: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
     };
     match &all.measure {
         Measure::Perplexity { text, window, windows } => {
-            // As far as the windows reach, which may take a part of the text.
+            // No more of the text is read than the windows need.
             let most = windows.and_then(|windows| windows.checked_mul(*window));
             let tokens = tokenizer.with_special(tokens_of_file(text, &tokenizer, most)?)?;
             let model = load(on_event)?;

@@ -9,7 +9,7 @@ use crate::quantize::QuantizeEvent;
 use crate::train::TrainEvent;
 use crate::zo::journal::TornTail;
 
-/// Hears the events of a job.
+/// Receives the events of a job.
 pub type OnEvent<'a> = &'a mut dyn FnMut(Event);
 
 /// An event of a job.

@@ -7,7 +7,7 @@ use super::open;
 use crate::data::Message;
 use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::Result;
-use crate::generate::{Options, Stop, generate};
+use crate::generate::{GenerateOptions, Stop, generate};
 use crate::model::{Tables, compute_type};
 
 /// A text to continue, or a message to answer.
@@ -19,7 +19,7 @@ pub struct GenerateJob {
     pub chat: bool,
     /// System message of the chat.
     pub system: Option<String>,
-    pub options: Options,
+    pub options: GenerateOptions,
     pub device: DeviceSpec,
     pub dtype: DtypeSpec,
 }

@@ -1,5 +1,5 @@
-//! The library's front door: whole jobs, as the command line runs them. Each takes its settings and a function that
-//! hears what happens, and gives a report. Nothing here prints.
+//! The functions a program calls: whole jobs, as the command line runs them. Each takes its settings and a function
+//! that receives events, and returns a report. Nothing here prints.
 //!
 //! ```text
 //! finetune   train the scales of a model on a task; base is the quantized model that a run makes for itself

@@ -25,7 +25,7 @@ pub struct PlanReport {
     #[serde(flatten)]
     pub plan: Plan,
     pub fits: bool,
-    /// What to change, where it does not fit.
+    /// The change that would make it fit, if it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
@@ -81,7 +81,7 @@ impl Planner<'_> {
 
     fn plan(&self, batch_size: usize) -> Result<Plan> {
         let config = self.config;
-        // What is not quantized yet will be, in the run itself.
+        // A dense model will be quantized by the run itself.
         let quantize = config.quantize.as_ref().filter(|_| self.checkpoint.trained_names().is_empty());
         let linears = quantize.map(|_| self.checkpoint.config().block_linears());
         let layout = |name: &str| match (quantize, &linears) {
@@ -107,7 +107,7 @@ impl Planner<'_> {
 
     /// The change that would make it fit.
     fn help(&self) -> Result<String> {
-        // With some room: what is free changes from one minute to the next.
+        // With a margin: free memory changes from one minute to the next.
         let fits = |batch_size: usize| {
             let plan = self.plan(batch_size)?;
             Ok::<_, Error>(plan.available_bytes.is_none_or(|free| plan.total_bytes <= free / 20 * 19))

@@ -42,7 +42,7 @@ pub struct QuantizeReport {
     /// −1: a whole row.
     pub group_size: i64,
     pub symmetric: bool,
-    /// Of the quantized weights, scales included.
+    /// Bits per weight of the quantized weights, scales included.
     pub bits_per_weight: f64,
     pub bytes_before: usize,
     pub bytes_after: usize,

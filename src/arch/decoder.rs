@@ -1,12 +1,13 @@
-//! What a model is, apart from its weights: the numbers every format states in its own words. `tensors` says
-//! which tensors follow from them.
+//! The dimensions and settings of a decoder, which every format states in its own words. `tensors` says which tensors
+//! follow from them.
 
+use super::family::{BlockKind, Family};
 use super::rope::{RopeScaling, frequencies};
 
-/// More layers than any model has: what is listed by layer stays small.
+/// The most layers that a file may claim, more than any model has, so that lists by layer stay small.
 pub const MOST_LAYERS: usize = 1 << 16;
 
-/// The activation of a gated MLP. Either is x · σ(v).
+/// The activation of a gated MLP, x · σ(v).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// v = x
@@ -15,37 +16,21 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// Which parts a decoder block has, and so what their tensors are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Block {
-    /// A norm before attention, and one before a gated MLP.
-    Llama,
-    /// The same with q, k and v in one tensor, gate and up in another.
-    Phi3,
-    /// As Llama's, with norms behind attention and MLP, too.
-    Gemma2,
-    /// LayerNorms with biases, an MLP without a gate, learned positions instead of rotation. The norms come
-    /// before attention and MLP, or behind the sums with the residual.
-    Opt { norm_before: bool, final_norm: bool },
-}
-
-/// Layers whose queries see only the keys close to them.
+/// Sliding-window attention: in some layers a query sees only the keys close to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlidingWindow {
-    /// Keys that a query sees, itself among them.
+    /// The number of keys that a query sees, its own included.
     pub length: usize,
-    /// Which layers have it.
+    /// Whether each layer has it.
     pub layers: Vec<bool>,
-    /// Base of their rotation, unscaled, where it is another.
+    /// The base of these layers' rotation, which is not scaled, where it differs from the other layers'.
     pub rope_theta: Option<f64>,
 }
 
-/// The decoder's dimensions and what sets its family apart; field names are those of a Hugging Face
-/// `config.json` where it has them.
+/// The decoder's dimensions and settings. Fields have the names of a Hugging Face `config.json` where it has them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// `LlamaForCausalLM`, in the words of Hugging Face: for the reader only.
-    pub architecture: String,
+    pub family: Family,
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -54,33 +39,34 @@ pub struct ModelConfig {
     pub num_key_value_heads: usize,
     pub head_dim: usize,
     pub max_position_embeddings: usize,
-    /// The gate of the MLP.
+    /// The activation of the MLP's gate.
     pub hidden_act: Activation,
-    /// Of LayerNorms, too.
+    /// The epsilon of all norms, LayerNorms included.
     pub rms_norm_eps: f64,
-    /// What is to be added to the weights of norms, which Gemma stores less 1.
+    /// Added to the weights of norms when they are loaded: Gemma stores them less 1.
     pub norm_offset: f32,
     pub rope_theta: f64,
     pub rope_scaling: Option<RopeScaling>,
-    /// Width of the token embeddings; `hidden_size` but in one OPT.
+    /// The width of the token embeddings: `hidden_size`, but for one OPT model.
     pub word_embed_proj_dim: usize,
-    /// What token embeddings are multiplied by.
+    /// The factor of the token embeddings.
     pub embedding_scale: f32,
     pub tie_word_embeddings: bool,
-    /// Features of each head that are rotated, the first ones.
+    /// The number of features of each head that are rotated, which are the first ones.
     pub rotary_dim: usize,
-    pub block: Block,
-    /// Biases on q, k and v.
+    pub block: BlockKind,
+    /// Whether q, k and v have biases.
     pub qkv_bias: bool,
     pub o_bias: bool,
-    /// Biases on gate, up and down.
+    /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
-    /// A norm over each head's queries and keys, before they are rotated.
+    /// Whether each head's queries and keys go through a norm before they are rotated.
     pub qk_norm: bool,
-    /// Products of queries and keys are divided by its root; `head_dim` but in some Gemmas.
+    /// Products of queries and keys are divided by its square root: `head_dim`, but for some Gemmas.
     pub query_pre_attn_scalar: f64,
-    /// `cap · tanh(x / cap)` of attention scores, and of the logits.
+    /// The cap of attention scores, `cap · tanh(x / cap)`.
     pub attn_logit_softcapping: Option<f32>,
+    /// The cap of the logits, likewise.
     pub final_logit_softcapping: Option<f32>,
     pub sliding_window: Option<SlidingWindow>,
     pub bos_token_id: Option<u32>,
@@ -88,8 +74,10 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Says what is wrong with the numbers, if anything: the rest of the program divides, multiplies
-    /// and allocates by them without looking again.
+    /// Checks the numbers: the rest of the program divides, multiplies and allocates by them without checking again.
+    ///
+    /// # Errors
+    /// A number that is out of range, or contradicts another.
     pub fn check(&self) -> Result<(), String> {
         let dimensions = [
             ("vocab_size", self.vocab_size),
@@ -124,7 +112,7 @@ impl ModelConfig {
                 heads.0, heads.1
             ));
         }
-        let rotates = !matches!(self.block, Block::Opt { .. });
+        let rotates = !matches!(self.block, BlockKind::Opt { .. });
         if !self.rotary_dim.is_multiple_of(2)
             || self.rotary_dim > self.head_dim
             || rotates && self.rotary_dim == 0
@@ -147,7 +135,7 @@ impl ModelConfig {
         self.check_rope_scaling()
     }
 
-    /// By what each frequency of the rotary embeddings is divided: `[rotary_dim / 2]`.
+    /// The divisor of each frequency of the rotary embeddings: `[rotary_dim / 2]`.
     pub fn rope_divisors(&self) -> Vec<f32> {
         let divisor = |(i, frequency)| {
             self.rope_scaling.as_ref().map_or(1.0, |scaling| scaling.divisor(frequency, i) as f32)

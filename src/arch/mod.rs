@@ -1,18 +1,21 @@
-//! What a model is, apart from its weights and its files: the numbers of its decoder, the tensors that follow from
-//! them, and `config.json`, which states those numbers in Hugging Face's words.
+//! The description of a model, apart from its weights: the settings of its decoder, the tensors that follow from
+//! them, and `config.json`, which states them in Hugging Face's words.
 //!
 //! ```text
-//! decoder   the numbers every format states in its own words
-//! tensors   which tensors follow from them: names, shapes and roles
-//! rope      how the frequencies of rotary position embeddings are stretched for longer contexts
+//! family    the families of models, their kinds of blocks, and the facts of each that hold in every format
+//! decoder   a model's dimensions and settings
+//! tensors   the tensors that follow from them: names, shapes and roles
+//! rope      scaling of rotary position embeddings for longer contexts
 //! hf/       config.json, read and written
 //! ```
 
 mod decoder;
+mod family;
 pub mod hf;
 pub mod rope;
 pub mod tensors;
 
-pub use decoder::{Activation, Block, MOST_LAYERS, ModelConfig, SlidingWindow};
+pub use decoder::{Activation, MOST_LAYERS, ModelConfig, SlidingWindow};
+pub use family::{BlockKind, Family};
 pub use rope::RopeScaling;
 pub use tensors::{LinearRole, LinearSpec, NormRole, NormSpec, POSITIONS_OFFSET, block_of};

@@ -1,6 +1,6 @@
-//! How the frequencies of rotary position embeddings are stretched for longer contexts.
+//! How the frequencies of rotary position embeddings (RoPE) are scaled for longer contexts.
 
-/// RoPE frequencies' correction for longer contexts.
+/// A scaling of RoPE's frequencies for longer contexts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Every frequency divided by `factor`.
@@ -12,15 +12,15 @@ pub enum RopeScaling {
         high_freq_factor: f32,
         original_max_position_embeddings: usize,
     },
-    /// Divisors per frequency, as GGUF's `rope_freqs.weight` stores them. Length: rotary_dim / 2.
+    /// A divisor per frequency (`rotary_dim / 2` of them), as GGUF's `rope_freqs.weight` stores them.
     Factors(Vec<f32>),
-    /// Phi-3: divisors per frequency within the original context, `rotary_dim / 2` of them, and what cosines
-    /// and sines are multiplied by. The others are for contexts up to the longest, which only files know of.
+    /// Phi-3: a divisor per frequency within the original context (`rotary_dim / 2` of them), and the factor of cosines
+    /// and sines. The long factors are for contexts up to the longest; they are only kept to be written again.
     LongRope { short_factor: Vec<f32>, attention_factor: f32, long_factor: Vec<f32>, longest: usize },
 }
 
 impl RopeScaling {
-    /// By what frequency number `index`, in radians per position, is divided.
+    /// The divisor of frequency number `index`, which is `frequency` radians per position.
     ///
     /// Llama 3's ramp: transformers, `modeling_rope_utils.py`, `_compute_llama3_parameters`.
     pub fn divisor(&self, frequency: f64, index: usize) -> f64 {
@@ -45,7 +45,7 @@ impl RopeScaling {
         }
     }
 
-    /// What cosines and sines are multiplied by.
+    /// The factor of cosines and sines.
     pub fn attention_factor(&self) -> f32 {
         match self {
             Self::LongRope { attention_factor, .. } => *attention_factor,

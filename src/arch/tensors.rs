@@ -1,29 +1,30 @@
-//! The tensors that follow from a model's config: their Hugging Face names and shapes, and what each is for.
+//! The tensors that follow from a model's config: their Hugging Face names, shapes and roles.
 
-use super::{Block, ModelConfig};
+use super::decoder::ModelConfig;
+use super::family::BlockKind;
 
-/// Positions that OPT's table begins before the first.
+/// The row of OPT's position table that belongs to position 0.
 pub const POSITIONS_OFFSET: usize = 2;
 
-/// What a linear of a decoder block gives.
+/// The role of a linear in its decoder block: its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinearRole {
     Query,
     Key,
     Value,
-    /// Query, key and value: one after the other.
+    /// Query, key and value, concatenated.
     QueryKeyValue,
-    /// What is added to the residual after attention.
+    /// The sum added to the residual after attention.
     AttentionOutput,
     Gate,
     Up,
-    /// Gate and up: one after the other.
+    /// Gate and up, concatenated.
     GateUp,
-    /// What is added to the residual after the MLP.
+    /// The sum added to the residual after the MLP.
     MlpOutput,
 }
 
-/// What a norm of a decoder block is applied to.
+/// The role of a norm in its decoder block: its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormRole {
     AttentionInput,
@@ -40,7 +41,7 @@ pub enum NormRole {
     Keys,
 }
 
-/// A linear and its tensors, `{module}.weight` and perhaps `{module}.bias`.
+/// A linear, whose tensors are `{module}.weight` and, if it has one, `{module}.bias`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearSpec {
     pub role: LinearRole,
@@ -50,7 +51,7 @@ pub struct LinearSpec {
     pub bias: bool,
 }
 
-/// A norm and its tensors, `{module}.weight` and for a LayerNorm `{module}.bias`.
+/// A norm, whose tensors are `{module}.weight` and, for a LayerNorm, `{module}.bias`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormSpec {
     pub role: NormRole,
@@ -61,7 +62,7 @@ pub struct NormSpec {
 const LLAMA_BLOCKS: &str = "model.layers.";
 const OPT_BLOCKS: &str = "model.decoder.layers.";
 
-/// The decoder block that a tensor is in, by its Hugging Face name.
+/// The index of the decoder block that a tensor belongs to, by its Hugging Face name.
 pub fn block_of(name: &str) -> Option<usize> {
     let within = name.strip_prefix(LLAMA_BLOCKS).or_else(|| name.strip_prefix(OPT_BLOCKS));
     within?.split('.').next()?.parse().ok()
@@ -74,28 +75,29 @@ impl LinearSpec {
 }
 
 impl ModelConfig {
-    /// What the names of a block's tensors begin with.
+    /// The prefix of the names of a block's tensors.
     pub fn block_prefix(&self, layer: usize) -> String {
         match self.block {
-            Block::Opt { .. } => format!("{OPT_BLOCKS}{layer}."),
+            BlockKind::Opt { .. } => format!("{OPT_BLOCKS}{layer}."),
             _ => format!("{LLAMA_BLOCKS}{layer}."),
         }
     }
 
-    /// The module whose rows are the tokens.
+    /// The module of the token embeddings.
     pub fn embed_tokens(&self) -> &'static str {
         match self.block {
-            Block::Opt { .. } => "model.decoder.embed_tokens",
+            BlockKind::Opt { .. } => "model.decoder.embed_tokens",
             _ => "model.embed_tokens",
         }
     }
 
-    /// The module whose rows are the positions, [`POSITIONS_OFFSET`] rows down, where they are learned.
+    /// The module of the learned position embeddings, whose first position is row [`POSITIONS_OFFSET`]; `None` where
+    /// positions are rotations.
     pub fn embed_positions(&self) -> Option<&'static str> {
-        matches!(self.block, Block::Opt { .. }).then_some("model.decoder.embed_positions")
+        matches!(self.block, BlockKind::Opt { .. }).then_some("model.decoder.embed_positions")
     }
 
-    /// The modules of the linears between the width of the embeddings and the hidden size: in and out.
+    /// The modules of the linears from the embeddings' width to the hidden size and back, where the two differ.
     pub fn projections(&self) -> Option<[&'static str; 2]> {
         let needed = self.word_embed_proj_dim != self.hidden_size;
         needed.then_some(["model.decoder.project_in", "model.decoder.project_out"])
@@ -104,22 +106,22 @@ impl ModelConfig {
     /// The module of the norm before the head.
     pub fn final_norm(&self) -> Option<&'static str> {
         match self.block {
-            Block::Opt { final_norm, .. } => final_norm.then_some("model.decoder.final_layer_norm"),
+            BlockKind::Opt { final_norm, .. } => final_norm.then_some("model.decoder.final_layer_norm"),
             _ => Some("model.norm"),
         }
     }
 
-    /// The module that gives the logits.
+    /// The module that computes the logits.
     pub fn head(&self) -> &'static str {
         if self.tie_word_embeddings { self.embed_tokens() } else { "lm_head" }
     }
 
     /// Whether norms are LayerNorms, with biases.
     pub fn layer_norms(&self) -> bool {
-        matches!(self.block, Block::Opt { .. })
+        matches!(self.block, BlockKind::Opt { .. })
     }
 
-    /// A block's linears, in the order in which a pass comes to them.
+    /// A block's linears, in the order of a forward pass.
     pub fn linears(&self, layer: usize) -> Vec<LinearSpec> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
@@ -130,24 +132,24 @@ impl ModelConfig {
             (LinearRole::Value, "self_attn.v_proj", [kv, hidden], qkv_bias),
         ];
         let mut linears = match self.block {
-            Block::Phi3 => {
+            BlockKind::Phi3 => {
                 vec![(LinearRole::QueryKeyValue, "self_attn.qkv_proj", [q + 2 * kv, hidden], qkv_bias)]
             }
             _ => apart.to_vec(),
         };
         linears.extend(match self.block {
-            Block::Llama | Block::Gemma2 => vec![
+            BlockKind::Llama | BlockKind::Gemma2 => vec![
                 (LinearRole::AttentionOutput, "self_attn.o_proj", [hidden, q], o_bias),
                 (LinearRole::Gate, "mlp.gate_proj", [inner, hidden], mlp_bias),
                 (LinearRole::Up, "mlp.up_proj", [inner, hidden], mlp_bias),
                 (LinearRole::MlpOutput, "mlp.down_proj", [hidden, inner], mlp_bias),
             ],
-            Block::Phi3 => vec![
+            BlockKind::Phi3 => vec![
                 (LinearRole::AttentionOutput, "self_attn.o_proj", [hidden, q], o_bias),
                 (LinearRole::GateUp, "mlp.gate_up_proj", [2 * inner, hidden], mlp_bias),
                 (LinearRole::MlpOutput, "mlp.down_proj", [hidden, inner], mlp_bias),
             ],
-            Block::Opt { .. } => vec![
+            BlockKind::Opt { .. } => vec![
                 (LinearRole::AttentionOutput, "self_attn.out_proj", [hidden, q], o_bias),
                 (LinearRole::Up, "fc1", [inner, hidden], mlp_bias),
                 (LinearRole::MlpOutput, "fc2", [hidden, inner], mlp_bias),
@@ -164,17 +166,17 @@ impl ModelConfig {
     pub fn norms(&self, layer: usize) -> Vec<NormSpec> {
         let hidden = self.hidden_size;
         let mut norms = match self.block {
-            Block::Llama | Block::Phi3 => vec![
+            BlockKind::Llama | BlockKind::Phi3 => vec![
                 (NormRole::AttentionInput, "input_layernorm", hidden),
                 (NormRole::MlpInput, "post_attention_layernorm", hidden),
             ],
-            Block::Gemma2 => vec![
+            BlockKind::Gemma2 => vec![
                 (NormRole::AttentionInput, "input_layernorm", hidden),
                 (NormRole::AttentionOutput, "post_attention_layernorm", hidden),
                 (NormRole::MlpInput, "pre_feedforward_layernorm", hidden),
                 (NormRole::MlpOutput, "post_feedforward_layernorm", hidden),
             ],
-            Block::Opt { norm_before, .. } => {
+            BlockKind::Opt { norm_before, .. } => {
                 let [attention, mlp] = match norm_before {
                     true => [NormRole::AttentionInput, NormRole::MlpInput],
                     false => [NormRole::AttentionSum, NormRole::MlpSum],

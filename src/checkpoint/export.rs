@@ -1,29 +1,32 @@
-//! A quantized checkpoint in another format, without quantizing it again: codes are copied, and scales are the
-//! same numbers. What a format does not hold is refused, or on request requantized to the nearest.
+//! Converts a quantized checkpoint to another format without quantizing it again: codes are copied, and scales are the
+//! same numbers. A weight that a format cannot hold is refused or, on request, requantized by rounding to nearest.
 //!
 //! ```text
 //! GPTQ, compressed-tensors ↔    2, 3, 4, 8 bits, act-order: the same weights
 //! AWQ ↔ those                   4 bits, groups of neighbours
 //! those → GGUF                  4 bits symmetric Q4_0, with zero points Q4_1, 8 bits symmetric Q8_0; groups of
-//!                               32·n neighbours, whose scale each block repeats. Q4_1 keeps −scale · zero
+//!                               32·n neighbours, whose scale each block repeats. Q4_1 stores −scale · zero
 //!                               as f16, which may round it (see `gguf::encode`)
-//! GGUF Q4_0, Q4_1, Q8_0 → those  groups of 32, or of what blocks in a row have in common; of Q4_1 only what
-//!                               zero points gave
+//! GGUF Q4_0, Q4_1, Q8_0 → those  groups of 32, or larger where neighbouring blocks have the same scale; Q4_1 only
+//!                               where its minima are those of integer zero points
 //! floats ↔                      GGUF and Hugging Face
 //! ```
 
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::format::Format;
+use super::gguf;
 use super::gguf::blocks::GgmlType;
+use super::opened::Checkpoint;
 use super::scheme::{awq, compressed_tensors, gptq};
-use super::stream::{Linears, Packed, Passed};
-use super::write::{Target, write};
-use super::{Checkpoint, Format, Layout, Weight, gguf};
+use super::stream::{Linears, PackedLinears, Passed};
+use super::target::WriteTarget;
+use super::weight::{Layout, Weight};
+use super::write::write;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
 use crate::packed::convert::{Form, exact};
-use crate::packed::{LevelsKind, PackedLayout, PackedWeight};
+use crate::packed::{FloatType, LevelsKind, PackedLayout, PackedWeight};
 use crate::quant::{self, Feedback, Kind, Options};
 use crate::storage::staging::Staging;
 
@@ -43,38 +46,38 @@ pub enum ExportFormat {
     Huggingface,
 }
 
-/// What is to be done, checked as far as it can be without reading the weights.
+/// An export, checked as far as possible without reading the weights.
 pub struct Export<'a> {
     source: &'a Checkpoint,
     names: Vec<String>,
-    target: Target,
+    target: WriteTarget,
     /// `None`: packed linears are expanded.
     form: Option<Form>,
     allow_lossy: bool,
 }
 
-/// What was done.
+/// The number of linears that were exported in each way.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct Exported {
     /// Linears whose codes were copied and whose scales are the same numbers.
     pub exact: usize,
-    /// Whose codes were copied, and whose scales were rounded to f16.
+    /// Linears whose codes were copied and whose scales were rounded to f16.
     pub scales_rounded: usize,
-    /// That were expanded and quantized again, to the nearest.
+    /// Linears that were expanded and requantized by rounding to nearest.
     pub requantized: usize,
-    /// That were expanded to f16.
+    /// Linears that were expanded to f16.
     pub expanded: usize,
-    /// The furthest that a minimum of Q4_1 was rounded, in units of its scale.
+    /// The largest rounding of a minimum of Q4_1, in units of its scale.
     pub minimum_rounding: f32,
 }
 
 const LOSSY: &str = "add --allow-lossy to round or requantize what does not fit, or choose another --format";
 
 impl<'a> Export<'a> {
-    /// `group_size`: of the result, −1 for whole rows; the source's where it is not given.
+    /// Plans an export. `group_size` is the result's, −1 for whole rows; by default it is the source's.
     ///
     /// # Errors
-    /// Nothing there to be exported so; what the format does not hold, unless `allow_lossy`.
+    /// A source that cannot be written in this format; a weight that the format cannot hold, unless `allow_lossy`.
     pub fn new(
         source: &'a Checkpoint,
         format: ExportFormat,
@@ -98,15 +101,15 @@ impl<'a> Export<'a> {
         }
         let layouts = layouts(source, &names)?;
         let (target, form) = match format {
-            ExportFormat::Huggingface => (Target::Dense, None),
-            ExportFormat::Gguf if names.is_empty() => (Target::Gguf(floats(source)?), None),
+            ExportFormat::Huggingface => (WriteTarget::Dense, None),
+            ExportFormat::Gguf if names.is_empty() => (WriteTarget::Gguf(floats(source)?), None),
             _ if names.is_empty() => {
                 source.check_trainable()?;
-                (Target::Dense, None)
+                (WriteTarget::Dense, None)
             }
             ExportFormat::Gguf => {
                 let kind = block_type(&layouts);
-                (Target::Gguf(kind), gguf::form(kind))
+                (WriteTarget::Gguf(kind), gguf::form(kind))
             }
             _ => {
                 let form = form(format, &layouts, group_size.or(whole_rows(source, &names, &layouts)?))?;
@@ -119,8 +122,10 @@ impl<'a> Export<'a> {
         Ok(export)
     }
 
+    /// Writes the result to `out`.
+    ///
     /// # Errors
-    /// A weight that the format does not hold, unless that is allowed; as [`write`].
+    /// A weight that the format cannot hold, unless that is allowed; those of [`write`].
     pub fn write(
         &self,
         out: &std::path::Path,
@@ -129,7 +134,7 @@ impl<'a> Export<'a> {
     ) -> Result<Exported> {
         let mut report = Exported::default();
         let packed = &mut |name: &str| self.linear(name, &mut report);
-        let mut linears = Linears { names: &self.names, packed: Packed::Made(packed), on_tensor };
+        let mut linears = Linears { names: &self.names, packed: PackedLinears::Made(packed), on_tensor };
         let rounding = write(self.source, Staging::new(out)?, &self.target, max_shard_bytes, &mut linears)?;
         Ok(Exported { minimum_rounding: rounding, ..report })
     }
@@ -168,17 +173,19 @@ impl<'a> Export<'a> {
         };
         let requantized =
             quant::quantize(&packed.to_dense(), [packed.out_features, packed.in_features], options)?;
-        // The quantizer gives whole rows a group of their own width.
+        // The quantizer's group for whole rows is as wide as the row.
         exact(requantized, form).map_err(|what| refused(name, &what))
     }
 
-    /// What can be told from names and layouts alone.
+    /// Checks all that names and layouts alone say.
     fn check(&self, layouts: &[PackedLayout]) -> Result<()> {
         let all = self.source.config().block_linears();
         let dense = all.iter().find(|name| self.names.binary_search(name).is_err());
-        if let (Target::Quantized(_), Some(name)) = (&self.target, dense) {
+        if let (WriteTarget::Quantized(_), Some(name)) = (&self.target, dense) {
             return Err(Error::invalid(
-                format!("{name} is not quantized, unlike others: the format knows only all linears or none"),
+                format!(
+                    "{name} is not quantized, unlike other linears: in this format all of them are, or none"
+                ),
                 "choose --format gguf or huggingface",
             ));
         }
@@ -202,7 +209,7 @@ impl<'a> Export<'a> {
 }
 
 fn refused(name: &str, what: &str) -> Error {
-    Error::invalid(format!("{name} is not the same in this format: {what}"), LOSSY)
+    Error::invalid(format!("{name} cannot be exported without loss: {what}"), LOSSY)
 }
 
 fn layouts(source: &Checkpoint, names: &[String]) -> Result<Vec<PackedLayout>> {
@@ -213,7 +220,7 @@ fn layouts(source: &Checkpoint, names: &[String]) -> Result<Vec<PackedLayout>> {
     names.iter().map(layout).collect()
 }
 
-/// −1 where no row has more than one group.
+/// −1 if no row has more than one group.
 fn whole_rows(source: &Checkpoint, names: &[String], layouts: &[PackedLayout]) -> Result<Option<i64>> {
     for (name, layout) in names.iter().zip(layouts) {
         if source.shape(name)?.last().is_some_and(|width| *width > layout.group_size) {
@@ -223,7 +230,7 @@ fn whole_rows(source: &Checkpoint, names: &[String], layouts: &[PackedLayout]) -
     Ok(Some(-1))
 }
 
-/// What most of a dense model is stored as.
+/// The type of most of a dense model's tensors, as its first linear says.
 fn floats(source: &Checkpoint) -> Result<GgmlType> {
     let first = source.config().block_linears().into_iter().next();
     let layout = first.map(|name| source.layout(&name)).transpose()?;
@@ -233,10 +240,12 @@ fn floats(source: &Checkpoint) -> Result<GgmlType> {
     }))
 }
 
-/// Of integers that the layouts need at least.
+/// The bits per weight that integers need to replace codes of these layouts.
 fn bits(layouts: &[PackedLayout]) -> u32 {
     let per_weight = |layout: &PackedLayout| match layout.levels {
-        LevelsKind::Codebook { width, books } => (layout.bits * books as u32).div_ceil(width as u32),
+        LevelsKind::Codebook { width, num_codebooks } => {
+            (layout.bits * num_codebooks as u32).div_ceil(width as u32)
+        }
         _ => layout.bits,
     };
     let most = layouts.iter().map(per_weight).max().unwrap_or(4);
@@ -255,7 +264,7 @@ fn block_type(layouts: &[PackedLayout]) -> GgmlType {
     }
 }
 
-/// What a directory of this format is to hold.
+/// The form of the weights in a directory of this format.
 fn form(format: ExportFormat, layouts: &[PackedLayout], group_size: Option<i64>) -> Result<Form> {
     let group_size = match group_size {
         Some(-1) => None,
@@ -275,9 +284,9 @@ fn form(format: ExportFormat, layouts: &[PackedLayout], group_size: Option<i64>)
     })
 }
 
-fn directory(format: ExportFormat, form: Form) -> Target {
+fn directory(format: ExportFormat, form: Form) -> WriteTarget {
     let Form { bits, group_size, symmetric, ordered } = form;
-    Target::Quantized(match format {
+    WriteTarget::Quantized(match format {
         ExportFormat::CompressedTensors => {
             let actorder = ordered.then_some(compressed_tensors::Actorder::Group);
             Box::new(compressed_tensors::CompressedTensors { bits, group_size, symmetric, actorder })

@@ -1,4 +1,4 @@
-//! Little-endian float bytes ↔ values. Never assumes alignment: a file may put a tensor anywhere.
+//! Little-endian float bytes ↔ values. Assumes no alignment: a tensor may begin at any byte of a file.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -6,15 +6,15 @@ use rayon::prelude::*;
 use crate::kernels::multiversion;
 use crate::packed::FloatType;
 
-/// Values in the type they are stored in.
+/// Float values in their stored type.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Values {
+pub enum DenseValues {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
 }
 
-impl Values {
+impl DenseValues {
     pub fn read(dtype: FloatType, bytes: &[u8]) -> Self {
         match dtype {
             FloatType::F32 => Self::F32(decode(dtype, bytes)),
@@ -25,7 +25,7 @@ impl Values {
         }
     }
 
-    /// The first that is NaN or infinite, with its place.
+    /// The first value that is NaN or infinite, with its index.
     pub fn not_finite(&self) -> Option<(usize, f32)> {
         match self {
             Self::F32(values) => first_not_finite(values, |value| value),
@@ -34,6 +34,7 @@ impl Values {
         }
     }
 
+    /// The values as f32.
     pub fn into_f32(self) -> Vec<f32> {
         match self {
             Self::F32(values) => values,
@@ -43,7 +44,7 @@ impl Values {
     }
 }
 
-/// The first of the values that is NaN or infinite as f32, with its place.
+/// The first of `values` that is NaN or infinite as f32, with its index.
 pub fn first_not_finite<T: Copy + Sync>(
     values: &[T],
     to_f32: impl Fn(T) -> f32 + Sync,
@@ -52,13 +53,13 @@ pub fn first_not_finite<T: Copy + Sync>(
     Some((at, to_f32(values[at])))
 }
 
-/// The first of the values that is NaN or infinite, with its place.
+/// The first of the stored values that is NaN or infinite, with its index.
 pub fn not_finite(dtype: FloatType, bytes: &[u8]) -> Option<(usize, f32)> {
     /// Values per task.
     const CHUNK: usize = 1 << 16;
     let width = bytes_per_value(dtype);
     let bad = |bytes: &[u8]| -> bool {
-        // All bits of the exponent are set; no branch within, so that many values are looked at together.
+        // All bits of the exponent are set. There is no branch inside the loop, so that it is vectorized.
         let halves = |exponent: u16| {
             let values = bytes.as_chunks::<2>().0.iter().map(|stored| u16::from_le_bytes(*stored));
             values.fold(false, |bad, bits| bad | (bits & exponent == exponent))
@@ -86,7 +87,7 @@ pub fn bytes_per_value(dtype: FloatType) -> usize {
     }
 }
 
-/// All values of `bytes`; a trailing partial value is ignored, callers have checked the length.
+/// All values of `bytes` as f32. Callers have checked the length: a trailing partial value is ignored.
 pub fn decode(dtype: FloatType, bytes: &[u8]) -> Vec<f32> {
     /// Values per task: large enough that splitting costs nothing.
     const CHUNK: usize = 1 << 16;
@@ -99,6 +100,7 @@ pub fn decode(dtype: FloatType, bytes: &[u8]) -> Vec<f32> {
     values
 }
 
+/// Converts `bytes` to f32, as many values as `values` holds.
 pub fn decode_into(dtype: FloatType, bytes: &[u8], values: &mut [f32]) {
     match dtype {
         FloatType::F32 => {
@@ -119,17 +121,17 @@ multiversion! {
     fn decode_f16(bytes: &[u8], values: &mut [f32]) => decode_f16_body;
 }
 
-/// Without branches, and without numbers that are subnormal as f32, which some processors are slow with.
+/// Has no branches, and no values that are subnormal as f32, which are slow on some processors.
 #[inline(always)]
 fn decode_f16_body(bytes: &[u8], values: &mut [f32]) {
-    /// What the exponents differ by, in an f32's place.
+    /// The difference of the two types' exponent biases, at the position of an f32's exponent.
     const BIAS: u32 = (127 - 15) << 23;
     const SMALLEST: f32 = f32::from_bits(BIAS + (1 << 23));
     for (value, stored) in values.iter_mut().zip(bytes.as_chunks().0) {
         let stored = u32::from(u16::from_le_bytes(*stored));
         let (sign, amount) = ((stored & 0x8000) << 16, (stored & 0x7fff) << 13);
         let normal = amount + BIAS;
-        // Below 2^-14 the bits count multiples of 2^-24.
+        // A subnormal f16, below 2^-14, is its bits times 2^-24.
         let small = (f32::from_bits(normal + (1 << 23)) - SMALLEST).to_bits();
         let large = normal + BIAS;
         let finite = if amount < 1 << 23 { small } else { normal };
@@ -159,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_are_not_finite_are_found_with_their_place() {
+    fn values_that_are_not_finite_are_found_with_their_index() {
         let finite = [0.0, -0.0, 1.5, -65504.0, 6e-8];
         for (dtype, width) in [(FloatType::F32, 4), (FloatType::F16, 2), (FloatType::BF16, 2)] {
             for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -175,14 +177,14 @@ mod tests {
                         (place, 0x7f80_0000),
                         "{dtype:?} {wrong}"
                     );
-                    assert_eq!(Values::read(dtype, &bytes).not_finite().unwrap().0, place);
+                    assert_eq!(DenseValues::read(dtype, &bytes).not_finite().unwrap().0, place);
                 }
             }
         }
     }
 
     #[test]
-    fn all_halves_are_what_they_are() {
+    fn every_16_bit_float_is_decoded_exactly() {
         let stored: Vec<u16> = (0..=u16::MAX).collect();
         let bytes: Vec<u8> = stored.iter().flat_map(|bits| bits.to_le_bytes()).collect();
         for (dtype, single) in [

@@ -1,37 +1,35 @@
-//! Tensors of a file that have no place in the model its config describes. To leave such a tensor
-//! out would give another model without a word, so the file is refused, whatever its container and scheme.
+//! Tensors of a file that have no place in the model its config describes. Leaving out such a tensor would silently
+//! give another model, so the file is refused, whatever its container and scheme.
 //!
-//! Tensors that cannot change the model are accepted and not used: those that are computed anew
+//! Tensors that cannot change the results are accepted and not used: those that the program computes itself
 //! (`rotary_emb.inv_freq`, masks), biases that are zero, a head equal to the embeddings it is tied to, vision and audio
 //! parts, and heads for multi-token prediction.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::arch::ModelConfig;
-use crate::arch::hf;
-use crate::arch::tensors::block_of;
+use crate::arch::{ModelConfig, block_of, hf};
 use crate::error::{Error, Result};
 
-/// The head's own weight, in every family.
+/// The name of the head's own weight, in every family.
 pub const HEAD: &str = "lm_head.weight";
 
-/// How many names an error lists.
+/// The most names that an error lists.
 const SHOWN: usize = 4;
 
-/// Whether a tensor of this name is never used. transformers leaves out the same ones.
+/// Whether tensors of this name are never used. transformers ignores the same ones.
 pub fn is_ignored(name: &str) -> bool {
     let recomputed = name.contains(".rotary_emb.") || name.starts_with("rotary_emb.");
     let masks = [".attn.bias", ".masked_bias", "decoder.version"];
     recomputed || masks.iter().any(|end| name.ends_with(end)) || is_other_part(name)
 }
 
-/// Whether it belongs to a vision or audio part or to multi-token prediction.
+/// Whether a tensor belongs to a vision or audio part or to multi-token prediction.
 fn is_other_part(name: &str) -> bool {
     !hf::is_text(name) || name.starts_with("mtp.") || name.starts_with("model.mtp")
 }
 
-/// The modules of a model that have a weight and could have a bias.
+/// The modules of a model that have a weight, and so could have a bias.
 pub struct Modules(HashSet<String>);
 
 impl Modules {
@@ -48,8 +46,8 @@ impl Modules {
     }
 }
 
-/// Refuses a file with tensors that have no place. `names` are pairs: the Hugging Face name and the name in the file.
-/// `describes` names the source of the config in the message.
+/// Refuses a file with leftover tensors. `names` are their Hugging Face names and names in the file; `describes` is the
+/// source of the config, for the message.
 ///
 /// # Errors
 /// `names` is not empty.
@@ -90,18 +88,18 @@ fn help(describes: &str, config: &ModelConfig, names: &[(&str, &str)]) -> String
     }
     if any(&|name| name == HEAD) {
         return format!(
-            "{describes} ties the head to the embeddings, which hold other values: set tie_word_embeddings to false \
-             if the head is the model's own, or remove the tensor"
+            "{describes} ties the head to the embeddings, but the two hold different values: set tie_word_embeddings to \
+             false if the model has a head of its own, or remove the tensor"
         );
     }
     if any(&|name| name.ends_with(".bias")) {
         return format!(
             "the biases are not zero, and a {} has them only where {describes} says so (attention_bias, mlp_bias): \
              {other}",
-            config.architecture
+            config.family.architecture()
         );
     }
     format!(
-        "works: dense decoders without experts or adapters; {other}, or remove tensors that are no part of the model"
+        "works: dense decoders without experts or adapters; {other}, or remove the tensors that are no part of the model"
     )
 }

@@ -1,56 +1,59 @@
-//! From a source's tensors to what is being written, whatever its format: the next tensor is read ahead, one is
-//! quantized, and the one before is written.
+//! Streams a source's tensors to a result in any format: while one tensor is quantized, the next is read and the one
+//! before is written.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
-use super::Checkpoint;
-use super::read_ahead::{Piece, ReadAhead};
+use super::opened::Checkpoint;
+use super::read_ahead::{ReadAhead, RowChunk};
 use crate::error::Result;
 use crate::packed::PackedWeight;
 
-/// The linears that are written packed: their names, byte-sorted, and where they come from, one at a time.
+/// The linears that are written packed, and their source.
 pub struct Linears<'a, 'p> {
+    /// Byte-sorted.
     pub names: &'a [String],
-    pub packed: Packed<'p>,
+    pub packed: PackedLinears<'p>,
     pub on_tensor: &'a mut dyn FnMut(Passed),
 }
 
-pub enum Packed<'a> {
-    /// By their names.
+/// The source of packed linears, one at a time.
+pub enum PackedLinears<'a> {
+    /// Made from their names.
     Made(&'a mut dyn FnMut(&str) -> Result<PackedWeight>),
-    /// From the rows of the source's dense ones, `[out, in]`.
+    /// Rounded from the rows of the source's dense linears, `[out, in]`.
     Rounded(&'a mut Round<'a>),
 }
 
-/// Gives the packed form of the linear of a name and shape from its rows.
-pub type Round<'a> = dyn FnMut(&str, [usize; 2], &Rows<'_>) -> Result<PackedWeight> + 'a;
+/// Packs the linear of a name and shape, given its rows.
+pub type Round<'a> = dyn FnMut(&str, [usize; 2], &RowReader<'_>) -> Result<PackedWeight> + 'a;
 
-/// Hands the rows of one matrix, first to last, to a function that takes some of them at a time.
-pub type Rows<'a> = dyn Fn(&mut dyn FnMut(&Piece) -> Result<()>) -> Result<()> + 'a;
+/// Hands the rows of one matrix, first to last, to a function, a chunk at a time.
+pub type RowReader<'a> = dyn Fn(&mut dyn FnMut(&RowChunk) -> Result<()>) -> Result<()> + 'a;
 
-/// One of the source's tensors is written.
+/// Progress: one of the source's tensors is written.
 #[derive(Debug, Clone, Copy)]
 pub struct Passed {
-    /// In the source.
+    /// The tensor's bytes in the source.
     pub bytes: u64,
-    /// Of all tensors.
+    /// The bytes of all tensors in the source.
     pub of: u64,
-    /// By an earlier process.
+    /// Whether an earlier process had written it.
     pub was_there: bool,
 }
 
-/// What is being written, tensor by tensor in any order.
+/// A result that is being written, tensor by tensor in any order.
 pub trait Sink: Send {
-    /// Whether something of the tensor is still to be written. What the result does not have never is.
+    /// Whether a part of the tensor is still to be written. Never so for a tensor that the result does not have.
     fn is_due(&self, name: &str) -> bool;
 
-    /// As it is.
+    /// Writes a tensor of the source as it is.
     fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()>;
 
+    /// Writes a linear.
     fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()>;
 
-    /// Everything is on the disk. Gives how far a minimum was rounded at most, in units of its scale (see
+    /// Syncs everything to the disk. Returns the largest rounding of a minimum, in units of its scale (see
     /// `gguf::encode`).
     ///
     /// # Errors
@@ -58,8 +61,8 @@ pub trait Sink: Send {
     fn finish(self: Box<Self>) -> Result<f32>;
 }
 
-/// Reads ahead, and encodes and writes, on threads of their own, so that neither the disk nor the quantizer waits
-/// for the other.
+/// Writes all of the source's tensors. Reading has a thread of its own, and so has encoding and writing, so that neither
+/// the disk nor the quantizer waits for the other. Returns the result of [`Sink::finish`].
 ///
 /// # Errors
 /// Those of `linears` and of the sink.
@@ -73,9 +76,9 @@ pub fn stream(
     let mut plain = source.plain_names();
     plain.retain(|name| linears.names.binary_search(name).is_err());
     let mut packed: Vec<&String> = linears.names.iter().collect();
-    let is_rounded = matches!(linears.packed, Packed::Rounded(_));
+    let is_rounded = matches!(linears.packed, PackedLinears::Rounded(_));
     if is_rounded {
-        source.sort_by_place(&mut packed);
+        packed.sort_by_key(|name| source.store().position(name).map(|(file, range)| (file, range.start)));
     }
     let is_due = |name: &String| sink.is_due(name);
     let due: HashSet<&String> = plain.iter().chain(linears.names).filter(|name| is_due(name)).collect();
@@ -95,8 +98,8 @@ pub fn stream(
             sink.finish()
         });
         let mut next = |name: &str, ahead: &ReadAhead| match &mut linears.packed {
-            Packed::Made(packed) => packed(name),
-            Packed::Rounded(packed) => {
+            PackedLinears::Made(packed) => packed(name),
+            PackedLinears::Rounded(packed) => {
                 let shape = source.matrix_shape(name)?;
                 packed(name, shape, &|each| ahead.next_matrix(shape[0], each))
             }
@@ -107,7 +110,7 @@ pub fn stream(
             if due.contains(name) {
                 match if is_plain { Ok(None) } else { next(name, &ahead).map(Some) } {
                     Ok(packed) => {
-                        // A writer that is gone says why where it is joined.
+                        // Where the writer has ended, joining it below gives its error.
                         if send.send((name, packed)).is_err() {
                             break;
                         }
@@ -122,7 +125,7 @@ pub fn stream(
             let bytes = bytes.get(name).copied().unwrap_or(0);
             (linears.on_tensor)(Passed { bytes, of, was_there: !due.contains(name) });
         }
-        // Both threads end with what they take from here.
+        // Both threads end once these are gone.
         drop((send, ahead));
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         result.and(written)

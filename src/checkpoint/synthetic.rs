@@ -1,26 +1,31 @@
-//! Random weights of a known model's shape, made when they are asked for and packed from the start: so
-//! that speed and memory can be measured at any size without a download.
+//! RowRandom weights, made when they are asked for and packed from the start, so that speed and memory can be measured at
+//! any size without a download.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use half::f16;
 use rayon::prelude::*;
+use serde_json::Value;
 
-use super::float::Values;
-use super::shards::missing;
-use super::{Layout, TensorSummary, Weight};
-use crate::arch::Activation;
-use crate::arch::{Block, ModelConfig};
+use super::float::DenseValues;
+use super::format::Format;
+use super::safetensors::Dtype;
+use super::store::{Store, TokenizerSource, in_no_file};
+use super::tensor::missing;
+use super::weight::{Layout, ScaleSource, TensorSummary, Weight};
+use crate::arch::{Activation, Family, ModelConfig};
 use crate::device::host;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
-use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
+use crate::packed::{FloatType, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
+use crate::storage::pages::MappedFile;
 
 /// The dimensions of a published model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// Of a few million weights, to see that things run.
+pub enum ModelShape {
+    /// A few million weights, for a quick check that everything runs.
     Tiny,
     TinyLlama,
     Llama32_1b,
@@ -30,17 +35,29 @@ pub enum Shape {
     Llama3_70b,
 }
 
-const NAMES: [(&str, Shape); 7] = [
-    ("tiny", Shape::Tiny),
-    ("tinyllama-1.1b", Shape::TinyLlama),
-    ("llama3.2-1b", Shape::Llama32_1b),
-    ("llama2-7b", Shape::Llama2_7b),
-    ("llama2-13b", Shape::Llama2_13b),
-    ("qwen2.5-32b", Shape::Qwen25_32b),
-    ("llama3-70b", Shape::Llama3_70b),
-];
+impl ModelShape {
+    const ALL: [Self; 7] = [
+        Self::Tiny,
+        Self::TinyLlama,
+        Self::Llama32_1b,
+        Self::Llama2_7b,
+        Self::Llama2_13b,
+        Self::Qwen25_32b,
+        Self::Llama3_70b,
+    ];
 
-impl Shape {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::TinyLlama => "tinyllama-1.1b",
+            Self::Llama32_1b => "llama3.2-1b",
+            Self::Llama2_7b => "llama2-7b",
+            Self::Llama2_13b => "llama2-13b",
+            Self::Qwen25_32b => "qwen2.5-32b",
+            Self::Llama3_70b => "llama3-70b",
+        }
+    }
+
     pub fn config(self) -> ModelConfig {
         // Layers, hidden, intermediate, heads, key/value heads, vocabulary.
         let [layers, hidden, inner, heads, kv_heads, vocab] = match self {
@@ -53,7 +70,7 @@ impl Shape {
             Self::Llama3_70b => [80, 8192, 28672, 64, 8, 128_256],
         };
         ModelConfig {
-            architecture: "LlamaForCausalLM".to_string(),
+            family: Family::Llama,
             vocab_size: vocab,
             hidden_size: hidden,
             intermediate_size: inner,
@@ -67,7 +84,7 @@ impl Shape {
             rope_scaling: None,
             tie_word_embeddings: false,
             rotary_dim: hidden / heads,
-            block: Block::Llama,
+            block: Family::Llama.block(),
             hidden_act: Activation::Silu,
             norm_offset: 0.0,
             word_embed_proj_dim: hidden,
@@ -86,121 +103,39 @@ impl Shape {
     }
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for ModelShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(NAMES.iter().find(|(_, shape)| shape == self).map_or("?", |(name, _)| name))
+        f.write_str(self.name())
     }
 }
 
-impl FromStr for Shape {
+impl FromStr for ModelShape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, shape)| *shape).ok_or_else(|| {
-            let names = NAMES.map(|(name, _)| name).join(", ");
+        Self::ALL.into_iter().find(|shape| shape.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
             format!("no such shape: `{text}` (expected {names})")
         })
     }
 }
 
+/// RowRandom weights of a model, in no file.
 pub struct Synthetic {
-    /// Byte-sorted.
+    config: ModelConfig,
+    /// Names and shapes, byte-sorted.
     tensors: Vec<(String, Vec<usize>)>,
+    /// The linears inside the decoder blocks, which are packed.
     linears: Vec<String>,
     bits: u32,
     group_size: usize,
 }
 
 impl Synthetic {
-    pub fn new(config: &ModelConfig, bits: u32, group_size: usize) -> Self {
+    pub fn new(config: ModelConfig, bits: u32, group_size: usize) -> Self {
         let mut tensors: Vec<_> = config.tensors().collect();
         tensors.sort_unstable();
-        Self { tensors, linears: config.block_linears(), bits, group_size }
-    }
-
-    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        Ok(self.tensors[self.index(name)?].1.clone())
-    }
-
-    pub fn tensors(&self) -> Vec<TensorSummary> {
-        let summary = |(name, shape): &(String, Vec<usize>)| {
-            let elements: usize = shape.iter().product();
-            let (dtype, bytes) = match self.is_packed(name) {
-                true => (format!("random {}-bit", self.bits), elements * self.bits as usize / 8),
-                false => ("F16".to_string(), elements * 2),
-            };
-            TensorSummary::new(name, name, dtype, shape, bytes)
-        };
-        self.tensors.iter().map(summary).collect()
-    }
-
-    pub fn weight(&self, name: &str) -> Result<Weight> {
-        let index = self.index(name)?;
-        let &[out_features, in_features] = &self.tensors[index].1[..] else {
-            return Err(Error::tensor("random weights", name, "is no matrix"));
-        };
-        if !self.is_packed(name) {
-            let mut values = vec![f16::ZERO; out_features * in_features];
-            values.par_chunks_mut(in_features).enumerate().for_each(|(row, values)| {
-                let mut random = Random::new(index, row);
-                values.iter_mut().for_each(|value| *value = f16::from_f32(random.float()));
-            });
-            return Ok(Weight::Dense { shape: [out_features, in_features], values: Values::F16(values) });
-        }
-        let words = words_per_row(in_features, self.bits);
-        let mut codes = vec![0u32; out_features * words];
-        host::prefer_huge_pages(&mut codes);
-        codes.par_chunks_mut(words).enumerate().for_each(|(row, codes)| {
-            let mut random = Random::new(index, row);
-            codes.iter_mut().for_each(|word| *word = random.word());
-        });
-        let groups = in_features.div_ceil(self.group_size);
-        // Activations keep their size from layer to layer.
-        let scale = 1.0 / ((1u32 << (self.bits - 1)) as f32 * (in_features as f32 / 3.0).sqrt());
-        Ok(Weight::Packed(PackedWeight {
-            out_features,
-            in_features,
-            bits: self.bits,
-            group_size: self.group_size,
-            codes,
-            scales: vec![scale; out_features * groups],
-            levels: Levels::Zero(1 << (self.bits - 1)),
-            order: None,
-        }))
-    }
-
-    pub fn layout(&self, name: &str) -> Result<Layout> {
-        self.index(name)?;
-        Ok(match self.is_packed(name) {
-            true => Layout::Packed(PackedLayout {
-                bits: self.bits,
-                group_size: self.group_size,
-                levels: LevelsKind::Zero,
-                ordered: false,
-            }),
-            false => Layout::Dense(FloatType::F16),
-        })
-    }
-
-    pub fn dense(&self, name: &str) -> Result<Vec<f32>> {
-        let index = self.index(name)?;
-        match &self.tensors[index].1[..] {
-            // Norms and biases.
-            &[length] => Ok(vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; length]),
-            _ => Err(Error::tensor("random weights", name, "is made row by row")),
-        }
-    }
-
-    /// See [`super::Checkpoint::rows`].
-    pub fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
-        let index = self.index(name)?;
-        let width = values.len() / rows.len().max(1);
-        for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width.max(1))) {
-            let mut random = Random::new(index, row as usize);
-            values.iter_mut().for_each(|value| *value = random.float());
-        }
-        Ok(())
+        Self { tensors, linears: config.block_linears(), bits, group_size, config }
     }
 
     fn is_packed(&self, name: &str) -> bool {
@@ -214,10 +149,151 @@ impl Synthetic {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014), one stream per row.
-struct Random(u64);
+impl Store for Synthetic {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
 
-impl Random {
+    fn format(&self) -> Format {
+        Format::Synthetic
+    }
+
+    fn files(&self) -> &[MappedFile] {
+        &[]
+    }
+
+    fn tokenizer(&self) -> Result<TokenizerSource> {
+        Err(in_no_file())
+    }
+
+    fn tensors(&self) -> Vec<TensorSummary> {
+        let summary = |(name, shape): &(String, Vec<usize>)| {
+            let elements: usize = shape.iter().product();
+            let (dtype, bytes) = match self.is_packed(name) {
+                true => (format!("random {}-bit", self.bits), elements * self.bits as usize / 8),
+                false => ("F16".to_string(), elements * 2),
+            };
+            TensorSummary::new(name, name, dtype, shape, bytes)
+        };
+        self.tensors.iter().map(summary).collect()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.index(name).is_ok()
+    }
+
+    fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.tensors[self.index(name)?].1.clone())
+    }
+
+    fn weight(&self, name: &str) -> Result<Weight> {
+        let index = self.index(name)?;
+        let &[out_features, in_features] = &self.tensors[index].1[..] else {
+            return Err(Error::tensor("random weights", name, "is no matrix"));
+        };
+        if !self.is_packed(name) {
+            let mut values = vec![f16::ZERO; out_features * in_features];
+            values.par_chunks_mut(in_features).enumerate().for_each(|(row, values)| {
+                let mut random = RowRandom::new(index, row);
+                values.iter_mut().for_each(|value| *value = f16::from_f32(random.float()));
+            });
+            return Ok(Weight::Dense {
+                shape: [out_features, in_features],
+                values: DenseValues::F16(values),
+            });
+        }
+        let words = words_per_row(in_features, self.bits);
+        let mut codes = vec![0u32; out_features * words];
+        host::prefer_huge_pages(&mut codes);
+        codes.par_chunks_mut(words).enumerate().for_each(|(row, codes)| {
+            let mut random = RowRandom::new(index, row);
+            codes.iter_mut().for_each(|word| *word = random.word());
+        });
+        let groups = in_features.div_ceil(self.group_size);
+        // So that activations keep their magnitude from layer to layer.
+        let scale = 1.0 / ((1u32 << (self.bits - 1)) as f32 * (in_features as f32 / 3.0).sqrt());
+        Ok(Weight::Packed(PackedWeight {
+            out_features,
+            in_features,
+            bits: self.bits,
+            group_size: self.group_size,
+            codes,
+            scales: vec![scale; out_features * groups],
+            levels: Levels::Zero(1 << (self.bits - 1)),
+            perm: None,
+        }))
+    }
+
+    fn layout(&self, name: &str) -> Result<Layout> {
+        self.index(name)?;
+        Ok(match self.is_packed(name) {
+            true => Layout::Packed(PackedLayout {
+                bits: self.bits,
+                group_size: self.group_size,
+                levels: LevelsKind::Zero,
+                ordered: false,
+            }),
+            false => Layout::Dense(FloatType::F16),
+        })
+    }
+
+    fn dense(&self, name: &str) -> Result<Vec<f32>> {
+        let index = self.index(name)?;
+        match &self.tensors[index].1[..] {
+            // Norms and biases.
+            &[length] => Ok(vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; length]),
+            _ => Err(Error::tensor("random weights", name, "is made row by row")),
+        }
+    }
+
+    fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
+        let index = self.index(name)?;
+        let width = values.len() / rows.len().max(1);
+        for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width.max(1))) {
+            let mut random = RowRandom::new(index, row as usize);
+            values.iter_mut().for_each(|value| *value = random.float());
+        }
+        Ok(())
+    }
+
+    fn trained_names(&self) -> Vec<String> {
+        self.linears.clone()
+    }
+
+    fn rounded_scales(&self, _name: &str, _scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
+        Err(in_no_file())
+    }
+
+    fn save_tuned(&self, _out: &Path, _names: &[String], _scales: &mut ScaleSource) -> Result<()> {
+        Err(in_no_file())
+    }
+
+    fn plain_names(&self) -> Vec<String> {
+        let names = self.tensors.iter().map(|(name, _)| name);
+        names.filter(|name| !self.is_packed(name)).cloned().collect()
+    }
+
+    fn plain_is_exact(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn plain_layout(&self, _name: &str) -> Result<(Dtype, Vec<usize>)> {
+        Err(in_no_file())
+    }
+
+    fn plain_bytes(&self, _name: &str) -> Result<Cow<'_, [u8]>> {
+        Err(in_no_file())
+    }
+
+    fn write_companions(&self, _to: &Path) -> Result<Value> {
+        Err(in_no_file())
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014), one stream per row.
+struct RowRandom(u64);
+
+impl RowRandom {
     fn new(tensor: usize, row: usize) -> Self {
         Self(((tensor as u64) << 32 | row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }

@@ -1,52 +1,48 @@
-//! Some rows of a matrix, in the type that a forward pass computes in.
+//! Rows of a matrix, in the type that a forward pass computes in.
+
+use std::path::Path;
 
 use bytemuck::Zeroable;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{Checkpoint, Source, Values};
+use super::finite;
+use super::float::DenseValues;
+use super::store::Store;
 use crate::device::host;
 use crate::error::Result;
 use crate::packed::FloatType;
+use crate::storage::pages;
 
-/// Rows that are read before pages of the file are given back, where a row is more than one part of it: the
-/// system maps sixteen around each.
+/// Rows that are read before pages of the file are released: where a row consists of several parts, it is read from the
+/// map, and the system maps sixteen pages around each.
 const MAPPED_ROWS: usize = 64;
 
-/// Rows that a thread takes at a time.
+/// Rows per task of a thread.
 const TASK_ROWS: usize = 8;
 
-impl Checkpoint {
-    /// Some rows of a table, straight from the file: `[rows.len(), width]`, each value times `factor` in f32,
-    /// and rounded to `dtype`.
-    ///
-    /// # Errors
-    /// A row beyond the table, or with a value that is NaN or infinite; a table that is quantized in a way that its rows
-    /// cannot be read by themselves.
-    pub fn rows(&self, name: &str, rows: &[u32], factor: f32, dtype: FloatType) -> Result<Values> {
-        let width = self.shape(name)?.last().copied().unwrap_or(0).max(1);
-        let table = Table { checkpoint: self, name, width, factor };
-        Ok(match dtype {
-            FloatType::F32 => Values::F32(table.rows(rows, |values, to| to.copy_from_slice(values))?),
-            FloatType::F16 => {
-                Values::F16(table.rows(rows, |values, to: &mut [f16]| to.convert_from_f32_slice(values))?)
-            }
-            FloatType::BF16 => Values::Bf16(table.rows(rows, round_to_bf16)?),
-        })
-    }
-
-    /// Reads rows as f32 into `values`, whose length is theirs.
-    fn rows_into(&self, name: &str, rows: &[u32], values: &mut [f32]) -> Result<()> {
-        match &self.source {
-            Source::HuggingFace(directory) => directory.rows_into(name, rows, values),
-            Source::Gguf(gguf) => gguf.rows_into(name, rows, values),
-            Source::Synthetic(synthetic) => synthetic.rows_into(name, rows, values),
+/// Some rows of a matrix, `[rows.len(), width]`: see [`Checkpoint::rows`](super::Checkpoint::rows).
+pub fn read(
+    store: &dyn Store,
+    path: &Path,
+    name: &str,
+    rows: &[u32],
+    factor: f32,
+    dtype: FloatType,
+) -> Result<DenseValues> {
+    let width = store.shape(name)?.last().copied().unwrap_or(0).max(1);
+    let table = RowTable { store, path, name, width, factor };
+    Ok(match dtype {
+        FloatType::F32 => DenseValues::F32(table.rows(rows, |values, to| to.copy_from_slice(values))?),
+        FloatType::F16 => {
+            DenseValues::F16(table.rows(rows, |values, to: &mut [f16]| to.convert_from_f32_slice(values))?)
         }
-    }
+        FloatType::BF16 => DenseValues::Bf16(table.rows(rows, round_to_bf16)?),
+    })
 }
 
-/// As `bf16::from_f32`, without branches.
+/// The same as `bf16::from_f32`, without branches.
 fn round_to_bf16(values: &[f32], to: &mut [bf16]) {
     for (value, to) in values.iter().zip(to) {
         let bits = value.to_bits();
@@ -56,14 +52,15 @@ fn round_to_bf16(values: &[f32], to: &mut [bf16]) {
     }
 }
 
-struct Table<'a> {
-    checkpoint: &'a Checkpoint,
+struct RowTable<'a> {
+    store: &'a dyn Store,
+    path: &'a Path,
     name: &'a str,
     width: usize,
     factor: f32,
 }
 
-impl Table<'_> {
+impl RowTable<'_> {
     fn rows<T: Zeroable + Send>(
         &self,
         rows: &[u32],
@@ -78,10 +75,10 @@ impl Table<'_> {
                 || vec![0f32; of(TASK_ROWS)],
                 |values, (rows, to)| {
                     let values = &mut values[..to.len()];
-                    self.checkpoint.rows_into(self.name, rows, values)?;
+                    self.store.rows_into(self.name, rows, values)?;
                     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
                         let what = format!("a value of row {} is {}", rows[at / self.width], values[at]);
-                        return Err(self.checkpoint.not_finite(self.name, &what));
+                        return Err(finite::not_finite(self.path, self.name, &what));
                     }
                     if self.factor != 1.0 {
                         values.iter_mut().for_each(|value| *value *= self.factor);
@@ -90,7 +87,7 @@ impl Table<'_> {
                     Ok(())
                 },
             )?;
-            self.checkpoint.release();
+            self.store.files().iter().for_each(|file| pages::release(&file.bytes));
         }
         Ok(all)
     }
@@ -101,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_without_branches_is_rounding() {
+    fn rounding_without_branches_gives_the_same_bits() {
         let bits =
             (0..=u16::MAX).flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| (high, low)));
         let values: Vec<f32> =

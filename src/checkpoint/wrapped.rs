@@ -1,5 +1,5 @@
-//! Weights that were saved from inside something else: a compiled or distributed module, or a LoRA adapter. They
-//! are recognised by their names, so that the error says how to get the model out.
+//! Weights that were saved with a wrapper around the model (a compiled or distributed module), and LoRA adapters. They
+//! are recognised by their names, so that the error can say how to get at the model.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,10 +14,10 @@ use crate::storage::json::read_json;
 
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// Files of an adapter's weights: those of PEFT, and of MLX.
+/// The names of an adapter's files of weights, in PEFT and in MLX.
 const ADAPTER_WEIGHTS: [&str; 3] = ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"];
 
-/// Words in tensors' names, each with the tool that puts it there.
+/// The prefixes that wrappers put before tensors' names, each with the tool that does so.
 const WRAPPERS: [(&str, &str); 7] = [
     ("_orig_mod", "torch.compile"),
     ("_fsdp_wrapped_module", "FSDP"),
@@ -28,12 +28,12 @@ const WRAPPERS: [(&str, &str); 7] = [
     ("model.model", "a module around the model, such as Lightning's"),
 ];
 
-/// Words in tensors' names of a LoRA adapter that is not merged.
+/// Parts of tensors' names in a LoRA adapter that is not merged.
 const ADAPTER_PARTS: [&str; 5] =
     [".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_magnitude_vector", ".base_layer."];
 
 /// Prefixes of `embed_tokens.weight` in the files of the supported families.
-const BEGINNINGS: [&str; 6] =
+const PREFIXES: [&str; 6] =
     ["", "model.", "decoder.", "model.decoder.", "model.language_model.", "language_model.model."];
 
 /// # Errors
@@ -42,14 +42,14 @@ pub fn check_directory(directory: &Path) -> Result<()> {
     let config = directory.join(ADAPTER_CONFIG);
     let has_adapter = ADAPTER_WEIGHTS.iter().any(|file| directory.join(file).exists());
     let has_model = has_model_weights(directory);
-    // Where a model is there, too, only the config makes transformers load the adapter.
+    // Beside a model, transformers loads an adapter only if it has a config.
     match config.exists() || has_adapter && !has_model {
         true => Err(adapter(directory, &config, has_model)),
         false => Ok(()),
     }
 }
 
-/// The error for a file that is given where its directory is meant; `None` for any other.
+/// The error for a file of a directory that should be given instead; `None` for any other file.
 pub fn single_file(path: &Path) -> Option<Error> {
     let name = path.file_name()?.to_string_lossy();
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -71,7 +71,7 @@ pub fn single_file(path: &Path) -> Option<Error> {
 }
 
 /// # Errors
-/// The names in a model's files say that they were saved from inside something else.
+/// The tensors' names say that they were saved with a wrapper around the model, or are a LoRA adapter's.
 pub fn check_names(directory: &Path, names: &[&str]) -> Result<()> {
     let like = |name: &str| format!("{}: the weights have names like `{name}`", directory.display());
     let wrapped = names.iter().find(|name| wrappers(name).next().is_some());
@@ -94,15 +94,15 @@ pub fn check_names(directory: &Path, names: &[&str]) -> Result<()> {
     }
     let embeddings = |name: &&'_ str| name.strip_suffix("embed_tokens.weight").is_some();
     let mut tables = names.iter().copied().filter(embeddings).filter(|name| !is_ignored(name));
-    let of_model = |name: &str| BEGINNINGS.iter().any(|start| name == format!("{start}embed_tokens.weight"));
+    let of_model = |name: &str| PREFIXES.iter().any(|start| name == format!("{start}embed_tokens.weight"));
     match tables.clone().next() {
         Some(name) if !tables.any(of_model) => {
             let start = name.trim_end_matches("embed_tokens.weight");
-            // The longest that stays, which may be nothing.
+            // Of this prefix, the longest known ending is the model's own; it may be empty.
             let stays =
-                BEGINNINGS.iter().filter(|known| start.ends_with(*known)).map(|known| known.len()).max();
+                PREFIXES.iter().filter(|known| start.ends_with(*known)).map(|known| known.len()).max();
             let part = start[..start.len() - stays.unwrap_or(0)].trim_end_matches('.');
-            let what = format!("{}: they were saved from inside something else", like(name));
+            let what = format!("{}: they were saved with a wrapper around the model", like(name));
             Err(Error::unsupported(what, rename(&[part])))
         }
         _ => Ok(()),
@@ -113,30 +113,31 @@ pub fn check_names(directory: &Path, names: &[&str]) -> Result<()> {
 fn wrappers(name: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     WRAPPERS.iter().filter(move |(part, _)| {
         let begins = name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'));
-        // Nothing else is called so, wherever it stands.
+        // No model has a module of such a name, wherever it stands.
         begins || part.starts_with('_') && name.contains(&format!(".{part}."))
     })
 }
 
 fn rename(parts: &[&str]) -> String {
-    // Such a module also has the head inside.
+    // The head is inside such a module, too.
     let without = |part: &&str| match *part {
         "model.model" => ".removeprefix('model.')".to_owned(),
         part => format!(".replace('{part}.', '')"),
     };
     let without: String = parts.iter().map(without).collect();
     format!(
-        "save the model that is inside with its `save_pretrained`; or rename the tensors, in Python with \
+        "save the inner model with its `save_pretrained`; or rename the tensors, in Python with \
          safetensors.torch: `save_file({{k{without}: v for k, v in load_file(FILE).items()}}, FILE)`, and alike in an \
          index of shards"
     )
 }
 
 fn adapter(directory: &Path, config: &Path, beside_model: bool) -> Error {
-    let json = read_json(config).unwrap_or_default();
+    // Only for the message: without it, the base model is not named.
+    let json = read_json(config).unwrap_or(Value::Null);
     let text = |key: &str| json.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let base = text("base_model_name_or_path").or(text("model"));
-    let of = base.map(|base| format!(" for {base}")).unwrap_or_default();
+    let of = base.map_or(String::new(), |base| format!(" for {base}"));
     let (directory, base) = (directory.display(), base.unwrap_or("BASE"));
     if beside_model {
         return Error::unsupported(
@@ -162,7 +163,7 @@ fn adapter(directory: &Path, config: &Path, beside_model: bool) -> Error {
     )
 }
 
-/// The error for a repository of the hub that holds nothing else.
+/// The error for a repository of the hub that holds only an adapter.
 pub fn repository(name: &str) -> Error {
     adapter(Path::new(name), Path::new(""), false)
 }

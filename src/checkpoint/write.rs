@@ -1,63 +1,53 @@
-//! Writes a model as a Hugging Face directory or a .gguf file, its linears in a given scheme. What is no
-//! packed linear is copied as it is; of a directory, so is every other file.
+//! Writes a model as a Hugging Face directory or a .gguf file, its linears in a given scheme. Tensors that are no packed
+//! linears are copied as they are, and so are a directory's other files.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use super::format::Format;
 use super::gguf::blocks::GgmlType;
 use super::gguf::model::{self, ModelFile};
-use super::huggingface::module;
-use super::safetensors::{Dtype, INDEX_FILE, ShardWriter, dtype};
-use super::scheme::{Packing, QUANTIZE_CONFIG_FILE};
+use super::opened::Checkpoint;
+use super::safetensors::{ShardWriter, TensorDescription, dtype};
+use super::scheme::QUANTIZE_CONFIG_FILE;
+use super::store::TokenizerSource;
 use super::stream::{Linears, Sink, stream};
-use super::{Checkpoint, Format, Source, float};
-use crate::arch::hf::{self, CONFIG_FILE};
+use super::target::WriteTarget;
+use super::tensor::module;
+use super::weight::Layout;
+use super::{finite, float};
+use crate::arch::hf::CONFIG_FILE;
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
-use crate::packed::PackedWeight;
-use crate::storage::json;
+use crate::packed::{FloatType, PackedWeight};
 use crate::storage::json::write_json;
 use crate::storage::staging::Staging;
 
-/// Tensors per file where nothing is said, as in transformers.
+// The name that the files of `scheme` use.
+pub use super::target::WriteTarget as Target;
+
+/// The default for the bytes of a file's tensors, the same as in transformers.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// What a model is written as.
-pub enum Target {
-    /// A directory, its packed linears in a scheme.
-    Quantized(Box<dyn Packing>),
-    /// A directory, its packed linears expanded to f16.
-    Dense,
-    /// A file, its packed linears in this type.
-    Gguf(GgmlType),
-}
-
-impl Target {
-    /// What the file keeps scales as.
-    pub fn scale_dtype(&self) -> FloatType {
-        match self {
-            Self::Quantized(packing) => packing.scale_dtype(),
-            Self::Dense | Self::Gguf(_) => FloatType::F16,
-        }
-    }
-
-    /// Whether all linears of a dense model can be held, before anything is done.
+impl WriteTarget {
+    /// Checks that all linears of a dense model fit the form, before anything is done.
     ///
     /// # Errors
     /// The source is no dense Hugging Face directory; a linear whose shape does not fit, by its name.
     pub fn check(&self, source: &Checkpoint) -> Result<()> {
         if source.format() != Format::HuggingFace {
             return Err(Error::invalid(
-                format!("{} is {} and quantized as it is", source.path().display(), source.format()),
+                format!("{} is {} and quantized already", source.path().display(), source.format()),
                 "quantize the original Hugging Face checkpoint (f32, f16 or bf16), or use this one directly",
             ));
         }
         self.check_linears(source, &source.config().block_linears())
     }
 
+    /// Checks that these linears fit the form.
+    ///
     /// # Errors
-    /// A linear whose shape does not fit, by its name; a model that the format has no words for.
+    /// A linear whose shape does not fit, by its name; a model that the format cannot describe.
     pub fn check_linears(&self, source: &Checkpoint, names: &[String]) -> Result<()> {
         let mut shapes = Vec::with_capacity(names.len());
         for name in names {
@@ -78,50 +68,48 @@ impl Target {
     }
 }
 
-/// Streams `source` to where `staging` publishes it: the packed linears as `linears` gives them, in its
-/// order, and every other tensor as it is. Three tensors are in memory at most;
-/// what an earlier process wrote to the same place is not asked for again. Gives what [`Sink::finish`] does.
+/// Streams `source` to `staging` and publishes it: the packed linears as `linears` gives them, in its order, and every
+/// other tensor as it is. At most three tensors are in memory; linears that an earlier process wrote to the same place
+/// are not asked for again. Returns the result of [`Sink::finish`].
 ///
 /// # Errors
-/// A linear failed or is not what `target` can hold; the disk fails. Of temporary staging nothing is left behind.
+/// A linear that failed, or that `target` cannot hold; the disk fails. A temporary staging leaves nothing behind.
 pub fn write(
     source: &Checkpoint,
     staging: Staging,
-    target: &Target,
+    target: &WriteTarget,
     max_shard_bytes: u64,
     linears: &mut Linears<'_, '_>,
 ) -> Result<f32> {
-    if let Target::Gguf(kind) = target {
+    if let WriteTarget::Gguf(kind) = target {
         let file = staging.path().join("model.gguf");
-        let name = staging.out().file_stem().unwrap_or_default().to_string_lossy();
+        // For the reader of the file only.
+        let name = staging.out().file_stem().map_or("model".into(), |stem| stem.to_string_lossy());
         let rounding = stream(source, Box::new(gguf_file(source, &file, &name, *kind, linears)?), linears)?;
         staging.publish_file(&file)?;
         return Ok(rounding);
     }
-    let weights = Directory::create(source, staging.path(), target, max_shard_bytes, linears.names)?;
+    let weights = DirectoryWriter::create(source, staging.path(), target, max_shard_bytes, linears.names)?;
     stream(source, Box::new(weights), linears)?;
-    write_other_files(source, staging.path(), target)?;
+    write_settings(source, staging.path(), target)?;
     staging.publish()?;
     Ok(0.0)
 }
 
-/// The weights of a Hugging Face directory.
-struct Directory<'a> {
+/// The weights of a Hugging Face directory that is being written.
+struct DirectoryWriter<'a> {
     source: &'a Checkpoint,
-    target: &'a Target,
-    /// What each packed linear becomes.
-    parts: HashMap<String, Vec<Described>>,
+    target: &'a WriteTarget,
+    /// The tensors of each packed linear.
+    parts: HashMap<String, Vec<TensorDescription>>,
     writer: ShardWriter,
 }
 
-/// Name, type and shape.
-type Described = (String, Dtype, Vec<usize>);
-
-impl<'a> Directory<'a> {
+impl<'a> DirectoryWriter<'a> {
     fn create(
         source: &'a Checkpoint,
         to: &Path,
-        target: &'a Target,
+        target: &'a WriteTarget,
         max_shard_bytes: u64,
         linears: &[String],
     ) -> Result<Self> {
@@ -148,7 +136,7 @@ impl<'a> Directory<'a> {
     }
 }
 
-impl Sink for Directory<'_> {
+impl Sink for DirectoryWriter<'_> {
     fn is_due(&self, name: &str) -> bool {
         match self.parts.get(name) {
             Some(parts) => parts.iter().any(|(part, ..)| self.writer.is_due(part)),
@@ -167,15 +155,15 @@ impl Sink for Directory<'_> {
             return Err(wrong(format!("the quantizer gave a weight of shape {shape:?}")));
         }
         let bytes = match self.target {
-            Target::Quantized(packing) => packing.encode(&packed).map_err(wrong)?,
-            Target::Dense | Target::Gguf(_) => {
+            WriteTarget::Quantized(packing) => packing.encode(&packed).map_err(wrong)?,
+            WriteTarget::Dense | WriteTarget::Gguf(_) => {
                 let bytes = float::encode(FloatType::F16, packed.to_dense());
-                self.source.expect_finite(name, float::not_finite(FloatType::F16, &bytes))?;
+                finite::expect(self.source.path(), name, float::not_finite(FloatType::F16, &bytes))?;
                 vec![bytes]
             }
         };
         for ((part, ..), bytes) in self.parts.get(name).into_iter().flatten().zip(bytes) {
-            // Of a linear whose other parts were written before.
+            // Not due where an earlier process wrote only some parts of the linear.
             if self.writer.is_due(part) {
                 self.writer.write(part, &bytes)?;
             }
@@ -188,11 +176,11 @@ impl Sink for Directory<'_> {
     }
 }
 
-/// The tensors that a packed linear becomes: names, types and shapes.
-fn describe(source: &Checkpoint, target: &Target, name: &str) -> Result<Vec<Described>> {
+/// The tensors of a packed linear: names, types and shapes.
+fn describe(source: &Checkpoint, target: &WriteTarget, name: &str) -> Result<Vec<TensorDescription>> {
     let shape = source.shape(name)?;
     match (target, &shape[..]) {
-        (Target::Quantized(packing), &[out, input]) => {
+        (WriteTarget::Quantized(packing), &[out, input]) => {
             let parts = packing.describe([out, input]);
             let parts = parts.map_err(|what| Error::tensor(source.path(), name, what))?;
             let named = |(part, dtype, shape)| (format!("{}{part}", module(name)), dtype, shape);
@@ -202,30 +190,12 @@ fn describe(source: &Checkpoint, target: &Target, name: &str) -> Result<Vec<Desc
     }
 }
 
-/// What is no weight: configurations, and the tokenizer.
-fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<()> {
-    let mut config = match &source.source {
-        Source::HuggingFace(directory) => {
-            directory.copy_other_files(to, &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
-            match directory.text_config() {
-                Some(text) => text.clone(),
-                None => json::parse_json(&directory.directory().join(CONFIG_FILE), directory.config_bytes())?,
-            }
-        }
-        Source::Gguf(gguf) => {
-            let vocab = gguf.vocabulary()?;
-            write_json(&to.join("tokenizer.json"), &vocab.tokenizer_json()?)?;
-            write_json(&to.join("tokenizer_config.json"), &vocab.tokenizer_config())?;
-            let json = hf::write::json(source.config(), &vocab)
-                .map_err(|what| Error::unsupported(what, "use the original Hugging Face directory"))?;
-            write_json(&to.join("generation_config.json"), &hf::write::generation(&vocab))?;
-            json
-        }
-        Source::Synthetic(_) => return Err(source.no_file()),
-    };
+/// Writes the files beside the weights: settings and tokenizer.
+fn write_settings(source: &Checkpoint, to: &Path, target: &WriteTarget) -> Result<()> {
+    let mut config = source.store().write_companions(to)?;
     let settings = match target {
-        Target::Quantized(packing) => Some(packing.settings()),
-        Target::Dense | Target::Gguf(_) => None,
+        WriteTarget::Quantized(packing) => Some(packing.settings()),
+        WriteTarget::Dense | WriteTarget::Gguf(_) => None,
     };
     if let Some(config) = config.as_object_mut() {
         config.shift_remove("compression_config");
@@ -237,7 +207,7 @@ fn write_other_files(source: &Checkpoint, to: &Path, target: &Target) -> Result<
     }
     write_json(&to.join(CONFIG_FILE), &config)?;
     match (target, settings) {
-        (Target::Quantized(packing), Some(settings)) if packing.has_own_config() => {
+        (WriteTarget::Quantized(packing), Some(settings)) if packing.has_own_config() => {
             write_json(&to.join(QUANTIZE_CONFIG_FILE), &settings)
         }
         _ => Ok(()),
@@ -251,14 +221,24 @@ fn gguf_file<'a>(
     kind: GgmlType,
     linears: &Linears<'_, '_>,
 ) -> Result<ModelFile<'a>> {
-    let Source::HuggingFace(directory) = &source.source else {
+    // No other store has a tokenizer that GGUF could be given, and GGUF itself is not written again.
+    let TokenizerSource::HuggingFace(directory) = source.tokenizer_source()? else {
         return Err(Error::invalid(
             format!("{} is no Hugging Face directory", source.path().display()),
             "choose another --format",
         ));
     };
-    let vocab = GgufVocab::from_dir(directory.directory(), source.config().vocab_size)?;
+    let vocab = GgufVocab::from_dir(&directory, source.config().vocab_size)?;
     let packed: HashSet<&str> = linears.names.iter().map(String::as_str).collect();
-    let dtype = |name: &str| directory.shards().tensor(name)?.float_type();
+    let dtype = |name: &str| match source.layout(name)? {
+        Layout::Dense(dtype) => Ok(dtype),
+        Layout::Packed(_) => Err(Error::unsupported(
+            format!(
+                "{}: `{name}` is quantized, and GGUF is written with float embeddings",
+                source.path().display()
+            ),
+            "choose another --format",
+        )),
+    };
     ModelFile::create(to, source.config(), name, vocab, kind, &packed, &dtype)
 }

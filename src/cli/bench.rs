@@ -6,7 +6,7 @@ use super::common::Common;
 use super::progress::Reporter;
 use super::recipe::{RecipeArgs, recipe};
 use crate::app::bench::{self, ShapeBench, matmul::MatmulBench};
-use crate::checkpoint::Shape;
+use crate::checkpoint::ModelShape;
 use crate::error::{Error, Result};
 
 /// Time the steps of a recipe or of a model's shape, or the packed matrix product
@@ -21,7 +21,7 @@ pub struct BenchArgs {
     /// Time ± steps on random packed weights of a known model's shape: tinyllama-1.1b, llama3.2-1b,
     /// llama2-7b, llama2-13b, qwen2.5-32b, llama3-70b, or tiny
     #[arg(long)]
-    shape: Option<Shape>,
+    shape: Option<ModelShape>,
     /// Bits per weight of a shape
     #[arg(long, conflicts_with = "config", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=8))]
     bits: u32,
@@ -70,7 +70,7 @@ fn steps(args: &BenchArgs, config: &Path, common: &Common) -> Result<()> {
     common.console().result(&times, || text(seconds, times.peak_bytes))
 }
 
-fn shaped(args: &BenchArgs, shape: Shape, common: &Common) -> Result<()> {
+fn shaped(args: &BenchArgs, shape: ModelShape, common: &Common) -> Result<()> {
     let bench = ShapeBench {
         shape,
         bits: args.bits,

@@ -33,7 +33,7 @@ impl Common {
         self.device.unwrap_or_default()
     }
 
-    /// What `--dtype` asks for; by default f32, with which other programs' figures compare.
+    /// The type that `--dtype` asks for; by default f32, with which other programs' figures compare.
     pub fn dtype(&self) -> DtypeSpec {
         self.dtype.unwrap_or(DtypeSpec::Fixed(ComputeType::F32))
     }

@@ -7,8 +7,7 @@ use super::progress::Reporter;
 use super::report::describe;
 use crate::app::evaluate::Measured;
 use crate::app::{Evaluation, Measure, evaluate};
-use crate::data::Overlong;
-use crate::data::tasks::{Task, TaskSpec};
+use crate::data::{Overlong, Task, TaskConfig};
 use crate::error::{Error, Result};
 use crate::eval::perplexity::PerplexityReport;
 use crate::eval::score::ScoreReport;
@@ -21,21 +20,8 @@ pub struct EvalArgs {
     /// JSONL rows of a task
     #[arg(long, value_name = "FILE.jsonl")]
     data: Option<PathBuf>,
-    /// Built-in task: sst2, rte, cb, boolq, wsc, wic, multirc, copa, record, squad, drop
-    #[arg(long, requires = "data", conflicts_with = "prompt")]
-    task: Option<String>,
-    /// Prompt with {field} placeholders
-    #[arg(long, requires = "data")]
-    prompt: Option<String>,
-    /// A candidate, as it follows the prompt; once per candidate
-    #[arg(long = "choice", requires = "prompt", allow_hyphen_values = true)]
-    choices: Vec<String>,
-    /// Field with the index of the right choice, or the choice itself [default: label]
-    #[arg(long, requires = "prompt")]
-    label: Option<String>,
-    /// Field with the text that should follow the prompt
-    #[arg(long, requires = "prompt", conflicts_with = "choices")]
-    completion: Option<String>,
+    #[command(flatten)]
+    task: TaskConfig,
     /// Only the first N rows
     #[arg(long, value_name = "N", requires = "data", value_parser = at_least_one)]
     limit: Option<usize>,
@@ -83,13 +69,7 @@ impl EvalArgs {
         let Some(data) = self.data.clone() else {
             return Err(Error::Usage("give --data, --perplexity or --score".to_string()));
         };
-        let task = Task::new(TaskSpec {
-            task: self.task.as_deref(),
-            prompt: self.prompt.as_deref(),
-            choices: (!self.choices.is_empty()).then_some(self.choices.as_slice()),
-            label: self.label.as_deref(),
-            completion: self.completion.as_deref(),
-        })?;
+        let task = Task::new(&self.task)?;
         Ok(Measure::Task { data, task, limit: self.limit, overlong: self.overlong })
     }
 }

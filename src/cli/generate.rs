@@ -4,7 +4,7 @@ use super::common::Common;
 use super::progress::Reporter;
 use crate::app::generate::{GenerateJob, text};
 use crate::error::{Error, Result};
-use crate::generate::Options;
+use crate::generate::GenerateOptions;
 
 /// Continue a text, or answer a message with --chat
 #[derive(Debug, Args)]
@@ -18,13 +18,13 @@ pub struct GenerateArgs {
     /// System message of the chat
     #[arg(long, requires = "chat")]
     system: Option<String>,
-    #[arg(long, default_value_t = Options::default().max_new_tokens)]
+    #[arg(long, default_value_t = GenerateOptions::default().max_new_tokens)]
     max_new_tokens: usize,
     /// 0 takes the most likely token each time
-    #[arg(long, default_value_t = Options::default().temperature)]
+    #[arg(long, default_value_t = GenerateOptions::default().temperature)]
     temperature: f64,
     /// Sample among the likeliest tokens that together have this probability
-    #[arg(long, default_value_t = Options::default().top_p)]
+    #[arg(long, default_value_t = GenerateOptions::default().top_p)]
     top_p: f64,
 }
 
@@ -49,7 +49,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
         prompt: args.prompt.clone(),
         chat: args.chat,
         system: args.system.clone(),
-        options: Options {
+        options: GenerateOptions {
             max_new_tokens: args.max_new_tokens,
             temperature: args.temperature,
             top_p: args.top_p,

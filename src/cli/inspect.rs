@@ -37,7 +37,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
         // Only named: a cache may lie where the name is no UTF-8.
         "path": checkpoint.path().to_string_lossy(),
         "format": checkpoint.format().to_string(),
-        "architecture": config.architecture,
+        "architecture": config.family.architecture(),
         "parameters": parameters,
         "bytes": bytes,
         "bits_per_weight": bits(bytes, parameters),
@@ -76,7 +76,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
             text,
             "\n{} {}: {} layers, hidden {}, vocabulary {}, context {}",
             checkpoint.format(),
-            config.architecture,
+            config.family.architecture(),
             config.num_hidden_layers,
             config.hidden_size,
             config.vocab_size,
@@ -100,7 +100,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
     })
 }
 
-/// What is trained of each type of weight.
+/// The trained part of each type of weight.
 fn training<'a>(
     checkpoint: &Checkpoint,
     tensors: impl Iterator<Item = &'a TensorSummary>,
@@ -124,8 +124,8 @@ fn in_words(layout: &PackedLayout, width: usize) -> String {
         LevelsKind::Zero => String::new(),
         LevelsKind::Zeros => "; zero points stay".into(),
         LevelsKind::Minimum => ", the minimum moves with it".into(),
-        LevelsKind::Blocks { width, minima: false } => format!("; integer scales of {width} weights stay"),
-        LevelsKind::Blocks { width, minima: true } => {
+        LevelsKind::SubBlocks { width, mins: false } => format!("; integer scales of {width} weights stay"),
+        LevelsKind::SubBlocks { width, mins: true } => {
             format!(", the unit of minima moves with it; integer scales and minima of {width} weights stay")
         }
         LevelsKind::Codebook { .. } => "; the codebook stays".into(),

@@ -3,6 +3,8 @@
 
 mod bench;
 mod common;
+mod completions;
+mod config;
 mod console;
 #[cfg(test)]
 mod device_tests;
@@ -13,6 +15,7 @@ mod finetune;
 mod generate;
 mod inspect;
 mod log;
+mod man;
 mod plan;
 mod progress;
 mod quantize;
@@ -25,7 +28,7 @@ mod warnings;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use common::Common;
@@ -56,6 +59,9 @@ enum Command {
     Replay(replay::ReplayArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
+    Config(config::ConfigArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 impl Command {
@@ -73,6 +79,9 @@ impl Command {
             Self::Replay(_) => ("replay", [true, false, false]),
             Self::Bench(args) => ("bench", [true, true, args.is_seeded()]),
             Self::Doctor(_) => ("doctor", [false; 3]),
+            Self::Config(_) => ("config", [true; 3]),
+            Self::Completions(_) => ("completions", [false; 3]),
+            Self::Man(_) => ("man", [false; 3]),
         };
         let given = [
             ("--device", common.device.is_some(), device),
@@ -113,5 +122,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Replay(args) => replay::run(args, common),
         Command::Bench(args) => bench::run(args, common),
         Command::Doctor(args) => doctor::run(args, common),
+        Command::Config(args) => config::run(args, common),
+        Command::Completions(args) => completions::run(args, Cli::command(), common),
+        Command::Man(args) => man::run(args, Cli::command(), common),
     }
 }

@@ -1,5 +1,5 @@
-//! What was accepted but is not used, or looks like a mistake. The library says it with `tracing::warn!`; here
-//! each warning is printed once on standard error and kept for `--json`.
+//! Warnings of input that is accepted but not used, or looks like a mistake. The library gives them to
+//! `tracing::warn!`; here each is printed once on standard error and kept for `--json`.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,16 +1,16 @@
-//! Text for calibration: cut into windows that do not overlap, some of them drawn.
+//! Samples for calibration: windows of a text that do not overlap, drawn at random.
 
 use std::path::Path;
 
-use super::dataset::Dataset;
-use super::long_text::tokens_of_file;
 use super::sampling::batch_indices;
+use super::source::{Dataset, has_rows};
+use super::text_file::tokens_of_file;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// `samples` windows of `length` tokens each, drawn by `seed`; fewer where the text has no more.
+/// Draws `samples` windows of `length` tokens each by `seed`; fewer if the text has no more.
 ///
-/// A `.jsonl` file has a `text` in every row, another file is one text.
+/// A dataset, as a `.jsonl` file, has a `text` in every row; another file is one text.
 ///
 /// # Errors
 /// A file that cannot be read, or that is shorter than one window.
@@ -21,7 +21,7 @@ pub fn windows(
     length: usize,
     seed: u64,
 ) -> Result<Vec<Vec<u32>>> {
-    let tokens = match path.extension().is_some_and(|extension| extension == "jsonl") {
+    let tokens = match has_rows(path) {
         true => {
             let mut tokens = Vec::new();
             for row in &Dataset::read(path)?.rows {
@@ -31,7 +31,7 @@ pub fn windows(
         }
         false => tokens_of_file(path, tokenizer, None)?,
     };
-    // What the tokenizer puts before every text stands before every window, too.
+    // The special tokens that begin a text begin every window, too.
     let [before, _] = tokenizer.around()?;
     let windows: Vec<&[u32]> = tokens.chunks_exact(length.saturating_sub(before.len()).max(1)).collect();
     if windows.is_empty() {
@@ -41,7 +41,7 @@ pub fn windows(
         ));
     }
     let mut drawn = batch_indices(seed, 0, samples.min(windows.len()), windows.len());
-    // In the order of the text, which reads as well as any and shows what was drawn.
+    // The order of the text is as good as any and shows which windows were drawn.
     drawn.sort_unstable();
     Ok(drawn.into_iter().map(|window| [&before, windows[window]].concat()).collect())
 }

@@ -1,9 +1,9 @@
-//! Answers against gold answers: exact match and token F1, as the SQuAD v1.1 evaluation script and
-//! MeZO's `metrics.py` compute them. The best over the gold answers counts.
+//! Exact match and token F1 of an answer against gold answers, as the SQuAD v1.1 evaluation script and MeZO's
+//! `metrics.py` compute them. Of several gold answers the one with the best result counts.
 
 use std::collections::HashMap;
 
-/// 1 where the answer is a gold answer but for case, punctuation, articles and spaces.
+/// 1 if the answer equals a gold answer apart from case, punctuation, articles and spaces; else 0.
 pub fn exact_match(answer: &str, golds: &[String]) -> f64 {
     let answer = normalize(answer);
     if golds.iter().any(|gold| normalize(gold) == answer) { 1.0 } else { 0.0 }
@@ -36,7 +36,7 @@ fn f1_against(answer: &str, gold: &str) -> f64 {
     2.0 * precision * recall / (precision + recall)
 }
 
-/// Lower case, ASCII punctuation removed, then the words a, an and the, then runs of spaces.
+/// Sets a text in lower case, then removes ASCII punctuation, the words a, an and the, and extra spaces.
 fn normalize(text: &str) -> String {
     let text: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
     let mut kept = String::with_capacity(text.len());
@@ -56,16 +56,16 @@ fn normalize(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// (answer, golds, exact match, F1), computed by the SQuAD v1.1 script's functions.
+    /// Answer, gold answers, exact match and F1, computed by the functions of the SQuAD v1.1 script.
     #[derive(serde::Deserialize)]
-    struct Case(String, Vec<String>, f64, f64);
+    struct SquadCase(String, Vec<String>, f64, f64);
 
     #[test]
-    fn agree_with_the_squad_script() {
+    fn exact_match_and_f1_agree_with_the_squad_script() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers/squad_metrics.json");
-        let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let cases: Vec<SquadCase> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         assert!(cases.len() >= 10, "{path} has only {} cases", cases.len());
-        for Case(answer, golds, em, f) in cases {
+        for SquadCase(answer, golds, em, f) in cases {
             assert_eq!(exact_match(&answer, &golds), em, "EM of {answer:?} against {golds:?}");
             assert!((f1(&answer, &golds) - f).abs() < 1e-12, "F1 of {answer:?} against {golds:?}");
         }

@@ -1,28 +1,34 @@
-//! From text to scored token batches: tokenizer, chat template, datasets, tasks, batches.
+//! From files to scored batches of tokens: sources, tasks, tokenizers, chat templates, batches.
 //!
-//! Knows no model and no device: what leaves this room is token ids, and which of them a model is
-//! asked the probability of. To add a task: one arm per `match` in `tasks`, one row in its tests.
+//! Knows no model and no device: its results are token ids, and which of them a model is asked the probability of. A
+//! new format of dataset goes into `source`, a new task into `tasks`; each says how.
 
 pub mod batch;
 pub mod calibration;
+pub mod candidate;
 pub mod chat;
 pub mod config;
-pub mod dataset;
-mod label;
-pub mod long_text;
+pub mod limits;
+pub mod loss;
 pub mod metrics;
-pub mod prompt;
+pub mod row;
 pub mod sampling;
+pub mod source;
 pub mod tasks;
+pub mod text_file;
 pub mod tokenized;
 pub mod tokenizer;
 
-pub use batch::{Batch, Load, LossSum, Objective, Scoring, Sequence, Target};
+pub use batch::{Batch, Load, Sequence, Target};
+pub use candidate::{Candidate, TokenizedExample};
 pub use chat::Message;
-pub use config::{DataConfig, Overlong};
-pub use dataset::{Dataset, Row};
-pub use long_text::tokens_of_file;
+pub use config::DataConfig;
+pub use limits::{LengthReport, Limits, Overlong};
+pub use loss::{LossSum, Objective, Scoring};
+pub use row::Row;
 pub use sampling::{Sampler, batch_indices, split};
-pub use tasks::{Example, Task};
-pub use tokenized::{LengthReport, Limits, TokenizedDataset};
+pub use source::Dataset;
+pub use tasks::{Example, Task, TaskConfig};
+pub use text_file::tokens_of_file;
+pub use tokenized::TokenizedDataset;
 pub use tokenizer::{GgufVocab, StreamDecoder, Tokenizer};

@@ -1,18 +1,18 @@
-//! Which rows a step takes, and which rows are set aside: functions of the seed alone, the same on every
-//! platform.
+//! The rows of each step's batch, and the rows that are set aside for evaluation. Both depend on the seed alone and are
+//! the same on every platform.
 
 use crate::error::{Error, Result};
 use crate::rng::{Stream, random_bits};
 
 /// Rows of the batch that begins after `cursor` examples of the run.
 ///
-/// Every epoch goes through all `n` rows in an order of its own; a batch may straddle two epochs. So a
-/// run resumes from the cursor alone.
+/// Every epoch goes through all `n` rows in an order of its own; a batch may straddle two epochs. A run resumes from
+/// the cursor alone.
 pub fn batch_indices(seed: u64, cursor: u64, batch_size: usize, n: usize) -> Vec<usize> {
     Sampler::new(seed, n).batch(cursor, batch_size)
 }
 
-/// `batch_indices` that keeps the epoch's order from one batch to the next.
+/// Gives `batch_indices` and keeps an epoch's order from one batch to the next.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     seed: u64,
@@ -25,7 +25,7 @@ impl Sampler {
         Self { seed, n, epoch: None }
     }
 
-    /// Empty where there are no rows.
+    /// Rows of the batch that begins after `cursor` examples; none if there are no rows at all.
     pub fn batch(&mut self, cursor: u64, batch_size: usize) -> Vec<usize> {
         let n = self.n as u64;
         if n == 0 {
@@ -48,10 +48,10 @@ impl Sampler {
     }
 }
 
-/// Train and dev rows where no dev file is given: dev is the tail of a seeded permutation.
+/// Splits `n` rows into those to train on and `dev` rows to evaluate on, which are the tail of a seeded permutation.
 ///
 /// # Errors
-/// Fewer than one row left to train on.
+/// No row is left to train on.
 pub fn split(n: usize, dev: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
     if dev >= n {
         return Err(Error::invalid(
@@ -64,7 +64,7 @@ pub fn split(n: usize, dev: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)
     Ok((train, dev))
 }
 
-/// Rows sorted by 64 random bits each.
+/// The rows, sorted by 64 random bits each.
 fn permutation(seed: u64, epoch: u64, stream: Stream, n: usize) -> Vec<usize> {
     let mut keyed: Vec<(u64, usize)> = (0..n)
         .map(|row| {
@@ -83,7 +83,7 @@ mod tests {
     const SEED: u64 = 0x1234_5678_9abc_def0;
 
     #[test]
-    fn orders_are_the_ones_an_independent_philox_gives() {
+    fn orders_agree_with_an_independent_philox() {
         // scripts/fixtures/tokenizing.py prints these.
         assert_eq!(permutation(SEED, 0, Stream::Epoch, 10), [2, 9, 4, 8, 5, 3, 1, 6, 7, 0]);
         assert_eq!(permutation(SEED, 1, Stream::Epoch, 10), [1, 9, 8, 4, 3, 5, 0, 6, 7, 2]);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_parts_the_rows() {
+    fn a_split_puts_each_row_on_one_side() {
         let (train, dev) = split(100, 30, 5).unwrap();
         let mut rows = [train.clone(), dev.clone()].concat();
         rows.sort_unstable();

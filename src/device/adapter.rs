@@ -1,10 +1,11 @@
-//! WGPU adapters, listed through the same graphics interface that cubecl will ask for.
+//! WGPU adapters, listed through the graphics interface that cubecl uses, too.
 
-use super::Device;
+use super::backend::Device;
 use crate::error::{Error, Result};
 use burn_wgpu::WgpuDevice;
 use wgpu::{AdapterInfo, DeviceType};
 
+/// Opens the adapter of a number, or the default one.
 pub fn open(index: Option<usize>) -> Result<Device> {
     let adapters = adapters();
     if adapters.is_empty() {
@@ -23,7 +24,7 @@ pub fn open(index: Option<usize>) -> Result<Device> {
     }
 }
 
-/// The first adapter that is a card, not a software rasterizer: that one is slower than `cpu`.
+/// Opens the first adapter that is a card. A software rasterizer is slower than `cpu`.
 pub fn first_card() -> Result<Device> {
     let adapters = adapters();
     let card = adapters.iter().position(|a| a.device_type != DeviceType::Cpu);
@@ -33,6 +34,7 @@ pub fn first_card() -> Result<Device> {
     }
 }
 
+/// The names of all adapters in one line.
 pub fn describe() -> Result<String> {
     open(None)?;
     let names: Vec<String> = adapters()
@@ -44,7 +46,7 @@ pub fn describe() -> Result<String> {
 }
 
 fn adapters() -> Vec<AdapterInfo> {
-    // The API that cubecl will ask for.
+    // The interface that cubecl chooses on each system.
     let backends = if cfg!(target_os = "macos") {
         wgpu::Backends::METAL
     } else if cfg!(windows) {

@@ -1,7 +1,6 @@
-//! A record of failures on devices. Allocations and launches run on a thread of cubecl's own, which catches
-//! what they panic with and goes on: the launches that needed the buffer are skipped, and the next read
-//! answers with whatever the memory held before. So every failure is kept here, and nothing that was read
-//! after one is used.
+//! A record of failures on devices. Allocations and launches run on a thread of cubecl's, which catches their panics and
+//! continues: launches that needed the buffer are skipped, and the next read gives whatever the memory held before. So
+//! every failure is recorded here, and no result that was read after a failure is used.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -10,16 +9,16 @@ use std::sync::{Once, OnceLock};
 
 use crate::error::{Error, Result};
 
-/// The first failure of the process: what fails after it fails because of it.
+/// The first failure of the process. Later failures follow from it.
 static FIRST: OnceLock<String> = OnceLock::new();
 
-/// How cubecl names the threads that serve a device, with the device's number behind it.
+/// Starts of the names of cubecl's threads that serve a device. The device's number follows.
 const SERVERS: [&str; 2] = ["DSU-", "DSD-"];
 
-/// Characters of a device's message that are shown.
+/// Number of characters of a device's message that are shown.
 const SHOWN: usize = 300;
 
-/// Begins to keep what the threads of devices panic with; whatever hook there is stays in place.
+/// Records the panics in threads of devices from now on. A panic hook that is already set stays in use.
 pub(super) fn watch() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
@@ -28,7 +27,7 @@ pub(super) fn watch() {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or_default();
             if SERVERS.iter().any(|server| name.starts_with(server)) {
-                let text = panic.payload_as_str().unwrap_or("a panic without words");
+                let text = panic.payload_as_str().unwrap_or("a panic without a message");
                 tracing::debug!("{name}: {text}");
                 report(text);
             }
@@ -37,33 +36,34 @@ pub(super) fn watch() {
     });
 }
 
-/// Keeps a failure that neither panics nor is returned, as a status of a library that a launch calls.
+/// Records a failure that neither panics nor is returned, such as a status of a library that a launch calls.
 pub fn report(what: impl Into<String>) {
     let _ = FIRST.set(what.into());
 }
 
+/// Checks that nothing has failed.
+///
 /// # Errors
-/// `Error::Device` with the first failure of the process, if there was one.
+/// `Error::Device` with the first failure of the process.
 pub fn check() -> Result<()> {
     FIRST.get().map_or(Ok(()), |text| Err(explained(text)))
 }
 
-/// Calls `wait` and gives its answer, if nothing has failed by then. `wait` must not return before the
-/// device has done what it was asked for.
+/// Calls `wait` and gives its answer if nothing has failed by then. `wait` must not return before the device has finished.
 ///
 /// # Errors
-/// `Error::Device` where anything has failed, in `wait` or in the process before.
+/// `Error::Device` with the first failure of the process, or that of `wait`.
 pub fn checked<T, E: Display>(wait: impl FnOnce() -> Result<T, E>) -> Result<T> {
     let text = match catch_unwind(AssertUnwindSafe(wait)) {
         Ok(Ok(answer)) => return check().map(|()| answer),
         Ok(Err(error)) => error.to_string(),
-        Err(panic) => words(&*panic).to_string(),
+        Err(panic) => message(&*panic).to_string(),
     };
     Err(explained(FIRST.get_or_init(|| text)))
 }
 
 /// The message of a panic.
-pub fn words(panic: &(dyn Any + Send)) -> &str {
+pub fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown cause")
 }
@@ -71,7 +71,7 @@ pub fn words(panic: &(dyn Any + Send)) -> &str {
 /// Turns a library's message into an error with advice.
 fn explained(text: &str) -> Error {
     let lower = text.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
     let shown = shortened(text);
     let refused =
         ["allocate buffer", "allocation error", "out of memory", "out_of_memory", "not enough memory"];
@@ -99,7 +99,7 @@ fn explained(text: &str) -> Error {
     }
 }
 
-/// The number right behind `before`.
+/// The number that follows `before`.
 fn number(text: &str, before: &str) -> Option<u64> {
     let (_, after) = text.split_once(before)?;
     let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_library_says_becomes_one_sentence_and_a_knob_to_turn() {
+    fn a_librarys_message_becomes_one_sentence_with_a_setting_to_change() {
         for (text, what, help) in [
             (
                 "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 9437184\n   0: <cubecl>\n",
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_story_is_cut() {
+    fn a_long_message_is_cut() {
         let shown = shortened(&"ä".repeat(4000));
         assert_eq!(shown.chars().count(), SHOWN + 1);
     }

@@ -1,8 +1,8 @@
-//! What the operating system says about memory; `None` where it does not tell.
+//! Memory as the operating system reports it; `None` if it does not.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes that this process could still take: what the system has, within what its control group allows.
+/// Bytes that this process can still allocate: the system's available memory, limited by the process's control group.
 pub fn available() -> Option<u64> {
     let system = field(Path::new("/proc/meminfo"), "MemAvailable:")?;
     Some(control_group().map_or(system, |group| group.min(system)))
@@ -13,7 +13,7 @@ pub fn resident() -> Option<u64> {
     field(Path::new("/proc/self/status"), "VmRSS:")
 }
 
-/// Gives back what was freed but kept for the next allocation.
+/// Returns memory to the system that was freed but is kept for the next allocation.
 pub fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: touches nothing that is allocated; any thread may call it at any time.
@@ -22,8 +22,8 @@ pub fn trim() {
     }
 }
 
-/// Asks for large pages under a buffer that is about to be filled for the first time: a model's gigabytes
-/// are a million faults otherwise.
+/// Asks for large pages under a buffer that is about to be filled for the first time. With small ones, a model of some
+/// gigabytes causes a million page faults.
 pub fn prefer_huge_pages<T>(buffer: &mut [T]) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -31,8 +31,8 @@ pub fn prefer_huge_pages<T>(buffer: &mut [T]) {
         let start = (buffer.as_mut_ptr() as usize).next_multiple_of(PAGE);
         let end = buffer.as_mut_ptr_range().end as usize / PAGE * PAGE;
         if end > start {
-            // SAFETY: whole pages inside the buffer, which the caller holds alone; the advice changes how
-            // they are backed, not what they hold. Where the system refuses, nothing changes.
+            // SAFETY: the pages are inside the buffer, which the caller holds alone. The advice changes how they are
+            // backed, not their content. If the system refuses, nothing changes.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
         }
     }
@@ -40,19 +40,19 @@ pub fn prefer_huge_pages<T>(buffer: &mut [T]) {
     let _ = buffer;
 }
 
-/// The most bytes of this process that were in memory at one time.
+/// Largest number of bytes of this process that were in memory at one time.
 pub fn peak() -> Option<u64> {
     field(Path::new("/proc/self/status"), "VmHWM:")
 }
 
-/// A line as `name 123 kB`, in bytes.
+/// The bytes in a line like `name 123 kB`.
 fn field(path: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// What is left of this process's group and those above it (cgroup v2).
+/// Bytes that are left in this process's control group and the groups above it (cgroup v2).
 fn control_group() -> Option<u64> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -60,7 +60,7 @@ fn control_group() -> Option<u64> {
     let groups = Path::new(own).ancestors().map(|group| root.join(group));
     let left = |group: PathBuf| {
         let number = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
-        // "max" is no number: no limit.
+        // "max" is not a number and means no limit.
         Some(number("memory.max")?.saturating_sub(number("memory.current")?))
     };
     groups.filter_map(left).min()

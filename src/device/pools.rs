@@ -1,4 +1,4 @@
-//! How cubecl's pools hold a device's memory.
+//! Settings and size of cubecl's memory pools.
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, memory::PersistentMemory};
 
-use super::Device;
+use super::backend::Device;
 
-/// Makes the pools allocate exactly what is asked for, and keep it for the next buffer of the same size. By
-/// default they take pages of up to a quarter of the card's memory, and a part of each stays unused.
+/// Makes the pools allocate buffers of exactly the size that is asked for, and keep each for the next buffer of its size.
+/// By default they allocate pages of up to a quarter of the card's memory, and a part of each page stays unused.
 ///
-/// A `cubecl.toml` and cubecl's variables in the environment are heeded as ever; a file that disables
-/// persistent memory keeps the pages. Without effect once a client has been made.
+/// A `cubecl.toml` and cubecl's environment variables still count; if the file disables persistent memory, the pages
+/// stay. There is no effect once a client exists.
 pub(super) fn allocate_exactly() {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     {
@@ -27,22 +27,21 @@ pub(super) fn allocate_exactly() {
     }
 }
 
-/// Bytes that a driver takes for itself, beside what the pools take.
+/// Bytes that the driver takes in addition to the pools.
 pub fn context(device: &Device) -> u64 {
     match device {
         Device::Cpu => 0,
-        // Command buffers, pipelines, and memory that is copied through.
+        // Command buffers, pipelines and staging memory.
         #[cfg(feature = "wgpu")]
         Device::Wgpu(_) => 128 << 20,
-        // The context with its kernels, cuBLAS's workspace, and what cuBLAS loads when it is first asked for:
-        // 410 MiB on an H200, and smaller cards keep less for each of their units.
+        // The context with its kernels, cuBLAS's workspace, and the kernels that cuBLAS loads when it is first used:
+        // 410 MiB on an H200. Smaller cards have fewer units that memory is set aside for.
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => 440 << 20,
     }
 }
 
-/// Bytes that this thread's pools have taken from the device; `None` on the host, where there are none.
-/// Bytes that they gave back do not count.
+/// Bytes that this thread's pools hold of the device's memory; `None` on the host, which has no pools.
 pub fn reserved(device: &Device) -> Option<u64> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     use cubecl::Runtime;

@@ -1,37 +1,37 @@
-//! The part of `qzo doctor` about the libraries of an NVIDIA card.
+//! The section of `qzo doctor` about the libraries for an NVIDIA card.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// The libraries and headers that CUDA kernels need beside a card, and cuBLAS, which makes them faster.
+/// The libraries and headers that CUDA kernels need, and cuBLAS, which is faster than they are.
 #[derive(Debug, Serialize)]
 pub struct CudaLibraries {
-    /// `null` where no driver is installed.
-    pub driver: Option<Driver>,
+    /// `null` if no driver is installed.
+    pub driver: Option<CudaDriver>,
     /// The compiler of kernels.
-    pub nvrtc: Part,
-    /// Optional: dense products.
-    pub cublas: Part,
-    /// The folder whose `include` the compiler is given.
-    pub headers: Part,
-    /// Advice: each thing that does not work or could be better, with what to do about it.
+    pub nvrtc: CudaComponent,
+    /// Dense products; optional.
+    pub cublas: CudaComponent,
+    /// The folder whose `include` the compiler uses.
+    pub headers: CudaComponent,
+    /// Advice on each thing that does not work or could be better.
     pub notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Driver {
-    /// As "580.95.05", where the system tells.
+pub struct CudaDriver {
+    /// As "580.95.05", if the system tells.
     pub release: Option<String>,
-    /// The newest CUDA that it can work with, as "13.0".
+    /// The newest CUDA that the driver works with, as "13.0".
     pub cuda: String,
 }
 
-/// A library or a folder: `path` and `version` where it was found, else `problem`.
+/// A library or a folder: `path` and `version` if it was found, else `problem`.
 #[derive(Debug, Default, Serialize)]
-pub struct Part {
-    /// The path as text, for a report alone: bytes that are not UTF-8 are replaced.
+pub struct CudaComponent {
+    /// Written as text with replacements for bytes that are not UTF-8, because it is only read by people.
     #[serde(serialize_with = "shown")]
     pub path: Option<PathBuf>,
     pub version: Option<String>,
@@ -46,8 +46,10 @@ impl fmt::Display for CudaLibraries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CUDA libraries\n  driver   ")?;
         match &self.driver {
-            Some(Driver { release: Some(release), cuda }) => write!(f, "{release}, for CUDA up to {cuda}")?,
-            Some(Driver { release: None, cuda }) => write!(f, "for CUDA up to {cuda}")?,
+            Some(CudaDriver { release: Some(release), cuda }) => {
+                write!(f, "{release}, for CUDA up to {cuda}")?
+            }
+            Some(CudaDriver { release: None, cuda }) => write!(f, "for CUDA up to {cuda}")?,
             None => f.write_str("none")?,
         }
         for (name, part) in [("nvrtc", &self.nvrtc), ("cublas", &self.cublas), ("headers", &self.headers)] {
@@ -57,7 +59,7 @@ impl fmt::Display for CudaLibraries {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for CudaComponent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = self.version.as_deref().unwrap_or("unknown version");
         match (&self.path, &self.problem) {

@@ -1,5 +1,5 @@
-//! Measures a model on held-out text. One file per kind of question; each returns its report, whose
-//! fields are the keys of `--json`.
+//! Measures a model on held-out text. Each kind of measurement has a file of its own and a report, whose fields are the
+//! keys of `--json`.
 
 pub mod perplexity;
 pub mod score;
@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::model::{LanguageModel, ModelInput};
 use crate::zo::direction::Signs;
 
-/// Tokens that one forward pass of an evaluation takes at most, unless one sequence alone has more.
+/// Most tokens in a forward pass of an evaluation, unless one sequence alone has more.
 const TOKENS_PER_PASS: usize = 1024;
 
-/// The unperturbed model's answers.
+/// Asks the unperturbed model for the log-probabilities of `targets`.
 ///
 /// # Errors
-/// What the model reports, and an answer that is no probability.
+/// A failure of the model, and a log-probability that is NaN or infinite.
 fn log_probs(model: &dyn LanguageModel, input: ModelInput<'_>, targets: &[Target]) -> Result<Vec<f32>> {
     let log_probs = model.log_probs(input, targets, Signs::Neither)?;
     match log_probs.iter().find(|l| !l.is_finite()) {
@@ -34,7 +34,7 @@ fn log_probs(model: &dyn LanguageModel, input: ModelInput<'_>, targets: &[Target
     }
 }
 
-/// Splits `0..lengths.len()` into runs whose lengths add up to at most `TOKENS_PER_PASS`.
+/// Groups consecutive sequences into passes whose lengths add up to at most `TOKENS_PER_PASS`.
 fn passes(lengths: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
     let mut passes: Vec<std::ops::Range<usize>> = Vec::new();
     let mut tokens = 0;

@@ -1,5 +1,5 @@
-//! Perplexity on a text: cut into windows of equal length that do not overlap, the tail dropped; the exponential of the
-//! mean NLL over the window − 1 predicted tokens of every window.
+//! Perplexity of a text: the exponential of the mean NLL of its predicted tokens. The text is cut into windows of equal
+//! length that do not overlap, and its tail is dropped; each window predicts all its tokens but the first.
 
 use serde::Serialize;
 
@@ -15,12 +15,16 @@ pub struct PerplexityReport {
     pub nll: f64,
     /// Predicted tokens: windows × (window − 1).
     pub tokens: usize,
-    /// Tokens.
+    /// Tokens in a window.
     pub window: usize,
     pub windows: usize,
 }
 
-/// At most `limit` windows of `window` tokens each; `progress` sees windows done and their number.
+/// Measures at most `limit` windows of `window` tokens each; `progress` is given the windows done and their number.
+///
+/// # Errors
+/// A window that the context does not hold, a text shorter than one window, a token outside the vocabulary, and a
+/// failure of the model.
 pub fn perplexity(
     model: &dyn LanguageModel,
     tokens: &[u32],

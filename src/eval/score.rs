@@ -1,4 +1,4 @@
-//! −log p of every token of given sequences, for comparison with other programs.
+//! Scores sequences: −log p of each of their tokens, for comparison with other programs.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +23,11 @@ pub struct SequenceScore {
     pub token_nll: Vec<f32>,
 }
 
-/// Rows hold `text`, tokenized as the tokenizer does by itself, or `input_ids`, taken as they are.
+/// Scores every row of `data`. A row holds `text`, which is tokenized with the tokenizer's special tokens, or
+/// `input_ids`, to which nothing is added. `progress` is given the number of rows done.
+///
+/// # Errors
+/// A row of another form, beyond the model's context or outside its vocabulary, and a failure of the model.
 pub fn score(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,

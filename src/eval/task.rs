@@ -1,17 +1,17 @@
-//! Accuracy on a task: the candidate with the highest mean log-probability per token (MeZO's rule), or a
-//! greedy generation compared with the gold answers.
+//! Accuracy on a task, by the candidate with the highest mean log-probability per token (MeZO's rule), or by comparing
+//! greedy generations with the gold answers.
 
 use serde::Serialize;
 
 use super::{log_probs, passes};
-use crate::data::tasks::{Example, Task};
-use crate::data::tokenized::Candidate;
-use crate::data::{Batch, Load, Objective, Row, TokenizedDataset, Tokenizer, batch, metrics};
+use crate::data::{
+    Batch, Example, Load, Objective, Row, Task, TokenizedDataset, TokenizedExample, Tokenizer, metrics,
+};
 use crate::error::Result;
-use crate::generate::{self, generate};
+use crate::generate::{GenerateOptions, generate};
 use crate::model::LanguageModel;
 
-/// MeZO's generation: greedy, at most 50 new tokens, up to the end of the line.
+/// Longest generated answer, as in MeZO. A line end also ends it.
 const MAX_ANSWER_TOKENS: usize = 50;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,14 +19,14 @@ pub struct TaskReport {
     pub task: String,
     /// Rows that were scored.
     pub n: usize,
-    /// Rows left out because they are beyond the model's context.
+    /// Rows that are left out because they do not fit into the model's context.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: usize,
-    /// Rows with a prompt that was cut to the model's context.
+    /// Rows whose prompt was cut to fit into the model's context.
     #[serde(skip_serializing_if = "is_zero")]
     pub truncated: usize,
-    /// Share of rows whose prediction is a gold one (exact match for generated answers); null for
-    /// completions, which are only scored.
+    /// Share of rows whose prediction is right (exact match for generated answers); null for completions, which are
+    /// only scored.
     pub accuracy: Option<f64>,
     /// Standard error of the accuracy.
     pub stderr: Option<f64>,
@@ -36,33 +36,33 @@ pub struct TaskReport {
     /// Mean cross-entropy over the candidates, or mean −log p per completion token; in nats.
     pub nll: f64,
     pub choices: Vec<String>,
-    /// Index of the chosen candidate per row.
+    /// Index of the chosen candidate of each row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predictions: Option<Vec<usize>>,
 }
 
-/// Scores every example of `data`; `progress` sees the number of rows done.
+/// Scores every example of `data`; `progress` is given the number of rows done.
+///
+/// # Errors
+/// A failure of the model, and a log-probability that is NaN or infinite.
 pub fn evaluate(
     model: &dyn LanguageModel,
     task: &Task,
     data: &TokenizedDataset,
     progress: &mut dyn FnMut(usize),
 ) -> Result<TaskReport> {
-    let lengths = data.examples.iter().map(batch::rows);
+    let lengths = data.examples.iter().map(TokenizedExample::rows);
     let (mut nll, mut weight, mut correct, mut predictions) = (0.0, 0.0, 0usize, Vec::new());
     for pass in passes(lengths) {
         let batch = Batch::new(data.objective, &data.examples[pass.clone()]);
         let log_probs = log_probs(model, (&batch).into(), &batch.targets)?;
-        match data.objective {
-            Objective::Classification => {
-                nll += batch.scoring.example_nll(&log_probs).iter().sum::<f64>();
-                weight += pass.len() as f64;
-            }
-            Objective::Completion => {
-                nll += batch.scoring.completion_loss(&log_probs) * batch.targets.len() as f64;
-                weight += batch.targets.len() as f64;
-            }
-        }
+        let loss = batch.scoring.loss(&log_probs);
+        nll += match data.objective {
+            Objective::Classification => loss.sum,
+            // The mean is rounded first. A plain sum would change the last bit, by which the best step is chosen.
+            Objective::Completion => loss.mean() * loss.weight,
+        };
+        weight += loss.weight;
         correct += batch.scoring.correct(&log_probs).iter().filter(|c| **c).count();
         predictions.extend(batch.scoring.predictions(&log_probs));
         progress(pass.end);
@@ -75,7 +75,7 @@ pub fn evaluate(
     Ok(TaskReport { predictions, dropped: data.lengths.dropped, truncated: data.lengths.truncated, ..report })
 }
 
-/// The most that one forward pass of [`evaluate`] takes.
+/// The largest size of a forward pass of [`evaluate`].
 pub fn widest_pass(data: &TokenizedDataset) -> Load {
     let loads = data.loads();
     let passes = passes(loads.iter().map(|load| load.tokens));
@@ -99,7 +99,10 @@ impl TaskReport {
     }
 }
 
-/// Answers every row of a generation task that `data` kept, and adds exact match and F1 to `report`.
+/// Generates an answer to every row that `data` kept, and adds exact match and F1 to `report`.
+///
+/// # Errors
+/// A failure of the model.
 pub fn evaluate_answers(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
@@ -109,15 +112,15 @@ pub fn evaluate_answers(
     report: &mut TaskReport,
     progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
-    let options = generate::Options { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
+    let options = GenerateOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
     let (mut exact, mut f1, mut n) = (0.0, 0.0, 0);
     let mut rows = rows.iter();
     for example in &data.examples {
         let Some(row) = rows.find(|row| row.line == example.line) else { continue };
         let Example::Generation { answers, .. } = task.example(row)? else { continue };
-        let [Candidate { tokens, scored }] = example.candidates.as_slice() else { continue };
-        let prompt = &tokens[..tokens.len() - scored];
-        let answer = generate(model, tokenizer, prompt, &options, &mut |text| !text.contains('\n'))?;
+        let [candidate] = example.candidates.as_slice() else { continue };
+        let answer =
+            generate(model, tokenizer, candidate.prompt(), &options, &mut |text| !text.contains('\n'))?;
         let answer = answer.text.split('\n').next().unwrap_or_default().trim();
         exact += metrics::exact_match(answer, &answers);
         f1 += metrics::f1(answer, &answers);
@@ -133,7 +136,7 @@ pub fn evaluate_answers(
     Ok(())
 }
 
-/// Of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
+/// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
 fn standard_error(p: f64, n: usize) -> f64 {
     if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
 }

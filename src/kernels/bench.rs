@@ -1,30 +1,35 @@
-//! Times single operations: the packed product with a perturbation, on made-up codes, and attention.
+//! Times of single operations: the packed product under a perturbation, on made-up codes, and attention.
 
 use std::time::Instant;
 
 use burn::tensor::{DType, Distribution as Random, Tensor, TensorData};
 
-use super::{DeviceWeight, Kernels, KeyRanges, Path, Scores, attention, linear_by, read};
+use super::attention::{KeyRanges, Scores};
+use super::backend::Kernels;
+use super::matmul_path::MatmulPath;
+use super::ops::{attention, linear_by};
+use super::read::read;
+use super::weight::DeviceWeight;
 use crate::device::ComputeType;
 use crate::error::Result;
-use crate::packed::words_per_row;
-use crate::packed::{Levels, PackedWeight};
+use crate::packed::{Levels, PackedWeight, words_per_row};
 use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs, coefficient};
 
-/// Measurements of which the shortest counts.
+/// Number of measurements; the shortest counts.
 const RUNS: usize = 3;
-/// A measurement holds so many operations that waiting for the device at its end is a small part of it.
+/// Seconds of a measurement: long beside the wait for the device at its end.
 const SECONDS: f64 = 0.01;
+/// Most operations of a measurement.
 const MOST: usize = 100;
 
-/// The time of `x[2 · tokens, input] · W[out, input]ᵀ` by one path, the first half of the rows at one sign of
-/// a perturbation, the second at the other, in seconds; 4 bits, groups of 64. `None` where the device cannot take
-/// the path.
+/// Seconds of `x[2 · tokens, input] · W[out, input]ᵀ` by one path, the first half of the rows at one sign of a
+/// perturbation and the second at the other, with 4 bits in groups of 64. `None` where the device cannot take the
+/// path.
 ///
 /// # Errors
-/// What the device reports.
+/// A fault that the device reports.
 pub fn time_linear<B: Kernels>(
-    path: Path,
+    path: MatmulPath,
     [tokens, out, input]: [usize; 3],
     compute: ComputeType,
     device: &B::Device,
@@ -40,38 +45,38 @@ pub fn time_linear<B: Kernels>(
         codes,
         scales,
         levels: Levels::Zero(8),
-        order: None,
+        perm: None,
     };
     let weight = DeviceWeight::<B>::upload(weight, Some(0), compute, device);
     let (kind, mode) = (Distribution::Gaussian, ScaleMode::Relative);
-    let noise = Move {
+    let displacement = Move {
         direction: Direction { distribution: kind, mode, seed: 1, probe: 0 },
         coefficient: coefficient(kind, 1e-2),
     };
     let x = Tensor::<B, 2>::random([2 * tokens, input], Random::Normal(0.0, 1.0), (device, DType::F32));
     let x = x.cast(B::tensor_type(compute));
-    if linear_by(path, x.clone(), [&weight], Signs::Both(noise)).is_err() {
+    if linear_by(path, x.clone(), [&weight], Signs::Both(displacement)).is_err() {
         return Ok(None);
     }
     let time = |products: usize| -> Result<f64> {
         let clock = Instant::now();
         let mut y = None;
         for _ in 0..products {
-            if let Ok([product]) = linear_by(path, x.clone(), [&weight], Signs::Both(noise)) {
+            if let Ok([product]) = linear_by(path, x.clone(), [&weight], Signs::Both(displacement)) {
                 y = Some(product);
             }
         }
-        // The device is waited for here.
+        // Waits for the device.
         y.map(|y| read(y.slice([0..1, 0..1]))).transpose()?;
         Ok(clock.elapsed().as_secs_f64() / products as f64)
     };
     shortest(time).map(Some)
 }
 
-/// The time of one causal attention over sequences of one length, laid end to end, in seconds.
+/// Seconds of one causal attention over sequences of one length, laid end to end.
 ///
 /// # Errors
-/// What the device reports.
+/// A fault that the device reports.
 pub fn time_attention<B: Kernels>(
     [sequences, tokens]: [usize; 2],
     [heads, kv_heads, head_dim]: [usize; 3],
@@ -100,9 +105,9 @@ pub fn time_attention<B: Kernels>(
     })
 }
 
-/// The shortest time of one operation; `time` does so many, waits for the last and gives the time of one.
+/// The shortest time of one operation. `time` runs a number of them, waits for the last and returns the time of one.
 fn shortest(time: impl Fn(usize) -> Result<f64>) -> Result<f64> {
-    // The first compiles the kernels.
+    // The first run compiles the kernels.
     time(1)?;
     let count = ((SECONDS / time(1)?) as usize).clamp(1, MOST);
     let mut best = f64::INFINITY;

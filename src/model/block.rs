@@ -28,13 +28,13 @@ pub struct DecoderBlock<B: Backend> {
     sliding: bool,
 }
 
-/// What an MLP begins with.
+/// The first linears of an MLP.
 enum Expand<B: Backend> {
     Gated { gate_up: Projections<B, 2>, activation: Activation },
     Relu(Linear<B>),
 }
 
-/// Keys and values of the tokens so far, `[S, kv_heads, head_dim]` each.
+/// Keys and values of the earlier tokens, `[S, kv_heads, head_dim]` each.
 pub type LayerCache<B> = Option<(Tensor<B, 3>, Tensor<B, 3>)>;
 
 impl<B: Kernels> DecoderBlock<B> {
@@ -133,7 +133,7 @@ impl<B: Kernels> DecoderBlock<B> {
         self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.signs))
     }
 
-    /// What attention gives before its output projection: `[T, heads · head_dim]`.
+    /// Attention before its output projection: `[T, heads · head_dim]`.
     pub fn attend(
         &self,
         h: Tensor<B, 2>,
@@ -181,7 +181,7 @@ impl<B: Kernels> DecoderBlock<B> {
         (p.clone() * p).sum_dim(1).reshape([rows, dim])
     }
 
-    /// What the MLP gives before its output projection: `[T, intermediate]`.
+    /// The MLP before its output projection: `[T, intermediate]`.
     pub fn expand(&self, h: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         match &self.expand {
             Expand::Gated { gate_up, activation } => {
@@ -206,7 +206,7 @@ impl<B: Kernels> DecoderBlock<B> {
         products.map(of).into_iter().max().unwrap_or(0)
     }
 
-    /// In the order of [`ModelConfig::linears`].
+    /// The linears in the order of [`ModelConfig::linears`].
     pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
         let Self { qkv, o_proj, expand, down_proj, .. } = self;
         let expand = match expand {
@@ -216,7 +216,7 @@ impl<B: Kernels> DecoderBlock<B> {
         qkv.linears().iter().chain([o_proj]).chain(expand).chain([down_proj])
     }
 
-    /// In the order of [`ModelConfig::linears`].
+    /// The linears in the order of [`ModelConfig::linears`].
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<B>> {
         let Self { qkv, o_proj, expand, down_proj, .. } = self;
         let expand = match expand {

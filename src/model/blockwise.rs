@@ -45,7 +45,7 @@ impl CalibrationStage {
     }
 }
 
-/// Where a pass goes from where the one before it stopped.
+/// The part of a block that a pass goes through, from where the pass before it stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockPass {
     /// From the stage before to the inputs of this one, whose weighted products are added up.
@@ -56,7 +56,7 @@ pub enum BlockPass {
     Through,
 }
 
-/// What some samples have become.
+/// The hidden states of some samples.
 pub struct SampleRows<'a> {
     /// f32 `[T, hidden]`: between blocks, and within one the residual.
     pub hidden: &'a mut [f32],

@@ -158,12 +158,12 @@ impl<B: Kernels> Decoder<B> {
         let device = self.device.clone();
         let found = self.packed_mut().find(|(parameter, _)| *parameter == id);
         let (_, weight) = found.ok_or_else(|| Error::internal(format!("{name} is not on the device")))?;
-        let expected = weight.scales.dims()[0];
+        let expected = weight.packed.scales.dims()[0];
         if scales.len() != expected {
             let what = format!("{name} has {expected} scales, but {} were given", scales.len());
             return Err(Error::internal(what));
         }
-        weight.scales =
+        weight.packed.scales =
             Tensor::from_data(TensorData::new(scales.to_vec(), [expected]), (&device, DType::F32));
         Ok(())
     }
@@ -175,18 +175,18 @@ impl<B: Kernels> Scales for Decoder<B> {
     }
 
     fn scale_count(&self, name: &str) -> Result<usize> {
-        Ok(self.packed(name)?.scales.dims()[0])
+        Ok(self.packed(name)?.packed.scales.dims()[0])
     }
 
     fn scales(&self, name: &str) -> Result<Vec<f32>> {
-        read(self.packed(name)?.scales.clone())
+        read(self.packed(name)?.packed.scales.clone())
     }
 
     fn apply(&mut self, update: Update<'_>) -> Result<()> {
         match update {
             Update::Moves(moves) => {
                 for each in moves {
-                    self.packed_mut().for_each(|(id, weight)| kernels::step(weight, id, *each));
+                    self.packed_mut().for_each(|(id, weight)| kernels::apply_move(weight, id, *each));
                 }
                 Ok(())
             }

@@ -8,19 +8,19 @@ use burn::tensor::{DType, Tensor, TensorData};
 use super::linear::Linear;
 use super::pass::ints;
 use crate::arch::{ModelConfig, POSITIONS_OFFSET};
-use crate::checkpoint::{Checkpoint, Values};
+use crate::checkpoint::{Checkpoint, DenseValues};
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::packed::FloatType;
 use crate::zo::direction::Signs;
 
-/// Where the tables of tokens and learned positions are during passes.
+/// The place of the tables of tokens and learned positions during passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tables {
-    /// In their file: the rows of each batch are brought to the device.
+    /// Their file: the rows of each batch are brought to the device.
     InFile,
-    /// On the device, which takes [`super::table_bytes`] of its memory and spares every pass the rows.
+    /// The device, which gives [`super::table_bytes`] of its memory and spares every pass the rows.
     OnDevice,
 }
 
@@ -36,10 +36,10 @@ struct Table<B: Backend> {
     name: String,
     height: usize,
     width: usize,
-    /// What every value is multiplied by, before it is rounded.
+    /// Factor of every value, applied before it is rounded.
     factor: f32,
     device: B::Device,
-    /// Of the activations.
+    /// Type of the activations.
     dtype: FloatType,
     /// `[height, width]`, in the type of the activations and without the factor.
     kept: Option<Tensor<B, 2>>,
@@ -120,9 +120,9 @@ impl<B: Kernels> Table<B> {
     fn upload(&self, rows: &[u32], factor: f32) -> Result<Tensor<B, 2>> {
         let shape = [rows.len(), self.width];
         let data = match self.checkpoint.rows(&self.name, rows, factor, self.dtype)? {
-            Values::F32(values) => TensorData::new(values, shape),
-            Values::F16(values) => TensorData::new(values, shape),
-            Values::Bf16(values) => TensorData::new(values, shape),
+            DenseValues::F32(values) => TensorData::new(values, shape),
+            DenseValues::F16(values) => TensorData::new(values, shape),
+            DenseValues::Bf16(values) => TensorData::new(values, shape),
         };
         let dtype = data.dtype;
         Ok(Tensor::from_data(data, (&self.device, dtype)))

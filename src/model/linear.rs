@@ -1,9 +1,9 @@
-//! `y = x·Wᵀ + b`, dense or quantized behind one door.
+//! `y = x·Wᵀ + b` with a dense or a quantized weight.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::checkpoint::{Checkpoint, Values, Weight};
+use crate::checkpoint::{Checkpoint, DenseValues, Weight};
 use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::{self, DeviceWeight, Kernels};
@@ -38,9 +38,9 @@ impl<B: Kernels> Linear<B> {
         let weight = match checkpoint.weight(&weight_name)? {
             Weight::Dense { shape, values } => {
                 let data = match values {
-                    Values::F32(values) => TensorData::new(values, shape),
-                    Values::F16(values) => TensorData::new(values, shape),
-                    Values::Bf16(values) => TensorData::new(values, shape),
+                    DenseValues::F32(values) => TensorData::new(values, shape),
+                    DenseValues::F16(values) => TensorData::new(values, shape),
+                    DenseValues::Bf16(values) => TensorData::new(values, shape),
                 };
                 let kept = B::weight_type(data.dtype, dtype);
                 LinearWeight::Dense(Tensor::from_data(data.convert_dtype(kept), (device, kept)))

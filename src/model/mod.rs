@@ -33,10 +33,10 @@ mod sizes;
 mod tests;
 
 pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
+pub use embedding::Tables;
 pub use language_model::{LanguageModel, ModelInput, Session, check_tokens};
 #[cfg(test)]
 pub(crate) use load::load_on;
-pub use embedding::Tables;
 pub use load::{block_by_block, compute_type, load, lone_scales, table_bytes};
 pub use scales::{Scales, Update};
 pub use scoring::LOGIT_BYTES;

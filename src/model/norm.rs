@@ -25,7 +25,7 @@ pub struct Norms<B: Backend> {
     pub sum: Option<Norm<B>>,
 }
 
-/// What blocks hand on, `[T, hidden]`: `sum + branch`. The branch, what attention or an MLP gave last, is added
+/// The residual stream between blocks, `[T, hidden]`: `sum + branch`. The branch, the last output of attention or an MLP, is added
 /// where the next norm reads the sum.
 pub struct Residual<B: Backend> {
     sum: Tensor<B, 2>,
@@ -66,7 +66,7 @@ impl<B: Kernels> Norm<B> {
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
         let x = x.clone() - x.mean_dim(1);
-        // What is centred has its variance as its mean square.
+        // The variance of centred values is their mean square.
         let y = kernels::rms_norm(x, self.weight.clone(), self.eps) + bias.clone().unsqueeze();
         y.cast(dtype)
     }

@@ -1,4 +1,4 @@
-//! What every layer of one pass shares: where its rows stand, and what they may see.
+//! The parts that all blocks of a pass share: the positions of its rows, and the keys that each may see.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
@@ -15,7 +15,7 @@ pub type QueryRow = (usize, [usize; 4]);
 /// See the module.
 pub struct Pass<B: Backend> {
     full: View<B>,
-    /// Of layers with a sliding window.
+    /// The view of layers with a sliding window.
     sliding: Option<View<B>>,
     pub signs: Signs,
 }
@@ -52,7 +52,7 @@ impl<B: Kernels> Pass<B> {
         Self { full, sliding, signs }
     }
 
-    /// The same rows under another perturbation, of as many parts.
+    /// The same rows under other signs, of as many parts.
     pub fn with(&self, signs: Signs) -> Self {
         Self { full: self.full.clone(), sliding: self.sliding.clone(), signs }
     }
@@ -72,7 +72,7 @@ pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = QueryR
     })
 }
 
-/// What is left of a row's keys where it sees the last `length` alone.
+/// The keys of a row that sees the last `length` alone.
 fn within(length: usize, (position, [prefix_begin, prefix_end, begin, end]): QueryRow) -> [usize; 4] {
     let hidden = (position + 1).saturating_sub(length);
     let of_prefix = hidden.min(prefix_end - prefix_begin);

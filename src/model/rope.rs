@@ -11,14 +11,14 @@ use crate::kernels::{self, Kernels};
 /// How a model rotates.
 pub struct Rope {
     pub frequencies: Frequencies,
-    /// Of layers with a sliding window, where they are others.
+    /// The frequencies of layers with a sliding window, if they differ.
     pub local: Option<Frequencies>,
 }
 
 pub struct Frequencies {
     /// Radians per position: `[rotary_dim / 2]`, f32 as transformers keeps them.
     radians: Vec<f32>,
-    /// What cosines and sines are multiplied by.
+    /// Factor of cosines and sines.
     factor: f32,
     /// Cosines, and sines, of the positions from 0 on as far as any was asked for: `[P, rotary_dim / 2]`.
     known: Mutex<[Vec<f32>; 2]>,

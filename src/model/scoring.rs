@@ -12,13 +12,13 @@ pub const LOGIT_BYTES: usize = 32 << 20;
 /// Rows whose logits exist at the same time, and what is asked of them. With several parts, one after the
 /// other in the rows as in the answers.
 pub struct Chunk<B: Backend> {
-    /// Of the hidden states: `[R]`
+    /// Rows of the hidden states: `[R]`
     pub rows: Tensor<B, 1, Int>,
     /// For each answer, the place of its token's logit among all `R · vocab`: `[A]`
     chosen: Tensor<B, 1, Int>,
     /// For each answer, its row among the `R`: `[A]`
     of: Tensor<B, 1, Int>,
-    /// Where each answer belongs: its part · targets + its target.
+    /// The place of each answer among the results: its part · targets + its target.
     pub places: Vec<usize>,
 }
 

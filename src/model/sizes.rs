@@ -20,9 +20,9 @@ pub struct Sizes(Mutex<Held>);
 struct Held {
     /// Rows and scored rows of the passes since the pools were last emptied.
     passes: Vec<[usize; 2]>,
-    /// What those took, together.
+    /// Bytes that those took together.
     bytes: usize,
-    /// What the widest pass so far took.
+    /// Bytes of the widest pass until now.
     widest: usize,
     /// Keys and values that longer ones have replaced since the pools were last emptied.
     outgrown: usize,

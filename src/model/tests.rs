@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{LanguageModel, ModelInput, Tables, compute_type, load};
-use crate::checkpoint::{Checkpoint, Shape};
+use crate::checkpoint::{Checkpoint, ModelShape};
 use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
 use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs, coefficient};
@@ -122,7 +122,7 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
 
 /// More tokens than share a pass, so that each sign has its own.
 fn signs_in_passes_of_their_own_are_as_alone(device: &Device) {
-    let checkpoint = Arc::new(Checkpoint::synthetic(Shape::Tiny, 4, 64));
+    let checkpoint = Arc::new(Checkpoint::synthetic(ModelShape::Tiny, 4, 64));
     let model = load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap();
     let noise = Move {
         direction: Direction {

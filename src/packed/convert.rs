@@ -1,43 +1,37 @@
-//! A packed weight in the form that another format holds, where that is the same weight: the codes stay, and
-//! scales and zero points are the same numbers.
+//! Conversion of a packed weight to the form of another format, where the weight stays the same: the codes stay,
+//! and scales and zero points are the same numbers.
 
 use half::f16;
 
-use super::FloatType;
-use super::{Levels, LevelsKind, PackedLayout, PackedWeight};
+use super::{FloatType, Levels, LevelsKind, PackedLayout, PackedWeight};
 
-const CODEBOOK: &str = "its codes stand for entries of a codebook";
-const BLOCKS: &str = "its groups have blocks with scales of their own";
+const ACT_ORDER: &str = "its groups hold features that are not neighbours (act-order)";
 
-/// What a format holds.
+/// Codes, groups and zero points that a format can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
+    /// Bits per code.
     pub bits: u32,
-    /// `None`: a whole row.
+    /// Features per group; `None` makes a row one group.
     pub group_size: Option<usize>,
-    /// One zero point, 2^(bits−1), for all groups; else one for each.
+    /// Whether all groups share the zero point 2^(bits−1); otherwise each has its own.
     pub symmetric: bool,
-    /// Whether groups may hold features that are no neighbours.
+    /// Whether the features of a group may lie apart in the row (act-order).
     pub ordered: bool,
 }
 
 impl Form {
-    /// Whether a weight of this layout may be in the form, as far as can be told without reading it.
+    /// Checks that a weight of this layout can take the form, as far as the layout tells.
     ///
     /// # Errors
-    /// What the form does not hold.
+    /// The property of the weight that the form cannot hold.
     pub fn check(&self, layout: &PackedLayout) -> Result<(), String> {
-        if let LevelsKind::Codebook { .. } = layout.levels {
-            return Err(CODEBOOK.into());
-        }
-        if let LevelsKind::Blocks { .. } = layout.levels {
-            return Err(BLOCKS.into());
-        }
+        layout.levels.check_zero_points()?;
         if layout.bits != self.bits {
             return Err(format!("its codes have {} bits, not {}", layout.bits, self.bits));
         }
         if layout.ordered && !self.ordered {
-            return Err("its groups hold features that are no neighbours (act-order)".into());
+            return Err(ACT_ORDER.into());
         }
         if self.symmetric && layout.levels != LevelsKind::Zero {
             return Err("it has zero points".into());
@@ -46,19 +40,19 @@ impl Form {
     }
 }
 
-/// The same weight in `form`, with scales that f16 holds.
+/// Converts a weight to `form`, with scales that f16 holds exactly.
 ///
 /// # Errors
-/// What `form` does not hold.
+/// The property of the weight that `form` cannot hold.
 pub fn exact(mut packed: PackedWeight, form: Form) -> Result<PackedWeight, String> {
     if packed.bits != form.bits {
         return Err(format!("its codes have {} bits, not {}", packed.bits, form.bits));
     }
-    if packed.order.is_some() && !form.ordered {
-        return Err("its groups hold features that are no neighbours (act-order)".into());
+    if packed.perm.is_some() && !form.ordered {
+        return Err(ACT_ORDER.into());
     }
     if let Some(scale) = packed.scales.iter().find(|scale| FloatType::F16.round(**scale) != **scale) {
-        return Err(format!("the scale {scale:e} is no f16"));
+        return Err(format!("the scale {scale:e} does not fit f16 exactly"));
     }
     packed.levels = Levels::Zeros(zeros(&packed)?);
     let mut packed = regrouped(packed, form.group_size)?;
@@ -73,15 +67,17 @@ pub fn exact(mut packed: PackedWeight, form: Form) -> Result<PackedWeight, Strin
     Ok(packed)
 }
 
-/// The zero point of each group. A minimum counts as one where it is −scale · zero in f16, which is what a
-/// zero point becomes where minima are stored.
+/// The zero point of each group. A minimum counts as one where it equals −scale · zero in f16: that is how a
+/// format of minima stores a zero point.
 fn zeros(packed: &PackedWeight) -> Result<Vec<u8>, String> {
     let minima = match &packed.levels {
         Levels::Zero(zero) => return Ok(vec![*zero; packed.scales.len()]),
         Levels::Zeros(zeros) => return Ok(zeros.clone()),
         Levels::Minimum(minima) => minima,
-        Levels::Codebook(_) => return Err(CODEBOOK.into()),
-        Levels::Blocks(_) => return Err(BLOCKS.into()),
+        other => {
+            other.kind().check_zero_points()?;
+            return Err("it has no zero points".into());
+        }
     };
     let most = f32::from((1u16 << packed.bits) - 1);
     let zero = |(scale, minimum): (&f32, &f32)| {
@@ -91,13 +87,13 @@ fn zeros(packed: &PackedWeight) -> Result<Vec<u8>, String> {
         };
         let same = (0.0..=most).contains(&zero) && f16::from_f32(stored) == f16::from_f32(-scale * zero);
         same.then_some(zero as u8).ok_or_else(|| {
-            format!("the minimum {stored:e} of a block of scale {scale:e} is no zero point of its codes")
+            format!("the minimum {stored:e} of a block of scale {scale:e} is not a zero point of its codes")
         })
     };
     packed.scales.iter().zip(minima).map(zero).collect()
 }
 
-/// In groups of another size: each is a part of one, or several that share scale and zero point.
+/// Regroups a weight: a new group is a part of an old one, or joins several that share scale and zero point.
 fn regrouped(packed: PackedWeight, group_size: Option<usize>) -> Result<PackedWeight, String> {
     let (old, width) = (packed.group_size, packed.in_features);
     let new = group_size.unwrap_or(width);
@@ -106,7 +102,7 @@ fn regrouped(packed: PackedWeight, group_size: Option<usize>) -> Result<PackedWe
     }
     let (whole, merged) = (old >= width || old.is_multiple_of(new), new >= width || new.is_multiple_of(old));
     if !whole && !merged {
-        return Err(format!("its groups of {old} features are no groups of {new}"));
+        return Err(format!("its groups of {old} features cannot become groups of {new}"));
     }
     let Levels::Zeros(zeros) = &packed.levels else { return Err("it has no zero points".into()) };
     let (old_groups, new_groups) = (packed.groups(), width.div_ceil(new));
@@ -134,7 +130,7 @@ fn regrouped(packed: PackedWeight, group_size: Option<usize>) -> Result<PackedWe
 mod tests {
     use super::*;
 
-    /// Two rows of 64 codes of 4 bits in groups of 32.
+    /// Two rows of 64 codes, 4 bits each, in groups of 32.
     fn weight(levels: Levels) -> PackedWeight {
         PackedWeight {
             out_features: 2,
@@ -144,7 +140,7 @@ mod tests {
             codes: (0..16).map(|i| 0x9ABC_DEF0 ^ i).collect(),
             scales: vec![0.5, 0.25, 0.125, 0.125],
             levels,
-            order: None,
+            perm: None,
         }
     }
 
@@ -171,9 +167,9 @@ mod tests {
             |minima: [f32; 4]| exact(weight(Levels::Minimum(minima.to_vec())), form(Some(32), false));
         assert_eq!(minima([-1.0, -15.0, 0.0, -7.0]).unwrap().levels, Levels::Zeros(vec![1, 15, 0, 7]));
         for wrong in [[-1.25, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [-16.0, 0.0, 0.0, 0.0]] {
-            assert!(minima(wrong).unwrap_err().contains("no zero point"), "{wrong:?}");
+            assert!(minima(wrong).unwrap_err().contains("not a zero point"), "{wrong:?}");
         }
-        // A scale with all its 11 bits: times 15 it has no room in f16.
+        // A scale that uses all 11 bits of f16: 15 times it has more.
         let scale = f16::from_bits(0x2FFF).to_f32();
         let stored = f16::from_f32(-15.0 * scale).to_f32();
         let mut packed = weight(Levels::Minimum(vec![stored / scale, 0.0, 0.0, 0.0]));
@@ -183,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_named() {
-        let ordered = PackedWeight { order: Some((0..64).rev().collect()), ..weight(Levels::Zero(8)) };
+    fn every_difference_is_named() {
+        let ordered = PackedWeight { perm: Some((0..64).rev().collect()), ..weight(Levels::Zero(8)) };
         let fine = PackedWeight { scales: vec![0.1; 4], ..weight(Levels::Zero(8)) };
         let cases = [
             (ordered, form(Some(32), true), "act-order"),
-            (fine, form(Some(32), true), "no f16"),
+            (fine, form(Some(32), true), "does not fit f16"),
             (weight(Levels::Zero(8)), Form { bits: 8, ..form(Some(32), true) }, "4 bits, not 8"),
-            (weight(Levels::Zero(8)), form(Some(24), true), "no groups of 24"),
+            (weight(Levels::Zero(8)), form(Some(24), true), "cannot become groups of 24"),
             (weight(Levels::Zeros(vec![8, 8, 7, 8])), form(Some(32), true), "it has zero points"),
         ];
         for (packed, form, expected) in cases {

@@ -1,7 +1,8 @@
-//! The types that files keep scales and plain tensors in.
+//! Float types in which files store scales and plain tensors.
 
 use half::{bf16, f16};
 
+/// A float type of tensors in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloatType {
     F32,
@@ -29,6 +30,7 @@ impl FloatType {
         }
     }
 
+    /// The smallest subnormal number of this type.
     pub fn smallest_positive(self) -> f32 {
         match self {
             Self::F32 => f32::from_bits(1),

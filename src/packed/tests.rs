@@ -38,16 +38,17 @@ fn a_weight_that_contradicts_itself_is_named() {
         codes: vec![0; 2 * (36 / width).div_ceil(32)],
         scales: vec![1.0; 4],
         levels,
-        order: Some((0..12).rev().collect()),
+        perm: Some((0..12).rev().collect()),
     };
     let zeros = weight(1, Levels::Zeros(vec![3; 4]));
     let minimum = weight(1, Levels::Minimum(vec![0.5; 4]));
-    let codebook =
-        |width, books, length| Levels::Codebook(Codebook { width, books, entries: vec![0.5; length] });
+    let codebook = |width, num_codebooks, length| {
+        Levels::Codebook(Codebook { width, num_codebooks, entries: vec![0.5; length] })
+    };
     let pairs = weight(2, codebook(2, 1, 16));
-    let blocks = |width, factors: usize, minima: usize, unit| {
-        let minima = Some(BlockMinima { minima: vec![1; minima], units: vec![unit; 4] });
-        Levels::Blocks(Blocks { width, zero: 0, factors: vec![2; factors], minima })
+    let blocks = |width, scales: usize, mins: usize, min_scale| {
+        let mins = Some((vec![1; mins], vec![min_scale; 4]));
+        Levels::SubBlocks(SubBlocks::new(width, 0, vec![2; scales], mins))
     };
     let quads = weight(1, blocks(4, 6, 6, 0.5));
     for good in [&zeros, &minimum, &pairs, &quads] {
@@ -67,9 +68,9 @@ fn a_weight_that_contradicts_itself_is_named() {
         (&zeros, |w| w.levels = Levels::Zeros(vec![3; 5]), "5 zero points"),
         (&minimum, |w| w.levels = Levels::Minimum(vec![f32::INFINITY; 4]), "a minimum that"),
         (&pairs, |w| w.group_size = 7, "vectors of 2 do not fill"),
-        (&zeros, |w| w.order = Some(vec![0; 12]), "an order that does not name each of 12"),
-        (&zeros, |w| w.order = Some((1..13).collect()), "an order that"),
-        (&zeros, |w| w.order = Some((0..11).collect()), "an order that"),
+        (&zeros, |w| w.perm = Some(vec![0; 12]), "an order that does not name each of 12"),
+        (&zeros, |w| w.perm = Some((1..13).collect()), "an order that"),
+        (&zeros, |w| w.perm = Some((0..11).collect()), "an order that"),
     ];
     for (good, change, expected) in cases {
         let mut bad = good.clone();
@@ -77,21 +78,21 @@ fn a_weight_that_contradicts_itself_is_named() {
         let error = bad.check().unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
     }
-    for (width, books, length, expected) in [
+    for (width, num_codebooks, length, expected) in [
         (2, 1, 15, "15 values of codebooks, expected 16"),
         (0, 1, 0, "vectors of 0"),
         (2, 0, 0, "0 codebooks"),
         (usize::MAX, 1, 16, "vectors of"),
     ] {
-        let error = weight(2, codebook(width, books, length)).check().unwrap_err();
+        let error = weight(2, codebook(width, num_codebooks, length)).check().unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
     }
     for (levels, expected) in [
-        (blocks(0, 6, 6, 0.5), "blocks of 0 do not fill groups of 8"),
-        (blocks(3, 8, 8, 0.5), "blocks of 3"),
-        (blocks(4, 5, 6, 0.5), "5 factors, expected 6"),
-        (blocks(4, 6, 7, 0.5), "7 minima, expected 6"),
-        (blocks(4, 6, 6, f32::NAN), "a unit of minima that is not finite"),
+        (blocks(0, 6, 6, 0.5), "sub-blocks of 0 do not fill groups of 8"),
+        (blocks(3, 8, 8, 0.5), "sub-blocks of 3"),
+        (blocks(4, 5, 6, 0.5), "11 scales and minima of sub-blocks, expected 12"),
+        (blocks(4, 6, 7, 0.5), "13 scales and minima of sub-blocks, expected 12"),
+        (blocks(4, 6, 6, f32::NAN), "a scale of minima that is not finite"),
     ] {
         let error = weight(1, levels).check().unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
@@ -109,11 +110,11 @@ fn a_layout_counts_bytes_without_the_weight() {
     assert_eq!(bytes(3, LevelsKind::Zero, false), [10 * 57 * 4, 400, 0]);
     assert_eq!(bytes(3, LevelsKind::Zeros, true), [10 * 57 * 4, 400, 100 + 4 * 600]);
     assert_eq!(bytes(3, LevelsKind::Minimum, false), [10 * 57 * 4, 400, 400]);
-    let blocks = |minima| LevelsKind::Blocks { width: 16, minima };
+    let blocks = |mins| LevelsKind::SubBlocks { width: 16, mins };
     assert_eq!(bytes(3, blocks(false), false), [10 * 57 * 4, 400, 10 * 38]);
     assert_eq!(bytes(3, blocks(true), false), [10 * 57 * 4, 400, 10 * 38 * 2 + 400]);
-    let pairs = LevelsKind::Codebook { width: 2, books: 1 };
+    let pairs = LevelsKind::Codebook { width: 2, num_codebooks: 1 };
     assert_eq!(bytes(6, pairs, false), [10 * 57 * 4, 400, 64 * 2 * 4]);
-    let octets = LevelsKind::Codebook { width: 8, books: 2 };
+    let octets = LevelsKind::Codebook { width: 8, num_codebooks: 2 };
     assert_eq!(bytes(8, octets, true), [10 * 38 * 4, 400, 2 * 256 * 8 * 4 + 4 * 600]);
 }

@@ -8,7 +8,9 @@ use super::{Feedback, Kind, Options};
 use crate::error::{Error, Result};
 use crate::packed::FloatType;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Integers, rounded to the nearest: needs no data
@@ -27,7 +29,7 @@ pub enum Method {
 /// Tokens per sample where nothing is said.
 pub const CALIBRATION_LENGTH: usize = 512;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
     pub method: Method,

@@ -253,7 +253,7 @@ impl Options {
             Kind::Integer { symmetric: true, .. } => LevelsKind::Zero,
             Kind::Integer { .. } => LevelsKind::Zeros,
             Kind::NormalFloat | Kind::Learned { .. } => {
-                LevelsKind::Codebook { width: self.kind.width(), books: 1 }
+                LevelsKind::Codebook { width: self.kind.width(), num_codebooks: 1 }
             }
         };
         let Feedback { act_order, static_groups, .. } = self.feedback;
@@ -341,7 +341,7 @@ fn pack(
         }
         Levels::Book(book) => {
             let entries = book.entries.iter().map(|entry| *entry as f32).collect();
-            (book.bits, PackedLevels::Codebook(Codebook { width: book.width, books: 1, entries }))
+            (book.bits, PackedLevels::Codebook(Codebook { width: book.width, num_codebooks: 1, entries }))
         }
     };
     let order = factor.filter(|_| reordered);
@@ -353,7 +353,7 @@ fn pack(
         codes,
         scales: groups.iter().map(|group| group.scale).collect(),
         levels,
-        order: order.map(|factor| factor.order.iter().map(|&feature| feature as u32).collect()),
+        perm: order.map(|factor| factor.order.iter().map(|&feature| feature as u32).collect()),
     }
 }
 

@@ -218,7 +218,7 @@ fn codes_with_feedback_equal_optimal_brain_quantization_step_by_step() {
                 }
                 assert_eq!(different, 0, "{options:?}");
                 let stored = (act_order && !static_groups).then(|| order.iter().map(|&i| i as u32).collect());
-                assert_eq!(packed.order, stored);
+                assert_eq!(packed.perm, stored);
             }
         }
     }
@@ -241,8 +241,8 @@ fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
             let options = Options { kind, group_size: Some(64), feedback, ..Options::default() };
             let (packed, error) = calibrate(&weight, [out, n], options, &gram).unwrap();
             println!("{kind:?} act_order {act_order} static {static_groups}: {error:?}");
-            assert_eq!(packed.order.is_some(), options.layout(64).ordered, "{kind:?}");
-            assert!(packed.order.is_none() || matches!(kind, Kind::Integer { .. }), "{kind:?}");
+            assert_eq!(packed.perm.is_some(), options.layout(64).ordered, "{kind:?}");
+            assert!(packed.perm.is_none() || matches!(kind, Kind::Integer { .. }), "{kind:?}");
             error
         };
         let plain = error(false, false);

@@ -9,7 +9,7 @@ use super::calibrate::{Calibration, check_memory};
 use super::event::{LinearReport, QuantizeEvent};
 use super::workspace::Workspace;
 use crate::checkpoint::{
-    self, Checkpoint, Format, Layout, Linears, Packed, Passed, QuantizedFormat, Rows, Target,
+    self, Checkpoint, Format, Layout, Linears, PackedLinears, Passed, QuantizedFormat, RowReader, WriteTarget,
 };
 use crate::data::{Tokenizer, calibration};
 use crate::device::{ComputeType, DeviceSpec};
@@ -18,7 +18,7 @@ use crate::model::{block_by_block, check_tokens};
 use crate::packed::{FloatType, PackedWeight};
 use crate::quant::{CALIBRATION_LENGTH, Options, QuantizeConfig, Rounding};
 
-/// Where and how a quantization is done.
+/// The settings of a quantization that do not decide its numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizeJob {
     /// Opened for calibration alone.
@@ -53,8 +53,9 @@ pub fn quantize(
     let samples = calibrated.as_ref().map(|(samples, _)| &samples[..]);
     let workspace = Workspace::open(out, &settings(source, config, target, samples, job)?)?;
     let Some((samples, device)) = calibrated else {
-        let round = &mut |name: &str, shape: [usize; 2], rows: &Rows<'_>| nearest(name, shape, rows, options);
-        let written = write(source, &workspace, &layout, job, Packed::Rounded(round), on_event);
+        let round =
+            &mut |name: &str, shape: [usize; 2], rows: &RowReader<'_>| nearest(name, shape, rows, options);
+        let written = write(source, &workspace, &layout, job, PackedLinears::Rounded(round), on_event);
         // A run that is killed goes on with it; after an error it would only take up the disk.
         let removed = workspace.remove();
         return written.and(removed).map(|()| vec![]);
@@ -70,7 +71,7 @@ pub fn quantize(
     })?;
     drop(model);
     let mut finished = workspace.finished();
-    write(source, &workspace, &layout, job, Packed::Made(&mut |name| finished.take(name)), on_event)?;
+    write(source, &workspace, &layout, job, PackedLinears::Made(&mut |name| finished.take(name)), on_event)?;
     workspace.remove()?;
     Ok(linears)
 }
@@ -97,9 +98,9 @@ pub fn check_new(source: &Checkpoint, out: &Path) -> Result<()> {
 fn write(
     source: &Checkpoint,
     workspace: &Workspace,
-    target: &Target,
+    target: &WriteTarget,
     job: QuantizeJob,
-    packed: Packed<'_>,
+    packed: PackedLinears<'_>,
     on_event: &mut dyn FnMut(QuantizeEvent),
 ) -> Result<()> {
     let names = source.config().block_linears();
@@ -108,7 +109,7 @@ fn write(
     checkpoint::write(source, workspace.result()?, target, job.max_shard_bytes, linears).map(|_| ())
 }
 
-fn nearest(name: &str, shape: [usize; 2], rows: &Rows<'_>, options: Options) -> Result<PackedWeight> {
+fn nearest(name: &str, shape: [usize; 2], rows: &RowReader<'_>, options: Options) -> Result<PackedWeight> {
     let round = || -> Result<PackedWeight> {
         let mut rounding = Rounding::new(shape, options)?;
         rows(&mut |piece| rounding.push(piece.rows(), &|rows, weights| piece.decode(rows, weights)))?;

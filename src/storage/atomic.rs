@@ -1,5 +1,5 @@
-//! Files that survive a power cut: the bytes of a file are safe once the file was synced, its name once its directory was
-//! synced. Files that count as done are written through here, or do both themselves.
+//! Durability: the bytes of a file survive a power cut once the file is synced, its name once its directory is. So the
+//! order is always bytes, name, directory.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// The start of every unfinished file's name, by which what a killed process left behind can be recognised.
+/// The prefix of every unfinished file's name, by which the remains of a killed process can be recognised.
 pub const STAGING_PREFIX: &str = ".qzo-writing-";
 
 /// The directory that a path is in.
@@ -15,7 +15,31 @@ pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Syncs the names in a directory. Does nothing where the system or file system cannot.
+/// Makes the bytes of a file that another library wrote durable.
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes the bytes that were written to an open file durable; its other metadata need not be.
+///
+/// # Errors
+/// The disk refuses.
+pub fn sync_data(file: &File, path: &Path) -> Result<()> {
+    file.sync_data().map_err(Error::io(path, "syncing"))
+}
+
+/// Gives a file or directory another name in the same file system, and makes the name durable. Its bytes are to be
+/// durable before.
+///
+/// # Errors
+/// The disk refuses; `action` says what was tried.
+pub fn rename(from: &Path, to: &Path, action: &'static str) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io(to, action))?;
+    let directory = parent(to);
+    sync_directory(directory).map_err(Error::io(directory, "syncing"))
+}
+
+/// Makes the names in a directory durable. Does nothing where the system or file system cannot.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -28,12 +52,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Has the bytes of an open file on the disk.
-pub fn sync_contents(file: &File) -> io::Result<()> {
-    file.sync_data()
-}
-
-/// Makes a directory and all missing ones above it, and syncs their names.
+/// Makes a directory and all missing ones above it, and makes their names durable.
 ///
 /// # Errors
 /// Something else has one of the names; the disk refuses.
@@ -46,15 +65,15 @@ pub fn create_directory(path: &Path) -> Result<()> {
         create_directory(above)?;
     }
     match fs::create_dir(path) {
-        // By another process, which may not have come to its sync.
+        // Another process made it, and may not have synced its name yet.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made.map_err(Error::io(path, "creating the directory"))?,
     }
     sync_directory(above).map_err(Error::io(above, "syncing"))
 }
 
-/// Writes a file so that at any time there is the whole new one or the old one: temporary file in the same directory,
-/// fsync, rename, fsync of the directory.
+/// Replaces a file so that at any time either the whole new one or the old one is there: temporary file in the same
+/// directory, fsync, rename, fsync of the directory.
 ///
 /// # Errors
 /// The disk refuses. The old file is still there.

@@ -1,4 +1,4 @@
-//! A file that one process at a time holds.
+//! A file that only one process holds at a time.
 
 use std::fs::{File, TryLockError};
 use std::ops::{Deref, DerefMut};
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Locked as long as this lives; the system unlocks it when the process ends, however it ends.
+/// A file, locked as long as this lives. The system unlocks it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Locked(File);
 
 impl Locked {
-    /// A file system without locks gives a warning and no protection.
+    /// Locks a file. On a file system without locks, this warns and gives no protection.
     ///
     /// # Errors
     /// `busy` if another holds the lock; the disk fails.
@@ -29,8 +29,8 @@ impl Locked {
 }
 
 impl Drop for Locked {
-    /// Closing alone would not do: the lock belongs to all copies of the handle, and a child process that
-    /// another thread is just starting has one until it runs its own program.
+    /// Unlocks explicitly. Closing is not enough: the lock belongs to all copies of the handle, and a child process that
+    /// another thread is just starting has a copy until it runs its own program.
     fn drop(&mut self) {
         // Best effort: the handle is closed next.
         let _ = self.0.unlock();

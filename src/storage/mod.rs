@@ -3,19 +3,19 @@
 //!
 //! ```text
 //! atomic    one file, replaced as a whole; the names in a directory made durable
-//! staging   a directory in the making, which gets its name once everything in it is on the disk
-//! placed    a large file whose parts are written in any order, and which a killed process's successor goes on with
-//! log       a file that grows piece by piece, each on the disk before the next
+//! staging   a directory that gets its name once everything in it is on the disk
+//! placed    a large file whose parts are written in any order, which a later process continues after a kill
+//! append    a file that only grows, each addition durable before the next
 //! lock      a file that one process holds at a time
-//! scratch   memory for a while, plain or a file's
 //! pages     files mapped into memory
+//! scratch   writable memory, or a nameless file mapped, for intermediate results
 //! json      JSON files
 //! ```
 
+pub mod append;
 pub mod atomic;
 pub mod json;
 pub mod lock;
-pub mod log;
 pub mod pages;
 pub mod placed;
 pub mod scratch;

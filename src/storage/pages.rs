@@ -1,8 +1,9 @@
-//! Files mapped into memory, and which of their pages are kept there.
+//! Files mapped into memory, and control of which of their pages stay there.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
@@ -10,36 +11,54 @@ use crate::error::{Error, Result};
 
 /// Maps a file read-only.
 pub fn map(path: &Path) -> Result<Mmap> {
-    Ok(open_mapped(path)?.1)
+    Ok(MappedFile::open(path)?.bytes)
 }
 
-/// A file, and its map, which is read-only.
-pub fn open_mapped(path: &Path) -> Result<(File, Mmap)> {
-    let file = File::open(path).map_err(Error::io(path, "opening"))?;
-    // SAFETY: the map is only ever read as plain bytes, every value of which is valid. Truncating
-    // the file while it is mapped ends the process with SIGBUS, as in every reader of this kind.
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "mapping"))?;
-    Ok((file, map))
+/// An open file and its read-only map.
+pub struct MappedFile {
+    pub path: PathBuf,
+    pub file: File,
+    pub bytes: Mmap,
 }
 
-/// Reads a part of a mapped file. Where many lie apart, its map would cost a fault for each, which takes longer,
-/// and hold their neighbours in memory.
-pub fn read_at(file: &File, map: &Mmap, start: usize, to: &mut [u8]) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        let _ = map;
-        std::os::unix::fs::FileExt::read_exact_at(file, to, start as u64)
+impl MappedFile {
+    /// # Errors
+    /// The file cannot be opened or mapped.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path, "opening"))?;
+        // SAFETY: the map is only ever read as plain bytes, every value of which is valid. Truncating
+        // the file while it is mapped ends the process with SIGBUS, as in every reader of this kind.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "mapping"))?;
+        Ok(Self { path: path.to_path_buf(), file, bytes })
     }
-    #[cfg(not(unix))]
-    {
-        let _ = file;
-        let part = map.get(start..start + to.len());
-        to.copy_from_slice(part.ok_or(std::io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+
+    pub fn name(&self) -> Result<&OsStr> {
+        self.path.file_name().ok_or_else(|| {
+            Error::invalid(
+                format!("{}: a file without a name", self.path.display()),
+                "this is a bug in qzo: please report it",
+            )
+        })
+    }
+
+    /// Reads `to.len()` bytes from `start`. For many small parts that lie apart this is faster than the map, which costs
+    /// a page fault for each and keeps their neighbours in memory.
+    ///
+    /// # Errors
+    /// The file ends before, or the disk fails.
+    pub fn read_at(&self, start: usize, to: &mut [u8]) -> Result<()> {
+        #[cfg(unix)]
+        let read = std::os::unix::fs::FileExt::read_exact_at(&self.file, to, start as u64);
+        #[cfg(not(unix))]
+        let read = match self.bytes.get(start..start + to.len()) {
+            Some(part) => Ok(to.copy_from_slice(part)),
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        };
+        read.map_err(Error::io(&self.path, "reading"))
     }
 }
 
-/// Drops the pages of a map from this process's memory. They stay in the system's cache.
+/// Drops the pages of a map from this process's memory. They stay in the system's page cache.
 pub fn release(map: &Mmap) {
     #[cfg(unix)]
     {
@@ -53,8 +72,8 @@ pub fn release(map: &Mmap) {
     let _ = map;
 }
 
-/// Drops some bytes of a file from this process's memory and from the system's cache. A virtual machine
-/// pays several times more for memory it never used than for pages that come back at once.
+/// Drops a range of a mapped file from this process's memory and from the system's page cache. (In a virtual machine,
+/// memory that was never used before costs several times more than pages that were just given back.)
 pub fn forget(map: &Mmap, path: &Path, range: Range<usize>) {
     #[cfg(unix)]
     {
@@ -72,7 +91,7 @@ pub fn forget(map: &Mmap, path: &Path, range: Range<usize>) {
     let _ = map;
 }
 
-/// Drops what is on the disk of some bytes of a file from the system's cache.
+/// Drops a range of a file from the system's page cache, but for pages that are not on the disk yet.
 pub fn uncache(file: &File, range: Range<usize>) {
     #[cfg(target_os = "linux")]
     {
@@ -85,14 +104,14 @@ pub fn uncache(file: &File, range: Range<usize>) {
     let _ = (file, range);
 }
 
-/// Asks the system to read some bytes of a map soon.
+/// Asks the system to read a range of a map soon, and does not wait for it.
 pub fn prefetch(map: &Mmap, range: Range<usize>) {
     #[cfg(unix)]
     {
-        // Linux reads no more for one request than it reads ahead of itself, 128 KiB where nobody changed that.
+        // For one request, Linux reads no more than its read-ahead, 128 KiB by default.
         const REQUEST: usize = 128 << 10;
         for start in range.clone().step_by(REQUEST) {
-            // Where the system refuses, they are read when they are needed.
+            // Where the system refuses, the bytes are read when they are needed.
             let _ = map.advise_range(memmap2::Advice::WillNeed, start, REQUEST.min(range.end - start));
         }
     }

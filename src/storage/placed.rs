@@ -1,7 +1,7 @@
-//! A file whose parts are written in any order, each at the place that its header gave it. Knows no format.
+//! A file whose parts are written in any order, each at the place that its header gives it. Knows no format.
 //!
-//! Large files are written to the disk piece by piece while the next parts come, and a log beside the file says
-//! which parts are there for good: created again with the same header, the file goes on from it.
+//! A large file is synced in batches of parts while the next parts are written, and a log beside the file lists the parts
+//! that are durable: created again with the same header, the file continues from it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -10,22 +10,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use super::atomic;
+use super::{atomic, pages};
 use crate::error::{Error, Result};
-use crate::storage::pages;
 
-/// It is whole at `finish`; write it in a directory that is published afterwards.
+/// A file that is complete at `finish`. It belongs in a directory that is published afterwards.
 pub struct PlacedFile {
     path: PathBuf,
     file: File,
-    /// Where each part goes that is not written yet.
+    /// The ranges of the parts that are not written yet.
     pending: HashMap<String, Range<u64>>,
-    log: Log,
+    log: PartLog,
 }
 
 impl PlacedFile {
-    /// Creates the file with its header, or goes on with one that an ended process left (one without a log is
-    /// written anew); it is `length` bytes long at least.
+    /// Creates the file with its header, or continues one that an ended process left with the same header. (Without a log
+    /// it starts again.) The file is at least `length` bytes long.
     ///
     /// # Errors
     /// Two parts share a name, or the disk fails.
@@ -37,7 +36,7 @@ impl PlacedFile {
                 return Err(Error::damaged(path, format!("two tensors named `{name}`")));
             }
         }
-        let log = Log::new(path, header);
+        let log = PartLog::new(path, header);
         if let Some(written) = log.read()?
             && fs::metadata(path).is_ok_and(|file| file.len() == end)
         {
@@ -53,11 +52,13 @@ impl PlacedFile {
         Ok(Self { path: path.to_path_buf(), file, pending, log })
     }
 
-    /// Whether the part was not written yet.
+    /// Whether the part is still to be written.
     pub fn is_due(&self, name: &str) -> bool {
         self.pending.contains_key(name)
     }
 
+    /// Writes a part.
+    ///
     /// # Errors
     /// A name that has no place or was written before, or another number of bytes; the disk fails.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -75,6 +76,8 @@ impl PlacedFile {
         self.log.wrote(&self.file, name, bytes.len())
     }
 
+    /// Syncs the file.
+    ///
     /// # Errors
     /// A part is still missing, or the disk failed.
     pub fn finish(mut self) -> Result<()> {
@@ -87,20 +90,20 @@ impl PlacedFile {
     }
 }
 
-/// The parts that are on the disk: the digest of the header, and a name in each line.
-struct Log {
+/// The log of durable parts: the digest of the header, and one name per line.
+struct PartLog {
     file: PathBuf,
     path: PathBuf,
     digest: String,
-    /// Since the last piece was sent to the disk.
+    /// The names and bytes of the parts since the last batch.
     names: String,
     bytes: usize,
-    /// Sends the last piece, then adds its names.
+    /// Syncs the last batch, then adds its names to the log.
     syncing: Option<JoinHandle<Result<()>>>,
 }
 
-impl Log {
-    /// A piece. Large enough for a disk's full speed, and a second or so of work is lost with it.
+impl PartLog {
+    /// The bytes of a batch: enough for a disk's full speed, and few enough that a kill loses only a second or so of work.
     const BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 20 };
 
     fn new(file: &Path, header: &[u8]) -> Self {
@@ -117,10 +120,10 @@ impl Log {
         }
     }
 
-    /// The names, if the log is there and of a file with the same header.
+    /// The names in the log; `None` where there is none of a file with the same header.
     fn read(&self) -> Result<Option<String>> {
         match fs::read_to_string(&self.path) {
-            // What follows the last end of a line was cut off.
+            // The last line may have been cut off: only complete lines count.
             Ok(text) => Ok(text
                 .strip_prefix(&self.digest)
                 .map(|names| names.rsplit_once('\n').map_or("", |(whole, _)| whole).to_owned())),
@@ -136,7 +139,7 @@ impl Log {
         if self.bytes < Self::BYTES {
             return Ok(());
         }
-        // One piece at a time, which also bounds what waits in memory for a slow disk.
+        // One batch at a time, which also bounds the memory that waits for a slow disk.
         self.wait()?;
         let is_new = !self.path.exists();
         let first = if is_new { &*self.digest } else { "" };
@@ -147,7 +150,7 @@ impl Log {
         self.syncing = Some(std::thread::spawn(move || {
             file.sync_data().map_err(Error::io(&of, "syncing"))?;
             pages::uncache(&file, 0..usize::MAX >> 1);
-            // Before the log says something of the file, and again to have the log's own name there.
+            // First the file's name becomes durable, then the log's lines, then the log's own name.
             let directory = atomic::parent(&path);
             let named = || if is_new { atomic::sync_directory(directory) } else { Ok(()) };
             let log = named().and_then(|()| File::options().create(true).append(true).open(&path));
@@ -176,8 +179,8 @@ impl Log {
     }
 }
 
-impl Drop for Log {
-    /// An error elsewhere: what was sent is still entered, and nobody writes to a directory that is removed next.
+impl Drop for PartLog {
+    /// After an error elsewhere, waits for the last batch, so that no thread writes to a directory that is removed next.
     fn drop(&mut self) {
         let _ = self.wait();
     }
@@ -187,26 +190,26 @@ impl Drop for Log {
 mod tests {
     use super::*;
 
-    const PART: u64 = Log::BYTES as u64;
+    const PART: u64 = PartLog::BYTES as u64;
 
-    /// Two parts, of which each alone is a piece that is sent to the disk.
+    /// A file of two parts, each of which is a batch.
     fn create(path: &Path, header: &[u8]) -> Result<PlacedFile> {
         let parts = vec![("a".to_owned(), 8..8 + PART), ("b".to_owned(), 8 + PART..8 + 2 * PART)];
         PlacedFile::create(path, header, parts, 0)
     }
 
     #[test]
-    fn a_file_goes_on_where_it_was_and_only_there() {
+    fn a_file_continues_after_the_parts_in_its_log() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let due = |file: &PlacedFile| ["a", "b"].map(|name| file.is_due(name));
-        let part = vec![7; Log::BYTES];
+        let part = vec![7; PartLog::BYTES];
         let mut file = create(&path, b"header 1").unwrap();
         file.write("b", &part).unwrap();
         assert!(file.write("b", &part).is_err());
         drop(file);
         assert_eq!(due(&create(&path, b"header 1").unwrap()), [true, false]);
-        // A line that was cut off says nothing.
+        // A line that was cut off does not count.
         let log = directory.path().join("file.written");
         let whole = fs::read_to_string(&log).unwrap();
         assert!(whole.ends_with("\nb\n"));
@@ -217,14 +220,14 @@ mod tests {
         file.write("a", &part).unwrap();
         file.finish().unwrap();
         assert!(!log.exists());
-        assert_eq!(fs::read(&path).unwrap()[8..], [7; 2 * Log::BYTES]);
+        assert_eq!(fs::read(&path).unwrap()[8..], [7; 2 * PartLog::BYTES]);
     }
 
     #[test]
-    fn another_file_begins_anew() {
+    fn a_file_with_another_header_or_length_starts_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        let part = vec![7; Log::BYTES];
+        let part = vec![7; PartLog::BYTES];
         for shorten in [false, true] {
             let mut file = create(&path, b"header 1").unwrap();
             file.write("b", &part).unwrap();

@@ -1,4 +1,5 @@
-//! Memory for a while: plain, or a file's where there is not enough.
+//! Writable memory for large intermediate results: anonymous, or a file without a name that is gone when the process
+//! ends.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,35 +8,34 @@ use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
 
-/// Takes plain memory.
+/// Zeroed memory.
 ///
 /// # Errors
-/// The system refuses.
-pub fn in_memory(bytes: usize) -> Result<MmapMut> {
-    MmapMut::map_anon(bytes).map_err(Error::io("memory", "taking space for temporary tables"))
+/// The system has not enough of it.
+pub fn anonymous(bytes: usize) -> Result<MmapMut> {
+    MmapMut::map_anon(bytes).map_err(Error::io("memory", "reserving"))
 }
 
-/// Takes the memory of a nameless file in `directory`, which goes with it.
+/// A zeroed, nameless file in `directory`, mapped.
 ///
 /// # Errors
-/// The disk has not as much space.
-pub fn in_file(bytes: usize, directory: &Path) -> Result<MmapMut> {
+/// The disk has not enough space, which is reserved at once: a full disk would end the process with a signal later, at
+/// some write to the map.
+pub fn mapped(bytes: usize, directory: &Path) -> Result<MmapMut> {
     let file = tempfile::tempfile_in(directory).map_err(Error::io(directory, "creating a file in"))?;
-    // Space is taken at once: a full disk would be a signal later, at some write to the map.
-    allocate(&file, bytes as u64)
-        .map_err(Error::io(directory, "taking space for temporary tables in"))?;
-    // SAFETY: the file has no name, so that nobody else can open or shorten it.
+    reserve(&file, bytes as u64).map_err(Error::io(directory, "reserving space in"))?;
+    // SAFETY: the file has no name, so that no other process can open or shorten it.
     unsafe { MmapMut::map_mut(&file) }.map_err(Error::io(directory, "mapping a file in"))
 }
 
-fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
     file.set_len(bytes)?;
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
         // SAFETY: takes no pointers; the descriptor is open as long as `file` is borrowed.
         let refused = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) };
-        // Some file systems cannot; there the map is as good as any.
+        // Some file systems cannot reserve space; the map is used without it there.
         if refused != 0 && refused != libc::EOPNOTSUPP {
             return Err(std::io::Error::from_raw_os_error(refused));
         }

@@ -1,4 +1,4 @@
-//! New checkpoints appear whole or not at all: everything is written and synced in a temporary
+//! Directories that appear whole or not at all: everything is written and synced in a temporary
 //! directory beside the target, which is renamed at the end. Knows no format.
 
 use std::ffi::OsString;
@@ -12,20 +12,22 @@ use memmap2::Mmap;
 use super::atomic::{self, STAGING_PREFIX};
 use crate::error::{Error, Result};
 
-/// A directory in the making. Dropped before `publish`, a temporary one is removed with all it holds.
+/// A directory that is being written. If it is dropped before `publish`, a temporary one is removed with its files.
 pub struct Staging {
     directory: PathBuf,
     temporary: Option<tempfile::TempDir>,
-    parent: PathBuf,
     out: PathBuf,
 }
 
 impl Staging {
+    /// A temporary directory beside `out`.
+    ///
     /// # Errors
     /// `out` exists already, or its parent cannot be written.
     pub fn new(out: &Path) -> Result<Self> {
-        let parent = parent(out)?;
-        atomic::create_directory(&parent)?;
+        expect_absent(out)?;
+        let parent = atomic::parent(out);
+        atomic::create_directory(parent)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(STAGING_PREFIX);
         #[cfg(unix)]
@@ -35,59 +37,53 @@ impl Staging {
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
         let directory =
-            builder.tempdir_in(&parent).map_err(Error::io(&parent, "creating a temporary directory in"))?;
+            builder.tempdir_in(parent).map_err(Error::io(parent, "creating a temporary directory in"))?;
         let path = directory.path().to_path_buf();
-        Ok(Self { directory: path, temporary: Some(directory), parent, out: out.to_path_buf() })
+        Ok(Self { directory: path, temporary: Some(directory), out: out.to_path_buf() })
     }
 
-    /// In a directory of its own that stays until it is published, with what is in it already. It lies in the
-    /// same file system as `out`.
+    /// A directory that stays until it is published, with the files that are in it already. It lies in the same file system
+    /// as `out`.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// Those of [`Self::new`].
     pub fn kept(directory: PathBuf, out: &Path) -> Result<Self> {
-        let parent = parent(out)?;
+        expect_absent(out)?;
         atomic::create_directory(&directory)?;
-        Ok(Self { directory, temporary: None, parent, out: out.to_path_buf() })
+        Ok(Self { directory, temporary: None, out: out.to_path_buf() })
     }
 
     pub fn path(&self) -> &Path {
         &self.directory
     }
 
-    /// What it is to become.
+    /// The path that it will have once it is published.
     pub fn out(&self) -> &Path {
         &self.out
     }
 
-    /// Syncs the directory and gives it its name.
+    /// Makes the names in the directory durable and gives it its own name.
     pub fn publish(self) -> Result<()> {
         sync_directory(self.path())?;
-        if self.out.symlink_metadata().is_ok() {
-            return Err(already_there(&self.out));
-        }
-        fs::rename(self.path(), &self.out)
-            .map_err(Error::io(&self.out, "renaming the finished directory to"))?;
-        // Renamed: there is nothing left to remove.
+        expect_absent(&self.out)?;
+        atomic::rename(self.path(), &self.out, "renaming the finished directory to")?;
+        // It was renamed: there is nothing left to remove.
         let _ = self.temporary.map(tempfile::TempDir::keep);
-        sync_directory(&self.parent)
+        Ok(())
     }
 
-    /// Gives the directory's one file, which was synced, the name that was meant for the directory.
+    /// Publishes only a file of the directory, which was synced, under the name that the directory would have had.
     pub fn publish_file(self, file: &Path) -> Result<()> {
-        if self.out.symlink_metadata().is_ok() {
-            return Err(already_there(&self.out));
-        }
-        fs::rename(file, &self.out).map_err(Error::io(&self.out, "renaming the finished file to"))?;
-        sync_directory(&self.parent)
+        expect_absent(&self.out)?;
+        atomic::rename(file, &self.out, "renaming the finished file to")
     }
 }
 
-/// Puts a new directory in the place of one that may be there. The old one goes only once the new one is whole; until
-/// then the new one has the name of unfinished work, so that a process that was killed in between leaves no doubt.
+/// Puts a new directory in the place of one that may be there. The old one is removed only once the new one is whole;
+/// until then the new one has the name of unfinished work, by which the remains of a killed process are recognised.
 ///
 /// # Errors
-/// Those of `write`, which gets the directory to make; the disk refuses.
+/// Those of `write`, which makes the directory that it is given; the disk refuses.
 pub fn replace_directory(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if !out.exists() {
         return write(out);
@@ -97,8 +93,7 @@ pub fn replace_directory(out: &Path, write: impl FnOnce(&Path) -> Result<()>) ->
     let fresh = out.with_file_name(name);
     write(&fresh)?;
     fs::remove_dir_all(out).map_err(Error::io(out, "replacing"))?;
-    fs::rename(&fresh, out).map_err(Error::io(out, "replacing"))?;
-    atomic::sync_directory(atomic::parent(out)).map_err(Error::io(out, "replacing"))
+    atomic::rename(&fresh, out, "replacing")
 }
 
 /// Writes and syncs a file.
@@ -111,31 +106,35 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Copies a file, following symlinks (hub caches are made of them), and syncs the copy.
 pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map_err(Error::io(to, "copying to"))?;
-    // Not the copy's mode: a read-only source would make a directory nobody can edit.
+    // Opened for reading, which is enough to sync: the copy has its source's mode, which may be read-only.
     let file = fs::OpenOptions::new().read(true).open(to).map_err(Error::io(to, "opening the copy"))?;
     file.sync_all().map_err(Error::io(to, "syncing"))
 }
 
-/// Writes `original` to a new file, with the bytes of each range (sorted, disjoint) replaced by what
-/// `replacement` gives for it: as many bytes, one range in memory at a time.
+/// Writes `original` to a new file in which the bytes of each range (sorted, disjoint) are replaced by as many bytes
+/// from `replacement`, one range in memory at a time.
 pub fn copy_with_replacements<T>(
     original: &Mmap,
     to: &Path,
     ranges: &[(Range<usize>, T)],
     mut replacement: impl FnMut(&T) -> Result<Vec<u8>>,
 ) -> Result<()> {
+    let misplaced = |range: &Range<usize>| {
+        let what = format!("{}: bytes {range:?} cannot be replaced by these", to.display());
+        Error::invalid(what, "this is a bug in qzo: please report it")
+    };
     let file = File::create_new(to).map_err(Error::io(to, "creating"))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     let mut position = 0;
     for (range, tag) in ranges {
         let bytes = replacement(tag)?;
-        debug_assert_eq!(bytes.len(), range.len());
-        let kept = original.get(position..range.start).unwrap_or_default();
+        let kept = original.get(position..range.start).filter(|_| bytes.len() == range.len());
+        let kept = kept.ok_or_else(|| misplaced(range))?;
         file.write_all(kept).and_then(|()| file.write_all(&bytes)).map_err(Error::io(to, "writing"))?;
         position = range.end;
         super::pages::release(original);
     }
-    let tail = original.get(position..).unwrap_or_default();
+    let tail = original.get(position..).ok_or_else(|| misplaced(&(position..position)))?;
     file.write_all(tail).map_err(Error::io(to, "writing"))?;
     let file = file.into_inner().map_err(|e| Error::io(to, "writing")(e.into_error()))?;
     file.sync_all().map_err(Error::io(to, "syncing"))
@@ -145,24 +144,21 @@ fn sync_directory(path: &Path) -> Result<()> {
     atomic::sync_directory(path).map_err(Error::io(path, "syncing"))
 }
 
-/// Of what does not exist yet.
-fn parent(out: &Path) -> Result<PathBuf> {
-    if out.symlink_metadata().is_ok() {
-        return Err(already_there(out));
+/// # Errors
+/// There is something at the path of an output.
+fn expect_absent(out: &Path) -> Result<()> {
+    if out.symlink_metadata().is_err() {
+        return Ok(());
     }
-    Ok(atomic::parent(out).to_path_buf())
-}
-
-fn already_there(out: &Path) -> Error {
-    Error::invalid(
+    Err(Error::invalid(
         format!("{} exists already", out.display()),
         "choose another output directory, or move this one away: nothing is overwritten",
-    )
+    ))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::pages::map;
+    use super::super::pages::MappedFile;
     use super::*;
 
     fn entries(directory: &Path) -> usize {
@@ -202,8 +198,9 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let to = parent.path().join("copy");
         fs::write(parent.path().join("original"), b"abcdefgh").unwrap();
-        let original = map(&parent.path().join("original")).unwrap();
-        copy_with_replacements(&original, &to, &[(1..3, b"XY"), (6..8, b"ZW")], |b| Ok(b.to_vec())).unwrap();
+        let original = MappedFile::open(&parent.path().join("original")).unwrap();
+        copy_with_replacements(&original.bytes, &to, &[(1..3, b"XY"), (6..8, b"ZW")], |b| Ok(b.to_vec()))
+            .unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"aXYdefZW");
     }
 }

@@ -1,5 +1,6 @@
 //! The `[train]` table.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::zeroth_order::ZerothOrder;
@@ -9,7 +10,7 @@ use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
 use crate::zo::schedule::{LrScheduler, Schedule};
 
 /// The configuration's name of a method of training.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodKind {
     /// Zeroth order: forward passes alone.
@@ -17,21 +18,31 @@ pub enum MethodKind {
     Zo,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The `[train]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
+    /// How a step is taken.
     pub method: MethodKind,
+    /// Steps of the whole run.
     pub max_steps: u64,
+    /// Rows per step.
     pub batch_size: usize,
+    /// How zeroth order turns losses into a step.
     pub estimator: EstimatorKind,
+    /// Factor of the gradient in a step. 5e-3 is usual in relative mode, 1e-7 in absolute mode.
     pub learning_rate: f64,
+    /// How the learning rate changes over the run.
     pub lr_scheduler_type: LrScheduler,
+    /// Steps over which the learning rate rises from 0.
     pub warmup_steps: u64,
     /// ε: how far the two losses of a step lie from the current scales.
     pub zo_eps: f64,
     /// Bound of the projected gradient (directional-derivative clipping); inf switches it off.
     pub clip: f64,
+    /// Whether a step adds to a scale or multiplies it.
     pub scale_mode: ScaleMode,
+    /// Distribution of the directions.
     pub perturbation: Distribution,
     /// Directions per step.
     pub probes: u32,
@@ -39,6 +50,7 @@ pub struct TrainConfig {
     pub eval_steps: u64,
     /// Steps between snapshots of the scales, which bound how much a resumed run replays; 0: none.
     pub save_steps: u64,
+    /// Steps between lines of the log; 0: none.
     pub logging_steps: u64,
     /// Steps in a row that may be skipped because a loss was NaN or infinite.
     pub max_skipped_steps: u64,

@@ -51,7 +51,7 @@ impl RunDir {
         self.0.join("base")
     }
 
-    /// What was written about the origin of `base/`.
+    /// The record of where `base/` comes from.
     ///
     /// # Errors
     /// It is there, but cannot be read.

@@ -13,7 +13,7 @@ pub trait Method<O: TrainingObjective + ?Sized> {
     /// [`crate::model::Update::Dense`] has been applied when this returns.
     ///
     /// # Errors
-    /// What the device reports. A loss that is NaN or infinite is no error: the step is then skipped.
+    /// The device fails. A loss that is NaN or infinite is no error: the step is then skipped.
     fn take(
         &mut self,
         now: StepStart,
@@ -45,12 +45,12 @@ pub trait Method<O: TrainingObjective + ?Sized> {
     }
 }
 
-/// Where a step begins.
+/// The circumstances in which a step begins.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepStart {
     /// Counted from 0.
     pub step: u64,
-    /// Of the step, made from the run's.
+    /// Seed of the step, which follows from the run's.
     pub seed: u64,
     pub learning_rate: f64,
     /// Rows taken when the step is done.
@@ -59,7 +59,7 @@ pub struct StepStart {
     pub snapshot: Hash,
 }
 
-/// What a step says of the gradient.
+/// A step's measure of the gradient.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gradient {
     /// Along the direction of the step; of several directions, the mean.

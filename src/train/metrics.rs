@@ -88,9 +88,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// For a run that has done `done` steps according to its journal: keeps what belongs to those, lets
-    /// `missing` say what a killed run did not get to write, and drops the evaluation at `done`, which
-    /// is made again.
+    /// Opens the file of a run that has done `done` steps according to its journal. Lines of later steps go, and so
+    /// does the evaluation at `done`, which is made again; `missing` gives the lines that a killed run did not write.
     pub fn open(
         run: &RunDir,
         done: u64,
@@ -120,7 +119,7 @@ impl Metrics {
         self.file.write_all(&line).map_err(Error::io(&self.path, "writing"))?;
         // Steps are in the journal, too. Only this file tells which evaluation was the best.
         match metric.is_eval() {
-            true => atomic::sync_contents(&self.file).map_err(Error::io(&self.path, "syncing")),
+            true => atomic::sync_data(&self.file, &self.path),
             false => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! What is trained, and what for: a loss over batches of rows, as a function of scales.
+//! The goal of training: a loss over batches of rows, as a function of scales.
 
 use crate::data::LossSum;
 use crate::error::Result;
@@ -21,13 +21,13 @@ pub trait TrainingObjective {
     /// The batch's loss, once for each part of `signs`, as sums that losses of other rows can be added to.
     ///
     /// # Errors
-    /// What the device reports.
+    /// The device fails.
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, signs: Signs) -> Result<Vec<LossSum>>;
 
     /// Measures the model on held-out rows, if there are any. `progress` gets the rows done, and of how many.
     ///
     /// # Errors
-    /// What the device reports.
+    /// The device fails.
     fn evaluate(
         &self,
         model: &Self::Model,

@@ -344,7 +344,7 @@ impl History {
     }
 }
 
-/// Whether the snapshot is the one that a step was begun from, where its record says so.
+/// Whether a step was begun from this snapshot. Records of zeroth order name none.
 fn is_named(snapshot: &Restored, next: &Record) -> bool {
     match &next.taken {
         StepTaken::Exact { snapshot: named, .. } => *named == snapshot.digest,

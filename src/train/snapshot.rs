@@ -21,7 +21,7 @@ const STATE: &str = "optimizer.";
 
 type NamedBytes<'a> = Vec<(String, &'a [u8])>;
 
-/// What a snapshot brought back.
+/// The contents of a snapshot beside the scales, which are in the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
     /// Steps done when it was written.

@@ -1,5 +1,5 @@
 //! Distribution version 1: the direction a seed means, and how a coefficient moves a scale along it.
-//! Journals and kernels on every device rely on these bits, so a change here is a new version.
+//! Journals and kernels on every device rely on these bits: a change here is a new version.
 //!
 //! Move is a small integer k made by integer operations alone. Every coefficient that multiplies it is
 //! first rounded to 16 significant bits; as |k| ≤ 64 has at most 7, their product is exact in f32. Then
@@ -7,6 +7,7 @@
 //!
 //! Parameter ids, scale order and the storage of scales belong to the checkpoint and the model.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::{Stream, random_bits};
@@ -17,7 +18,7 @@ pub const PERTURBATION_VERSION: u32 = 1;
 pub const MAX_ABS_NOISE: i32 = 64;
 
 /// Distribution of the direction z.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Distribution {
     /// z = k/√32 with k = popcount(128 random bits) − 64: mean 0, variance 1, kurtosis 2.98.
@@ -27,8 +28,8 @@ pub enum Distribution {
     Rademacher,
 }
 
-/// What the direction is added to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The way in which a direction changes a scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleMode {
     /// s + e·k, as in the QZO paper (arXiv 2505.13430).
@@ -72,8 +73,8 @@ pub fn coefficient(kind: Distribution, value: f64) -> f32 {
 
 /// `value` rounded once to 16 significant bits, ties to even: exact in f32.
 ///
-/// What f32 holds only as a subnormal becomes 0 with its sign, because some devices flush subnormals;
-/// what exceeds f32 becomes infinite; NaN stays NaN.
+/// A value that f32 holds only as a subnormal becomes 0 with its sign, because some devices flush subnormals;
+/// a value beyond f32 becomes infinite; NaN stays NaN.
 pub fn round_to_16_bits(value: f64) -> f32 {
     const DROPPED: u32 = f64::MANTISSA_DIGITS - 16;
     if !value.is_finite() {
@@ -136,13 +137,13 @@ impl Move {
     }
 }
 
-/// Where the rows of a forward pass see the trained scales.
+/// The places at which the rows of a forward pass see the trained scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Signs {
-    /// Where they are.
+    /// The scales as they are.
     #[default]
     Neither,
-    /// Moved.
+    /// The scales, moved.
     One(Move),
     /// The first half of the rows sees them moved, the second half moved as far the other way.
     Both(Move),

@@ -2,9 +2,11 @@
 //! (`optimization.py`), with one difference: `constant` honours `warmup_steps` as well, where
 //! transformers has a second name (`constant_with_warmup`) for it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The shape of the learning rate over a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LrScheduler {
     /// The paper's setting.

@@ -1,4 +1,4 @@
-//! Whatever is wrong with the input: one error that says where, exit code 1, nothing written.
+//! Wrong input: one error that says where, exit code 1, nothing written.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     });
 }
 
-/// No subcommand makes anything of `model`, or writes anything.
+/// Every subcommand refuses `model` and writes nothing.
 #[track_caller]
 fn no_command_accepts(place: &Workplace, model: &Path, parts: &[&str]) {
     place.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n");
@@ -60,13 +60,13 @@ fn a_truncated_safetensors_file_is_refused() {
 }
 
 #[test]
-fn a_safetensors_header_that_lies_is_refused() {
+fn a_safetensors_header_with_wrong_lengths_or_shapes_is_refused() {
     let place = Workplace::new();
     let model = copy(&place, "llama/base");
     edit(&model.join("model.safetensors"), |bytes| bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes()));
     no_command_accepts(&place, &model, &["model.safetensors"]);
     std::fs::copy(fixture("llama/base/model.safetensors"), model.join("model.safetensors")).unwrap();
-    // Another shape than the config says, with the same number of bytes.
+    // A shape that differs from the config's, with the same number of bytes.
     edit(&model.join("model.safetensors"), |bytes| {
         let end = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
         let header = String::from_utf8(bytes[8..end].to_vec()).unwrap();
@@ -122,7 +122,7 @@ fn an_index_that_names_a_tensor_its_shard_lacks_is_refused() {
 }
 
 #[test]
-fn a_directory_that_is_no_model_or_not_there_is_refused() {
+fn a_directory_that_is_missing_or_not_a_model_is_refused() {
     let place = Workplace::new();
     std::fs::create_dir(place.path("empty")).unwrap();
     no_command_accepts(&place, &place.path("empty"), &["empty"]);
@@ -261,7 +261,7 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn what_a_model_or_device_cannot_do_is_refused_before_anything_is_written() {
+fn unsupported_settings_of_a_model_or_device_are_refused_before_anything_is_written() {
     let training = Training::new(&fixture("llama/base"), "max_steps = 1");
     let answer = training.finetune("run", &[]);
     assert!(!training.out("run").exists(), "an unquantized model without [quantize]: {answer:#?}");
@@ -283,7 +283,7 @@ fn a_gguf_without_quantized_weights_is_refused_before_a_step_is_taken() {
     assert!(!answer.stderr.contains("quantized already"), "it is not: {answer:#?}");
 }
 
-/// Fills a tensor of a copy of `llama/base` (f16) with one number, and quantizes the copy.
+/// A copy of `llama/base` (f16) in which one tensor is filled with one number.
 fn with_constant(place: &Workplace, tensor: &str, f16: u16) -> PathBuf {
     let model = copy(place, "llama/base");
     edit(&model.join("model.safetensors"), |bytes| {
@@ -310,7 +310,7 @@ fn weights_that_are_not_finite_are_not_quantized() {
     }
 }
 
-/// A copy of `llama/base` whose final norm is finite, and gives what is not: all `number`, in f32.
+/// A copy of `llama/base` whose final norm is `number` everywhere, in f32: finite, but its products are not.
 fn with_norm(place: &Workplace, number: f32) -> PathBuf {
     let model = copy(place, "llama/base");
     edit(&model.join("model.safetensors"), |bytes| {
@@ -332,7 +332,7 @@ fn a_loss_that_stays_nan_ends_the_run_with_a_clear_error() {
         place.run("quantize --group-size 32 -o quantized", &[model.as_ref()]).succeeded();
         let training =
             Training::new(&place.path("quantized"), "max_steps = 50\neval_steps = 0\nmax_skipped_steps = 4");
-        // With a dev set it is found before the first step.
+        // The first evaluation on a dev set finds it before the first step.
         training.finetune("measured", &[]).refused(&["NaN", "log-probability"]);
         let recipe = std::fs::read_to_string(training.place.path("run.toml")).unwrap();
         training.place.write("run.toml", recipe.replace("dev = \"dev.jsonl\"\n", ""));
@@ -342,13 +342,13 @@ fn a_loss_that_stays_nan_ends_the_run_with_a_clear_error() {
         assert!(!training.out("run").join("final").exists());
         let skipped = training.metrics("run").iter().filter(|line| line["skipped"] == true).count();
         assert_eq!(skipped, 5);
-        // Trying again does not get it further.
+        // Another try ends in the same way.
         training.finetune("run", &["--resume"]).refused(&["NaN or infinite"]);
     }
 }
 
 #[test]
-fn measuring_a_model_that_gives_nan_is_an_error_and_no_json_null() {
+fn measuring_a_model_that_gives_nan_is_an_error_and_not_null_in_json() {
     let place = Workplace::new();
     let model = with_constant(&place, "model.norm.weight", NAN);
     place.write("rows.jsonl", "{\"input_ids\": [1, 2, 3], \"text\": \"It was\", \"label\": 0}\n");
@@ -360,7 +360,7 @@ fn measuring_a_model_that_gives_nan_is_an_error_and_no_json_null() {
 }
 
 #[test]
-fn steps_that_are_too_large_end_with_an_error_not_with_a_broken_checkpoint() {
+fn steps_that_are_too_large_end_with_an_error_and_not_with_a_broken_checkpoint() {
     for learning_rate in ["1e6", "1e30", "1e300"] {
         let training = Training::tiny("max_steps = 60\neval_steps = 0\nmax_skipped_steps = 4");
         let setting = format!("train.learning_rate={learning_rate}");
@@ -369,20 +369,20 @@ fn steps_that_are_too_large_end_with_an_error_not_with_a_broken_checkpoint() {
     }
 }
 
-/// Runs the program where no file may grow beyond `kib`: what a full disk looks like to it.
+/// Runs the program with a limit of `kib` KiB for each file, which it meets as it meets a full disk.
 fn with_small_files(place: &Workplace, kib: usize, args: &str) -> Answer {
     place.shell(&format!("trap '' XFSZ; ulimit -f {kib}; exec {QZO} {args}"))
 }
 
 #[test]
-fn a_run_that_cannot_write_says_so_and_goes_on_later_to_the_same_bytes() {
+fn a_run_that_cannot_write_ends_with_an_error_and_resumes_to_the_same_bytes() {
     let training = Training::tiny("max_steps = 120\neval_steps = 50\nsave_steps = 20");
     training.finetune("whole", &[]).succeeded();
     // metrics.jsonl outgrows 12 KiB within the run; snapshots and the journal do not.
     let answer = with_small_files(&training.place, 12, "finetune --config run.toml -o run");
     answer.refused(&["metrics.jsonl"]);
     assert!(!training.out("run").join("final").exists());
-    // The checkpoint is larger than 100 KiB, everything before it is not.
+    // The checkpoint is larger than 100 KiB; all other files are smaller.
     let answer = with_small_files(&training.place, 100, "finetune --config run.toml -o run --resume");
     answer.refused(&["q4_1.gguf"]);
     assert!(!training.out("run").join("final").exists(), "half a checkpoint");
@@ -393,7 +393,7 @@ fn a_run_that_cannot_write_says_so_and_goes_on_later_to_the_same_bytes() {
 }
 
 #[test]
-fn quantizing_to_a_full_disk_leaves_nothing() {
+fn quantizing_to_a_full_disk_leaves_no_files() {
     let place = Workplace::new();
     let model = fixture("llama/base");
     let line = format!("quantize --group-size 32 -o out {}", model.display());
@@ -420,12 +420,12 @@ fn a_full_disk_is_reported_as_such() {
 }
 
 #[test]
-fn a_missing_cuda_driver_is_a_sentence() {
+fn a_missing_cuda_driver_is_one_clear_error() {
     let place = Workplace::new();
     let model = fixture("runs/q4_1.gguf");
     let training = Training::tiny("max_steps = 1");
     place.write("rows.jsonl", "{\"input_ids\": [1, 2]}\n");
-    // On a machine with a card, a number that no machine has.
+    // On a machine with a card, the number of a card that no machine has.
     for device in ["cuda", "cuda:99"] {
         let answer = place.run(&format!("eval --score rows.jsonl --device {device}"), &[model.as_ref()]);
         if device == "cuda" && answer.code == Some(0) {
@@ -439,7 +439,7 @@ fn a_missing_cuda_driver_is_a_sentence() {
 }
 
 #[test]
-fn a_missing_vulkan_driver_is_a_sentence_and_auto_falls_back_to_the_cpu() {
+fn a_missing_vulkan_driver_is_one_clear_error_and_auto_falls_back_to_the_cpu() {
     let place = Workplace::new();
     let model = fixture("runs/q4_1.gguf");
     place.write("rows.jsonl", "{\"input_ids\": [1, 2]}\n");

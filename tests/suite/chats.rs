@@ -1,4 +1,4 @@
-//! Templates and texts as they reach the model: what `generate` makes of them, seen by the length of the prompt.
+//! Chat templates and special tokens: the tokens that reach the model, seen by the length of the prompt.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Workplace, copy_tree, fixture};
 
-/// Refuses where the line end in it is not a line feed.
+/// A template that raises an error if the line end in it is not a line feed.
 const PLAIN: &str = "{% if '\n' != '\\x0a' %}{{ raise_exception('a line end of its own') }}{% endif %}{% for m in messages %}\n{{ m.role }}: {{ m.content }}\n{% endfor %}\nassistant:";
 
-/// A model that puts BOS before every text, with a chat template.
+/// A model that adds BOS to every text, with a chat template.
 fn model(place: &Workplace, template: &str) -> PathBuf {
     let model = place.path("model");
     copy_tree(&fixture("families/mistral"), &model);
@@ -36,7 +36,7 @@ fn a_template_written_on_windows_is_the_same_template() {
     for line_end in ["\r\n", "\r"] {
         assert_eq!(chat(&PLAIN.replace('\n', line_end)), expected, "{line_end:?}");
     }
-    // In the other file that holds a template, it is the same.
+    // The same in the other file that can hold a template.
     let place = Workplace::new();
     let model = model(&place, "");
     std::fs::remove_file(model.join("chat_template.jinja")).unwrap();
@@ -64,13 +64,13 @@ fn a_template_written_on_windows_is_the_same_template() {
 }
 
 #[test]
-fn no_tools_are_nothing_to_iterate_over() {
+fn a_loop_over_tools_is_refused_as_in_transformers() {
     let template = "{% if tools is iterable and tools | length > 0 %}tools{% endif %}".to_string() + PLAIN;
     assert_eq!(chat(&template), chat(PLAIN));
 }
 
 #[test]
-fn a_chat_has_the_bos_that_its_template_writes() {
+fn a_chat_has_only_the_bos_that_its_template_writes() {
     let tokens = |answer: &Value| answer["prompt_tokens"].as_u64().unwrap();
     let (without, with) =
         (chat("{{ messages[0].content }}"), chat("{{ bos_token }}{{ messages[0].content }}"));
@@ -81,7 +81,7 @@ fn a_chat_has_the_bos_that_its_template_writes() {
 }
 
 #[test]
-fn a_bos_that_is_written_out_and_added_is_warned_of_once() {
+fn a_bos_in_the_text_that_the_tokenizer_adds_too_is_warned_of_once() {
     let answer = generate(PLAIN, &["--prompt", "<s>Hello"]).succeeded();
     let warnings: Vec<&str> = answer.stderr.lines().filter(|line| line.starts_with("warning:")).collect();
     assert_eq!(warnings.len(), 1, "{answer:#?}");

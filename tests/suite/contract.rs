@@ -1,4 +1,4 @@
-//! What other programs rely on: exit codes, keys, precedence, reproducibility.
+//! The interface that other programs rely on: exit codes, JSON keys, precedence of settings, reproducible runs.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn assert_keys(value: &Value, keys: &[&str]) {
     assert_eq!(found, expected);
 }
 
-/// The keys of a command's answer, which all have `warnings`.
+/// Checks the keys of a command's answer. Every answer also has `warnings`.
 #[track_caller]
 fn assert_answer(answer: &Value, keys: &[&str]) {
     assert_keys(answer, &[keys, &["warnings"]].concat());
@@ -34,7 +34,7 @@ const TASK: &[&str] =
     &["--data", "rows.jsonl", "--prompt", "{text} It was", "--choice", " bad", "--choice", " good"];
 
 #[test]
-fn evaluating_a_task_answers_with_its_keys() {
+fn the_report_of_a_task_has_its_keys() {
     let place = Workplace::new();
     let report = eval(&place, &[TASK, &["--json"]].concat()).json();
     assert_answer(&report, &["task", "n", "accuracy", "stderr", "nll", "choices"]);
@@ -64,7 +64,7 @@ fn predictions_are_one_choice_per_row_and_agree_with_the_accuracy() {
 }
 
 #[test]
-fn a_label_may_be_the_choice_itself_under_another_name() {
+fn a_label_may_be_the_choice_itself_in_a_field_of_another_name() {
     let place = Workplace::new();
     let named =
         rows(20, 3).replace("\"label\":0", "\"mood\":\"bad\"").replace("\"label\":1", "\"mood\":\" good\"");
@@ -75,7 +75,7 @@ fn a_label_may_be_the_choice_itself_under_another_name() {
 }
 
 #[test]
-fn perplexity_answers_with_its_keys_and_drops_the_tail() {
+fn the_report_of_a_perplexity_has_its_keys_and_leaves_out_the_tail() {
     let place = Workplace::new();
     place.write("text.txt", "It was the best of times, it was the worst of times. ".repeat(8));
     let report = eval(&place, &["--perplexity", "text.txt", "--window", "32", "--json"]).json();
@@ -91,7 +91,7 @@ fn perplexity_answers_with_its_keys_and_drops_the_tail() {
 }
 
 #[test]
-fn scores_answer_with_their_keys_and_take_ids_as_they_are() {
+fn the_report_of_scores_has_its_keys_and_ids_are_taken_unchanged() {
     let place = Workplace::new();
     place.write("seq.jsonl", "{\"text\": \"It was the best\"}\n{\"input_ids\": [5, 6, 7, 8]}\n");
     let report = eval(&place, &["--score", "seq.jsonl", "--json"]).json();
@@ -109,7 +109,7 @@ fn scores_answer_with_their_keys_and_take_ids_as_they_are() {
 }
 
 #[test]
-fn a_wrong_command_line_is_exit_code_2_and_says_why_on_stderr() {
+fn a_wrong_command_line_gives_exit_code_2_and_an_error_on_stderr() {
     let place = Workplace::new();
     let model = fixture("runs/q4_1.gguf");
     let model = model.to_str().unwrap();
@@ -184,10 +184,10 @@ fn a_flag_wins_over_set_over_the_file_over_the_default() {
     let train = config["train"].as_table().unwrap();
     assert_eq!(config["seed"].as_integer(), Some(6), "flag over --set");
     assert_eq!(config["model"].as_str(), model.to_str(), "flag over --set");
-    assert_eq!(config["output_dir"].as_str(), Some("run"), "flag over the file");
+    assert_eq!(config["output_dir"].as_str(), Some("run"), "the flag wins over the file");
     assert_eq!(config["data"]["train"].as_str(), Some("other.jsonl"), "flag over --set");
     assert_eq!(train["probes"].as_integer(), Some(3), "--set over the file");
-    assert_eq!(train["zo_eps"].as_float(), Some(0.02), "the file over the default");
+    assert_eq!(train["zo_eps"].as_float(), Some(0.02), "the file wins over the default");
     assert_eq!(train["clip"].as_float(), Some(100.0), "the default");
     assert!(training.out("run/final/q4_0.gguf").exists(), "the model of the flag was trained");
 }
@@ -227,7 +227,7 @@ fn a_run_leaves_its_files_and_reports_in_json() {
     }
     assert_eq!(evaluations.iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4, 6]);
     assert_eq!(evaluations[0]["eval_nll"].as_f64().unwrap(), nll("before"));
-    // The same number from `qzo eval` on what will be served.
+    // `qzo eval` gives the same number for the checkpoint that will be served.
     let task = [
         "--prompt",
         "{text} It was",
@@ -247,7 +247,7 @@ fn a_run_leaves_its_files_and_reports_in_json() {
 }
 
 #[test]
-fn a_resumed_run_reports_what_an_uninterrupted_one_does() {
+fn a_resumed_run_reports_the_same_as_an_uninterrupted_one() {
     let training = Training::tiny("max_steps = 8\neval_steps = 4\nsave_steps = 2");
     let whole = training.finetune("whole", &["--json"]).json();
     training.finetune("run", &["--set", "train.max_steps=3"]).succeeded();
@@ -268,7 +268,7 @@ fn quiet_prints_the_result_only() {
 }
 
 #[test]
-fn a_run_on_a_terminal_comes_to_its_end() {
+fn a_run_on_a_terminal_ends() {
     let training = Training::tiny("max_steps = 12\neval_steps = 4\nlogging_steps = 2");
     if Command::new("script").arg("--version").output().is_err() {
         return skipped("a run on a terminal: no script(1)");
@@ -277,7 +277,7 @@ fn a_run_on_a_terminal_comes_to_its_end() {
     let mut command = training.place.wrapped("script");
     let answer = Answer::of(command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm")).succeeded();
     assert!(answer.stdout.contains("12 steps in"), "{answer:#?}");
-    assert!(answer.stdout.contains("step 8  dev "), "lines stay above the bar: {answer:#?}");
+    assert!(answer.stdout.contains("step 8  dev "), "lines must stay above the bar: {answer:#?}");
 }
 
 fn generate(place: &Workplace, args: &[&str]) -> Answer {
@@ -321,7 +321,7 @@ fn chat_needs_a_template_and_uses_it() {
 }
 
 #[test]
-fn inspecting_lists_every_tensor_and_the_bits_per_weight() {
+fn inspect_lists_every_tensor_and_the_bits_per_weight() {
     let place = Workplace::new();
     let report = place.run("inspect --json", &[fixture("runs/q4_1.gguf").as_ref()]).json();
     assert_eq!((&report["format"], &report["trained_weights"]), (&json!("GGUF"), &json!(14)));
@@ -335,7 +335,7 @@ fn inspecting_lists_every_tensor_and_the_bits_per_weight() {
 }
 
 #[test]
-fn the_doctor_answers_with_its_keys() {
+fn the_report_of_doctor_has_its_keys() {
     let place = Workplace::new();
     let report = place.qzo(["doctor", "--json"]).json();
     assert_answer(&report, &["cuda", "wgpu", "cpu", "auto", "cuda_libraries"]);
@@ -362,7 +362,7 @@ fn the_doctor_answers_with_its_keys() {
 }
 
 #[test]
-fn the_doctor_names_a_chosen_library_that_cannot_be_opened() {
+fn doctor_names_a_chosen_library_that_cannot_be_opened() {
     let place = Workplace::new();
     let file = place.write("libcublas.so.13", "no library");
     let doctor = |name: &str| {
@@ -381,10 +381,10 @@ fn the_doctor_names_a_chosen_library_that_cannot_be_opened() {
     }
 }
 
-/// The program sets `CUDA_PATH` for itself.
+/// The program sets `CUDA_PATH` by itself.
 #[cfg(target_os = "linux")]
 #[test]
-fn headers_of_a_python_package_are_used_where_the_toolkit_has_none() {
+fn headers_of_a_python_package_are_used_if_the_toolkit_has_none() {
     let place = Workplace::new();
     let package = place.path("venv/lib/python3.11/site-packages/nvidia/cu13");
     std::fs::create_dir_all(package.join("include/crt")).unwrap();
@@ -407,7 +407,7 @@ fn headers_of_a_python_package_are_used_where_the_toolkit_has_none() {
         return skipped("headers of CUDA: built without cuda");
     }
     assert!(headers["problem"].is_null(), "{headers}");
-    // A toolkit of this machine comes before Python packages.
+    // A toolkit on this machine would come before Python packages.
     if !std::path::Path::new("/usr/local/cuda/include/mma.h").exists() {
         assert_eq!(headers, json!({"path": package, "version": "13.0", "problem": null}));
         let problem = doctor(&[])["problem"].take();
@@ -416,7 +416,7 @@ fn headers_of_a_python_package_are_used_where_the_toolkit_has_none() {
 }
 
 #[test]
-fn what_is_given_and_not_used_is_said_once() {
+fn a_setting_that_is_not_used_is_warned_of_once() {
     let training = Training::tiny("max_steps = 1");
     let place = &training.place;
     let warned = |answer: Answer, warnings: &[&str]| {

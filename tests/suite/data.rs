@@ -1,4 +1,4 @@
-//! Rows and texts as people have them: each is read as meant, or refused.
+//! Rows and texts in the forms that people have them: each is read as it was meant, or refused.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn write_rows(place: &Workplace, name: &str, rows: &[Value]) {
 }
 
 #[test]
-fn an_answer_that_shares_a_token_with_its_prompt_is_scored_and_said() {
+fn an_answer_that_shares_a_token_with_its_prompt_is_scored_and_warned_of() {
     let place = Workplace::new();
     let words = ["best", "worst", "age"];
     for (name, space) in [("at_end.jsonl", ""), ("at_start.jsonl", " ")] {
@@ -58,7 +58,7 @@ fn training_scores_an_answer_that_shares_a_token_with_its_prompt() {
 }
 
 #[test]
-fn an_answer_that_is_glued_to_its_prompt_is_said() {
+fn an_answer_without_a_space_after_its_prompt_is_warned_of() {
     let place = Workplace::new();
     write_rows(
         &place,
@@ -82,7 +82,7 @@ fn an_answer_that_is_glued_to_its_prompt_is_said() {
 }
 
 #[test]
-fn integers_that_are_choices_are_labels_by_their_text() {
+fn a_number_is_a_label_by_its_text_if_all_choices_are_integers() {
     let place = Workplace::new();
     let rows = |labels: [Value; 3]| labels.map(|label| json!({"text": "It was", "stars": label}));
     let task =
@@ -105,7 +105,7 @@ fn integers_that_are_choices_are_labels_by_their_text() {
 }
 
 #[test]
-fn rows_beyond_the_context_are_dropped_where_the_recipe_says_so_and_else_can_be() {
+fn rows_beyond_the_context_are_refused_unless_they_are_to_be_dropped_or_truncated() {
     let long = "It was the best of times. ".repeat(20);
     let rows = [json!({"text": "It", "label": 1}), json!({"text": long, "label": 0})];
     let training = Training::tiny("max_steps = 1");
@@ -119,7 +119,7 @@ fn rows_beyond_the_context_are_dropped_where_the_recipe_says_so_and_else_can_be(
     assert_eq!([&dropped["after"]["n"], &dropped["after"]["dropped"]], [&json!(1), &json!(1)]);
     let truncated = training.finetune("truncated", &set("data.overlong=truncate")).json();
     assert_eq!([&truncated["after"]["n"], &truncated["after"]["truncated"]], [&json!(2), &json!(1)]);
-    // Without a length of its own, what the recipe says is of the context.
+    // Without max_seq_length, `overlong` is about the context.
     let context = training.finetune("context", &["--set", "data.overlong=drop", "--json"]).json();
     assert_eq!(context["after"]["n"], 1);
 
@@ -135,7 +135,7 @@ fn rows_beyond_the_context_are_dropped_where_the_recipe_says_so_and_else_can_be(
 }
 
 #[test]
-fn a_length_beyond_the_context_is_said_not_to_be_used() {
+fn a_max_seq_length_beyond_the_context_is_warned_of() {
     let training = Training::tiny("max_steps = 1");
     let report = training.finetune("run", &["--set", "data.max_seq_length=5000", "--json"]).json();
     let warning = "max_seq_length = 5000 is more than the model's context of 128 tokens, which is the limit";
@@ -143,7 +143,7 @@ fn a_length_beyond_the_context_is_said_not_to_be_used() {
 }
 
 #[test]
-fn a_text_is_read_as_far_as_its_windows_and_without_its_mark() {
+fn a_text_is_read_as_far_as_its_windows_and_without_its_byte_order_mark() {
     let place = Workplace::new();
     let text = "It was the best of times, it was the worst of times.\n".repeat(40);
     place.write("plain.txt", &text);
@@ -155,7 +155,7 @@ fn a_text_is_read_as_far_as_its_windows_and_without_its_mark() {
     let rows = eval(&place, &["--perplexity", "rows.txt", "--window", "64"]).json();
     assert!(rows["warnings"][0].as_str().unwrap().contains("rows.txt: looks like JSONL"), "{rows}");
 
-    // 16 MB in lines and in one line: the least that a tokenizer takes for the whole is 1.9 GB.
+    // 16 MB in lines and in one line. To tokenize either at once takes 1.9 GB or more.
     for (name, gap) in [("lines.txt", "\n"), ("line.txt", " ")] {
         place.write(name, format!("It was the best of times,{gap}it was the worst.{gap}").repeat(370_000));
         let model = fixture("runs/q4_1.gguf");
@@ -170,7 +170,7 @@ fn a_text_is_read_as_far_as_its_windows_and_without_its_mark() {
 }
 
 #[test]
-fn a_json_array_is_told_from_rows() {
+fn a_json_array_is_refused_with_advice() {
     let place = Workplace::new();
     let rows = json!([{"text": "It", "label": 1}, {"text": "was", "label": 0}]);
     let task = ["--data", "rows.json", "--prompt", "{text}:", "--choice", " a", "--choice", " b"];

@@ -1,5 +1,5 @@
-//! What counts as done is on the disk: a power cut at any instant leaves the old or the new, never a name
-//! without its bytes. The order of system calls shows it.
+//! Results are on the disk before they count: a power cut at any instant leaves the old file or the new one, never a
+//! name without its bytes. The order of system calls shows this.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn a_run_its_journal_its_snapshots_and_its_checkpoints_are_on_the_disk() {
         return;
     }
     let training = Training::tiny("max_steps = 6\neval_steps = 2\nsave_steps = 2");
-    // In a directory that is made for it, inside another one.
+    // In a new directory inside another new one.
     let verdict = traced(&training.place, &training.command("runs/of/today", &[]));
     let names = [
         "journal",
@@ -60,7 +60,7 @@ fn a_journal_whose_last_record_may_not_be_on_the_disk_is_synced_before_it_counts
     let training = Training::tiny("max_steps = 6\neval_steps = 2\nsave_steps = 2");
     training.finetune("run", &[]).succeeded();
     let root = training.place.path("").canonicalize().unwrap();
-    // Nothing says whether the process that wrote it came to its sync.
+    // The process that wrote the record may have ended before its sync.
     let journal = root.join("run/journal");
     let before = format!("1 write(3<{}>, \"\", 52) = 52\n", journal.display());
     let there = paths(&root);
@@ -72,7 +72,7 @@ fn a_journal_whose_last_record_may_not_be_on_the_disk_is_synced_before_it_counts
 }
 
 #[test]
-fn a_run_that_quantizes_its_model_has_the_base_on_the_disk() {
+fn the_base_of_a_run_that_quantizes_its_model_is_on_the_disk() {
     if !has_strace() {
         return;
     }
@@ -110,7 +110,7 @@ fn quantized_models_are_on_the_disk_and_so_is_every_block_that_counts() {
 }
 
 #[test]
-fn what_was_killed_at_any_rename_goes_on_and_is_on_the_disk_as_well() {
+fn a_process_killed_at_any_rename_continues_and_its_result_is_on_the_disk() {
     if !has_strace() {
         return;
     }
@@ -162,7 +162,7 @@ fn exported_models_are_on_the_disk() {
 }
 
 #[test]
-fn what_comes_from_the_hub_is_on_the_disk_before_its_name() {
+fn a_file_from_the_hub_is_on_the_disk_before_its_name() {
     if !has_strace() {
         return;
     }
@@ -182,14 +182,14 @@ fn what_comes_from_the_hub_is_on_the_disk_before_its_name() {
     fetched("org/tiny/q4_1.gguf").is_durable(&["hf-home/hub/models--org--tiny/refs/main"]);
 }
 
-/// The checker itself: what it must see, in records of a few calls.
+/// The faults that the checker finds in a record of a few calls.
 fn faults(record: &str) -> Vec<String> {
     let lines: Vec<String> = record.lines().map(|line| line.trim().to_owned()).collect();
     judge(&lines.join("\n"), Path::new("/r"), BTreeSet::new()).faults
 }
 
 #[test]
-fn a_file_that_is_synced_too_early_or_not_at_all_is_seen() {
+fn the_checker_finds_a_file_that_is_synced_too_early_or_not_at_all() {
     let whole = r#"1 openat(AT_FDCWD</r>, "a", O_WRONLY|O_CREAT|O_TRUNC|O_CLOEXEC, 0666) = 3</r/a>
         1 write(3</r/a>, "x) = 1, \"<", 4) = 4
         1 fsync(3</r/a>) = 0
@@ -210,7 +210,7 @@ fn a_file_that_is_synced_too_early_or_not_at_all_is_seen() {
 }
 
 #[test]
-fn a_sync_covers_what_was_written_before_it_began() {
+fn a_sync_covers_only_bytes_that_were_written_before_it_began() {
     let record = |order: [usize; 4]| {
         let lines = [
             "1 fdatasync(3</r/journal> <unfinished ...>",
@@ -231,7 +231,7 @@ fn a_sync_covers_what_was_written_before_it_began() {
 }
 
 #[test]
-fn names_within_a_directory_and_of_new_directories_are_seen() {
+fn the_checker_finds_names_within_a_directory_and_of_new_directories() {
     let record = r#"1 mkdir("new", 0777) = 0
         1 mkdir("new/staged", 0777) = 0
         1 openat(AT_FDCWD</r>, "new/staged/a", O_WRONLY|O_CREAT|O_EXCL, 0666) = 3</r/new/staged/a>
@@ -249,7 +249,7 @@ fn names_within_a_directory_and_of_new_directories_are_seen() {
 }
 
 #[test]
-fn maps_evaluations_logs_and_what_is_removed_too_early_are_seen() {
+fn the_checker_finds_maps_evaluations_logs_and_early_removals() {
     let map = r#"1 openat(AT_FDCWD</r>, "a.lock", O_RDWR|O_CREAT, 0666) = 3</r/a.lock>
         1 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 3</r/m>, 0) = 0x7f00
         1 msync(0x7f00, 4096, MS_SYNC) = 0

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::training::Training;
 use crate::support::{Workplace, assert_same_tree, copy_tree, fixture, tree};
 
-/// Sums of f32 in another order.
+/// Allows for sums of f32 in another order.
 const TOLERANCE: f64 = 1e-5;
 
 fn place_with(line: &str, source: &Path) -> Workplace {
@@ -28,7 +28,7 @@ fn tensors(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// All but the norms, which are F32 in a GGUF file and what comes from there.
+/// Compares all tensors but the norms, which become F32 on the way through a GGUF file.
 #[track_caller]
 fn assert_same_tensors(expected: &Path, got: &Path) {
     let [expected, got] = [expected, got].map(|directory| {
@@ -41,7 +41,7 @@ fn assert_same_tensors(expected: &Path, got: &Path) {
     assert_eq!(differs.map(|(name, _)| name), None);
 }
 
-/// All but the settings that say how the codes were found.
+/// Compares all files, but not the settings that say how the codes were found.
 #[track_caller]
 fn assert_same_files(expected: &Path, got: &Path) {
     let [expected, got] = [expected, got].map(|directory| {
@@ -54,7 +54,7 @@ fn assert_same_files(expected: &Path, got: &Path) {
     assert_same_tree(&expected, &got, "exported");
 }
 
-/// −log p of every token of texts and ids, so that the tokenizers are compared, too.
+/// −log p of every token of texts and ids. Texts compare the tokenizers, too.
 fn nll(place: &Workplace, model: &str) -> Vec<f64> {
     let rows = "{\"text\": \"It was the best\"}\n{\"text\": \" of  times!\"}\n{\"input_ids\": [1, 40, 50, 60, 70, 80]}\n";
     let rows = place.write("rows.jsonl", rows);
@@ -72,7 +72,7 @@ fn assert_same_nll(place: &Workplace, one: &str, other: &str, tolerance: f64) {
     }
 }
 
-/// One error that says `what`, with advice that says `help`.
+/// The command fails with one error that contains `what`, and advice that contains `help`.
 #[track_caller]
 fn assert_refused(place: &Workplace, line: &str, what: &str, help: &str) {
     let answer = place.run(line, &[]).refused(&[what]);
@@ -80,7 +80,7 @@ fn assert_refused(place: &Workplace, line: &str, what: &str, help: &str) {
 }
 
 #[test]
-fn integers_go_from_format_to_format_and_come_back_the_same() {
+fn integer_codes_stay_the_same_from_format_to_format_and_back() {
     let cases = [
         ("--bits 4 --group-size 32", "gptq compressed-tensors gguf"),
         ("--bits 4 --group-size 16 --asymmetric", "gptq compressed-tensors awq"),
@@ -112,7 +112,7 @@ fn integers_go_from_format_to_format_and_come_back_the_same() {
 }
 
 #[test]
-fn an_order_of_activations_is_kept_where_the_format_has_one() {
+fn act_order_is_kept_if_the_format_has_it() {
     let place = Workplace::new();
     let text = place.write("text.txt", "the best of times it was the age of wisdom light ".repeat(400));
     let line = format!(
@@ -144,7 +144,7 @@ fn groups_are_split_and_joined() {
 }
 
 #[test]
-fn a_quantized_file_means_what_the_directory_means_in_every_family() {
+fn a_quantized_gguf_gives_the_numbers_of_its_directory_in_every_family() {
     let directories = ["qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "mistral"];
     let families = directories.map(|name| format!("families/{name}"));
     let llamas =
@@ -179,7 +179,7 @@ fn a_quantized_file_means_what_the_directory_means_in_every_family() {
             assert_same_nll(&place, &format!("there{bits}"), &format!("out{bits}.gguf"), TOLERANCE);
             let export = format!("export out{bits}.gguf --format gptq -o back{bits}");
             if name.contains("rope-llama3") {
-                // A file has divisors alone, and these are not those of a model that is known.
+                // A GGUF holds only divisors, and these belong to no known model.
                 place.run(&export, &[]).refused(&["rotary divisors"]);
                 continue;
             }
@@ -190,7 +190,7 @@ fn a_quantized_file_means_what_the_directory_means_in_every_family() {
 }
 
 #[test]
-fn floats_become_a_file_and_a_directory_again() {
+fn float_weights_become_a_gguf_and_a_directory_again() {
     for name in ["llama/base", "llama/tied-bf16", "families/qwen2", "families/phi3"] {
         let place = Workplace::new();
         let report = place.run("export --format gguf -o model.gguf --json", &[fixture(name).as_ref()]).json();
@@ -207,7 +207,7 @@ fn floats_become_a_file_and_a_directory_again() {
 }
 
 #[test]
-fn a_tuned_model_is_exported_as_it_was_measured() {
+fn an_exported_tuned_model_gives_the_numbers_that_were_measured() {
     let place = place_with("quantize --group-size 32 -o model", &fixture("llama/base"));
     let training = Training::new(&place.path("model"), "max_steps = 2\neval_steps = 0\nclip = 5.0");
     training.finetune("run", &[]).succeeded();
@@ -236,7 +236,7 @@ fn large_models_are_written_in_shards() {
     let total: usize = tensors(&place.path("shards")).values().map(Vec::len).sum();
     assert_eq!(index["metadata"]["total_size"], total);
     assert_eq!(index["weight_map"].as_object().unwrap().len(), tensors(&place.path("whole")).len());
-    // A shard holds no more, but for one tensor that is larger.
+    // A shard is larger than that only if it holds a single tensor.
     for shard in shards {
         let shard = safetensors::SafeTensors::deserialize(&files[shard]).unwrap();
         let bytes: usize = shard.tensors().iter().map(|(_, view)| view.data().len()).sum();
@@ -248,7 +248,7 @@ fn large_models_are_written_in_shards() {
 }
 
 #[test]
-fn what_a_format_does_not_hold_is_refused_and_requantized_on_request() {
+fn a_model_that_a_format_cannot_hold_is_refused_and_requantized_on_request() {
     let base = fixture("llama/base");
     let place = place_with("quantize --bits 3 --group-size 32 -o three", &base);
     place.run("quantize --method nf4 --group-size 32 -o nf4", &[base.as_ref()]).succeeded();

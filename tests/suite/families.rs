@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::training::Training;
 use crate::support::{Workplace, fixture};
 
-/// f32 arithmetic in another order.
+/// Allows for f32 arithmetic in another order.
 const TOLERANCE: f64 = 1e-4;
 
 fn families() -> Vec<PathBuf> {
@@ -55,9 +55,9 @@ fn every_family_is_quantized_and_trained_and_only_scales_differ() {
     }
 }
 
-/// llama.cpp has no sliding windows for some families: only sequences within them say the same.
+/// llama.cpp has no sliding windows for some families, so that only sequences within the windows are compared.
 #[test]
-fn a_gguf_of_a_family_means_what_its_directory_means() {
+fn a_gguf_gives_the_numbers_of_its_directory_in_every_family() {
     let mut found = 0;
     for directory in families() {
         let file = directory.with_extension("gguf");

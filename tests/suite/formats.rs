@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::training::Training;
 use crate::support::{Workplace, fixture, gguf, tree};
 
-/// A checkpoint of each storage type, with a file that only a copy can bring along.
+/// A checkpoint of each storage type, with a file that the result can only have by a copy.
 const SOURCES: &[(&str, &str)] = &[
     ("F32", "llama/head-dim-attention-bias"),
     ("F16", "llama/base"),
@@ -30,7 +30,7 @@ fn is_weights(name: &Path) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
 }
 
-/// Per-token NLL of the sequences in the fixture's expected.json.
+/// The NLL of each token of the sequences in the fixture's expected.json.
 fn token_nll(place: &Workplace, fixture_name: &str, model: &Path) -> Vec<f64> {
     let text = std::fs::read_to_string(fixture(fixture_name).join("expected.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -100,7 +100,7 @@ fn a_quantized_directory_keeps_every_other_file_and_loads() {
 }
 
 #[test]
-fn every_width_and_grouping_loads_and_more_bits_are_closer() {
+fn every_width_and_grouping_loads_and_more_bits_are_more_accurate() {
     for name in ["llama/base", "llama/sharded-f16"] {
         let place = Workplace::new();
         let exact = token_nll(&place, name, &fixture(name));
@@ -122,7 +122,7 @@ fn every_width_and_grouping_loads_and_more_bits_are_closer() {
                 let what =
                     format!("{name}, groups of {group_size} {symmetry}: {errors:?} for 2, 3, 4, 8 bits");
                 assert!(errors.is_sorted_by(|more, fewer| more > fewer), "{what}");
-                // Random weights of this size have NLLs of 5 ± 1; a wrong zero point or order gives 1 and more.
+                // Random weights of this size have NLLs of 5 ± 1. A wrong zero point or order changes them by 1 and more.
                 assert!(errors[3] < 0.1, "{what}");
             }
         }
@@ -141,12 +141,12 @@ fn a_model_that_is_quantized_is_not_quantized_again() {
     assert!(!place.path("twice").exists() && !place.path("again").exists());
 }
 
-/// Where `file` (of a checkpoint in GPTQ format) stores scales.
+/// The bytes of `file` (of a checkpoint in GPTQ format) that hold scales.
 fn gptq_scale_bytes(file: &[u8]) -> Vec<Range<usize>> {
     bytes_of(file, ".scales")
 }
 
-/// Where a safetensors file stores the tensors whose names end so.
+/// The bytes of a safetensors file that hold the tensors whose names have an ending.
 fn bytes_of(file: &[u8], ending: &str) -> Vec<Range<usize>> {
     let (header, metadata) = SafeTensors::read_metadata(file).unwrap();
     let scales = metadata.tensors().into_iter().filter(|(name, _)| name.ends_with(ending));
@@ -155,10 +155,10 @@ fn bytes_of(file: &[u8], ending: &str) -> Vec<Range<usize>> {
 
 fn gguf_scale_bytes(file: &[u8]) -> Vec<Range<usize>> {
     let tensors = gguf::tensors(file);
-    tensors.iter().filter(|t| t.name.starts_with("blk.")).flat_map(gguf::Tensor::scale_bytes).collect()
+    tensors.iter().filter(|t| t.name.starts_with("blk.")).flat_map(gguf::GgufTensor::scale_bytes).collect()
 }
 
-/// `tuned` is `base` but for bytes in `scales`, and enough of those differ.
+/// `tuned` differs from `base` only in bytes of `scales`, and in enough of them.
 #[track_caller]
 fn assert_only_scales_differ(base: &[u8], tuned: &[u8], scales: &[Range<usize>], what: &str) {
     assert_eq!(base.len(), tuned.len(), "{what}");
@@ -226,7 +226,7 @@ fn fine_tuning_a_gptq_directory_changes_only_its_scales() {
 }
 
 #[test]
-fn a_gguf_in_several_files_is_the_model_that_it_is_in_one() {
+fn a_gguf_in_several_files_is_the_same_model_as_in_one() {
     let place = Workplace::new();
     let rows = place.write("rows.jsonl", "{\"input_ids\": [1, 5, 9, 40]}\n");
     let nll = |model: &Path| {
@@ -260,11 +260,11 @@ fn a_gguf_in_several_files_is_the_model_that_it_is_in_one() {
     std::fs::copy(&second, place.path("q4_1-00003-of-00003.gguf")).unwrap();
     refused(&place.path("q4_1-00001-of-00003.gguf"), &["split.no is Some(1), expected 2"]);
     std::fs::copy(&first, place.path("model.gguf")).unwrap();
-    refused(&place.path("model.gguf"), &["not named like one"]);
+    refused(&place.path("model.gguf"), &["its name does not say which"]);
 }
 
 #[test]
-fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
+fn fine_tuning_a_checkpoint_of_another_package_changes_only_its_scales() {
     for (name, scales) in [
         ("ct-w4-group", &[".weight_scale"][..]),
         ("ct-w4-asym-actorder", &[".weight_scale"]),
@@ -294,7 +294,7 @@ fn fine_tuning_what_other_packages_wrote_changes_only_its_scales() {
     }
 }
 
-/// Quantized scales become floats; the rest of a linear and everything else stays.
+/// Quantized scales become floats; the other tensors stay.
 #[test]
 fn fine_tuning_expands_scales_that_are_quantized() {
     let model = fixture("checkpoints/bnb-nf4-double");

@@ -24,7 +24,7 @@ fn weights(place: &Workplace, out: &str) -> Vec<u8> {
 }
 
 #[test]
-fn calibration_text_comes_from_a_dataset_and_once_only() {
+fn a_calibration_text_is_fetched_from_a_dataset_only_once() {
     let (hub, place) = (Hub::start(), Workplace::new());
     place.write("text.jsonl", rows(60, 3));
     hub.put(TEXTS, "data/train.jsonl", rows(60, 3));
@@ -41,7 +41,7 @@ fn calibration_text_comes_from_a_dataset_and_once_only() {
     }
     quantize(&hub, &place, "org/texts/data/train.jsonl", "cached").succeeded();
     assert_eq!(hub.requests().len(), asked.len());
-    // Offline, what was fetched once is there still.
+    // A file that was fetched once can be used offline.
     let command = &mut place.command();
     let text = words("org/texts/data/train.jsonl", "offline");
     Answer::of(command.args(text).arg(fixture("llama/base"))).succeeded();
@@ -59,7 +59,7 @@ fn a_revision_of_a_dataset_is_another_text() {
 }
 
 #[test]
-fn a_download_that_breaks_off_continues_where_it_was() {
+fn a_download_that_breaks_off_is_continued() {
     let (hub, place) = (Hub::start(), Workplace::new());
     let text = rows(60, 3);
     place.write("text.jsonl", &text);
@@ -76,7 +76,7 @@ fn a_download_that_breaks_off_continues_where_it_was() {
 }
 
 #[test]
-fn a_gated_dataset_opens_with_the_token() {
+fn a_gated_dataset_is_read_with_the_token() {
     let (hub, place) = (Hub::start(), Workplace::new());
     hub.put(TEXTS, "train.jsonl", rows(60, 3));
     hub.gate(TEXTS, "hf_secret");
@@ -112,10 +112,10 @@ fn a_text_that_cannot_be_fetched_is_one_clear_error() {
 }
 
 const MODEL: &str = "org/tiny";
-/// Of the fixture's weights: `sha256sum tests/fixtures/llama/base/model.safetensors`.
+/// SHA-256 of the fixture's weights: `sha256sum tests/fixtures/llama/base/model.safetensors`.
 const SHA256: &str = "90b23ff264b26cbb31bfce45ef504abad7d0af1c61eed5265febc19dd5f12767";
 
-/// A hub with a model, and beside what is needed what is not.
+/// A hub with a model whose repository also has files that are not needed.
 fn with_model() -> Hub {
     let hub = Hub::start();
     put_model(&hub, MODEL);
@@ -158,7 +158,7 @@ fn a_model_is_fetched_once_into_the_standard_cache() {
             assert!(!asked.path.contains(unneeded), "{}", asked.path);
         }
     }
-    // hf-hub asks for the size, one byte, with the token; the weights it fetches without.
+    // hf-hub asks for the size (one byte) with the token, and fetches the weights without it.
     let asked = store.requests();
     let mut fetched = asked.iter().filter(|asked| asked.range.as_deref() != Some("bytes=0-0")).peekable();
     assert!(fetched.peek().is_some() && fetched.all(|asked| asked.authorization.is_none()), "{asked:?}");
@@ -196,9 +196,9 @@ fn a_gguf_in_several_files_is_fetched_as_a_whole() {
     Answer::of(place.command().args(EVAL.split(' ')).arg(model)).refused(&[model, "not in the cache"]);
 }
 
-/// As OPT is on the hub: PyTorch's shards, and no tokenizer.json.
+/// The files that OPT has on the hub: PyTorch's shards, and no tokenizer.json.
 #[test]
-fn a_model_of_older_files_alone_is_fetched_and_quantized() {
+fn a_model_with_only_older_files_is_fetched_and_quantized() {
     let (hub, place) = (Hub::start(), Workplace::new());
     for (name, bytes) in tree(&fixture("families/opt-pickled-shards")) {
         hub.put("org/opt", name.to_str().unwrap(), bytes);
@@ -216,7 +216,7 @@ fn a_model_of_older_files_alone_is_fetched_and_quantized() {
 }
 
 #[test]
-fn a_model_that_was_cut_in_the_middle_is_continued_by_the_next_command() {
+fn a_model_whose_download_broke_off_is_continued_by_the_next_command() {
     let (hub, place) = (with_model(), Workplace::new());
     let whole = std::fs::metadata(fixture("llama/base/model.safetensors")).unwrap().len() as usize;
     let part = whole / 8;
@@ -236,7 +236,7 @@ fn a_model_that_was_cut_in_the_middle_is_continued_by_the_next_command() {
 }
 
 #[test]
-fn a_model_that_is_not_what_was_announced_is_thrown_away() {
+fn a_file_with_another_hash_than_announced_is_thrown_away() {
     let (hub, place) = (with_model(), Workplace::new());
     let wrong = SHA256.replace('a', "b");
     hub.announce("model.safetensors", &wrong);
@@ -261,7 +261,7 @@ fn a_model_that_cannot_be_fetched_is_one_clear_error() {
     }
     let answer = eval(&hub, &place, "org/gated").refused(&["org/gated", "401"]);
     assert!(answer.stderr.contains("HF_TOKEN"), "{answer:#?}");
-    // As a login leaves it, wherever the cache is.
+    // The file in which a login keeps the token, wherever the cache is.
     std::fs::create_dir_all(place.path("hf-home")).unwrap();
     place.write("hf-home/token", "hf_secret\n");
     let mut command = hub.command(&place);
@@ -271,7 +271,7 @@ fn a_model_that_cannot_be_fetched_is_one_clear_error() {
 }
 
 #[test]
-fn a_gguf_of_a_repository_and_a_revision_of_a_model_are_found() {
+fn a_gguf_in_a_repository_and_a_revision_of_a_model_are_found() {
     let (hub, place) = (with_model(), Workplace::new());
     hub.put(MODEL, "q4_1.gguf", std::fs::read(fixture("runs/q4_1.gguf")).unwrap());
     put_model(&hub, "org/tiny@v2");

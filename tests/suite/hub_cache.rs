@@ -1,5 +1,5 @@
-//! Caches as huggingface_hub lays them out: bytes in `blobs`, a folder of links for every commit in `snapshots`,
-//! and in `refs` a file for every branch, tag or abbreviation that was asked for by name.
+//! The caches of huggingface_hub: bytes in `blobs`, a folder of links for every commit in `snapshots`, and in `refs` a
+//! file for every branch, tag or abbreviation that was asked for by name.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::support::{Answer, Workplace, copy_tree, fixture, tree};
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const MODEL: &str = "models--org--tiny";
 
-/// A repository's files at a commit in the cache `hub`, and the names it was asked for by.
+/// Puts a repository's files at a commit into the cache `hub`, with the names by which the commit was asked for.
 fn lay_out(hub: &Path, repository: &str, commit: &str, revisions: &[&str], files: &Path) {
     let folder = hub.join(repository);
     for (name, bytes) in tree(files) {
@@ -51,7 +51,7 @@ fn inspect(place: &Workplace, model: &str) -> Answer {
 fn every_revision_that_is_in_the_cache_is_found() {
     let place = Workplace::new();
     let hub = place.path("hf-home/hub");
-    // Asked for by its commit alone: there are no refs.
+    // The commit was only asked for by its hash, so that there are no refs.
     lay_out(&hub, MODEL, COMMIT, &[], &files(&place));
     inspect(&place, &format!("org/tiny@{COMMIT}")).json();
     for absent in ["org/tiny", "org/tiny@main", &format!("org/tiny@{}", &COMMIT[..7]), "org/tiny@v1"] {
@@ -88,7 +88,7 @@ fn every_revision_that_is_in_the_cache_is_found() {
 }
 
 #[test]
-fn a_ref_is_followed_where_a_copy_took_the_place_of_links() {
+fn a_ref_is_followed_in_a_copy_that_has_files_in_place_of_links() {
     let place = Workplace::new();
     let folder = place.path("hf-home/hub").join(MODEL);
     copy_tree(&fixture("llama/base"), &folder.join("snapshots").join(COMMIT));
@@ -96,7 +96,7 @@ fn a_ref_is_followed_where_a_copy_took_the_place_of_links() {
     std::fs::create_dir(folder.join("refs")).unwrap();
     std::fs::write(folder.join("refs/main"), format!("{COMMIT}\n")).unwrap();
     inspect(&place, "org/tiny").json();
-    // A link without its bytes is not there.
+    // A link without its bytes counts as missing.
     std::fs::remove_file(folder.join("snapshots").join(COMMIT).join("config.json")).unwrap();
     std::os::unix::fs::symlink("../../blobs/gone", folder.join("snapshots").join(COMMIT).join("config.json"))
         .unwrap();
@@ -125,12 +125,12 @@ fn a_text_of_a_dataset_is_found_by_its_commit_and_by_a_revision_with_slashes() {
 }
 
 #[test]
-fn the_cache_is_where_the_variables_say() {
+fn the_cache_is_in_the_place_that_the_variables_name() {
     let place = Workplace::new();
     let root = place.path("");
     let root = root.to_str().unwrap().trim_end_matches('/');
     let files = fixture("llama/base");
-    // What is set, and where the cache then is.
+    // The variables, and the place of the cache that they name.
     let cases: &[(&[(&str, &str)], &str)] = &[
         (&[], "home/.cache/huggingface/hub"),
         (&[("XDG_CACHE_HOME", "@/xdg")], "xdg/huggingface/hub"),
@@ -161,12 +161,12 @@ fn the_cache_is_where_the_variables_say() {
 }
 
 #[test]
-fn offline_is_what_huggingface_hub_takes_for_it() {
+fn offline_mode_has_the_values_of_huggingface_hub() {
     let place = Workplace::new();
     let asked = |variables: &[(&str, &str)]| {
         let mut command = place.command();
         command.env_remove("HF_HUB_OFFLINE").env_remove("TRANSFORMERS_OFFLINE");
-        // Nobody answers there.
+        // No server listens there.
         command.env("HF_ENDPOINT", "http://127.0.0.1:9").envs(variables.iter().copied());
         Answer::of(command.args(["inspect", "--json", "org/tiny"]))
     };
@@ -182,7 +182,7 @@ fn offline_is_what_huggingface_hub_takes_for_it() {
 }
 
 #[test]
-fn a_commit_whose_download_was_cut_is_not_taken_for_whole() {
+fn a_commit_whose_download_broke_off_counts_as_incomplete() {
     let (hub, place) = (Hub::start(), Workplace::new());
     for (name, bytes) in tree(&fixture("llama/base")) {
         hub.put("org/tiny", name.to_str().unwrap(), bytes);

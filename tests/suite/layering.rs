@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::support::repository;
 use crate::support::paths::{Modules, Paths, circles};
+use crate::support::repository;
 use crate::support::source::{Token, tokens, without_tests};
 
 /// The modules in the order in which they stand in `lib.rs`: each imports only those above it.
@@ -205,7 +205,9 @@ fn files_inside_a_module_do_not_import_each_other_in_a_circle() {
     assert!(needs.values().map(BTreeSet::len).sum::<usize>() > 300, "hardly an import was found");
     let describe = |circle: BTreeSet<PathBuf>| {
         let arrows = circle.iter().flat_map(|file| {
-            needs[file].intersection(&circle).map(move |other| format!("{} → {}", file.display(), other.display()))
+            needs[file]
+                .intersection(&circle)
+                .map(move |other| format!("{} → {}", file.display(), other.display()))
         });
         format!("a circle: {}", arrows.collect::<Vec<_>>().join(", "))
     };
@@ -220,9 +222,9 @@ fn only_storage_renames_and_syncs() {
         let renames = file.tokens.windows(4).any(|t| {
             t[0].word() == Some("fs") && t[1].is(':') && t[2].is(':') && t[3].word() == Some("rename")
         });
-        let syncs = ["sync_all", "sync_data", "set_len"].into_iter().filter(|call| {
-            file.tokens.windows(2).any(|t| t[0].is('.') && t[1].word() == Some(call))
-        });
+        let syncs = ["sync_all", "sync_data", "set_len"]
+            .into_iter()
+            .filter(|call| file.tokens.windows(2).any(|t| t[0].is('.') && t[1].word() == Some(call)));
         let calls: Vec<&str> = renames.then_some("fs::rename").into_iter().chain(syncs).collect();
         seen |= !calls.is_empty();
         if !calls.is_empty() && !file.is_under("storage") {
@@ -243,7 +245,8 @@ fn names_of_public_types_are_unique() {
             let is_type = ["struct", "enum", "trait", "union"].contains(&kind.as_str())
                 // Not the type of a trait or of an implementation.
                 || kind == "type" && at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
-            let is_public = at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
+            let is_public =
+                at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
             if is_type && is_public {
                 places.entry(name.clone()).or_default().push(file.path.display().to_string());
             }

@@ -1,13 +1,12 @@
-//! Memory: what is planned is what is taken, and what cannot fit is refused before anything is loaded.
+//! Memory: a plan agrees with the memory that is used, and a run that cannot fit is refused before anything is loaded.
 
 use crate::support::training::Training;
 use crate::support::{Answer, Workplace, has_device};
 
-/// The tiny models are dwarfed by the program itself, so a shape is measured whose weights and activations
-/// are not. Between the two sizes lie those whose activations the allocator keeps when they are freed, blocks of
-/// up to 16 MiB: two of them more than are in use.
+/// The program itself needs more memory than a tiny model, so that a larger shape is measured. At sizes between these
+/// two, the allocator keeps activations after they are freed, in blocks of up to 16 MiB: two more than are in use.
 #[test]
-fn the_peak_of_a_shapes_steps_is_the_plan() {
+fn the_peak_of_training_steps_agrees_with_the_plan() {
     let place = Workplace::new();
     for tokens in ["512", "32768"] {
         let mut command = place.command();
@@ -16,19 +15,19 @@ fn the_peak_of_a_shapes_steps_is_the_plan() {
         ]);
         let report = Answer::of(command.env("RAYON_NUM_THREADS", "2")).json();
         let bytes = |key: &str| report[key].as_f64().unwrap();
-        // A model of this size is as small as the allocator's margins: at 7 GB they no longer count.
+        // The allocator's margins are as large as a model of this size. At 7 GB they no longer count.
         let (difference, margin) = (bytes("peak_bytes") - bytes("plan_bytes"), 4e6);
         assert!(difference.abs() < 0.05 * bytes("plan_bytes") + margin, "{tokens} tokens: {report}");
     }
 }
 
-/// What the allocator of a card has taken is known to the byte; the driver's own share is not.
+/// The memory of a card's pools is known to the byte; the driver's own share is not.
 #[test]
-fn what_the_pools_of_a_card_take_is_the_plan() {
+fn the_pools_of_a_card_agree_with_the_plan() {
     if !has_device("wgpu") {
         return;
     }
-    // Both signs in one pass and fused products; then one sign, and weights unpacked.
+    // Both signs in one pass with fused products; then one sign with unpacked weights.
     for tokens in ["200", "600"] {
         let place = Workplace::new();
         let args = ["bench", "--shape", "tiny", "--steps", "1", "--device", "wgpu", "--json", "--tokens"];
@@ -40,7 +39,7 @@ fn what_the_pools_of_a_card_take_is_the_plan() {
 }
 
 #[test]
-fn a_plan_says_what_each_part_takes() {
+fn a_plan_gives_the_bytes_of_each_part() {
     let training = Training::tiny("max_steps = 5");
     let plan = training.place.qzo(["plan", "--config", "run.toml", "--json"]).json();
     let parts = plan["parts"].as_object().unwrap();
@@ -54,7 +53,7 @@ fn a_plan_says_what_each_part_takes() {
 }
 
 #[test]
-fn what_cannot_fit_is_refused_with_a_batch_that_does() {
+fn a_run_that_cannot_fit_is_refused_with_a_batch_size_that_fits() {
     let training = Training::tiny("max_steps = 1\neval_steps = 0");
     let plan = training.place.qzo(["plan", "--config", "run.toml", "--json"]).json();
     let Some(available) = plan["available_bytes"].as_u64() else {

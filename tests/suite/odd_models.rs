@@ -1,5 +1,5 @@
-//! Models that look whole and are not what they say, and some that only look odd: every command says so at once, or
-//! takes them for what they are.
+//! Models that look complete but are not what their files say, which every command refuses at once, and models that
+//! only look odd, which every command reads.
 
 use std::path::{Path, PathBuf};
 
@@ -22,14 +22,14 @@ fn f32(name: &str, values: &[f32]) -> Stored {
     Stored { name: name.into(), dtype: Dtype::F32, shape: vec![values.len()], bytes }
 }
 
-/// A copy of a directory, as `to`.
+/// Copies a fixture's directory to `to`.
 fn copy(place: &Workplace, name: &str, to: &str) -> PathBuf {
     let model = place.path(to);
     copy_tree(&fixture(name), &model);
     model
 }
 
-/// Has the tensors of `model` as `change` leaves them.
+/// Changes the tensors of `model`.
 fn with_tensors(model: &Path, change: impl FnOnce(&mut Vec<Stored>)) {
     let path = model.join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
@@ -55,7 +55,7 @@ fn with_json(path: &Path, change: impl FnOnce(&mut Value)) {
     std::fs::write(path, json.to_string()).unwrap();
 }
 
-/// Lines of commands that read a model, which is left out at their ends.
+/// Commands that read a model, whose path follows at the end of the line.
 const COMMANDS: [&str; 6] = [
     "inspect --json",
     "eval --score rows.jsonl --json --device cpu",
@@ -65,7 +65,7 @@ const COMMANDS: [&str; 6] = [
     "export --format huggingface --allow-lossy -o out",
 ];
 
-/// What the error says, in it or in the help.
+/// Every command refuses `model` with an error that contains `error` and advice that contains `help`.
 #[track_caller]
 fn every_command_refuses(place: &Workplace, model: &Path, error: &[&str], help: &str) {
     place.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n");
@@ -118,7 +118,7 @@ fn biases_that_the_config_does_not_mention_are_refused_unless_they_are_zero() {
 }
 
 #[test]
-fn weights_that_are_not_finite_are_named_wherever_they_are() {
+fn weights_that_are_not_finite_are_named_in_whichever_tensor_they_are() {
     let tensors = [
         "model.norm.weight",
         "model.embed_tokens.weight",
@@ -132,7 +132,7 @@ fn weights_that_are_not_finite_are_named_wherever_they_are() {
             let model = copy(&place, "llama/base", "model");
             with_tensors(&model, |tensors| {
                 let tensor = tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
-                // In the last row, which no text here needs.
+                // In the last row, which no text in this test needs.
                 let at = tensor.bytes.len() - 2;
                 tensor.bytes[at..].copy_from_slice(&number.to_le_bytes());
             });
@@ -182,7 +182,7 @@ fn a_quantized_model_with_nan_is_not_trained_or_exported() {
 }
 
 #[test]
-fn wrapped_weights_and_adapters_say_what_they_are() {
+fn wrapped_weights_and_adapters_are_refused_by_name() {
     let place = Workplace::new();
     for (start, what, how) in [
         ("_orig_mod.", "torch.compile", "save_pretrained"),
@@ -208,7 +208,7 @@ fn wrapped_weights_and_adapters_say_what_they_are() {
         &["a LoRA adapter for org/base, not a model"],
         "merge_and_unload",
     );
-    // Trainers leave the base's config and tokenizer there, too.
+    // Trainers also put the base model's config and tokenizer there.
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(fixture("llama/base").join(file), adapter.join(file)).unwrap();
     }
@@ -231,7 +231,7 @@ fn wrapped_weights_and_adapters_say_what_they_are() {
 }
 
 #[test]
-fn settings_may_be_as_loose_as_transformers_takes_them() {
+fn settings_may_have_every_form_that_transformers_accepts() {
     let place = Workplace::new();
     place.run("quantize --group-size 32 -o model", &[fixture("llama/base").as_ref()]).succeeded();
     place.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n");
@@ -280,7 +280,7 @@ fn settings_may_be_as_loose_as_transformers_takes_them() {
 }
 
 #[test]
-fn a_tokenizer_with_more_tokens_than_the_model_is_told_so_by_every_command() {
+fn every_command_warns_of_a_tokenizer_with_more_tokens_than_the_model() {
     let place = Workplace::new();
     let model = copy(&place, "llama/base", "model");
     with_json(&model.join("tokenizer.json"), |tokenizer| {

@@ -1,7 +1,7 @@
 use crate::support::training::{Training, rows};
 use crate::support::{Answer, QZO, assert_same_files, assert_same_tree, fixture, tree};
 
-/// `finetune` into `run` in bash, which gives the program pipes.
+/// Runs `finetune` into `run` in bash, which can give the program pipes.
 fn finetune(training: &Training, rest: &str) -> Answer {
     training.place.shell(&format!("{QZO} finetune --config run.toml -o run {rest}"))
 }
@@ -9,7 +9,7 @@ fn finetune(training: &Training, rest: &str) -> Answer {
 const MORE: &str = "--resume --set train.max_steps=6";
 
 #[test]
-fn data_from_a_pipe_is_bound_to_the_run_by_what_came_out_of_it() {
+fn data_from_a_pipe_is_bound_to_the_run_by_its_bytes() {
     let training = Training::tiny("max_steps = 4\neval_steps = 0");
     training.place.write("other.jsonl", rows(48, 7));
     training.finetune("whole", &["--set", "train.max_steps=6"]).succeeded();
@@ -21,19 +21,20 @@ fn data_from_a_pipe_is_bound_to_the_run_by_what_came_out_of_it() {
     }
     finetune(&training, &format!("{MORE} --data <(cat train.jsonl)")).succeeded();
     assert_same_files(&training.out("whole").join("final"), &training.out("run").join("final"));
-    // What came out of the pipe, however it comes.
+    // The same bytes count, whatever they come from.
     let again = "--resume --set train.max_steps=7 --data";
     finetune(&training, &format!("{again} /dev/stdin < train.jsonl")).succeeded();
     finetune(&training, "--resume --set train.max_steps=8").succeeded();
 }
 
 #[test]
-fn data_that_changes_while_the_run_starts_is_bound_as_it_was_parsed() {
+fn data_that_changes_while_the_run_starts_is_bound_by_the_bytes_that_were_parsed() {
     let training = Training::tiny("max_steps = 4\neval_steps = 0");
     training.place.write("other.jsonl", rows(48, 7));
-    // A named pipe that has one text for its first reader and another one for the next, which may be nobody.
+    // A named pipe that gives one text to its first reader and another one to the next, if there is one. The pause lets the
+    // first reader see the end of its text.
     let line = format!(
-        "mkfifo changing; (cat train.jsonl > changing; cat other.jsonl > changing) & \
+        "mkfifo changing; (cat train.jsonl > changing; sleep 0.5; cat other.jsonl > changing) & \
          {QZO} finetune --config run.toml -o run --data changing; code=$?; \
          timeout 5 cat changing > rest; wait; exit $code"
     );
@@ -50,7 +51,7 @@ fn data_that_changes_while_the_run_starts_is_bound_as_it_was_parsed() {
 }
 
 #[test]
-fn a_dev_set_is_bound_to_the_run_as_its_best_is_told_by_it() {
+fn a_dev_set_is_bound_to_the_run_because_it_decides_the_best_step() {
     let training = Training::tiny("max_steps = 4\neval_steps = 2");
     training.place.write("other.jsonl", rows(16, 7));
     finetune(&training, "--set data.dev=<(cat dev.jsonl)").succeeded();
@@ -63,7 +64,7 @@ fn a_dev_set_is_bound_to_the_run_as_its_best_is_told_by_it() {
 }
 
 #[test]
-fn the_calibration_text_of_a_run_is_what_was_read() {
+fn the_calibration_text_is_bound_to_the_run_by_its_bytes() {
     let training = Training::new(&fixture("llama/base"), "max_steps = 2\neval_steps = 0");
     training.place.write("text.txt", "It was the best of times, it was the worst of times. ".repeat(40));
     training.place.write("other.txt", "It was the age of wisdom, it was the age of foolishness. ".repeat(40));
@@ -78,13 +79,13 @@ fn the_calibration_text_of_a_run_is_what_was_read() {
         with(other, MORE).refused(&["calibration"]);
         assert_same_tree(&before, &tree(&training.out("run")), other);
     }
-    // The same text, wherever it is.
+    // The same text in another file.
     with("<(cat text.txt)", MORE).succeeded();
     with("text.txt", "--resume --set train.max_steps=7").succeeded();
 }
 
 #[test]
-fn texts_and_rows_of_a_pipe_are_measured_as_those_of_a_file() {
+fn texts_and_rows_from_a_pipe_give_the_numbers_of_a_file() {
     let training = Training::tiny("");
     training.place.write("text.txt", "It was the best of times, it was the worst of times. ".repeat(40));
     training.place.write("score.jsonl", "{\"text\": \"It was the best of times\"}\n");

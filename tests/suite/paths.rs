@@ -10,7 +10,7 @@ fn not_utf8(name: &str) -> OsString {
     OsStr::from_bytes(&[name.as_bytes(), b"\xff"].concat()).to_os_string()
 }
 
-/// Names of everything in a place, folders too.
+/// The names of all files and folders in a place.
 fn names(place: &Workplace) -> Vec<OsString> {
     let mut names: Vec<_> =
         std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -20,7 +20,7 @@ fn names(place: &Workplace) -> Vec<OsString> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_path_that_is_no_utf8_is_refused_by_name_before_any_work() {
+fn a_path_that_is_not_utf8_is_refused_by_name_before_any_work() {
     let training = Training::tiny("max_steps = 2\neval_steps = 0");
     let place = &training.place;
     place.write("text.jsonl", rows(60, 3));
@@ -73,7 +73,7 @@ fn a_path_that_is_no_utf8_is_refused_by_name_before_any_work() {
     assert!(tree(&training.out("run")) == run);
 }
 
-/// Names that a careless quotation would break, each in another way.
+/// Names that careless quoting would break, each in its own way.
 const ODD: &[&str] = &[
     "with space",
     "it's",
@@ -105,7 +105,7 @@ const ODD: &[&str] = &[
 ];
 
 #[test]
-fn odd_names_are_kept_as_they_are() {
+fn odd_names_are_kept_unchanged() {
     let training = Training::tiny("max_steps = 2\neval_steps = 0");
     let place = &training.place;
     std::fs::create_dir(place.path("data")).unwrap();
@@ -122,7 +122,7 @@ fn odd_names_are_kept_as_they_are() {
         let report = Answer::of(command.arg(format!("--output=runs/{name}"))).json();
         assert_eq!(report["output_dir"], format!("runs/{name}"));
         assert!(final_of(&out) == expected, "{name:?}");
-        // The resolved recipe says the same again.
+        // The resolved recipe has the same names.
         let resolved = out.join("config.toml");
         let mut again = place.command();
         again.args(["finetune", "--resume", "--json", "--config"]).arg(resolved);
@@ -140,7 +140,7 @@ fn odd_names_are_kept_as_they_are() {
 }
 
 #[test]
-fn odd_names_of_models_and_results_are_kept_as_they_are() {
+fn odd_names_of_models_and_results_are_kept_unchanged() {
     let place = Workplace::new();
     let plain = place.path("plain");
     let model = fixture("llama/base");
@@ -156,7 +156,7 @@ fn odd_names_of_models_and_results_are_kept_as_they_are() {
         crate::support::copy_tree(&model, &place.path("models").join(name));
         assert_eq!(quantize(&format!("out/{name}"), &from)["output"], format!("out/{name}"));
         assert!(tree(&place.path("out").join(name)) == expected, "{name:?}");
-        // In this directory, where a name may look like a flag.
+        // In the current directory a name can look like a flag.
         let there = Path::new(".").join(name);
         crate::support::copy_tree(&model, &place.path(name));
         place.run("inspect --json --", &[there.as_ref()]).json();
@@ -169,7 +169,7 @@ fn odd_names_of_models_and_results_are_kept_as_they_are() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_directory_above_may_have_any_name() {
+fn a_parent_directory_may_have_any_name() {
     let place = Workplace::new();
     let odd = place.path("").join(not_utf8("d"));
     crate::support::copy_tree(&fixture("llama/base"), &odd.join("model"));
@@ -178,7 +178,7 @@ fn a_directory_above_may_have_any_name() {
     Answer::of(&mut command).succeeded();
     assert!(odd.join("out/config.json").exists());
     assert_eq!(std::fs::read_dir(&odd).unwrap().count(), 2);
-    // And so may the cache.
+    // The same for the cache.
     let mut offline = place.command();
     offline.env("HF_HOME", &odd).args(["inspect", "--json", "org/tiny"]);
     let cache = odd.join("hub/models--org--tiny");

@@ -3,7 +3,7 @@ use serde_json::Value;
 use crate::support::training::Training;
 use crate::support::{Workplace, fixture};
 
-/// A text of the fixture's words.
+/// A text of words that the fixture's tokenizer has.
 fn text() -> String {
     let words = ["the", "best", "of", "times", "it", "was", "age", "wisdom", "light", "darkness", "hope"];
     (0..4000).map(|i: usize| format!("{} ", words[(i * i + i / 7) % words.len()])).collect()
@@ -36,7 +36,7 @@ const EVERY: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_every_method_gives_is_read_trained_and_written_again() {
+fn the_result_of_every_method_can_be_read_trained_and_written_again() {
     for (method, args) in EVERY {
         let place = Workplace::new();
         let text = place.write("text.txt", text());
@@ -63,7 +63,7 @@ fn what_every_method_gives_is_read_trained_and_written_again() {
         let nll = |report: &Value| report["nll"].as_f64().unwrap();
         let (before, last) = (nll(&report["before"]), nll(&report["final"]));
         assert!(before.is_finite() && last.is_finite() && before != last, "{line}: {report}");
-        // The same files, and of the tensors only scales differ.
+        // The files have the same names, and only scales differ.
         let tensors = |path: &std::path::Path| {
             let bytes = std::fs::read(path.join("model.safetensors")).unwrap();
             let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -97,7 +97,7 @@ fn a_recipe_quantizes_with_calibration() {
 }
 
 #[test]
-fn wrong_use_is_one_clear_error_before_the_work() {
+fn wrong_use_is_one_clear_error_before_any_work() {
     let place = Workplace::new();
     let long = place.write("long.txt", text());
     let short = place.write("short.txt", "the best of times");
@@ -145,7 +145,7 @@ fn wrong_use_is_one_clear_error_before_the_work() {
 fn only_calibration_opens_the_device() {
     let place = Workplace::new();
     let text = place.write("text.txt", text());
-    // There is none of this number anywhere.
+    // No machine has a device of this number.
     place.run("quantize --device cuda:99 -o rounded", &[fixture("llama/base").as_ref()]).succeeded();
     let line = format!("quantize --method gptq --calibration {} --device cuda:99 -o out", text.display());
     place.run(&line, &[fixture("llama/base").as_ref()]).refused(&["CUDA"]);
@@ -169,7 +169,7 @@ fn two_processes_do_not_quantize_into_one_directory() {
     let answer = answer.refused(&["another process is quantizing into out", ".qzo-quantizing-out"]);
     assert!(answer.stderr.contains("choose another output with -o"), "{answer:#?}");
     assert_eq!(std::fs::read_dir(&workspace).unwrap().count(), 1);
-    // The end of a process unlocks it, and the next one goes on.
+    // The end of a process releases the lock, and the next process continues.
     drop(lock);
     place.run(&line, &[fixture("llama/base").as_ref()]).succeeded();
     assert!(place.path("out").exists() && !workspace.exists());

@@ -1,16 +1,22 @@
-use qzo::config::Config;
+use std::path::PathBuf;
 
-use crate::support::repository;
+use qzo::config::Config;
+use serde_json::{Value, json};
+
+use crate::support::{Workplace, repository};
+
+/// Every file of `configs/`.
+fn recipes() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(repository().join("configs")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let found: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(!found.is_empty(), "configs/ holds no recipe");
+    found
+}
 
 #[test]
 fn every_recipe_parses_and_names_a_model() {
-    let folder = repository().join("configs");
-    let mut found = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "toml") {
-            continue;
-        }
+    for path in recipes() {
         let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         assert!(!config.model.is_empty(), "{} names no model", path.display());
         let text = std::fs::read_to_string(&path).unwrap();
@@ -19,7 +25,60 @@ fn every_recipe_parses_and_names_a_model() {
             "{}: its header does not say the command that runs it",
             path.display()
         );
-        found += 1;
     }
-    assert!(found > 0, "{} holds no recipe", folder.display());
+}
+
+#[test]
+fn the_schema_takes_every_recipe_and_refuses_what_the_program_refuses() {
+    let place = Workplace::new();
+    let schema: Value = serde_json::from_str(&place.run("config --schema", &[]).succeeded().stdout).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let read = |text: &str| serde_json::to_value(toml::from_str::<toml::Value>(text).unwrap()).unwrap();
+    for path in recipes() {
+        let recipe = read(&std::fs::read_to_string(&path).unwrap());
+        let errors: Vec<String> = validator.iter_errors(&recipe).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", path.display());
+    }
+    for wrong in [
+        json!({"modle": "m"}),
+        json!({"train": {"max_steps": "many"}}),
+        json!({"train": {"perturbation": "uniform"}}),
+        json!({"train": {"method": "magic"}}),
+        json!({"data": {"choices": " good"}}),
+        json!({"quantize": {"method": "gtpq"}}),
+    ] {
+        assert!(!validator.is_valid(&wrong), "{wrong}");
+    }
+    // Editors show what each key means.
+    let described = schema["$defs"]["TrainConfig"]["properties"].as_object().unwrap();
+    let silent: Vec<&String> =
+        described.iter().filter(|(_, key)| key["description"].is_null()).map(|(name, _)| name).collect();
+    assert!(silent.is_empty(), "no description: {silent:?}");
+}
+
+#[test]
+fn a_recipe_is_shown_with_every_key() {
+    let place = Workplace::new();
+    let recipe = repository().join("configs/llama2-7b.toml");
+    let shown =
+        place.run("config --set train.max_steps=7 --config", &[recipe.as_os_str()]).succeeded().stdout;
+    let config: toml::Value = toml::from_str(&shown).unwrap();
+    assert_eq!(config["train"]["max_steps"].as_integer(), Some(7));
+    assert_eq!(config["train"]["method"].as_str(), Some("zo"));
+    place.write("shown.toml", &shown);
+    assert_eq!(place.run("config --config shown.toml", &[]).succeeded().stdout, shown);
+}
+
+#[test]
+fn shells_get_completions_and_man_gets_pages() {
+    let place = Workplace::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = place.qzo(["completions", shell]).succeeded().stdout;
+        assert!(script.contains("finetune") && script.contains("allow-lossy"), "{shell}: {script}");
+    }
+    place.run("man pages", &[]).succeeded();
+    for page in ["qzo.1", "qzo-finetune.1", "qzo-quantize.1", "qzo-eval.1"] {
+        let text = std::fs::read_to_string(place.path("pages").join(page)).unwrap();
+        assert!(text.starts_with(".ie") || text.contains(".TH"), "{page}");
+    }
 }

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Workplace, fixture, has_device};
 
-/// f32 arithmetic in another order; the models are random, with NLLs of about 5.
+/// Allows for f32 arithmetic in another order. The models are random and have NLLs of about 5.
 const TOLERANCE: f64 = 1e-4;
 
-/// In the directory of a model, or beside its file.
+/// The file of expected numbers: in the directory of a model, or beside its file.
 fn expected(model: &Path) -> PathBuf {
     if model.is_dir() { model.join("expected.json") } else { model.with_extension("expected.json") }
 }

@@ -1,4 +1,4 @@
-//! The journal's promise: whatever stops a run, going on gives the bytes it would have given.
+//! Whatever stops a run, its resumption ends in the bytes of an uninterrupted run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::{
     Answer, Dice, Workplace, assert_same_files, assert_same_tree, copy_tree, fixture, has_device, tree,
 };
 
-/// Layout of the journal, as its room draws it.
+/// Layout of the journal: see `zo/journal`.
 const HEADER_BYTES: usize = 164;
 const RECORD_BYTES: usize = 52;
 
@@ -37,7 +37,7 @@ fn wait_for_journal(run: &Path, bytes: usize, child: &mut Child) {
     }
 }
 
-/// SIGKILL. Whether it came before the process had ended by itself.
+/// Kills a process with SIGKILL. Gives false if the process had already ended.
 fn kill(mut child: Child) -> bool {
     let running = child.try_wait().unwrap().is_none();
     child.kill().unwrap();
@@ -45,7 +45,7 @@ fn kill(mut child: Child) -> bool {
     running
 }
 
-/// `metrics.jsonl` without its times: steps in order of the file, evaluations by step.
+/// `metrics.jsonl` without its times: the steps in the order of the file, and the evaluations by step.
 fn course(training: &Training, out: &str) -> (Vec<Value>, BTreeMap<u64, Vec<Value>>) {
     let (mut steps, mut evaluations) = (Vec::new(), BTreeMap::<u64, Vec<Value>>::new());
     for mut line in training.metrics(out) {
@@ -81,7 +81,7 @@ fn a_run_killed_at_20_instants_ends_in_the_bytes_of_an_uninterrupted_one() {
     let mut within = 0;
     for _ in 0..KILLS {
         let mut child = start(&training, "killed");
-        // Most kills fall between two steps or inside one, a few into the start.
+        // Most kills come during or between steps, a few during the start.
         if dice.below(5) > 0 {
             let steps = 1 + dice.below(25) as usize;
             let target = journal_bytes(&run).max(HEADER_BYTES) + steps * RECORD_BYTES;
@@ -113,7 +113,7 @@ fn a_run_killed_while_it_writes_its_checkpoints_ends_in_the_same_bytes() {
     assert!(killed > 0, "every process had ended before its kill");
     training.finetune("killed", &["--resume"]).succeeded();
     assert_same_run(&training, "whole", "killed");
-    // Half-written checkpoints are as large as the model: going on clears them away.
+    // Half-written checkpoints are as large as the model, so that a resumed run removes them.
     let files = |out: &str| tree(&training.out(out)).into_keys().collect::<Vec<PathBuf>>();
     assert_eq!(files("whole"), files("killed"), "left behind by killed processes");
 }
@@ -136,14 +136,14 @@ fn an_interrupt_finishes_the_step_saves_and_exits_with_130() {
     let training = Training::tiny("max_steps = 400\neval_steps = 150\nsave_steps = 0");
     training.finetune("whole", &[]).succeeded();
     let run = training.out("stopped");
-    // The shell's child is interrupted by its parent once the journal holds 50 steps.
+    // The shell interrupts its child once the journal holds 50 steps.
     let line = format!(
         "{QZO} finetune --config run.toml -o stopped --json & while [ $(stat -c %s stopped/journal 2>/dev/null || echo 0) -lt {} ]; do sleep 0.01; done; kill -INT $!; wait $!",
         HEADER_BYTES + 50 * RECORD_BYTES
     );
     let answer = training.place.shell(&line).failed_with(130, &["interrupted", "--resume"]);
     let steps = (journal_bytes(&run) - HEADER_BYTES) / RECORD_BYTES;
-    assert_eq!((journal_bytes(&run) - HEADER_BYTES) % RECORD_BYTES, 0, "a step was cut");
+    assert_eq!((journal_bytes(&run) - HEADER_BYTES) % RECORD_BYTES, 0, "a step is incomplete");
     assert!((50..400).contains(&steps), "{steps} steps");
     assert!(answer.stderr.contains(&format!("{steps} steps are saved")), "{answer:#?}");
     assert!(!run.join("final").exists(), "an interrupted run is not finished");
@@ -161,7 +161,7 @@ fn a_finished_run_resumes_to_the_same_bytes_and_to_more_steps() {
     training.finetune("longer", &["--resume"]).succeeded();
     assert_same_tree(&before, &tree(&training.out("longer").join("final")), "final/ after a resume");
     training.finetune("longer", &["--resume", "--set", "train.max_steps=20"]).succeeded();
-    // The shorter run evaluated at its end, too: only the checkpoints and the journal are the same.
+    // The shorter run has one more evaluation, at its end, so that only the checkpoints and the journal are the same.
     assert_same_files(&training.out("whole").join("final"), &training.out("longer").join("final"));
     let journal = |out: &str| std::fs::read(training.out(out).join("journal")).unwrap();
     assert!(journal("whole") == journal("longer"), "the journals differ");
@@ -177,7 +177,7 @@ fn fewer_steps_than_were_taken_are_not_reported_as_done() {
 }
 
 #[test]
-fn a_damaged_or_missing_snapshot_costs_time_only() {
+fn a_damaged_or_missing_snapshot_only_costs_time() {
     let training = Training::tiny("max_steps = 20\neval_steps = 0\nsave_steps = 6");
     training.finetune("whole", &[]).succeeded();
     let stages: [fn(&Path); 3] = [
@@ -212,7 +212,7 @@ fn replays_to_the_final_checkpoint(device: &str) {
         "scale_mode = \"absolute\"\nzo_eps = 1e-3\nlearning_rate = 1e-4",
         "perturbation = \"rademacher\"\nprobes = 2",
     ] {
-        // A key that is there twice is an error: `extra` may replace the learning rate.
+        // Settings come by flags, because `extra` may replace the learning rate and a key must not occur twice.
         let training = Training::tiny("max_steps = 40\neval_steps = 0");
         let sets: Vec<String> =
             extra.lines().map(|line| format!("train.{}", line.replace(' ', ""))).collect();
@@ -250,7 +250,7 @@ fn a_replay_gives_the_bytes_of_the_run_on_cuda() {
 }
 
 #[test]
-fn a_replay_stops_where_it_is_told_and_touches_nothing_that_exists() {
+fn a_replay_stops_at_the_given_step_and_changes_nothing_that_exists() {
     let training = Training::tiny("max_steps = 10\neval_steps = 0");
     training.finetune("run", &[]).succeeded();
     training.finetune("short", &["--set", "train.max_steps=4"]).succeeded();
@@ -266,10 +266,10 @@ fn a_replay_stops_where_it_is_told_and_touches_nothing_that_exists() {
     assert!(!training.out("eleven").exists() && !training.out("other").exists());
 }
 
-/// A short run, what each number of its steps replays to, and its journal.
+/// A short run, the checkpoints that its steps replay to, and its journal.
 struct Reference {
     training: Training,
-    /// Index: steps.
+    /// The checkpoint after each number of steps.
     checkpoints: Vec<BTreeMap<PathBuf, Vec<u8>>>,
     journal: Vec<u8>,
 }
@@ -293,7 +293,7 @@ impl Reference {
         Self { training, checkpoints, journal }
     }
 
-    /// The finished run with another journal; the name of its directory.
+    /// Makes a copy of the finished run with another journal, and gives the name of its directory.
     fn with_journal(&self, journal: &[u8]) -> &'static str {
         const OUT: &str = "damaged";
         let _ = std::fs::remove_dir_all(self.training.out(OUT));
@@ -315,7 +315,7 @@ impl Reference {
         answer
     }
 
-    /// Neither replay nor resume goes on, and neither changes a file.
+    /// Replay and resume both refuse the run, and neither changes a file.
     #[track_caller]
     fn is_refused(&self, out: &str, parts: &[&str]) {
         let before = tree(&self.training.out(out));
@@ -330,12 +330,12 @@ impl Reference {
 #[test]
 fn a_journal_cut_at_any_byte_is_refused_or_reported_and_ends_the_same() {
     let reference = Reference::new();
-    // Every byte of the first record stands for those between it and the last two.
+    // Cuts in the first record stand for cuts in the records before the last two.
     let last_two = HEADER_BYTES + (STEPS - 2) * RECORD_BYTES;
     for cut in (0..=HEADER_BYTES + RECORD_BYTES).chain(last_two..reference.journal.len()) {
         let out = reference.with_journal(&reference.journal[..cut]);
         if cut < HEADER_BYTES {
-            // One in eight is resumed as well: each answer is the header's alone.
+            // Only one in eight is resumed as well, because the header alone decides.
             if cut % 8 == 0 {
                 reference.is_refused(out, &["header is cut short"]);
             } else {
@@ -372,7 +372,7 @@ fn a_flipped_bit_of_the_journal_never_gives_another_checkpoint() {
             let start = offset - (offset - HEADER_BYTES) % RECORD_BYTES;
             reference.is_refused(out, &["journal record", &format!("at byte {start}")]);
         } else {
-            // No different from a record that a crash left half on disk.
+            // It looks like a record that a crash left half on the disk.
             let (answer, files) = reference.replay(out);
             let report = format!("{RECORD_BYTES} torn bytes at offset {last}");
             assert!(answer.succeeded().stderr.contains(&report));
@@ -434,7 +434,7 @@ fn a_run_that_quantized_its_model_does_not_go_on_with_another() {
     copy_tree(&fixture("llama/base"), &other);
     let weights = other.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
-    // The lowest bit of a number in the middle of the weights.
+    // Flips the lowest bit of a number in the middle of the weights.
     let middle = (bytes.len() / 2) & !1;
     bytes[middle] ^= 1;
     std::fs::write(weights, bytes).unwrap();

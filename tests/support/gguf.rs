@@ -1,8 +1,8 @@
-//! Where each tensor of a GGUF file lies. Spec: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//! Offsets of the tensors in a GGUF file. Spec: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::ops::Range;
 
-pub struct Tensor {
+pub struct GgufTensor {
     pub name: String,
     /// ggml's number of the type: 0 F32, 2 and 3 Q4_0 and Q4_1, 6 and 7 Q5_0 and Q5_1, 8 Q8_0, 10 to 14 Q2_K to Q6_K.
     pub kind: u32,
@@ -11,8 +11,8 @@ pub struct Tensor {
     pub elements: usize,
 }
 
-impl Tensor {
-    /// Elements and bytes of a block, and which of these are scale and minimum.
+impl GgufTensor {
+    /// Elements of a block, its bytes, and those of its bytes that are scale and minimum.
     fn block(&self) -> Option<(usize, usize, Range<usize>)> {
         match self.kind {
             2 => Some((32, 18, 0..2)),
@@ -37,7 +37,7 @@ impl Tensor {
     }
 }
 
-pub fn tensors(file: &[u8]) -> Vec<Tensor> {
+pub fn tensors(file: &[u8]) -> Vec<GgufTensor> {
     let mut at = Reader { file, offset: 8 };
     assert_eq!(&file[..4], b"GGUF");
     let (count, pairs) = (at.u64(), at.u64());
@@ -46,12 +46,12 @@ pub fn tensors(file: &[u8]) -> Vec<Tensor> {
         let kind = at.u32();
         at.skip_value(kind);
     }
-    let mut tensors: Vec<Tensor> = (0..count)
+    let mut tensors: Vec<GgufTensor> = (0..count)
         .map(|_| {
             let name = at.string();
             let dimensions = at.u32();
             let elements = (0..dimensions).map(|_| at.u64()).product::<u64>() as usize;
-            Tensor { name, elements, kind: at.u32(), start: at.u64() as usize }
+            GgufTensor { name, elements, kind: at.u32(), start: at.u64() as usize }
         })
         .collect();
     let data = at.offset.next_multiple_of(32);

@@ -1,5 +1,5 @@
-//! A hub on this machine: as much of the Hugging Face hub's HTTP as its clients ask for, from files in
-//! memory. It can break off in the middle of a file and ask for a token, and tells what it was asked.
+//! A hub on this machine, which serves files from memory over the part of the Hugging Face hub's HTTP that clients use.
+//! It can break off in the middle of a file and ask for a token, and it records the requests.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Result, Write};
@@ -22,13 +22,13 @@ pub struct Hub {
     server: Option<JoinHandle<()>>,
 }
 
-/// What a client asked for.
+/// A request of a client.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     pub path: String,
-    /// As in `bytes=0-`.
+    /// For example `bytes=0-`.
     pub range: Option<String>,
-    /// As in `Bearer hf_…`.
+    /// For example `Bearer hf_…`.
     pub authorization: Option<String>,
 }
 
@@ -40,14 +40,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// By repository, then by name.
+    /// Files by repository, then by name.
     repositories: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    /// By repository.
+    /// Tokens by repository.
     tokens: BTreeMap<String, String>,
     longest: Option<usize>,
-    /// By name of the file.
+    /// ETags by name of the file.
     etags: BTreeMap<String, String>,
-    /// Where large files are.
+    /// The server that has the large files.
     store: Option<SocketAddr>,
     requests: Vec<Request>,
 }
@@ -69,12 +69,12 @@ impl Hub {
         state.repositories.entry(repository.into()).or_default().insert(name.into(), content.into());
     }
 
-    /// Lets only those into a repository who have the token.
+    /// Serves a repository only to clients with the token.
     pub fn gate(&self, repository: &str, token: &str) {
         self.state().tokens.insert(repository.into(), format!("Bearer {token}"));
     }
 
-    /// Every longer body breaks off after so many bytes, as with a bad connection.
+    /// Breaks off every longer body after some bytes, as a bad connection does.
     pub fn break_off_after(&self, bytes: usize) {
         self.state().longest = Some(bytes);
     }
@@ -83,12 +83,12 @@ impl Hub {
         self.state().longest = None;
     }
 
-    /// Announces files of this name by `etag`: of large ones it is the SHA-256.
+    /// Announces files of a name by `etag`, which is the SHA-256 of a large file.
     pub fn announce(&self, name: &str, etag: &str) {
         self.state().etags.insert(name.into(), etag.into());
     }
 
-    /// Sends who asks for weights to another server, as the hub does.
+    /// Redirects requests for weights to another server, as the hub does.
     pub fn store_weights_at(&self, other: &Self) {
         self.state().store = Some(other.address);
     }
@@ -129,12 +129,12 @@ fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let (Ok(client), shared) = (client, Arc::clone(shared)) else { continue };
-        // Clients keep several connections open at a time. One that goes away is its own matter.
+        // Clients keep several connections open at a time. One that is closed early does not matter.
         std::thread::spawn(move || answer(&client, &shared));
     }
 }
 
-/// One request per connection.
+/// Answers the one request of a connection.
 fn answer(mut client: &TcpStream, shared: &Shared) -> Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(10)))?;
     let request = read_request(client)?;
@@ -184,7 +184,7 @@ impl Response {
 }
 
 impl State {
-    /// A repository that is asked for by its commit, by its name.
+    /// The name of a repository that is asked for by its commit.
     fn named(&self, asked: String) -> String {
         let (repository, commit) = asked.split_once('@').unwrap_or((&asked, ""));
         let mut names = self.repositories.keys();
@@ -212,7 +212,7 @@ impl State {
         if self.tokens.get(&repository).is_some_and(|token| request.authorization.as_ref() != Some(token)) {
             return Response::empty(401);
         }
-        // Of each revision another one, which stays the same whatever is added.
+        // Each revision has its own commit, which stays the same when files are added.
         let commit = commit_of(&repository);
         let Some(file) = file else {
             let names: Vec<_> = files.keys().map(|name| json!({ "rfilename": name })).collect();
@@ -224,7 +224,7 @@ impl State {
             };
         };
         let Some(content) = files.get(file) else { return Response::empty(404) };
-        // As long as that of git, of which small files have it.
+        // As long as the hash of git, which is the ETag of small files.
         let etag = match self.etags.get(file) {
             Some(etag) => etag.clone(),
             None => blake3::hash(content).to_hex()[..40].to_string(),
@@ -262,7 +262,7 @@ fn at(repository: &str, revision: &str) -> String {
     }
 }
 
-/// What `bytes=first-last` says of so many bytes; `None` where they have no such part.
+/// The part of a body that `bytes=first-last` asks for; `None` if a body of this length has no such part.
 fn bytes(range: &str, length: usize) -> Option<Range<usize>> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last) = (first.parse().ok()?, last.parse::<usize>().map_or(length, |last| last + 1));

@@ -1,4 +1,4 @@
-//! A place to work in, the program, and what it answered.
+//! A directory to work in, the program under test, and its answers.
 
 pub mod gguf;
 pub mod hub;
@@ -24,7 +24,7 @@ pub const QZO: &str = match option_env!("CARGO_BIN_EXE_qzo") {
     None => panic!("cargo tells integration tests where the binary is"),
 };
 
-/// No command of these tests takes more than seconds.
+/// Longest time that a command may take. Every command of these tests takes seconds.
 const LONGEST: Duration = Duration::from_secs(60);
 
 pub fn repository() -> &'static Path {
@@ -38,7 +38,7 @@ pub fn fixture(name: &str) -> PathBuf {
     path
 }
 
-/// An own directory per test; commands run inside it, so that relative paths end up there.
+/// A directory of a test's own. Commands run inside it, so that relative paths are in it.
 pub struct Workplace(TempDir);
 
 impl Workplace {
@@ -56,7 +56,7 @@ impl Workplace {
         path
     }
 
-    /// The program in this directory, without network, settings of the caller, or a device to guess.
+    /// The program in this directory, without network and without the caller's settings.
     pub fn command(&self) -> Command {
         self.wrapped(QZO)
     }
@@ -72,7 +72,7 @@ impl Workplace {
             }
         }
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf-home"));
-        // Mesa's layer for choosing a device asks for a Wayland display and complains without this one.
+        // Mesa's layer for choosing a device looks for a Wayland display and warns without this variable.
         command.env("XDG_RUNTIME_DIR", self.0.path());
         command
     }
@@ -93,17 +93,17 @@ impl Workplace {
     }
 }
 
-/// What a process left behind.
+/// The output of a process and its exit code.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// `None` where a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Answer {
-    /// Runs `command` to its end; one that does not come to it is ended and fails the test.
+    /// Runs `command` to its end. A command that takes too long is killed and fails the test.
     pub fn of(command: &mut Command) -> Self {
         let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
@@ -136,7 +136,7 @@ impl Answer {
         self
     }
 
-    /// The one JSON object that stdout must be.
+    /// The JSON object on stdout, which must hold nothing else.
     #[track_caller]
     pub fn json(self) -> Value {
         let answer = self.succeeded();
@@ -146,8 +146,7 @@ impl Answer {
         value
     }
 
-    /// Failed as a user may expect it: exit code 1, one error of one line that has all of `parts`, no
-    /// result on stdout.
+    /// Checks for exit code 1, one error of one line that contains all of `parts`, and no result on stdout.
     #[track_caller]
     pub fn refused(self, parts: &[&str]) -> Self {
         self.failed_with(1, parts)
@@ -169,7 +168,7 @@ impl Answer {
     }
 }
 
-/// Every file below `directory` with its bytes; empty where there is none.
+/// Every file below `directory` with its bytes; none if there is no such directory.
 pub fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut open = vec![directory.to_path_buf()];
@@ -187,7 +186,7 @@ pub fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// Fails with the names of what differs, not with all the bytes.
+/// Fails with the names of files that differ, not with all their bytes.
 #[track_caller]
 pub fn assert_same_files(expected: &Path, got: &Path) {
     assert_same_tree(&tree(expected), &tree(got), &format!("{} and {}", expected.display(), got.display()));
@@ -212,8 +211,8 @@ pub fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Whether tests of `device` can run here. Where not, says so past the capture of test output, or fails
-/// if `QZO_TEST_DEVICES` (as in "wgpu,cuda") asks for it.
+/// Whether tests of `device` can run here. If not, writes a line past the capture of test output, or fails if
+/// `QZO_TEST_DEVICES` (as in "wgpu,cuda") asks for the device.
 pub fn has_device(device: &str) -> bool {
     static WGPU: LazyLock<Result<(), String>> = LazyLock::new(|| probe("wgpu"));
     static CUDA: LazyLock<Result<(), String>> = LazyLock::new(|| probe("cuda"));
@@ -230,7 +229,7 @@ pub fn has_device(device: &str) -> bool {
     false
 }
 
-/// One scored token on the device. Only "not usable" and "built without" count as absence.
+/// Scores one token on the device. Only "not usable" and "built without" count as its absence.
 fn probe(device: &str) -> Result<(), String> {
     let place = Workplace::new();
     let rows = place.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n");
@@ -244,12 +243,12 @@ fn probe(device: &str) -> Result<(), String> {
     }
 }
 
-/// A loud line, past the capture of test output.
+/// Writes a line past the capture of test output.
 pub fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}");
 }
 
-/// Numbers for a test, the same every time: a linear congruential generator (Knuth's MMIX constants).
+/// Pseudorandom numbers for a test: a linear congruential generator with Knuth's MMIX constants.
 pub struct Dice(u64);
 
 impl Dice {
@@ -257,7 +256,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// From 0 to `limit - 1`.
+    /// A number from 0 to `limit - 1`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit

@@ -26,8 +26,7 @@ impl Paths {
         while at < tokens.len() {
             if tokens[at].word() == Some("use") {
                 let end = at + tokens[at..].iter().position(|t| t.is(';')).unwrap_or(tokens.len() - at);
-                let is_public = at > 0
-                    && (tokens[at - 1].word() == Some("pub") || tokens[at - 1].is(')'));
+                let is_public = at > 0 && (tokens[at - 1].word() == Some("pub") || tokens[at - 1].is(')'));
                 for (segments, name) in tree(&tokens[at + 1..end]) {
                     if !is_public {
                         paths.named.push(segments.clone());
@@ -194,8 +193,13 @@ pub fn circles(needs: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> Vec<BTreeSet<Pat
     };
     let all: BTreeMap<&PathBuf, BTreeSet<PathBuf>> = needs.keys().map(|file| (file, reached(file))).collect();
     let circle = |file: &PathBuf| -> BTreeSet<PathBuf> {
-        all[file].iter().filter(|other| all.get(other).is_some_and(|back| back.contains(file))).cloned().collect()
+        all[file]
+            .iter()
+            .filter(|other| all.get(other).is_some_and(|back| back.contains(file)))
+            .cloned()
+            .collect()
     };
-    let found: BTreeSet<BTreeSet<PathBuf>> = needs.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
+    let found: BTreeSet<BTreeSet<PathBuf>> =
+        needs.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
     found.into_iter().collect()
 }

@@ -1,4 +1,4 @@
-//! Just enough of Rust's syntax to see what a file names: comments gone, strings whole, test code gone.
+//! Enough of Rust's syntax to see the names in a file: comments and test code are removed, strings stay whole.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
@@ -65,7 +65,7 @@ fn block_comment(rest: &[char]) -> usize {
     at
 }
 
-/// From the opening quote, which ends at `start`.
+/// A string literal whose opening quote ends at `start`.
 fn text(rest: &[char], start: usize) -> (Option<Token>, usize) {
     let mut end = start;
     while end < rest.len() && rest[end] != '"' {
@@ -87,7 +87,7 @@ fn raw_text(rest: &[char], prefix: usize) -> (Option<Token>, usize) {
     (Some(Token::Text(rest[start..end].iter().collect())), end + 1 + hashes)
 }
 
-/// `'a'` and `'\n'` are skipped whole, of `'static` only the sign.
+/// Length of `'a'` or `'\n'`, or of the sign alone in `'static`.
 fn character_or_lifetime(rest: &[char]) -> usize {
     match rest {
         ['\'', '\\', ..] => rest[3..].iter().position(|c| *c == '\'').map_or(rest.len(), |end| end + 4),
@@ -96,8 +96,8 @@ fn character_or_lifetime(rest: &[char]) -> usize {
     }
 }
 
-/// What remains without the items under `#[cfg(test)]`, and the names of modules in files of their own
-/// that were among them, with the path that `#[path]` gave.
+/// The tokens without the items under `#[cfg(test)]`, and the removed modules that are in files of their own: their
+/// names, and the path that `#[path]` gives.
 pub fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<(String, Option<String>)>) {
     let (mut kept, mut modules) = (Vec::new(), Vec::new());
     let mut at = 0;
@@ -133,7 +133,7 @@ fn starts_cfg_test(tokens: &[Token]) -> bool {
     words.eq(["#", "[", "cfg", "(", "test", ")", "]"])
 }
 
-/// Attributes, then up to a `;` or the `}` of the first braces, outside all brackets.
+/// Number of tokens of an item: its attributes, and everything up to a `;` or the `}` of its first braces.
 fn item_length(tokens: &[Token]) -> usize {
     let mut depth = 0i32;
     for (at, token) in tokens.iter().enumerate() {

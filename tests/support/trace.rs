@@ -1,7 +1,7 @@
-//! What a power cut could have taken from a run of the program, told from its system calls as strace recorded
-//! them. A file counts from the moment a rename or a link gives it its name: by then its bytes must be on the
-//! disk, and soon after it the directory that has the name. Bytes are on the disk once an `fsync` or
-//! `fdatasync` that began after they were written has ended; a name, once its directory was synced.
+//! Finds files that a power cut could have damaged, from the system calls of a program as strace records them. A file
+//! counts from the moment when a rename or a link gives it its name. By then its bytes must be on the disk, and soon
+//! afterwards the directory with the name. Bytes are on the disk once an `fsync` or `fdatasync` that began after they
+//! were written has ended; a name is on the disk once its directory is synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ const CALLS: &[&str] = &[
     "ioctl",
 ];
 
-/// Whether system calls can be recorded here. Where not, says so, or fails if `QZO_TEST_TOOLS` asks for strace.
+/// Whether system calls can be recorded here. If not, writes a line, or fails if `QZO_TEST_TOOLS` asks for strace.
 pub fn has_strace() -> bool {
     static FOUND: LazyLock<bool> = LazyLock::new(|| {
         let log = tempfile::NamedTempFile::new().unwrap();
@@ -61,7 +61,7 @@ pub fn has_strace() -> bool {
     *FOUND
 }
 
-/// Other calls are not stopped at, which is quicker. Signals do not come so.
+/// Stops the program only at the calls of interest, which is faster. Signals cannot be injected with it.
 const ONLY_THESE: &str = "--seccomp-bpf";
 
 fn strace(log: &Path) -> Command {
@@ -72,7 +72,7 @@ fn strace(log: &Path) -> Command {
     command
 }
 
-/// Runs `command` to its end and looks at what it did below `root`, where it runs.
+/// Runs `command` to its end and judges its system calls below `root`, in which it runs.
 pub fn run(command: &Command, root: &Path) -> (Answer, Verdict) {
     let root = root.canonicalize().unwrap();
     let there = paths(&root);
@@ -80,7 +80,7 @@ pub fn run(command: &Command, root: &Path) -> (Answer, Verdict) {
     (answer, judge(&record, &root, there))
 }
 
-/// Every file below `root`, and the folders that they are in.
+/// Every file and folder below `root`.
 pub fn paths(root: &Path) -> BTreeSet<PathBuf> {
     let files = tree(root).into_keys().map(|name| root.join(name));
     files.flat_map(|path| path.ancestors().map(Path::to_path_buf).collect::<Vec<_>>()).collect()
@@ -95,8 +95,7 @@ pub fn record(command: &Command, root: &Path) -> (Answer, String) {
     (answer, String::from_utf8_lossy(&std::fs::read(log.path()).unwrap()).into_owned())
 }
 
-/// Runs `command` until it is about to rename something for the `nth` time, and kills it there. Whether it came to
-/// that.
+/// Runs `command` until it is about to rename a file for the `nth` time, and kills it. Gives false if it ended before.
 pub fn kill_at_rename(command: &Command, root: &Path, nth: usize) -> bool {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut tracer = strace(log.path());
@@ -116,19 +115,19 @@ fn under(mut traced: Command, command: &Command, root: &Path) -> Command {
     traced
 }
 
-/// What the system calls of a run say.
+/// The result of judging the system calls of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// What a power cut could have broken, one sentence each.
+    /// Damage that a power cut could have done, one sentence each.
     pub faults: Vec<String>,
-    /// What has its name by a rename or a link, relative to the root.
+    /// Paths, relative to the root, whose names come from a rename or a link.
     pub published: BTreeSet<PathBuf>,
-    /// What had one at any time.
+    /// All paths that were ever published.
     pub seen: BTreeSet<PathBuf>,
 }
 
 impl Verdict {
-    /// Nothing could have been lost, and the checks saw each of `names` appear.
+    /// Checks that nothing could have been lost, and that each of `names` was published.
     #[track_caller]
     pub fn is_durable(&self, names: &[&str]) {
         assert!(self.faults.is_empty(), "a power cut could have lost:\n{}", self.faults.join("\n"));
@@ -138,7 +137,7 @@ impl Verdict {
     }
 }
 
-/// One system call: where in the record it began and ended.
+/// One system call, with the lines of the record at which it began and ended.
 #[derive(Debug)]
 struct Call {
     name: String,
@@ -153,12 +152,12 @@ impl Call {
         !self.result.is_empty() && !self.result.starts_with('-') && !self.result.starts_with('?')
     }
 
-    /// The path of the descriptor that is an argument.
+    /// The path of the file descriptor at an argument.
     fn file(&self, at: usize) -> Option<PathBuf> {
         descriptor(self.arguments.get(at)?)
     }
 
-    /// The path that is an argument, after a directory's descriptor where the call takes one.
+    /// The path at an argument, which follows a directory's descriptor if the call takes one.
     fn path(&self, at: usize, takes_directory: bool, root: &Path) -> Option<PathBuf> {
         let (base, text) = match takes_directory {
             true => (descriptor(self.arguments.get(at)?)?, self.arguments.get(at + 1)?),
@@ -168,7 +167,7 @@ impl Call {
     }
 }
 
-/// Without `.` and `..`.
+/// A path without `.` and `..`.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -181,7 +180,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// Of `3</tmp/file>`.
+/// The path in a text like `3</tmp/file>`.
 fn descriptor(text: &str) -> Option<PathBuf> {
     let (_, path) = text.split_once('<')?;
     Some(PathBuf::from(path.rsplit_once('>')?.0))
@@ -214,7 +213,7 @@ fn call(text: &str, begun: usize, ended: usize) -> Option<Call> {
     Some(Call { name: name.into(), arguments, result, begun, ended })
 }
 
-/// Up to the closing parenthesis, and what follows it.
+/// The arguments up to the closing parenthesis, and the text after it.
 fn arguments(text: &str) -> Option<(Vec<String>, &str)> {
     let (mut all, mut one, mut depth, mut quoted, mut escaped) = (vec![], String::new(), 0, false, false);
     for (at, c) in text.char_indices() {
@@ -242,12 +241,12 @@ fn arguments(text: &str) -> Option<(Vec<String>, &str)> {
     None
 }
 
-/// Times are counted in changes; what changed up to `durable` is on the disk.
+/// Times of a file, counted in changes.
 #[derive(Debug, Default, Clone, Copy)]
 struct Bytes {
     changed: u64,
     durable: u64,
-    /// The last change after which a run may not take another step before it is on the disk.
+    /// The last change that must be on the disk before a run takes another step.
     awaited: u64,
 }
 
@@ -256,9 +255,9 @@ struct Disk<'a> {
     there: BTreeSet<PathBuf>,
     time: u64,
     files: BTreeMap<PathBuf, Bytes>,
-    /// Names that are not on the disk yet, and since when.
+    /// Names that are not on the disk yet, with the time of each.
     names: BTreeMap<PathBuf, u64>,
-    /// A shared map that can be written through: where it lies, of which file.
+    /// Shared maps that can be written through: their addresses and files.
     maps: BTreeMap<String, PathBuf>,
     verdict: Verdict,
 }
@@ -280,7 +279,7 @@ pub fn judge(record: &str, root: &Path, there: BTreeSet<PathBuf>) -> Verdict {
         maps: BTreeMap::new(),
         verdict: Verdict::default(),
     };
-    // When each sync began: what was written later is not covered by it.
+    // The time at which each sync began. Bytes that were written later are not covered by it.
     let mut begun = BTreeMap::new();
     for (_, is_end, at) in moments {
         let call = &calls[at];
@@ -343,7 +342,7 @@ impl Disk<'_> {
         }
     }
 
-    /// What was there before may go once what takes its place has its name for good.
+    /// A file may only be removed once the names of the files in its place are on the disk.
     fn is_removed(&mut self, path: &Path) {
         let is_published = |name: &Path| self.verdict.published.contains(&relative(self.root, name));
         let waiting: Vec<PathBuf> = self
@@ -358,7 +357,7 @@ impl Disk<'_> {
         }
     }
 
-    /// What counts by what was appended to another file.
+    /// A record in one file may only say that other files are written once they are on the disk.
     fn is_appended(&mut self, path: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name == "journal" {
@@ -384,7 +383,7 @@ impl Disk<'_> {
         }
     }
 
-    /// Everything in it, and itself, must be on the disk.
+    /// A published file or folder must be on the disk with everything in it.
     fn is_published(&mut self, from: &Path, to: &Path) {
         let dirty: Vec<PathBuf> = self
             .files
@@ -396,7 +395,7 @@ impl Disk<'_> {
             let (path, to) = (self.shown(&path), self.shown(to));
             self.fault(format!("{path} is not on the disk when it becomes {to}"));
         }
-        // A revision of the hub's cache stands for what is in the same repository's other folders.
+        // A ref in the hub's cache stands for the files in the other folders of the same repository.
         let stands_for = to.ancestors().find(|above| above.ends_with("refs")).and_then(Path::parent);
         let parts = stands_for.map(|folder| [folder.join("snapshots"), folder.join("blobs")]);
         let is_part = |path: &Path| {
@@ -451,7 +450,7 @@ impl Disk<'_> {
                     bytes.awaited = bytes.changed;
                 }
             }
-            // To the second descriptor, but for `sendfile`; sizes of a terminal and the like are no paths here.
+            // These write to the second descriptor, `sendfile` to the first.
             "copy_file_range" | "splice" => call.file(2).iter().for_each(|path| self.changed(path)),
             "sendfile" => call.file(0).iter().for_each(|path| self.changed(path)),
             "ioctl" if call.arguments.get(1).is_some_and(|what| what.contains("CLONE")) => {
@@ -465,7 +464,7 @@ impl Disk<'_> {
                     self.maps.insert(call.result.clone(), path);
                 }
             }
-            // Nobody sees when it was written through.
+            // The time at which the map was written through is not known.
             "munmap" => {
                 if let Some(path) = self.maps.remove(&call.arguments[0]) {
                     self.changed(&path);
@@ -526,7 +525,7 @@ impl Disk<'_> {
 
     fn synced(&mut self, path: &Path, begun: u64) {
         if let Some(bytes) = self.files.get_mut(path) {
-            // A change that was made while it ran is counted later than it began.
+            // A change during the sync counts as later than its beginning.
             bytes.durable = bytes.durable.max(begun.min(bytes.changed));
         }
         self.names.retain(|name, since| name.parent() != Some(path) || *since > begun);
@@ -557,7 +556,7 @@ impl Disk<'_> {
         self.named(to);
     }
 
-    /// Of what is there at the end, everything is on the disk but for what no one reads again.
+    /// At the end everything must be on the disk, apart from files that are never read again.
     fn ended(&mut self) {
         let is_exempt = |path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

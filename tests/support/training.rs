@@ -1,4 +1,4 @@
-//! A task so small that a step takes milliseconds.
+//! A training run so small that a step takes milliseconds.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ const WORDS: &[&str] = &[
     "light", "darkness", "spring", "hope", "winter", "despair",
 ];
 
-/// `rows` rows of `{"text", "label"}`; other seeds, other rows.
+/// `rows` rows of `{"text", "label"}`, which depend on the seed.
 pub fn rows(rows: u64, seed: u64) -> String {
     let mut dice = Dice::new(seed);
     let mut text = String::new();
@@ -58,12 +58,12 @@ learning_rate = 5e-3
         Self { place }
     }
 
-    /// The quickest model that can be trained as it is.
+    /// Trains the fastest model that needs no quantizing.
     pub fn tiny(extra: &str) -> Self {
         Self::new(&fixture("runs/q4_1.gguf"), extra)
     }
 
-    /// `finetune` into `out`, with more arguments.
+    /// The command `finetune` into `out`, with more arguments.
     pub fn command(&self, out: &str, args: &[&str]) -> Command {
         let mut command = self.place.command();
         command.args(["finetune", "--config", "run.toml", "-o", out]).args(args);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::arch::ModelConfig;
-use crate::checkpoint::Shape;
+use crate::checkpoint::ModelShape;
 use crate::device::{ComputeType, DeviceSpec, DtypeSpec, with_backend};
 use crate::error::Result;
 use crate::kernels::{self, Kernels};
@@ -12,8 +12,8 @@ use crate::model::compute_type;
 /// A sweep of products.
 #[derive(Debug, Clone)]
 pub struct MatmulBench {
-    /// Whose linears; `None`: some usual sizes.
-    pub shape: Option<Shape>,
+    /// The model whose linears are taken; `None`: some usual sizes.
+    pub shape: Option<ModelShape>,
     /// The most tokens.
     pub tokens: usize,
     pub device: DeviceSpec,
@@ -44,11 +44,11 @@ pub struct TimedProduct {
 /// Times products by every path that the device has.
 ///
 /// # Errors
-/// What the device reports.
+/// The device fails.
 pub fn matmul(bench: &MatmulBench) -> Result<MatmulTimes> {
     let device = bench.device.resolve()?;
     let dtype = compute_type(&device, bench.dtype)?;
-    let sizes = match bench.shape.map(Shape::config) {
+    let sizes = match bench.shape.map(ModelShape::config) {
         Some(ModelConfig { hidden_size, intermediate_size, .. }) => vec![
             (hidden_size, hidden_size),
             (intermediate_size, hidden_size),
@@ -58,7 +58,8 @@ pub fn matmul(bench: &MatmulBench) -> Result<MatmulTimes> {
     };
     let paths = with_backend!(&device, |B, _device| B::EVERY_PATH);
     // Without tensor cores halves take a hundred times as long.
-    let plain = |path: &kernels::Path| *path == kernels::Path::Dense(kernels::Engine::Units);
+    let plain =
+        |path: &kernels::MatmulPath| *path == kernels::MatmulPath::Dense(kernels::MatmulEngine::Units);
     let paths: Vec<_> = paths.iter().filter(|path| dtype == ComputeType::F32 || !plain(path)).collect();
     let mut products = Vec::new();
     for (out_features, in_features) in sizes {

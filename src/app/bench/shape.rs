@@ -8,9 +8,8 @@ use serde::Serialize;
 use super::times::{Times, time_steps};
 use crate::app::event::OnEvent;
 use crate::app::open;
-use crate::checkpoint::{Checkpoint, Shape};
-use crate::data::tokenized::{Candidate, TokenizedExample};
-use crate::data::{Batch, Load, LossSum, Objective};
+use crate::checkpoint::{Checkpoint, ModelShape};
+use crate::data::{Batch, Candidate, Load, LossSum, Objective, TokenizedExample};
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
 use crate::error::{Error, Result};
 use crate::model::memory::{MemoryParts, Workload, plan};
@@ -21,7 +20,7 @@ use crate::zo::direction::Signs;
 /// A shape, and the batches it is given.
 #[derive(Debug, Clone)]
 pub struct ShapeBench {
-    pub shape: Shape,
+    pub shape: ModelShape,
     /// 2, 3, 4 or 8.
     pub bits: u32,
     pub group_size: usize,
@@ -50,9 +49,9 @@ pub struct ShapeTimes {
     pub step_seconds_min: f64,
     pub tokens_per_second: f64,
     pub load_seconds: f64,
-    /// On a card, what the driver has given away since; its pools keep what they once took.
+    /// On a card, the bytes that the driver has given away since the start; pools keep all that they once took.
     pub peak_bytes: Option<u64>,
-    /// What the pools have taken of it, without the driver's own.
+    /// Bytes that the pools have taken, without the driver's own.
     pub allocated_bytes: Option<u64>,
     pub plan_bytes: u64,
     pub losses: Vec<[f64; 2]>,
@@ -161,7 +160,7 @@ fn made_up_batch(tokens: usize, seq_length: usize, vocab: u32) -> Batch {
         .map(|length| {
             let prompt: Vec<u32> = (0..length).map(|_| token()).collect();
             let candidates =
-                [0, 1].map(|last| Candidate { tokens: [&prompt[..], &[last]].concat(), scored: 1 });
+                [0, 1].map(|last| Candidate::after_prompt(length, [&prompt[..], &[last]].concat()));
             TokenizedExample { line: 0, candidates: candidates.into(), gold: vec![0] }
         })
         .collect();

@@ -13,7 +13,7 @@ pub struct Times {
     /// Median of the seconds per step.
     pub median: f64,
     pub least: f64,
-    /// Of all batches, for one sign.
+    /// Tokens of all batches, for one sign.
     pub tokens: f64,
     /// Tokens of all passes of a step.
     pub tokens_per_second: f64,
@@ -41,7 +41,7 @@ impl Times {
 /// Takes steps, of which the first is not counted.
 ///
 /// # Errors
-/// What the device reports.
+/// The device fails.
 pub fn time_steps<O: TrainingObjective<Model = dyn LanguageModel>>(
     objective: &mut O,
     model: &mut (dyn LanguageModel + 'static),

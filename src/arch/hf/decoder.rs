@@ -1,21 +1,20 @@
-//! The families whose config classes share their keys with `LlamaConfig`.
+//! The families whose config classes share their keys with `LlamaConfig`: all but OPT.
 
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::family::{Defaults, Family};
+use super::family::{self, KeyDefaults};
+use super::keys::{self, divided_head_dim, unsupported};
 use super::loose::{Flag, TokenIds, is_set};
 use super::rope::{self, RopeKeys};
-use super::{keys, unsupported, width_of_heads};
-use crate::arch::Activation;
-use crate::arch::{Block, MOST_LAYERS, ModelConfig, SlidingWindow};
+use crate::arch::{Activation, Family, MOST_LAYERS, ModelConfig, SlidingWindow};
 use crate::error::{Error, Result};
 
 /// The keys (transformers 4.x and 5.x) that a forward pass depends on.
 #[derive(Deserialize)]
-struct DecoderConfig {
+struct DecoderKeys {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -46,12 +45,14 @@ struct DecoderConfig {
     eos_token_id: TokenIds,
 }
 
+/// Reads the keys; the numbers are not checked yet.
+///
 /// # Errors
-/// As in [`super::parse`]; the numbers are not checked yet.
+/// As those of [`super::parse`].
 pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
-    let raw: DecoderConfig = keys(path, json, family)?;
+    let raw: DecoderKeys = keys::read(path, json, family)?;
     let defaults = or_defaults(json, &raw, family);
-    let divided = width_of_heads(path, raw.hidden_size, raw.num_attention_heads);
+    let divided = divided_head_dim(path, raw.hidden_size, raw.num_attention_heads);
     let head_dim = defaults.head_dim.map_or(divided, Ok)?;
     if is_set(raw.use_bidirectional_attention) {
         return Err(unsupported(path, "use_bidirectional_attention", "causal attention"));
@@ -59,9 +60,8 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
     let rotary = rope::parse(path, family, &raw.rope, head_dim)?;
     let sliding_window = sliding_window(path, family, &raw, defaults.sliding_window, rotary.local_theta)?;
     let (qkv_bias, o_bias) = biases(family, is_set(raw.attention_bias));
-    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     Ok(ModelConfig {
-        architecture: family.architecture().to_owned(),
+        family,
         vocab_size: raw.vocab_size,
         hidden_size: raw.hidden_size,
         intermediate_size: raw.intermediate_size,
@@ -70,20 +70,16 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
         num_key_value_heads: defaults.num_key_value_heads.unwrap_or(raw.num_attention_heads),
         head_dim,
         max_position_embeddings: rotary.max_position_embeddings,
-        hidden_act: gate(path, family, &raw)?,
+        hidden_act: activation(path, family, &raw)?,
         rms_norm_eps: raw.rms_norm_eps.unwrap_or(defaults.rms_norm_eps),
-        norm_offset: if gemma { 1.0 } else { 0.0 },
+        norm_offset: if family.is_gemma() { 1.0 } else { 0.0 },
         rope_theta: rotary.theta,
         rope_scaling: rotary.scaling,
         rotary_dim: rotary.dim,
         word_embed_proj_dim: raw.hidden_size,
-        embedding_scale: if gemma { (raw.hidden_size as f64).sqrt() as f32 } else { 1.0 },
-        tie_word_embeddings: raw.tie_word_embeddings.map_or(gemma, |tied| tied.0),
-        block: match family {
-            Family::Phi3 => Block::Phi3,
-            Family::Gemma2 | Family::Gemma3 => Block::Gemma2,
-            _ => Block::Llama,
-        },
+        embedding_scale: family.embedding_scale(raw.hidden_size),
+        tie_word_embeddings: raw.tie_word_embeddings.map_or(family.is_gemma(), |tied| tied.0),
+        block: family.block(),
         qkv_bias,
         o_bias,
         mlp_bias: family == Family::Llama && is_set(raw.mlp_bias),
@@ -100,13 +96,13 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
     })
 }
 
-/// The keys that have a default, which those present replace: what is null says more than what is absent.
-fn or_defaults(json: &Value, raw: &DecoderConfig, family: Family) -> Defaults {
+/// The values of the keys that have a default. Only an absent key takes the default: null is a value of its own.
+fn or_defaults(json: &Value, raw: &DecoderKeys, family: Family) -> KeyDefaults {
     fn or<T>(json: &Value, key: &str, value: Option<T>, default: Option<T>) -> Option<T> {
         if json.get(key).is_none() { default } else { value }
     }
-    let of = family.defaults();
-    Defaults {
+    let of = family::defaults(family);
+    KeyDefaults {
         num_key_value_heads: or(json, "num_key_value_heads", raw.num_key_value_heads, of.num_key_value_heads),
         head_dim: or(json, "head_dim", raw.head_dim, of.head_dim),
         sliding_window: or(json, "sliding_window", raw.sliding_window, of.sliding_window),
@@ -126,7 +122,7 @@ fn or_defaults(json: &Value, raw: &DecoderConfig, family: Family) -> Defaults {
     }
 }
 
-/// On q, k and v, and on o.
+/// Whether q, k and v have biases, and whether o has one.
 fn biases(family: Family, attention_bias: bool) -> (bool, bool) {
     match family {
         Family::Mistral | Family::Phi3 => (false, false),
@@ -135,25 +131,26 @@ fn biases(family: Family, attention_bias: bool) -> (bool, bool) {
     }
 }
 
-fn gate(path: &Path, family: Family, raw: &DecoderConfig) -> Result<Activation> {
+fn activation(path: &Path, family: Family, raw: &DecoderKeys) -> Result<Activation> {
     let (key, given) = match family {
-        // Its `hidden_act` was "gelu" in the first files, and the approximation was meant.
-        Family::Gemma | Family::Gemma2 | Family::Gemma3 => ("hidden_activation", &raw.hidden_activation),
+        // `hidden_act` was "gelu" in the first files, where the tanh approximation was meant.
+        _ if family.is_gemma() => ("hidden_activation", &raw.hidden_activation),
         _ => ("hidden_act", &raw.hidden_act),
     };
-    match (given.as_deref(), family) {
-        (None | Some("gelu_pytorch_tanh"), Family::Gemma | Family::Gemma2 | Family::Gemma3)
-        | (Some("gelu_pytorch_tanh"), _) => Ok(Activation::GeluTanh),
-        (None | Some("silu" | "swish"), _) => Ok(Activation::Silu),
-        (Some(other), _) => Err(unsupported(path, format!("{key} \"{other}\""), "silu, gelu_pytorch_tanh")),
+    match given.as_deref() {
+        None if family.is_gemma() => Ok(Activation::GeluTanh),
+        Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        Some(other) => Err(unsupported(path, format!("{key} \"{other}\""), "silu, gelu_pytorch_tanh")),
     }
 }
 
-/// `length`: of the window, where any layer has one; `rope_theta`: of those layers, where it differs.
+/// The window of the layers that have one. `length` is its length, `rope_theta` the base of these layers' rotation
+/// where it differs from the others'.
 fn sliding_window(
     path: &Path,
     family: Family,
-    raw: &DecoderConfig,
+    raw: &DecoderKeys,
     length: Option<usize>,
     rope_theta: Option<f64>,
 ) -> Result<Option<SlidingWindow>> {

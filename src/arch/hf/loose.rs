@@ -1,4 +1,4 @@
-//! Settings as Python reads them: `256.0` is 256, 0 is false, and null is the same as an absent key.
+//! JSON settings as Python accepts them: `256.0` is 256, 0 is false, and null is the same as an absent key.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -12,7 +12,7 @@ pub fn read<T: DeserializeOwned>(json: &Value) -> serde_json::Result<T> {
     T::deserialize(numbers(json))
 }
 
-/// A copy in which whole floats are integers. serde reads a float from an integer, but no integer from a float.
+/// A copy in which whole floats are integers: serde reads a float from an integer, but not an integer from a float.
 fn numbers(json: &Value) -> Value {
     match json {
         Value::Object(object) => {
@@ -24,7 +24,7 @@ fn numbers(json: &Value) -> Value {
     }
 }
 
-/// Integers that are exact as floats.
+/// An integer where the number is whole and within ±2⁵³, where every integer is exact as a float.
 fn whole(number: &Number) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match number.as_f64() {
@@ -35,7 +35,7 @@ fn whole(number: &Number) -> Value {
     }
 }
 
-/// true or false, or 1 or 0.
+/// A flag, written as true or false, or as 1 or 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flag(pub bool);
 
@@ -55,7 +55,7 @@ pub fn is_set(flag: Option<Flag>) -> bool {
     flag == Some(Flag(true))
 }
 
-/// One token id or several; none where it is null or less than 0, which no token is.
+/// One token id or several. Null and negative numbers are no tokens and are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenIds(pub Vec<u32>);
 
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq, Deserialize)]
-    struct Settings {
+    struct LooseSettings {
         count: usize,
         signed: Option<i64>,
         float: Option<f64>,
@@ -92,25 +92,29 @@ mod tests {
         list: Option<Vec<f32>>,
     }
 
-    fn settings(count: usize) -> Settings {
-        Settings { count, signed: None, float: None, flag: None, ids: TokenIds::default(), list: None }
+    fn settings(count: usize) -> LooseSettings {
+        LooseSettings { count, signed: None, float: None, flag: None, ids: TokenIds::default(), list: None }
     }
 
     #[test]
-    fn numbers_are_the_numbers_they_are() {
-        let read = |json: Value| read::<Settings>(&json).unwrap();
+    fn whole_floats_are_integers() {
+        let read = |json: Value| read::<LooseSettings>(&json).unwrap();
         for count in [json!(256), json!(256.0), json!(2.56e2)] {
             assert_eq!(read(json!({"count": count, "signed": null, "other": [{}]})), settings(256));
         }
         let json = json!({"count": 1, "signed": -1.0, "float": 3, "list": [1, 2.5, 3.0]});
-        let expected =
-            Settings { signed: Some(-1), float: Some(3.0), list: Some(vec![1.0, 2.5, 3.0]), ..settings(1) };
+        let expected = LooseSettings {
+            signed: Some(-1),
+            float: Some(3.0),
+            list: Some(vec![1.0, 2.5, 3.0]),
+            ..settings(1)
+        };
         assert_eq!(read(json), expected);
     }
 
     #[test]
-    fn flags_and_token_ids_may_be_loose() {
-        let read = |json: Value| read::<Settings>(&json).unwrap();
+    fn flags_may_be_numbers_and_token_ids_may_be_null() {
+        let read = |json: Value| read::<LooseSettings>(&json).unwrap();
         for (flag, expected) in [(json!(true), true), (json!(1), true), (json!(0), false), (json!(1.0), true)]
         {
             let flag = read(json!({"count": 1, "flag": flag})).flag;
@@ -129,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_value_is_an_error() {
+    fn values_of_another_type_are_refused() {
         for json in [
             json!({}),
             json!({"count": null}),
@@ -146,7 +150,7 @@ mod tests {
             json!({"count": 1, "ids": [true]}),
             json!({"count": 1, "ids": {}}),
         ] {
-            assert!(read::<Settings>(&json).is_err(), "{json}");
+            assert!(read::<LooseSettings>(&json).is_err(), "{json}");
         }
     }
 }

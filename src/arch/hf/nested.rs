@@ -1,28 +1,29 @@
-//! Gemma 3 with a vision tower: its text part is a `Gemma3ForCausalLM`, whose config lies in `text_config` and whose
-//! tensors have other beginnings. What it sees with is left alone.
+//! Gemma 3 with a vision tower. Its text part is a `Gemma3ForCausalLM`, whose config lies in `text_config` and whose
+//! tensors' names begin differently. The vision tower and its projector are never read.
 
 use serde_json::{Value, json};
 
-use super::family::Family;
+use super::family::{VISION_ARCHITECTURE, model_type};
+use crate::arch::Family;
 
-pub const ARCHITECTURE: &str = "Gemma3ForConditionalGeneration";
-
-/// What begins the names of the text part's tensors, in files of transformers since 4.52 and before.
+/// The prefixes of the text part's tensors, in files of transformers since 4.52 and before, and the prefix that each
+/// has in a model of the text part alone.
 const BEGINNINGS: [(&str, &str); 3] = [
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
 ];
 
-/// And those of the other parts.
+/// The prefixes of the other parts' tensors.
 const OTHERS: [&str; 4] =
     ["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
 
-/// The config of the text part, in the words of a model of its own, where there is another part.
+/// The config of the text part, as a model of the text part alone would have it; `None` where there is no other part.
 pub fn text(json: &Value) -> Option<Value> {
-    let of = |json: &Value| json.pointer("/architectures/0").and_then(Value::as_str) == Some(ARCHITECTURE);
+    let of =
+        |json: &Value| json.pointer("/architectures/0").and_then(Value::as_str) == Some(VISION_ARCHITECTURE);
     let text = json.get("text_config").and_then(Value::as_object).filter(|_| of(json))?;
-    // `Gemma3TextConfig`'s own, which its files leave out.
+    // The defaults of `Gemma3TextConfig`, which files leave out.
     let mut config = json!({
         "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
         "num_attention_heads": 8,
@@ -33,17 +34,17 @@ pub fn text(json: &Value) -> Option<Value> {
     }
     merged.extend(text.clone());
     merged.insert("architectures".into(), json!([Family::Gemma3.architecture()]));
-    merged.insert("model_type".into(), Family::Gemma3.model_type().into());
+    merged.insert("model_type".into(), model_type(Family::Gemma3).into());
     Some(config)
 }
 
-/// The name that a tensor of the text part has in a model of its own.
+/// The name of a text part's tensor in a model of the text part alone; `None` for all other names.
 pub fn text_name(name: &str) -> Option<String> {
     let with = |(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?));
     BEGINNINGS.into_iter().find_map(with)
 }
 
-/// Whether a tensor, by its name in a model of its own, belongs to the text part.
+/// Whether a tensor belongs to the text part, by its name in a model of the text part alone.
 pub fn is_text(name: &str) -> bool {
     !OTHERS.iter().any(|part| name.starts_with(part))
 }
@@ -53,9 +54,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_part_has_the_words_of_a_model_of_its_own() {
+    fn a_text_part_has_the_config_of_a_model_of_its_own() {
         let whole = json!({
-            "architectures": [ARCHITECTURE], "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {},
+            "architectures": [VISION_ARCHITECTURE], "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {},
             "text_config": {"hidden_size": 2560, "model_type": "gemma3_text", "sliding_window": 1024},
         });
         let text = text(&whole).unwrap();
@@ -66,7 +67,7 @@ mod tests {
         });
         assert_eq!(text, expected);
         assert_eq!(super::text(&text), None);
-        assert_eq!(super::text(&json!({"architectures": [ARCHITECTURE], "text_config": 1})), None);
+        assert_eq!(super::text(&json!({"architectures": [VISION_ARCHITECTURE], "text_config": 1})), None);
     }
 
     #[test]

@@ -5,15 +5,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::family::Family;
+use super::keys::{self, divided_head_dim, unsupported};
 use super::loose::{Flag, TokenIds, is_set};
-use super::{keys, unsupported, width_of_heads};
-use crate::arch::Activation;
-use crate::arch::{Block, ModelConfig};
+use crate::arch::{Activation, BlockKind, Family, ModelConfig};
 use crate::error::Result;
 
 #[derive(Deserialize)]
-struct OptConfig {
+struct OptKeys {
     vocab_size: usize,
     hidden_size: usize,
     ffn_dim: usize,
@@ -34,11 +32,13 @@ struct OptConfig {
     eos_token_id: TokenIds,
 }
 
+/// Reads the keys; the numbers are not checked yet.
+///
 /// # Errors
-/// As in [`super::parse`]; the numbers are not checked yet.
+/// As those of [`super::parse`].
 pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
-    let raw: OptConfig = keys(path, json, Family::Opt)?;
-    let head_dim = width_of_heads(path, raw.hidden_size, raw.num_attention_heads)?;
+    let raw: OptKeys = keys::read(path, json, Family::Opt)?;
+    let head_dim = divided_head_dim(path, raw.hidden_size, raw.num_attention_heads)?;
     if let Some(other) = raw.activation_function.filter(|name| name != "relu") {
         return Err(unsupported(path, format!("activation_function \"{other}\""), "relu"));
     }
@@ -48,7 +48,7 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
     let norm_before = raw.do_layer_norm_before.is_none_or(|before| before.0);
     let bias = raw.enable_bias.is_none_or(|bias| bias.0);
     Ok(ModelConfig {
-        architecture: Family::Opt.architecture().to_owned(),
+        family: Family::Opt,
         vocab_size: raw.vocab_size,
         hidden_size: raw.hidden_size,
         intermediate_size: raw.ffn_dim,
@@ -57,9 +57,9 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
         num_key_value_heads: raw.num_attention_heads,
         head_dim,
         max_position_embeddings: raw.max_position_embeddings.unwrap_or(2048),
-        // Its MLP has no gate.
+        // Not used: the MLP has no gate.
         hidden_act: Activation::Silu,
-        // What torch gives a LayerNorm.
+        // torch's default for a LayerNorm.
         rms_norm_eps: 1e-5,
         norm_offset: 0.0,
         rope_theta: 1e4,
@@ -68,7 +68,10 @@ pub fn parse(path: &Path, json: &Value) -> Result<ModelConfig> {
         word_embed_proj_dim: raw.word_embed_proj_dim.unwrap_or(raw.hidden_size),
         embedding_scale: 1.0,
         tie_word_embeddings: raw.tie_word_embeddings.is_none_or(|tied| tied.0),
-        block: Block::Opt { norm_before, final_norm: norm_before && !is_set(raw.remove_final_layer_norm) },
+        block: BlockKind::Opt {
+            norm_before,
+            final_norm: norm_before && !is_set(raw.remove_final_layer_norm),
+        },
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: bias,

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::family::Family;
-use super::unsupported;
-use crate::arch::RopeScaling;
+use super::family;
+use super::keys::unsupported;
+use crate::arch::{Family, RopeScaling};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -14,26 +14,26 @@ pub struct RopeKeys {
     max_position_embeddings: Option<usize>,
     original_max_position_embeddings: Option<usize>,
     rope_theta: Option<f64>,
-    /// Of layers with a sliding window, which are not scaled.
+    /// The base of layers with a sliding window, which are not scaled.
     rope_local_base_freq: Option<f64>,
     /// Old: `{"type" | "rope_type", …}`, with `rope_theta` beside it.
-    rope_scaling: Option<Scaling>,
+    rope_scaling: Option<RotaryKeys>,
     /// New: `{"rope_type", "rope_theta", …}`.
-    rope_parameters: Option<Parameters>,
+    rope_parameters: Option<RotaryParameters>,
     partial_rotary_factor: Option<f64>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Parameters {
-    ByLayerType { full_attention: Scaling, sliding_attention: Option<Scaling> },
-    One(Scaling),
+enum RotaryParameters {
+    ByLayerType { full_attention: RotaryKeys, sliding_attention: Option<RotaryKeys> },
+    One(RotaryKeys),
 }
 
 #[derive(Default, PartialEq, Deserialize)]
-struct Scaling {
+struct RotaryKeys {
     rope_type: Option<String>,
-    /// Its old name, which some files have beside it.
+    /// The old name of `rope_type`, which some files have beside the new one.
     #[serde(rename = "type")]
     old_type: Option<String>,
     rope_theta: Option<f64>,
@@ -47,22 +47,25 @@ struct Scaling {
     partial_rotary_factor: Option<f64>,
 }
 
+/// The rotation of a model, as its keys say.
 pub struct Rotary {
     pub theta: f64,
     pub scaling: Option<RopeScaling>,
-    /// Features of each head that are rotated.
+    /// The number of features of each head that are rotated.
     pub dim: usize,
     pub max_position_embeddings: usize,
-    /// Of layers with a sliding window, where it is another.
+    /// The base of layers with a sliding window, where it differs.
     pub local_theta: Option<f64>,
 }
 
+/// The rotation of a family's layers.
+///
 /// # Errors
 /// A variant other than the supported ones, or one without its numbers.
 pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Result<Rotary> {
     let (scaling, local) = match raw.rope_parameters.as_ref().filter(|parameters| !parameters.is_empty()) {
-        Some(Parameters::One(scaling)) => (Some(scaling), None),
-        Some(Parameters::ByLayerType { full_attention, sliding_attention }) => {
+        Some(RotaryParameters::One(scaling)) => (Some(scaling), None),
+        Some(RotaryParameters::ByLayerType { full_attention, sliding_attention }) => {
             (Some(full_attention), sliding_attention.as_ref())
         }
         None => (raw.rope_scaling.as_ref(), None),
@@ -83,39 +86,39 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
         dim,
         max_position_embeddings: raw
             .max_position_embeddings
-            .unwrap_or(family.defaults().max_position_embeddings),
+            .unwrap_or(family::defaults(family).max_position_embeddings),
         local_theta: (family == Family::Gemma3).then_some(local_theta.unwrap_or(1e4)),
     };
     match scaling {
-        Some(scaling) if is_longrope(family, scaling) => long(path, raw, scaling, &mut rotary)?,
+        Some(scaling) if is_longrope(family, scaling) => longrope(path, raw, scaling, &mut rotary)?,
         Some(scaling) => rotary.scaling = scaled(path, scaling, rotary.max_position_embeddings)?,
         None => {}
     }
     Ok(rotary)
 }
 
-impl Parameters {
+impl RotaryParameters {
     /// Whether it is `{}`, which means the same as null.
     fn is_empty(&self) -> bool {
-        matches!(self, Self::One(scaling) if *scaling == Scaling::default())
+        matches!(self, Self::One(scaling) if *scaling == RotaryKeys::default())
     }
 }
 
-impl Scaling {
+impl RotaryKeys {
     fn kind(&self) -> Option<&str> {
         self.rope_type.as_deref().or(self.old_type.as_deref())
     }
 }
 
-fn is_longrope(family: Family, scaling: &Scaling) -> bool {
+fn is_longrope(family: Family, scaling: &RotaryKeys) -> bool {
     let kind = scaling.kind();
-    // Names of early files, which transformers reads so.
+    // "su" and "yarn" stood for it in early files of Phi-3; transformers reads them so, too.
     kind == Some("longrope") || family == Family::Phi3 && matches!(kind, Some("su" | "yarn"))
 }
 
-/// LongRoPE (Ding et al. 2024) has other frequencies once a text is longer than the original context, for all
-/// of it. Here the context is the original one.
-fn long(path: &Path, raw: &RopeKeys, scaling: &Scaling, rotary: &mut Rotary) -> Result<()> {
+/// LongRoPE (Ding et al. 2024) changes the frequencies of the whole text once it is longer than the original context.
+/// Here the context is limited to the original one.
+fn longrope(path: &Path, raw: &RopeKeys, scaling: &RotaryKeys, rotary: &mut Rotary) -> Result<()> {
     let longest = rotary.max_position_embeddings;
     let original =
         raw.original_max_position_embeddings.or(scaling.original_max_position_embeddings).unwrap_or(4096);
@@ -129,7 +132,7 @@ fn long(path: &Path, raw: &RopeKeys, scaling: &Scaling, rotary: &mut Rotary) -> 
     Ok(())
 }
 
-fn scaled(path: &Path, scaling: &Scaling, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
+fn scaled(path: &Path, scaling: &RotaryKeys, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
     match scaling.kind() {
         None | Some("default") => Ok(None),
         Some("linear") => Ok(Some(RopeScaling::Linear { factor: need(path, scaling.factor, "factor")? })),

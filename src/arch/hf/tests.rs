@@ -1,8 +1,10 @@
-use serde_json::json;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use super::*;
-use crate::arch::Activation;
-use crate::arch::{Block, RopeScaling, SlidingWindow};
+use crate::arch::{Activation, BlockKind, ModelConfig, RopeScaling, SlidingWindow};
+use crate::error::{Error, Result};
 
 fn base() -> Value {
     json!({
@@ -31,7 +33,7 @@ fn absent_keys_take_the_values_transformers_gives_them() {
 }
 
 #[test]
-fn old_and_new_words_for_rope_mean_the_same() {
+fn old_and_new_keys_of_rope_mean_the_same() {
     let llama3 = json!({"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192, "rope_type": "llama3"});
     let old = with(json!({"rope_theta": 5e5, "rope_scaling": llama3})).unwrap();
@@ -56,7 +58,7 @@ fn end_tokens_may_be_one_or_many() {
 }
 
 #[test]
-fn what_is_not_supported_is_named() {
+fn unsupported_settings_are_named() {
     for (changes, expected) in [
         (json!({"architectures": ["BloomForCausalLM"]}), "BloomForCausalLM"),
         (json!({"architectures": null, "model_type": "mamba"}), "mamba"),
@@ -132,7 +134,7 @@ fn phi_is_fused_and_its_context_is_the_original_one() {
     }))
     .unwrap();
     assert_eq!((config.rotary_dim, config.max_position_embeddings), (12, 4096));
-    assert_eq!((config.block, config.rms_norm_eps), (Block::Phi3, 1e-5));
+    assert_eq!((config.block, config.rms_norm_eps), (BlockKind::Phi3, 1e-5));
     // √(1 + ln 2 / ln 4096)
     let attention_factor = 1.040_833;
     let (short_factor, long_factor, longest) = (factors, vec![9.0], 8192);
@@ -152,12 +154,15 @@ fn the_gemmas_differ_by_their_keys_and_defaults() {
         with(json).unwrap()
     };
     let first = gemma("GemmaForCausalLM", json!({"hidden_act": "gelu", "hidden_activation": null}));
-    assert_eq!((first.hidden_act, first.head_dim, first.block), (Activation::GeluTanh, 256, Block::Llama));
+    assert_eq!(
+        (first.hidden_act, first.head_dim, first.block),
+        (Activation::GeluTanh, 256, BlockKind::Llama)
+    );
     assert_eq!((first.embedding_scale, first.norm_offset), (8.0, 1.0));
     assert!(first.tie_word_embeddings && first.sliding_window.is_none());
     let second = gemma("Gemma2ForCausalLM", json!({"head_dim": 16, "final_logit_softcapping": null}));
     assert_eq!((second.attn_logit_softcapping, second.final_logit_softcapping), (Some(50.0), None));
-    assert_eq!((second.query_pre_attn_scalar, second.block), (256.0, Block::Gemma2));
+    assert_eq!((second.query_pre_attn_scalar, second.block), (256.0, BlockKind::Gemma2));
     let window = |layers: &[bool], rope_theta| {
         Some(SlidingWindow { length: 4096, layers: layers.to_vec(), rope_theta })
     };
@@ -228,7 +233,7 @@ fn impossible_numbers_are_refused() {
 }
 
 #[test]
-fn settings_are_taken_as_python_takes_them() {
+fn settings_may_be_written_as_python_accepts_them() {
     let strict = json!({
         "max_position_embeddings": 256, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": true,
         "attention_bias": false, "eos_token_id": [2, 3], "rope_theta": 10000, "rope_scaling": {"type": "linear", "factor": 2},

@@ -1,33 +1,32 @@
-//! `ModelConfig` → `config.json`, for a model that comes from a file that has none. It is read again, and has
-//! to mean the same.
+//! `ModelConfig` → `config.json`, for a model from a file that has none. The result is read again and must give the
+//! same `ModelConfig`.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::family::Family;
-use crate::arch::Activation;
-use crate::arch::{ModelConfig, RopeScaling};
+use super::family::model_type;
+use super::read;
+use crate::arch::{Activation, Family, ModelConfig, RopeScaling};
 use crate::data::tokenizer::GgufVocab;
 
-/// Rotary scaling of Llama 3.1 to 3.3, which files may hold as divisors: factor, low and high frequency factor,
+/// The RoPE scalings of Llama 3.1 to 3.3, which other files hold as divisors: factor, low and high frequency factor,
 /// original context.
 const LLAMA3: [(f32, f32, f32, usize); 2] = [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192)];
 
-/// Relative, of divisors that were computed in f32.
+/// The relative error of divisors that were computed in f32.
 const TOLERANCE: f32 = 1e-4;
 
+/// The `config.json` of a model.
+///
 /// # Errors
-/// What `config.json` has no words for.
+/// A setting that `config.json` has no key for.
 pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
-    let path = Path::new(super::CONFIG_FILE);
-    let family =
-        Family::of(path, &json!({"architectures": [config.architecture]})).map_err(|e| e.to_string())?;
-    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let family = config.family;
     let act = if config.hidden_act == Activation::Silu { "silu" } else { "gelu_pytorch_tanh" };
     let mut json = json!({
-        "architectures": [config.architecture],
-        "model_type": family.model_type(),
+        "architectures": [family.architecture()],
+        "model_type": model_type(family),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -53,7 +52,7 @@ pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
             json.insert(key.into(), value);
         }
     };
-    if gemma {
+    if family.is_gemma() {
         set("hidden_activation", act.into());
     }
     if matches!(family, Family::Gemma2 | Family::Gemma3) {
@@ -86,11 +85,11 @@ pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
         Some(scaling) => set("rope_scaling", rope_scaling(config, scaling)?),
         None => {}
     }
-    means_the_same(config, &json)?;
+    check_same(config, &json)?;
     Ok(json)
 }
 
-/// `generation_config.json`: every token that ends a generation.
+/// The `generation_config.json` of a model, with every token that ends a generation.
 pub fn generation(vocab: &GgufVocab) -> Value {
     json!({"bos_token_id": vocab.bos, "eos_token_id": vocab.ends(), "pad_token_id": vocab.pad})
 }
@@ -114,15 +113,15 @@ fn rope_scaling(config: &ModelConfig, scaling: &RopeScaling) -> Result<Value, St
             };
             let found = LLAMA3.into_iter().find(|known| same(*known));
             let (factor, low, high, original) =
-                found.ok_or("rotary divisors other than Llama 3.1's have no place in config.json")?;
+                found.ok_or("rotary divisors other than Llama 3.1's cannot be written to config.json")?;
             Ok(json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
                       "high_freq_factor": high, "original_max_position_embeddings": original}))
         }
-        other => Err(format!("{other:?} has no place in config.json")),
+        other => Err(format!("{other:?} cannot be written to config.json")),
     }
 }
 
-/// A number that was kept as f32, with as few digits as say which.
+/// A number that was stored as f32, in the fewest digits that give the same f32.
 fn shortest(value: f64) -> f64 {
     match f64::from(value as f32) == value {
         true => (value as f32).to_string().parse().unwrap_or(value),
@@ -130,8 +129,12 @@ fn shortest(value: f64) -> f64 {
     }
 }
 
-fn means_the_same(config: &ModelConfig, json: &Value) -> Result<(), String> {
-    let read = super::parse(Path::new(super::CONFIG_FILE), json).map_err(|e| e.to_string())?;
+/// Reads the config that was written.
+///
+/// # Errors
+/// It differs from `config`.
+fn check_same(config: &ModelConfig, json: &Value) -> Result<(), String> {
+    let read = read::parse(Path::new(read::CONFIG_FILE), json).map_err(|e| e.to_string())?;
     let wanted = ModelConfig {
         norm_offset: read.norm_offset,
         rms_norm_eps: shortest(config.rms_norm_eps),
@@ -149,7 +152,7 @@ fn means_the_same(config: &ModelConfig, json: &Value) -> Result<(), String> {
         None => Ok(()),
         Some((wanted, read)) => {
             let (wanted, read) = (wanted.trim(), read.trim());
-            Err(format!("{wanted} has no place in config.json, which gives {read}"))
+            Err(format!("{wanted} cannot be written to config.json, which would give {read}"))
         }
     }
 }

@@ -1,41 +1,41 @@
-//! `ModelConfig` and vocabulary → key-values, the other direction of `metadata`; keys and their kinds as
-//! llama.cpp's `convert_hf_to_gguf.py` writes them.
+//! `ModelConfig` and vocabulary → key-values: the other direction of `metadata`. Keys and types are those that
+//! llama.cpp's `convert_hf_to_gguf.py` writes.
 
 use super::blocks::GgmlType;
-use super::family::Family;
+use super::family::Architecture;
 use super::names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS};
 use super::writer::Meta;
 use crate::arch::{ModelConfig, RopeScaling};
 use crate::data::tokenizer::GgufVocab;
 use crate::packed::FloatType;
 
-/// All that the file says beside its tensors. `kind`: of its linears.
+/// All key-values of a file. `name` is the model's, `kind` the type of its linears.
 pub fn metadata(
     config: &ModelConfig,
-    family: Family,
+    architecture: Architecture,
     name: &str,
     kind: GgmlType,
     vocab: GgufVocab,
 ) -> Vec<(String, Meta)> {
     let text = |text: &str| Meta::String(text.to_owned());
     let mut pairs = vec![
-        ("general.architecture".to_owned(), text(family.architecture())),
+        ("general.architecture".to_owned(), text(architecture.name)),
         ("general.type".to_owned(), text("model")),
         ("general.name".to_owned(), text(name)),
         ("general.file_type".to_owned(), Meta::U32(file_type(kind))),
         ("general.quantization_version".to_owned(), Meta::U32(2)),
     ];
-    let own = |(key, value)| (format!("{}.{key}", family.architecture()), value);
-    pairs.extend(numbers(config, family).into_iter().map(own));
+    let own = |(key, value)| (architecture.key(key), value);
+    pairs.extend(numbers(config, architecture).into_iter().map(own));
     pairs.extend(vocabulary(vocab).into_iter().map(|(key, value)| (format!("tokenizer.{key}"), value)));
     pairs
 }
 
-/// Divisors of rotary frequencies: name and values.
+/// The tensors of RoPE divisors: names and values.
 pub fn rope_factors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
     match &config.rope_scaling {
         Some(RopeScaling::Factors(factors)) => vec![(ROPE_FACTORS, factors.clone())],
-        // As `LlamaModel.generate_extra_tensors` of llama.cpp's converter.
+        // The same as `LlamaModel.generate_extra_tensors` of llama.cpp's converter.
         Some(RopeScaling::Llama3 { .. }) => vec![(ROPE_FACTORS, config.rope_divisors())],
         Some(RopeScaling::LongRope { short_factor, long_factor, .. }) => {
             vec![(LONG_FACTORS, long_factor.clone()), (SHORT_FACTORS, short_factor.clone())]
@@ -44,7 +44,7 @@ pub fn rope_factors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
     }
 }
 
-fn numbers(config: &ModelConfig, family: Family) -> Vec<(&'static str, Meta)> {
+fn numbers(config: &ModelConfig, architecture: Architecture) -> Vec<(&'static str, Meta)> {
     let count = |count: usize| Meta::U32(count as u32);
     let float = |value: f64| Meta::F32(value as f32);
     let context = match &config.rope_scaling {
@@ -76,7 +76,7 @@ fn numbers(config: &ModelConfig, family: Family) -> Vec<(&'static str, Meta)> {
         }
         None | Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors(_)) => {}
     }
-    if let Some(window) = config.sliding_window.as_ref().filter(|_| family.has_window()) {
+    if let Some(window) = config.sliding_window.as_ref().filter(|_| architecture.has_window()) {
         numbers.push(("attention.sliding_window", count(window.length)));
         numbers.extend(window.rope_theta.map(|theta| ("rope.freq_base_swa", float(theta))));
     }
@@ -116,7 +116,7 @@ fn vocabulary(vocab: GgufVocab) -> Vec<(&'static str, Meta)> {
     pairs
 }
 
-/// `enum llama_ftype`: what most of the tensors are.
+/// The value of `enum llama_ftype` for the type of most tensors.
 fn file_type(kind: GgmlType) -> u32 {
     match kind {
         GgmlType::Float(FloatType::F16) => 1,

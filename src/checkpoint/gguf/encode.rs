@@ -1,4 +1,4 @@
-//! `PackedWeight` → blocks, the other direction of `blocks`.
+//! `PackedWeight` → blocks: the other direction of `blocks`.
 
 use half::f16;
 
@@ -10,15 +10,15 @@ use crate::packed::{Levels, PackedWeight};
 /// Elements per block of every type that is written.
 pub const BLOCK: usize = 32;
 
-/// Bytes of a tensor, and what they lost.
+/// The bytes of a tensor, and their rounding.
 pub struct Encoded {
     pub bytes: Vec<u8>,
-    /// The furthest that a minimum of Q4_1, −d · zero, was rounded to f16, in units of its scale: less than
-    /// 0.008, since d has 11 bits and a zero point 4. Codes and scales lose nothing.
+    /// The largest rounding of a minimum of Q4_1, −d · zero, to f16, in units of its scale: less than 0.008, since d has 11
+    /// bits and a zero point 4. Codes and scales are exact.
     pub minimum_rounding: f32,
 }
 
-/// The integers that a type holds; `None`: it holds none, or cannot be written here.
+/// The form of the integers that a type holds; `None` where it cannot be written.
 pub fn form(kind: GgmlType) -> Option<Form> {
     let form = |bits, symmetric| Some(Form { bits, group_size: Some(BLOCK), symmetric, ordered: false });
     match kind {
@@ -29,12 +29,12 @@ pub fn form(kind: GgmlType) -> Option<Form> {
     }
 }
 
-/// A weight's blocks, its rows in the file's order.
+/// Encodes a weight in blocks, its rows in the file's order.
 ///
 /// # Errors
-/// A weight that the type does not hold.
+/// A weight that the type cannot hold.
 pub fn encode(kind: GgmlType, packed: PackedWeight, order: RowOrder) -> Result<Encoded, String> {
-    let form = form(kind).ok_or_else(|| format!("{kind} is not written"))?;
+    let form = form(kind).ok_or_else(|| format!("{kind} cannot be written"))?;
     if !packed.in_features.is_multiple_of(BLOCK) {
         return Err(format!("rows of {} features do not fill blocks of {BLOCK}", packed.in_features));
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_what_the_reader_unpacks() {
+    fn encoded_blocks_are_read_back() {
         for (kind, bits, levels) in [
             (GgmlType::Q4_0, 4, Levels::Zero(8)),
             (GgmlType::Q4_1, 4, Levels::Zeros((0..8).map(|i| i * 2).collect())),
@@ -106,7 +106,7 @@ mod tests {
                 codes: (0..4 * words as u32).map(|i| i.wrapping_mul(0x9E37_79B9)).collect(),
                 scales: (0..8).map(|i| 0.5 + 0.25 * i as f32).collect(),
                 levels,
-                order: None,
+                perm: None,
             };
             let order = RowOrder::Interleaved { head_dim: 4 };
             let encoded = encode(kind, packed.clone(), order).unwrap();

@@ -1,5 +1,5 @@
 //! The structure of a GGUF file (versions 2 and 3, little endian): key-values and the tensor table.
-//! Every count and length is held against the bytes that remain before anything is allocated; arrays
+//! Every count and length is checked against the bytes that remain before anything is allocated; arrays
 //! stay in the map and are decoded when asked for.
 
 use std::collections::{BTreeMap, HashSet};
@@ -9,30 +9,31 @@ use std::path::Path;
 use super::blocks::{GgmlType, type_name};
 use crate::error::{Error, Result};
 
-pub struct Header {
-    pub values: BTreeMap<String, Value>,
-    /// In the file's order of names.
+pub struct GgufHeader {
+    pub values: BTreeMap<String, GgufValue>,
+    /// In the order of the file's table.
     pub tensors: Vec<TensorInfo>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum GgufValue {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
     Bool(bool),
     String(String),
-    Array(Array),
+    Array(GgufArray),
 }
 
-/// An array that was checked and lies in the file from `start`.
+/// An array whose lengths were checked, which begins at byte `start` of the file.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Array {
-    element: Kind,
+pub struct GgufArray {
+    element: ValueKind,
     pub count: usize,
     start: usize,
 }
 
+/// A row of the tensor table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
     /// llama.cpp's name.
@@ -40,15 +41,15 @@ pub struct TensorInfo {
     pub kind: GgmlType,
     /// Outermost dimension first: `[out, in]`.
     pub shape: Vec<usize>,
-    /// The file that it is in, of a model that has several.
-    pub part: usize,
-    /// In that file.
+    /// The index of its file, in a model that has several.
+    pub file: usize,
+    /// Its bytes in that file.
     pub range: Range<usize>,
 }
 
 impl TensorInfo {
-    /// Of the innermost dimension. The rows of a vector are its elements (blocks, were it quantized), so
-    /// that biases follow the order of their weight's rows.
+    /// The length of the innermost dimension. A vector counts as a column: each element (or block, were it quantized) is a
+    /// row, so that a bias has its weight's order of rows.
     pub fn row_elements(&self) -> usize {
         match self.shape[..] {
             [.., _, width] => width,
@@ -67,7 +68,7 @@ impl TensorInfo {
 
 /// `enum gguf_metadata_value_type`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+enum ValueKind {
     U8,
     I8,
     U16,
@@ -85,16 +86,18 @@ enum Kind {
 
 const MAX_NESTING: usize = 4;
 const MAX_DIMENSIONS: usize = 4;
-/// Key: length, one byte would do; kind; the smallest value.
+/// The shortest key-value: length of the key, kind, and a value of one byte.
 const MIN_PAIR_BYTES: usize = 8 + 4 + 1;
-/// Name length, dimension count, one dimension, type, offset.
+/// The shortest row of the tensor table: length of the name, dimension count, one dimension, type, offset.
 const MIN_TENSOR_BYTES: usize = 8 + 4 + 8 + 4 + 8;
 
-impl Header {
+impl GgufHeader {
+    /// Parses the metadata and the tensor table.
+    ///
     /// # Errors
     /// Another kind or version of file; damage; a tensor type that is not supported.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let mut cursor = Cursor { path, bytes, position: 0 };
+        let mut cursor = HeaderCursor { path, bytes, position: 0 };
         cursor.signature()?;
         let tensor_count = cursor.count("tensors", MIN_TENSOR_BYTES)?;
         let pair_count = cursor.count("key-values", MIN_PAIR_BYTES)?;
@@ -108,7 +111,7 @@ impl Header {
         }
         let alignment = match values.get("general.alignment") {
             None => 32,
-            Some(&Value::Unsigned(a)) if a.is_power_of_two() && a <= 1 << 20 => a as usize,
+            Some(&GgufValue::Unsigned(a)) if a.is_power_of_two() && a <= 1 << 20 => a as usize,
             Some(other) => {
                 return Err(
                     cursor.damaged(format!("general.alignment is {other:?}: expected a power of two"))
@@ -129,7 +132,10 @@ impl Header {
     }
 }
 
-/// Turns offsets into ranges of the file, none overlapping another.
+/// Turns offsets into ranges of the file.
+///
+/// # Errors
+/// A tensor that ends beyond the file, or overlaps another.
 fn place(path: &Path, tensors: &mut [TensorInfo], data: usize, file_bytes: usize) -> Result<()> {
     for tensor in tensors.iter_mut() {
         let end = tensor.range.end.checked_add(data).filter(|&end| end <= file_bytes);
@@ -154,29 +160,29 @@ fn place(path: &Path, tensors: &mut [TensorInfo], data: usize, file_bytes: usize
     Ok(())
 }
 
-impl Array {
+impl GgufArray {
     /// # Errors
     /// Not an array of strings, or one that is not UTF-8.
     pub fn strings(&self, path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
-        let mut cursor = Cursor { path, bytes, position: self.start };
+        let mut cursor = HeaderCursor { path, bytes, position: self.start };
         match self.element {
-            Kind::String => (0..self.count).map(|_| cursor.string("a string")).collect(),
+            ValueKind::String => (0..self.count).map(|_| cursor.string("a string")).collect(),
             other => Err(cursor.damaged(format!("expected an array of strings, got {other:?}"))),
         }
     }
 
     pub fn floats(&self, path: &Path, bytes: &[u8]) -> Result<Vec<f32>> {
-        let mut cursor = Cursor { path, bytes, position: self.start };
+        let mut cursor = HeaderCursor { path, bytes, position: self.start };
         match self.element {
-            Kind::F32 => (0..self.count).map(|_| Ok(f32::from_le_bytes(cursor.array()?))).collect(),
+            ValueKind::F32 => (0..self.count).map(|_| Ok(f32::from_le_bytes(cursor.array()?))).collect(),
             other => Err(cursor.damaged(format!("expected an array of F32, got {other:?}"))),
         }
     }
 
     pub fn integers(&self, path: &Path, bytes: &[u8]) -> Result<Vec<i32>> {
-        let mut cursor = Cursor { path, bytes, position: self.start };
+        let mut cursor = HeaderCursor { path, bytes, position: self.start };
         match self.element {
-            Kind::I32 | Kind::U32 => {
+            ValueKind::I32 | ValueKind::U32 => {
                 (0..self.count).map(|_| Ok(i32::from_le_bytes(cursor.array()?))).collect()
             }
             other => Err(cursor.damaged(format!("expected an array of I32, got {other:?}"))),
@@ -184,14 +190,14 @@ impl Array {
     }
 }
 
-impl Kind {
+impl ValueKind {
     fn from_id(id: u32) -> Option<Self> {
-        use Kind::*;
+        use ValueKind::*;
         let kinds = [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64];
         kinds.get(id as usize).copied()
     }
 
-    /// `None` where the size varies.
+    /// The size of a value; `None` where it varies.
     fn bytes(self) -> Option<usize> {
         match self {
             Self::U8 | Self::I8 | Self::Bool => Some(1),
@@ -203,13 +209,13 @@ impl Kind {
     }
 }
 
-struct Cursor<'a> {
+struct HeaderCursor<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     position: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> HeaderCursor<'a> {
     fn signature(&mut self) -> Result<()> {
         if self.take(4)? != b"GGUF" {
             return Err(self.damaged("not a GGUF file: it does not begin with \"GGUF\""));
@@ -229,26 +235,26 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn value(&mut self) -> Result<Value> {
+    fn value(&mut self) -> Result<GgufValue> {
         Ok(match self.kind()? {
-            Kind::U8 => Value::Unsigned(u8::from_le_bytes(self.array()?).into()),
-            Kind::I8 => Value::Signed(i8::from_le_bytes(self.array()?).into()),
-            Kind::U16 => Value::Unsigned(u16::from_le_bytes(self.array()?).into()),
-            Kind::I16 => Value::Signed(i16::from_le_bytes(self.array()?).into()),
-            Kind::U32 => Value::Unsigned(u32::from_le_bytes(self.array()?).into()),
-            Kind::I32 => Value::Signed(i32::from_le_bytes(self.array()?).into()),
-            Kind::U64 => Value::Unsigned(u64::from_le_bytes(self.array()?)),
-            Kind::I64 => Value::Signed(i64::from_le_bytes(self.array()?)),
-            Kind::F32 => Value::Float(f32::from_le_bytes(self.array()?).into()),
-            Kind::F64 => Value::Float(f64::from_le_bytes(self.array()?)),
-            Kind::Bool => Value::Bool(u8::from_le_bytes(self.array()?) != 0),
-            Kind::String => Value::String(self.string("a value")?),
-            Kind::Array => Value::Array(self.skip_array(1)?),
+            ValueKind::U8 => GgufValue::Unsigned(u8::from_le_bytes(self.array()?).into()),
+            ValueKind::I8 => GgufValue::Signed(i8::from_le_bytes(self.array()?).into()),
+            ValueKind::U16 => GgufValue::Unsigned(u16::from_le_bytes(self.array()?).into()),
+            ValueKind::I16 => GgufValue::Signed(i16::from_le_bytes(self.array()?).into()),
+            ValueKind::U32 => GgufValue::Unsigned(u32::from_le_bytes(self.array()?).into()),
+            ValueKind::I32 => GgufValue::Signed(i32::from_le_bytes(self.array()?).into()),
+            ValueKind::U64 => GgufValue::Unsigned(u64::from_le_bytes(self.array()?)),
+            ValueKind::I64 => GgufValue::Signed(i64::from_le_bytes(self.array()?)),
+            ValueKind::F32 => GgufValue::Float(f32::from_le_bytes(self.array()?).into()),
+            ValueKind::F64 => GgufValue::Float(f64::from_le_bytes(self.array()?)),
+            ValueKind::Bool => GgufValue::Bool(u8::from_le_bytes(self.array()?) != 0),
+            ValueKind::String => GgufValue::String(self.string("a value")?),
+            ValueKind::Array => GgufValue::Array(self.skip_array(1)?),
         })
     }
 
-    /// Walks over an array, checking all lengths in it.
-    fn skip_array(&mut self, depth: usize) -> Result<Array> {
+    /// Skips an array and checks all lengths in it.
+    fn skip_array(&mut self, depth: usize) -> Result<GgufArray> {
         if depth > MAX_NESTING {
             return Err(self.damaged(format!("arrays nested deeper than {MAX_NESTING}")));
         }
@@ -257,13 +263,13 @@ impl<'a> Cursor<'a> {
         let count = self.count("array elements", smallest)?;
         let start = self.position;
         match element {
-            Kind::String => {
+            ValueKind::String => {
                 for _ in 0..count {
                     let length = self.count("string bytes", 1)?;
                     self.take(length)?;
                 }
             }
-            Kind::Array => {
+            ValueKind::Array => {
                 for _ in 0..count {
                     self.skip_array(depth + 1)?;
                 }
@@ -272,14 +278,14 @@ impl<'a> Cursor<'a> {
                 self.take(count * smallest)?;
             }
         }
-        Ok(Array { element, count, start })
+        Ok(GgufArray { element, count, start })
     }
 
-    /// The range is relative to the data section until `place`.
+    /// A row of the tensor table. Its range is relative to the data section until `place`.
     fn tensor(&mut self, alignment: usize) -> Result<TensorInfo> {
         let name = self.string("a tensor's name")?;
         let wrong = |what: String| Error::tensor(self.path, &name, what);
-        let (path, mut cursor) = (self.path, Cursor { ..*self });
+        let (path, mut cursor) = (self.path, HeaderCursor { ..*self });
         let count = u32::from_le_bytes(cursor.array()?) as usize;
         if !(1..=MAX_DIMENSIONS).contains(&count) {
             return Err(wrong(format!("{count} dimensions: expected 1 to {MAX_DIMENSIONS}")));
@@ -324,12 +330,12 @@ impl<'a> Cursor<'a> {
         let start = usize::try_from(offset).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
         let range = range.ok_or_else(|| wrong(format!("impossible offset {offset}")))?;
-        Ok(TensorInfo { name, kind, shape, part: 0, range })
+        Ok(TensorInfo { name, kind, shape, file: 0, range })
     }
 
-    fn kind(&mut self) -> Result<Kind> {
+    fn kind(&mut self) -> Result<ValueKind> {
         let id = u32::from_le_bytes(self.array()?);
-        Kind::from_id(id).ok_or_else(|| self.damaged(format!("unknown kind {id} of value")))
+        ValueKind::from_id(id).ok_or_else(|| self.damaged(format!("unknown kind {id} of value")))
     }
 
     fn string(&mut self, what: &str) -> Result<String> {
@@ -339,14 +345,17 @@ impl<'a> Cursor<'a> {
         Ok(text.to_owned())
     }
 
-    /// A count of things of at least `smallest` bytes each, which the rest of the file can hold.
+    /// A count of items of at least `smallest` bytes each.
+    ///
+    /// # Errors
+    /// The rest of the file is too short for them.
     fn count(&mut self, what: &str, smallest: usize) -> Result<usize> {
         let count = u64::from_le_bytes(self.array()?);
-        let room = self.bytes.len().saturating_sub(self.position) / smallest;
+        let most = self.bytes.len().saturating_sub(self.position) / smallest;
         match usize::try_from(count) {
-            Ok(count) if count <= room => Ok(count),
+            Ok(count) if count <= most => Ok(count),
             _ => {
-                Err(self.damaged(format!("{count} {what}, where at most {room} fit in the rest of the file")))
+                Err(self.damaged(format!("{count} {what}, where at most {most} fit in the rest of the file")))
             }
         }
     }

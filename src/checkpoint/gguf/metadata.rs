@@ -3,27 +3,24 @@
 
 use std::path::Path;
 
-use super::family::Family;
-use super::header::{Array, Header, Value};
+use super::family::Architecture;
+use super::header::{GgufArray, GgufHeader};
+use super::keys::Keys;
 use super::names;
-use crate::arch::Activation;
-use crate::arch::{MOST_LAYERS, ModelConfig, RopeScaling};
-use crate::data::tokenizer::GgufVocab;
+use crate::arch::{Activation, Family, MOST_LAYERS, ModelConfig, RopeScaling};
+use crate::data::tokenizer::{GgufVocab, TURN_ENDS};
 use crate::error::{Error, Result};
 
-/// Texts of tokens that end a turn, which llama.cpp stops at where the file does not name them.
-const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
-
-/// `rope_factors` gives the divisors that a tensor holds.
+/// The model's settings, and llama.cpp's architecture of it. `rope_factors` gives the divisors in a tensor by its name.
 ///
 /// # Errors
 /// Another architecture or a variant of it that is not supported; a missing, mistyped or impossible value.
 pub fn config(
     path: &Path,
     bytes: &[u8],
-    header: &Header,
+    header: &GgufHeader,
     rope_factors: &dyn Fn(&str) -> Option<Vec<f32>>,
-) -> Result<(ModelConfig, Family)> {
+) -> Result<(ModelConfig, Architecture)> {
     let keys = Keys { path, bytes, header };
     if keys.string("general.type")? == Some("adapter") {
         let help = format!(
@@ -32,23 +29,24 @@ pub fn config(
         );
         return Err(Error::unsupported(format!("{}: a LoRA adapter, not a model", path.display()), help));
     }
-    let family = Family::of(&keys)?;
-    let own = |key: &str| format!("{}.{key}", family.architecture());
+    let architecture = Architecture::of(&keys)?;
+    let family = architecture.family;
+    let own = |key: &str| architecture.key(key);
     if keys.count(&own("expert_count"))?.is_some_and(|experts| experts > 0) {
         return Err(keys.unsupported("a mixture of experts".into(), "dense models"));
     }
     let hidden_size = keys.dimension(&own("embedding_length"))?;
     let num_attention_heads = keys.dimension(&own("attention.head_count"))?;
-    let [head_dim, rotary_dim] = keys.head_widths(family, hidden_size, num_attention_heads)?;
+    let [head_dim, rotary_dim] = head_widths(&keys, architecture, hidden_size, num_attention_heads)?;
     let num_hidden_layers = keys.dimension(&own("block_count"))?;
     if num_hidden_layers > MOST_LAYERS {
         return Err(Error::damaged(path, format!("num_hidden_layers is {num_hidden_layers}")));
     }
-    let (rope_scaling, max_position_embeddings) = keys.rope(family, rope_factors)?;
+    let (rope_scaling, max_position_embeddings) = rope(&keys, architecture, rope_factors)?;
     let epsilon = own("attention.layer_norm_rms_epsilon");
     let has = |name: &str| header.tensors.iter().any(|t| t.name == name);
     let config = ModelConfig {
-        architecture: family.hugging_face().into(),
+        family,
         vocab_size: keys.vocab_size()?,
         hidden_size,
         intermediate_size: keys.dimension(&own("feed_forward_length"))?,
@@ -63,10 +61,10 @@ pub fn config(
         tie_word_embeddings: !has("output.weight"),
         rotary_dim,
         block: family.block(),
-        hidden_act: Activation::Silu,
+        hidden_act: if family.is_gemma() { Activation::GeluTanh } else { Activation::Silu },
         norm_offset: 0.0,
         word_embed_proj_dim: hidden_size,
-        embedding_scale: 1.0,
+        embedding_scale: family.embedding_scale(hidden_size),
         query_pre_attn_scalar: head_dim as f64,
         attn_logit_softcapping: None,
         final_logit_softcapping: None,
@@ -76,20 +74,22 @@ pub fn config(
         qk_norm: has("blk.0.attn_q_norm.weight"),
         sliding_window: None,
         bos_token_id: keys.token("bos_token_id")?,
-        eos_token_ids: keys.end_tokens()?,
+        eos_token_ids: end_tokens(&keys)?,
     };
-    let config = family.complete(&keys, config)?;
+    let config = architecture.complete(&keys, config)?;
     config.check().map_err(|what| Error::damaged(path, what))?;
-    Ok((config, family))
+    Ok((config, architecture))
 }
 
+/// The tokenizer's vocabulary.
+///
 /// # Errors
 /// No vocabulary; a list of another type or length than its tokens.
-pub fn vocabulary(path: &Path, bytes: &[u8], header: &Header) -> Result<GgufVocab> {
+pub fn vocabulary(path: &Path, bytes: &[u8], header: &GgufHeader) -> Result<GgufVocab> {
     let keys = Keys { path, bytes, header };
     let model = keys.need(keys.string("tokenizer.ggml.model")?, "tokenizer.ggml.model")?;
     let tokens = keys.need(keys.array("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
-    let per_token = |key: &str| -> Result<Option<Array>> {
+    let per_token = |key: &str| -> Result<Option<GgufArray>> {
         let array = keys.array(key)?;
         match array.filter(|a| a.count != tokens.count) {
             Some(other) => Err(Error::damaged(
@@ -120,189 +120,95 @@ pub fn vocabulary(path: &Path, bytes: &[u8], header: &Header) -> Result<GgufVoca
     })
 }
 
-/// The file's values, by type.
-pub struct Keys<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-    header: &'a Header,
+/// The tokens that end a generation.
+fn end_tokens(keys: &Keys<'_>) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        ids.extend(keys.token(name)?);
+    }
+    if let Some(tokens) = keys.array("tokenizer.ggml.tokens")? {
+        let tokens = tokens.strings(keys.path, keys.bytes)?;
+        let named = tokens.iter().enumerate().filter(|(_, text)| TURN_ENDS.contains(&text.as_str()));
+        ids.extend(named.map(|(id, _)| id as u32));
+    }
+    let mut seen = std::collections::HashSet::new();
+    ids.retain(|id| seen.insert(*id));
+    Ok(ids)
 }
 
-impl<'a> Keys<'a> {
-    pub fn count(&self, key: &str) -> Result<Option<usize>> {
-        match self.header.values.get(key) {
-            None => Ok(None),
-            Some(&Value::Unsigned(n)) if usize::try_from(n).is_ok() => Ok(Some(n as usize)),
-            Some(&Value::Signed(n)) if usize::try_from(n).is_ok() => Ok(Some(n as usize)),
-            Some(Value::Array(_)) => {
-                Err(self.unsupported(format!("{key} per layer"), "one value for all layers"))
-            }
-            Some(other) => Err(self.mistyped(key, "a count", other)),
+/// The features of each head, and the number of them that are rotated.
+fn head_widths(
+    keys: &Keys<'_>,
+    architecture: Architecture,
+    hidden_size: usize,
+    heads: usize,
+) -> Result<[usize; 2]> {
+    let own = |key: &str| architecture.key(key);
+    let head_dim = match keys.count(&own("attention.key_length"))? {
+        Some(length) => length,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None => {
+            let what = format!("embedding_length {hidden_size} is not a multiple of {heads} heads");
+            return Err(Error::damaged(keys.path, what));
+        }
+    };
+    let (rotary, value) = (own("rope.dimension_count"), own("attention.value_length"));
+    let rotary_dim = keys.count(&rotary)?.unwrap_or(head_dim);
+    let value_dim = keys.count(&value)?.unwrap_or(head_dim);
+    for (key, width, fixed) in
+        [(rotary, rotary_dim, architecture.family != Family::Phi3), (value, value_dim, true)]
+    {
+        if fixed && width != head_dim {
+            let works = format!("the head dimension, {head_dim}");
+            return Err(keys.unsupported(format!("{key} {width}"), &works));
         }
     }
+    Ok([head_dim, rotary_dim])
+}
 
-    /// A count that must be there and must not be 0: it divides.
-    fn dimension(&self, key: &str) -> Result<usize> {
-        match self.need(self.count(key)?, key)? {
-            0 => Err(Error::damaged(self.path, format!("{key} is 0"))),
-            n => Ok(n),
+/// RoPE scaling, and the longest context with it.
+fn rope(
+    keys: &Keys<'_>,
+    architecture: Architecture,
+    factors: &dyn Fn(&str) -> Option<Vec<f32>>,
+) -> Result<(Option<RopeScaling>, usize)> {
+    let own = |key: &str| architecture.key(key);
+    let context = keys.dimension(&own("context_length"))?;
+    let Some(short_factor) = factors(names::SHORT_FACTORS) else {
+        return Ok((rope_scaling(keys, architecture, factors(names::ROPE_FACTORS))?, context));
+    };
+    // Longer contexts than the original have other factors: see `hf::rope`.
+    let original = keys.count(&own("rope.scaling.original_context_length"))?.unwrap_or(context);
+    let attention_factor = keys.float(&own("rope.scaling.attn_factor"))?.unwrap_or(1.0) as f32;
+    let long_factor = factors(names::LONG_FACTORS).unwrap_or_else(|| short_factor.clone());
+    let scaling = RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest: context };
+    Ok((Some(scaling), context.min(original)))
+}
+
+fn rope_scaling(
+    keys: &Keys<'_>,
+    architecture: Architecture,
+    factors: Option<Vec<f32>>,
+) -> Result<Option<RopeScaling>> {
+    let own = |key: &str| architecture.key(&format!("rope.{key}"));
+    let kind = keys.string(&own("scaling.type"))?;
+    let factor = match keys.float(&own("scaling.factor"))? {
+        Some(factor) => Some(factor),
+        None => keys.float(&own("scale_linear"))?,
+    };
+    let linear = match (kind, factor) {
+        (Some("none"), _) | (None | Some("linear"), None) => None,
+        (None | Some("linear"), Some(factor)) => Some(RopeScaling::Linear { factor: factor as f32 }),
+        (Some(other), _) => {
+            return Err(
+                keys.unsupported(format!("rope.scaling.type \"{other}\""), "none, linear, rope_freqs")
+            );
         }
-    }
-
-    pub fn float(&self, key: &str) -> Result<Option<f64>> {
-        match self.header.values.get(key) {
-            None => Ok(None),
-            Some(&Value::Float(x)) => Ok(Some(x)),
-            Some(other) => Err(self.mistyped(key, "a float", other)),
+    };
+    match (linear, factors) {
+        (Some(_), Some(_)) => {
+            Err(keys.unsupported("linear rope scaling together with rope_freqs".into(), "one of them"))
         }
-    }
-
-    fn bool(&self, key: &str) -> Result<Option<bool>> {
-        match self.header.values.get(key) {
-            None => Ok(None),
-            Some(&Value::Bool(b)) => Ok(Some(b)),
-            Some(other) => Err(self.mistyped(key, "a bool", other)),
-        }
-    }
-
-    pub fn string(&self, key: &str) -> Result<Option<&'a str>> {
-        match self.header.values.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.mistyped(key, "a string", other)),
-        }
-    }
-
-    fn array(&self, key: &str) -> Result<Option<Array>> {
-        match self.header.values.get(key) {
-            None => Ok(None),
-            Some(&Value::Array(array)) => Ok(Some(array)),
-            Some(other) => Err(self.mistyped(key, "an array", other)),
-        }
-    }
-
-    /// Token ids are bounded by the vocabulary, wherever they are used as indices.
-    fn token(&self, name: &str) -> Result<Option<u32>> {
-        let key = format!("tokenizer.ggml.{name}");
-        // −1, which is no token.
-        const NONE: u64 = u32::MAX as u64;
-        if let Some(Value::Signed(..0) | Value::Unsigned(NONE)) = self.header.values.get(&key) {
-            return Ok(None);
-        }
-        let id = self.count(&key)?;
-        let vocabulary = self.vocab_size()?;
-        match id {
-            Some(id) if id >= vocabulary => {
-                Err(Error::damaged(self.path, format!("{key} is {id}, beyond a vocabulary of {vocabulary}")))
-            }
-            id => Ok(id.map(|id| id as u32)),
-        }
-    }
-
-    fn end_tokens(&self) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
-            ids.extend(self.token(name)?);
-        }
-        if let Some(tokens) = self.array("tokenizer.ggml.tokens")? {
-            let tokens = tokens.strings(self.path, self.bytes)?;
-            let named = tokens.iter().enumerate().filter(|(_, text)| END_OF_TURN.contains(&text.as_str()));
-            ids.extend(named.map(|(id, _)| id as u32));
-        }
-        let mut seen = std::collections::HashSet::new();
-        ids.retain(|id| seen.insert(*id));
-        Ok(ids)
-    }
-
-    /// The embedding's rows: a file's list of tokens may be shorter, never longer.
-    fn vocab_size(&self) -> Result<usize> {
-        let embedding = self.header.tensors.iter().find(|t| t.name == "token_embd.weight");
-        let rows = self.need(embedding, "token_embd.weight")?.rows();
-        match self.array("tokenizer.ggml.tokens")?.filter(|tokens| tokens.count > rows) {
-            Some(tokens) => {
-                Err(Error::damaged(self.path, format!("{} tokens, but {rows} embeddings", tokens.count)))
-            }
-            None => Ok(rows),
-        }
-    }
-
-    /// Of each head: all features, and those that are rotated.
-    fn head_widths(&self, family: Family, hidden_size: usize, heads: usize) -> Result<[usize; 2]> {
-        let own = |key: &str| format!("{}.{key}", family.architecture());
-        let head_dim = match self.count(&own("attention.key_length"))? {
-            Some(length) => length,
-            None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-            None => {
-                let what = format!("embedding_length {hidden_size} is not a multiple of {heads} heads");
-                return Err(Error::damaged(self.path, what));
-            }
-        };
-        let (rotary, value) = (own("rope.dimension_count"), own("attention.value_length"));
-        let rotary_dim = self.count(&rotary)?.unwrap_or(head_dim);
-        let value_dim = self.count(&value)?.unwrap_or(head_dim);
-        for (key, width, fixed) in [(rotary, rotary_dim, family != Family::Phi3), (value, value_dim, true)] {
-            if fixed && width != head_dim {
-                let works = format!("the head dimension, {head_dim}");
-                return Err(self.unsupported(format!("{key} {width}"), &works));
-            }
-        }
-        Ok([head_dim, rotary_dim])
-    }
-
-    /// The scaling, and the longest context with it.
-    fn rope(
-        &self,
-        family: Family,
-        factors: &dyn Fn(&str) -> Option<Vec<f32>>,
-    ) -> Result<(Option<RopeScaling>, usize)> {
-        let own = |key: &str| format!("{}.{key}", family.architecture());
-        let context = self.dimension(&own("context_length"))?;
-        let Some(short_factor) = factors(names::SHORT_FACTORS) else {
-            return Ok((self.rope_scaling(family, factors(names::ROPE_FACTORS))?, context));
-        };
-        // Longer contexts than the original have other factors: see `hf::rope`.
-        let original = self.count(&own("rope.scaling.original_context_length"))?.unwrap_or(context);
-        let attention_factor = self.float(&own("rope.scaling.attn_factor"))?.unwrap_or(1.0) as f32;
-        let long_factor = factors(names::LONG_FACTORS).unwrap_or_else(|| short_factor.clone());
-        let scaling = RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest: context };
-        Ok((Some(scaling), context.min(original)))
-    }
-
-    fn rope_scaling(&self, family: Family, factors: Option<Vec<f32>>) -> Result<Option<RopeScaling>> {
-        let own = |key: &str| format!("{}.rope.{key}", family.architecture());
-        let kind = self.string(&own("scaling.type"))?;
-        let factor = match self.float(&own("scaling.factor"))? {
-            Some(factor) => Some(factor),
-            None => self.float(&own("scale_linear"))?,
-        };
-        let linear = match (kind, factor) {
-            (Some("none"), _) | (None | Some("linear"), None) => None,
-            (None | Some("linear"), Some(factor)) => Some(RopeScaling::Linear { factor: factor as f32 }),
-            (Some(other), _) => {
-                return Err(
-                    self.unsupported(format!("rope.scaling.type \"{other}\""), "none, linear, rope_freqs")
-                );
-            }
-        };
-        match (linear, factors) {
-            (Some(_), Some(_)) => {
-                Err(self.unsupported("linear rope scaling together with rope_freqs".into(), "one of them"))
-            }
-            (linear, factors) => Ok(linear.or(factors.map(RopeScaling::Factors))),
-        }
-    }
-
-    pub fn need<T>(&self, value: Option<T>, key: &str) -> Result<T> {
-        value.ok_or_else(|| Error::damaged(self.path, format!("has no {key}")))
-    }
-
-    fn mistyped(&self, key: &str, expected: &str, got: &Value) -> Error {
-        Error::damaged(self.path, format!("{key}: expected {expected}, got {got:?}"))
-    }
-
-    pub fn unsupported(&self, what: String, works: &str) -> Error {
-        Error::unsupported(
-            format!("{}: {what} is not supported", self.path.display()),
-            format!("works: {works}"),
-        )
+        (linear, factors) => Ok(linear.or(factors.map(RopeScaling::Factors))),
     }
 }

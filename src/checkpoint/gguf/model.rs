@@ -1,44 +1,45 @@
-//! A whole model as a .gguf file: which tensors it has, of which types, and whether it then means the same.
+//! Writes a whole model as a .gguf file.
 //!
-//! Matrices keep the type they have, and vectors become F32, which llama.cpp asks for; a packed linear is
-//! written in blocks. Before the first of them, the file is opened as any other is: what its keys cannot say
-//! of the model is refused.
+//! Matrices keep their type, and vectors become F32, as llama.cpp requires; packed linears are written in blocks. Before
+//! the first tensor is written, the new file is opened like any other, and the model is refused if its settings are not
+//! read back the same: GGUF has no key for some of them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::super::Checkpoint;
-use super::super::float;
-use super::super::stream::Sink;
-use super::Gguf;
 use super::blocks::GgmlType;
 use super::describe;
 use super::encode::{self, BLOCK, Encoded};
-use super::family::Family;
+use super::family::Architecture;
+use super::file::Gguf;
 use super::names::{self, RowOrder};
 use super::writer;
 use crate::arch::{ModelConfig, RopeScaling};
+use crate::checkpoint::float;
+use crate::checkpoint::opened::Checkpoint;
+use crate::checkpoint::stream::Sink;
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
-use crate::packed::PackedWeight;
+use crate::packed::{FloatType, PackedWeight};
 use crate::storage::placed::PlacedFile;
 
-/// A file in the making.
+/// A .gguf file that is being written.
 pub struct ModelFile<'a> {
     config: &'a ModelConfig,
-    family: Family,
+    architecture: Architecture,
     kind: GgmlType,
     file: PlacedFile,
     /// The furthest that a minimum was rounded, in units of its scale.
     rounding: f32,
 }
 
+/// Checks that a model with these packed linears (`[out, in]`) can be written.
+///
 /// # Errors
-/// A model or a linear `[out, in]` that GGUF has no words for.
+/// A family that llama.cpp does not have; a linear whose rows do not fill blocks.
 pub fn check(config: &ModelConfig, linears: &[(String, [usize; 2])]) -> Result<()> {
-    Family::of_config(config)?;
+    Architecture::of_family(config.family)?;
     let unfit = linears.iter().find(|(_, [_, input])| !input.is_multiple_of(BLOCK));
     unfit.map_or(Ok(()), |(name, [_, input])| {
         Err(Error::invalid(
@@ -49,11 +50,11 @@ pub fn check(config: &ModelConfig, linears: &[(String, [usize; 2])]) -> Result<(
 }
 
 impl<'a> ModelFile<'a> {
-    /// `name`: of the model, for the reader only. `packed`: the linears that are written as `kind`. `dtype`
-    /// says what the other tensors are stored as.
+    /// Creates the file and writes everything but the weights. `name` is the model's; the `packed` linears are written as
+    /// `kind`; `dtype` gives the type of the other matrices.
     ///
     /// # Errors
-    /// A model that GGUF has no words for; the disk fails.
+    /// A model that GGUF cannot describe; the disk fails.
     pub fn create(
         path: &Path,
         config: &'a ModelConfig,
@@ -63,7 +64,7 @@ impl<'a> ModelFile<'a> {
         packed: &HashSet<&str>,
         dtype: &dyn Fn(&str) -> Result<FloatType>,
     ) -> Result<Self> {
-        let family = Family::of_config(config)?;
+        let architecture = Architecture::of_family(config.family)?;
         let mut tensors = Vec::new();
         let factors = describe::rope_factors(config);
         for (name, factors) in &factors {
@@ -77,15 +78,15 @@ impl<'a> ModelFile<'a> {
             };
             tensors.push((stored_name(config, &name)?, kind, shape));
         }
-        let metadata = describe::metadata(config, family, name, kind, vocab);
+        let metadata = describe::metadata(config, architecture, name, kind, vocab);
         let mut file = writer::create(path, &metadata, &tensors)?;
         for (name, factors) in factors {
             if file.is_due(name) {
                 file.write(name, &float::encode(FloatType::F32, factors))?;
             }
         }
-        means_the_same(config, family, &Gguf::open(path)?.1)?;
-        Ok(Self { config, family, kind, file, rounding: 0.0 })
+        check_same(config, architecture, &Gguf::open(path)?.config)?;
+        Ok(Self { config, architecture, kind, file, rounding: 0.0 })
     }
 }
 
@@ -97,7 +98,7 @@ impl Sink for ModelFile<'_> {
 
     fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {
         let stored = stored_name(self.config, name)?;
-        let order = RowOrder::of(&stored, self.config.head_dim, self.family.interleaves());
+        let order = RowOrder::of(&stored, self.config.head_dim, self.architecture.interleaves());
         let offset = if name.contains("norm") { self.config.norm_offset } else { 0.0 };
         let shape = source.shape(name)?;
         let bytes = match shape.len() {
@@ -119,7 +120,7 @@ impl Sink for ModelFile<'_> {
 
     fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()> {
         let stored = stored_name(self.config, name)?;
-        let order = RowOrder::of(&stored, self.config.head_dim, self.family.interleaves());
+        let order = RowOrder::of(&stored, self.config.head_dim, self.architecture.interleaves());
         let Encoded { bytes, minimum_rounding } = encode::encode(self.kind, packed, order)
             .map_err(|what| Error::invalid(format!("{name}: {what}"), "choose another --format"))?;
         self.rounding = self.rounding.max(minimum_rounding);
@@ -138,11 +139,11 @@ fn stored_name(config: &ModelConfig, name: &str) -> Result<String> {
 }
 
 /// # Errors
-/// What of the model reading the file gives otherwise.
-fn means_the_same(config: &ModelConfig, family: Family, read: &ModelConfig) -> Result<()> {
+/// The settings that were read from the file differ from the model's.
+fn check_same(config: &ModelConfig, architecture: Architecture, read: &ModelConfig) -> Result<()> {
     let single = |value: f64| f64::from(value as f32);
     let mut wanted = ModelConfig {
-        architecture: read.architecture.clone(),
+        family: read.family,
         bos_token_id: read.bos_token_id,
         eos_token_ids: read.eos_token_ids.clone(),
         norm_offset: 0.0,
@@ -154,12 +155,12 @@ fn means_the_same(config: &ModelConfig, family: Family, read: &ModelConfig) -> R
         wanted.rope_scaling = Some(RopeScaling::Factors(config.rope_divisors()));
     }
     match &mut wanted.sliding_window {
-        Some(window) if family.has_window() => window.rope_theta = window.rope_theta.map(single),
+        Some(window) if architecture.has_window() => window.rope_theta = window.rope_theta.map(single),
         window => {
             if let Some(window) = window.take().filter(|w| w.length < config.max_position_embeddings) {
                 tracing::warn!(
-                    "llama.cpp has no sliding windows for {}: beyond {} tokens the file is another model",
-                    config.architecture,
+                    "llama.cpp has no sliding windows for {}: with more than {} tokens it will give other results",
+                    config.family.architecture(),
                     window.length
                 );
             }
@@ -175,7 +176,7 @@ fn means_the_same(config: &ModelConfig, family: Family, read: &ModelConfig) -> R
         .map(|(wanted, read)| format!("{} (llama.cpp: {})", wanted.trim(), read.trim()))
         .collect();
     Err(Error::unsupported(
-        format!("llama.cpp computes {} otherwise: {}", config.architecture, lines.join("; ")),
+        format!("llama.cpp computes {} differently: {}", config.family.architecture(), lines.join("; ")),
         "choose another --format",
     ))
 }

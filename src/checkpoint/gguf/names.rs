@@ -1,19 +1,19 @@
-//! llama.cpp's tensor names, and its order of q and k rows.
+//! llama.cpp's tensor names, and its order of the rows of q and k.
 //!
-//! For the architecture "llama" its RoPE rotates neighbouring pairs where Hugging Face rotates halves, so
-//! `convert_hf_to_gguf.py` (`LlamaModel.permute`) interleaves the rows of each head: row j of half h lies at
-//! 2j + h. For the others it rotates halves, too, and nothing is moved.
+//! For the architecture "llama", its RoPE rotates neighbouring pairs of features where Hugging Face rotates halves. Therefore
+//! `convert_hf_to_gguf.py` (`LlamaModel.permute`) interleaves the rows of each head: row j of half h is stored at
+//! 2j + h. For all others llama.cpp rotates halves, too, and rows keep their order.
 
-use crate::arch::Block;
+use crate::arch::BlockKind;
 
-/// RoPE divisors of Llama 3.1, a part of the config rather than a weight.
+/// The RoPE divisors of Llama 3.1. They belong to the config and are no weight.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// Those of Phi-3, within the original context and beyond it.
+/// The RoPE divisors of Phi-3, within the original context and beyond it.
 pub const SHORT_FACTORS: &str = "rope_factors_short.weight";
 pub const LONG_FACTORS: &str = "rope_factors_long.weight";
 
-/// llama.cpp's part names inside a block, and Hugging Face's, where all families have the same.
+/// The names of a block's modules that all families share: llama.cpp's and Hugging Face's.
 const BLOCK_PARTS: [(&str, &str); 10] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -27,16 +27,16 @@ const BLOCK_PARTS: [(&str, &str); 10] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// The others; these come first.
-fn own_parts(block: Block) -> &'static [(&'static str, &'static str)] {
+/// The names that depend on the kind of block; they override [`BLOCK_PARTS`].
+fn own_parts(block: BlockKind) -> &'static [(&'static str, &'static str)] {
     match block {
-        Block::Llama | Block::Opt { .. } => &[("ffn_norm", "post_attention_layernorm")],
-        Block::Phi3 => &[
+        BlockKind::Llama | BlockKind::Opt { .. } => &[("ffn_norm", "post_attention_layernorm")],
+        BlockKind::Phi3 => &[
             ("ffn_norm", "post_attention_layernorm"),
             ("attn_qkv", "self_attn.qkv_proj"),
             ("ffn_up", "mlp.gate_up_proj"),
         ],
-        Block::Gemma2 => &[
+        BlockKind::Gemma2 => &[
             ("post_attention_norm", "post_attention_layernorm"),
             ("ffn_norm", "pre_feedforward_layernorm"),
             ("post_ffw_norm", "post_feedforward_layernorm"),
@@ -44,8 +44,8 @@ fn own_parts(block: Block) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// `None`: not a tensor of a model with such blocks.
-pub fn to_hugging_face(name: &str, block: Block) -> Option<String> {
+/// The Hugging Face name of a tensor; `None` where no model with such blocks has it.
+pub fn to_hugging_face(name: &str, block: BlockKind) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
         "output_norm.weight" => return Some("model.norm.weight".into()),
@@ -57,12 +57,12 @@ pub fn to_hugging_face(name: &str, block: Block) -> Option<String> {
     let (part, kind) = part.rsplit_once('.')?;
     let (_, part) = own_parts(block).iter().chain(&BLOCK_PARTS).find(|(ours, _)| *ours == part)?;
     // "+1" and "01" would parse too, and two tensors would share a name.
-    let fine = number.to_string() == layer && matches!(kind, "weight" | "bias");
-    fine.then(|| format!("model.layers.{layer}.{part}.{kind}"))
+    let is_known = number.to_string() == layer && matches!(kind, "weight" | "bias");
+    is_known.then(|| format!("model.layers.{layer}.{part}.{kind}"))
 }
 
-/// `None`: llama.cpp has no such tensor.
-pub fn from_hugging_face(name: &str, block: Block) -> Option<String> {
+/// llama.cpp's name of a tensor; `None` where it has no such tensor.
+pub fn from_hugging_face(name: &str, block: BlockKind) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
         "model.norm.weight" => return Some("output_norm.weight".into()),
@@ -78,14 +78,14 @@ pub fn from_hugging_face(name: &str, block: Block) -> Option<String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowOrder {
     HuggingFace,
-    /// Rows of heads of this many rows (even), interleaved as above.
+    /// The rows of each head are interleaved as described above; `head_dim` is even.
     Interleaved {
         head_dim: usize,
     },
 }
 
 impl RowOrder {
-    /// `name` is llama.cpp's, `interleaved` whether its architecture's RoPE rotates neighbouring pairs.
+    /// The order of a tensor's rows, by llama.cpp's name of it. `interleaved`: its architecture rotates neighbouring pairs.
     pub fn of(name: &str, head_dim: usize, interleaved: bool) -> Self {
         match interleaved && (name.contains(".attn_q.") || name.contains(".attn_k.")) {
             true => Self::Interleaved { head_dim },
@@ -93,7 +93,7 @@ impl RowOrder {
         }
     }
 
-    /// Where a row, given in Hugging Face order, lies in the file.
+    /// The index in the file of a row given by its index in Hugging Face order.
     pub fn in_file(self, row: usize) -> usize {
         match self {
             Self::HuggingFace => row,

@@ -1,19 +1,24 @@
 use std::fs;
+use std::path::Path;
 
-use super::*;
-use crate::arch::Block;
+use super::file::Gguf;
+use super::header::{GgufHeader, GgufValue};
+use super::names::{self, RowOrder};
+use crate::arch::BlockKind;
+use crate::checkpoint::store::Store;
+use crate::error::{Error, Result};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
 
-fn header(bytes: &[u8]) -> Result<Header> {
-    Header::parse(Path::new("attack.gguf"), bytes)
+fn header(bytes: &[u8]) -> Result<GgufHeader> {
+    GgufHeader::parse(Path::new("attack.gguf"), bytes)
 }
 
 fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// Kind number and payload.
+/// A key-value: key, number of the type, and payload.
 fn pair(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [&string(key), &kind.to_le_bytes()[..], value].concat()
 }
@@ -50,7 +55,7 @@ fn refused(bytes: &[u8], expected: &str) {
 fn a_minimal_file_is_read() {
     let bytes = file(&[pair("a", 4, &7u32.to_le_bytes())], &[tensor("t", &[2, 3], F32, 0)], 24);
     let header = header(&bytes).unwrap();
-    assert_eq!(header.values["a"], header::Value::Unsigned(7));
+    assert_eq!(header.values["a"], GgufValue::Unsigned(7));
     assert_eq!((&header.tensors[0].shape[..], header.tensors[0].range.len()), (&[3, 2][..], 24));
 }
 
@@ -171,7 +176,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(FIXTURES).join(name)).unwrap()
 }
 
-fn open(bytes: &[u8]) -> Result<(Gguf, ModelConfig)> {
+fn open(bytes: &[u8]) -> Result<Gguf> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), bytes).unwrap();
     Gguf::open(file.path())
@@ -195,10 +200,10 @@ fn no_flipped_bit_of_the_header_panics() {
     for at in 0..data {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1 << (at % 8);
-        if let Ok((gguf, config)) = open(&damaged) {
-            // What is accepted can be read.
-            assert!(config.tensors().all(|(name, _)| gguf.dense(&name).is_ok()));
-            let _ = gguf.vocabulary();
+        if let Ok(gguf) = open(&damaged) {
+            // A file that is accepted can be read.
+            assert!(gguf.config().tensors().all(|(name, _)| gguf.dense(&name).is_ok()));
+            let _ = gguf.tokenizer();
         } else {
             refused += 1;
         }
@@ -207,7 +212,7 @@ fn no_flipped_bit_of_the_header_panics() {
 }
 
 /// The fixture with the payload of a scalar key replaced.
-fn with_value(key: &str, value: &[u8]) -> Result<(Gguf, ModelConfig)> {
+fn with_value(key: &str, value: &[u8]) -> Result<Gguf> {
     let mut bytes = fixture("q4_0.gguf");
     let at = bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len() + 4;
     bytes[at..at + value.len()].copy_from_slice(value);
@@ -215,7 +220,7 @@ fn with_value(key: &str, value: &[u8]) -> Result<(Gguf, ModelConfig)> {
 }
 
 #[test]
-fn metadata_that_cannot_be_is_refused() {
+fn impossible_metadata_is_refused() {
     for (key, value, expected) in [
         ("llama.embedding_length", 0u32, "embedding_length is 0"),
         ("llama.embedding_length", 64, "dimension_count 8"),
@@ -253,10 +258,12 @@ fn a_scale_that_is_not_finite_is_refused_when_the_weight_is_asked_for() {
         let tensors = header(&bytes).unwrap().tensors;
         let at = at + tensors.iter().find(|t| t.name == stored).unwrap().range.start;
         bytes[at..at + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
-        let (gguf, config) = open(&bytes).unwrap();
+        let gguf = open(&bytes).unwrap();
         let mut errors = vec![gguf.weight(name).unwrap_err()];
         if name.contains("embed") {
-            errors.push(gguf.rows_into(name, &[1, 0], &mut vec![0.0; 2 * config.hidden_size]).unwrap_err());
+            errors.push(
+                gguf.rows_into(name, &[1, 0], &mut vec![0.0; 2 * gguf.config().hidden_size]).unwrap_err(),
+            );
         }
         for error in errors {
             let text = error.to_string();
@@ -267,12 +274,12 @@ fn a_scale_that_is_not_finite_is_refused_when_the_weight_is_asked_for() {
 
 #[test]
 fn names_map_only_for_known_tensors() {
-    let name = |name| names::to_hugging_face(name, Block::Llama);
+    let name = |name| names::to_hugging_face(name, BlockKind::Llama);
     assert_eq!(name("blk.12.ffn_down.weight").unwrap(), "model.layers.12.mlp.down_proj.weight");
     assert_eq!(name("blk.0.attn_q.bias").unwrap(), "model.layers.0.self_attn.q_proj.bias");
-    let gemma = |name| names::to_hugging_face(name, Block::Gemma2).unwrap();
+    let gemma = |name| names::to_hugging_face(name, BlockKind::Gemma2).unwrap();
     assert_eq!(gemma("blk.1.ffn_norm.weight"), "model.layers.1.pre_feedforward_layernorm.weight");
-    let phi = |name| names::to_hugging_face(name, Block::Phi3).unwrap();
+    let phi = |name| names::to_hugging_face(name, BlockKind::Phi3).unwrap();
     assert_eq!(phi("blk.1.ffn_up.weight"), "model.layers.1.mlp.gate_up_proj.weight");
     for unknown in [
         "blk.01.attn_q.weight",

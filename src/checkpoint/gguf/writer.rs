@@ -1,5 +1,5 @@
-//! The structure of a GGUF file (version 3, little endian), written: key-values and the tensor table, the
-//! other direction of `header`.
+//! Writes the structure of a GGUF file (version 3, little endian): key-values and tensor table. The other direction of
+//! `header`.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::blocks::GgmlType;
 use crate::error::{Error, Result};
 use crate::storage::placed::PlacedFile;
 
-/// A value, as the kinds of llama.cpp's own converter.
+/// A value, in one of the types that llama.cpp's own converter writes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Meta {
     U32(u32),
@@ -19,10 +19,10 @@ pub enum Meta {
     Integers(Vec<i32>),
 }
 
-/// Of tensors in the file, where no key says otherwise.
+/// The alignment of tensors in a file without the key general.alignment.
 const ALIGNMENT: u64 = 32;
 
-/// Numbers of `enum gguf_metadata_value_type`.
+/// Values of `enum gguf_metadata_value_type`.
 const U32: u32 = 4;
 const I32: u32 = 5;
 const F32: u32 = 6;
@@ -30,8 +30,8 @@ const BOOL: u32 = 7;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
-/// Creates the file: llama.cpp's names, types and shapes (outermost dimension first) of the tensors, which
-/// lie in this order.
+/// Creates the file with its header. `tensors` are llama.cpp's names, types and shapes (outermost dimension first), in
+/// the order in which the tensors will lie.
 ///
 /// # Errors
 /// Two tensors share a name, a size overflows, or the disk fails.
@@ -62,7 +62,7 @@ pub fn create(
         string(&mut header, name);
         header.extend((shape.len() as u32).to_le_bytes());
         shape.iter().rev().for_each(|&d| header.extend((d as u64).to_le_bytes()));
-        header.extend(id(*kind).to_le_bytes());
+        header.extend(kind.id().to_le_bytes());
         header.extend(offset.to_le_bytes());
         places.push((name.clone(), offset..offset + bytes));
         offset = (offset + bytes).next_multiple_of(ALIGNMENT);
@@ -73,11 +73,6 @@ pub fn create(
         *place = place.start + data..place.end + data;
     }
     PlacedFile::create(path, &header, places, data + offset)
-}
-
-/// In `enum ggml_type`.
-fn id(kind: GgmlType) -> u32 {
-    (0..=u32::from(u8::MAX)).find(|id| GgmlType::from_id(*id) == Some(kind)).unwrap_or(u32::MAX)
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {

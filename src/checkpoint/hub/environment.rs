@@ -1,4 +1,4 @@
-//! Folders and files that environment variables of the hub name, read as huggingface_hub reads them.
+//! Folders, token and settings that the hub's environment variables give, read in the same way as huggingface_hub does.
 //!
 //! Source: huggingface_hub 1.0 to 2.4, `constants.py` and `utils/_auth.py`.
 
@@ -6,13 +6,13 @@ use std::env::{home_dir, var_os};
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-/// HF_HUB_CACHE, or HUGGINGFACE_HUB_CACHE, or the `hub` folder of [`home`].
+/// The cache: HF_HUB_CACHE, or HUGGINGFACE_HUB_CACHE, or the `hub` folder of [`home`].
 pub fn cache() -> PathBuf {
     let set = var_os("HF_HUB_CACHE").or_else(|| var_os("HUGGINGFACE_HUB_CACHE"));
     set.map_or_else(|| home().join("hub"), expanded)
 }
 
-/// HF_HOME, or `huggingface` in XDG_CACHE_HOME or ~/.cache.
+/// The hub's folder: HF_HOME, or `huggingface` in XDG_CACHE_HOME or ~/.cache.
 fn home() -> PathBuf {
     let other = || {
         let caches = var_os("XDG_CACHE_HOME").map_or_else(|| Path::new("~").join(".cache"), PathBuf::from);
@@ -21,7 +21,7 @@ fn home() -> PathBuf {
     expanded(var_os("HF_HOME").unwrap_or_else(other))
 }
 
-/// HF_TOKEN, or what a login left in HF_HOME, wherever the cache is.
+/// The token: HF_TOKEN, or the file that a login left in HF_HOME, wherever the cache is.
 pub fn token() -> Option<String> {
     let cleaned = |token: String| Some(token.trim().to_owned()).filter(|token| !token.is_empty());
     let set = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].into_iter().find_map(|name| std::env::var(name).ok());
@@ -36,7 +36,7 @@ pub fn offline() -> Option<&'static str> {
     ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase()).then_some(name)
 }
 
-/// The path with `~` and variables replaced, as a shell does it.
+/// A path with `~` and variables replaced, as a shell does it.
 fn expanded(path: OsString) -> PathBuf {
     with_variables(with_home(PathBuf::from(path)))
 }
@@ -59,7 +59,7 @@ fn home_of(user: &str) -> Option<PathBuf> {
     fields.filter(|fields| fields.first() == Some(&user)).find_map(|fields| fields.get(5).map(PathBuf::from))
 }
 
-/// `$NAME` and `${NAME}`; those that are not set stay as they are.
+/// Replaces `$NAME` and `${NAME}`. Variables that are not set stay as they are.
 fn with_variables(path: PathBuf) -> PathBuf {
     let Some(mut rest) = path.to_str().filter(|text| text.contains('$')) else { return path };
     let mut whole = OsString::new();
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn homes_and_variables_are_put_in() {
+    fn homes_and_variables_are_replaced() {
         let home = home_dir().unwrap();
         let of = |text: &str| expanded(text.into());
         assert_eq!(of("~"), home);

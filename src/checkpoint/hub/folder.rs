@@ -3,8 +3,8 @@
 //! ```text
 //! blobs/ETAG                  the bytes of a file
 //! snapshots/COMMIT/FILE       a link to them (a copy where links cannot be had)
-//! refs/REVISION               the commit that a branch, a tag or an abbreviated commit was
-//! .qzo-fetching-COMMIT        qzo's own: the files of a snapshot that is being fetched, one a line
+//! refs/REVISION               the commit of a branch, a tag or an abbreviated commit
+//! .qzo-fetching-COMMIT        qzo's own: the names of the files of a snapshot that is being fetched, one per line
 //! ```
 //!
 //! Source: huggingface_hub 2.4, `file_download.py` (`try_to_load_from_cache`, `_hf_hub_download_to_cache_dir`).
@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::Repo;
 
-use super::is_plain;
+use super::id::is_plain;
 use crate::error::{Error, Result};
 use crate::storage::atomic;
 
+/// The path of the folder.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -25,7 +26,7 @@ impl Folder {
         Self(cache.join(repo.folder_name()))
     }
 
-    /// The commit of a revision; a commit is its own.
+    /// The commit of a revision, which may be a commit itself; `None` where the cache does not know it.
     fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -46,8 +47,9 @@ impl Folder {
     pub fn model(&self, revision: &str) -> Option<PathBuf> {
         let commit = self.commit(revision)?;
         let directory = self.snapshot(&commit);
-        let begun = fs::read_to_string(self.announcement(&commit)).unwrap_or_default();
-        let is_whole = begun.lines().chain(["config.json"]).all(|name| directory.join(name).exists());
+        // Without an announcement, no fetch of qzo was cut off.
+        let announced = fs::read_to_string(self.announcement(&commit)).unwrap_or_else(|_| String::new());
+        let is_whole = announced.lines().chain(["config.json"]).all(|name| directory.join(name).exists());
         is_whole.then_some(directory)
     }
 
@@ -59,14 +61,14 @@ impl Folder {
         self.0.join("blobs").join(etag)
     }
 
-    /// Makes the directories that a file of a commit will be in, so that a power cut does not take them away later.
+    /// Makes the directories for a file of a commit, durable before the file is.
     pub fn prepare(&self, commit: &str, file: &str) -> Result<()> {
         atomic::create_directory(&self.0.join("blobs"))?;
         atomic::create_directory(&self.0.join("refs"))?;
         atomic::create_directory(atomic::parent(&self.snapshot(commit).join(file)))
     }
 
-    /// Syncs the directories that name a fetched file, so that a power cut cannot take the name away.
+    /// Makes the names of a fetched file durable.
     pub fn settle(&self, file: &Path) -> Result<()> {
         for directory in [&self.0.join("blobs"), atomic::parent(file)] {
             atomic::sync_directory(directory).map_err(Error::io(directory, "syncing"))?;
@@ -74,15 +76,15 @@ impl Folder {
         Ok(())
     }
 
-    /// Says which files a snapshot is to have before the first of them comes.
+    /// Records which files a snapshot is to have, before the first one is fetched.
     pub fn announce(&self, commit: &str, files: &[String]) -> Result<()> {
         atomic::create_directory(&self.0)?;
         atomic::write_atomically(&self.announcement(commit), files.join("\n").as_bytes())
     }
 
-    /// Writes down which commit a revision is. A commit needs no such entry.
+    /// Records the commit of a revision. A commit itself needs no such record.
     pub fn enter(&self, revision: &str, commit: &str) -> Result<()> {
-        // hf-hub enters what it fetched for as if it were a branch, and does not wait for the disk.
+        // hf-hub records the commit of its download as if it were a branch, and does not sync that.
         remove(&self.reference(commit))?;
         if revision == commit {
             return Ok(());
@@ -92,7 +94,7 @@ impl Folder {
         atomic::write_atomically(&path, commit.as_bytes())
     }
 
-    /// Says that all files of an announced snapshot are there.
+    /// Records that all files of an announced snapshot are there.
     pub fn complete(&self, commit: &str) -> Result<()> {
         remove(&self.announcement(commit))
     }

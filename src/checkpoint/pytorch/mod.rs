@@ -1,5 +1,5 @@
-//! PyTorch's files of weights, `pytorch_model.bin`: the only ones of some older models (OPT, GPT-2's kin). Read
-//! where they lie, never written.
+//! PyTorch's files of weights, `pytorch_model.bin`, which some older models (OPT) have alone. Read where the tensors
+//! lie in them, never written.
 //!
 //! ```text
 //! <name>/data.pkl    a pickled dictionary: tensor names → storage, offset, shape and strides
@@ -17,29 +17,28 @@ use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::path::Path;
 
+use ::safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
 
-use self::pickle::Stored;
-use super::safetensors::Dtype;
-use super::shards::Place;
+use self::pickle::PickledTensor;
+use super::tensor::TensorPlace;
 use crate::error::{Error, Result};
 
 pub const SINGLE_FILE: &str = "pytorch_model.bin";
 pub const INDEX_FILE: &str = "pytorch_model.bin.index.json";
 
-/// Of the dictionary: that of a model with ten thousand tensors is below 2 MB.
+/// The largest dictionary that is read, in bytes: that of a model with ten thousand tensors is below 2 MB.
 const MAX_PICKLE: u64 = 16 << 20;
 
 pub fn is_file(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "bin")
 }
 
-/// The tensors of the dictionary. What else it holds is nothing that a model is made of.
+/// The places of the dictionary's tensors. Its other entries are no part of a model and are left out.
 ///
 /// # Errors
-/// No zip file; a damaged one, or one that leads out of itself; a tensor whose elements do not lie one after
-/// the other.
-pub fn places(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Place>> {
+/// No zip file; a damaged one, or one whose entries lie beyond its end; a tensor that is not contiguous.
+pub fn places(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorPlace>> {
     if !bytes.starts_with(b"PK") {
         return Err(Error::unsupported(
             format!("{}: not a zip file, as PyTorch 1.6 and later write", path.display()),
@@ -68,17 +67,17 @@ pub fn places(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Place>> {
             "save it again on a little-endian one",
         ));
     }
-    let pickle = read("data.pkl")?.unwrap_or_default();
+    let pickle = read("data.pkl")?.ok_or_else(|| damaged("data.pkl cannot be read".into()))?;
     let stored = pickle::tensors(&pickle).map_err(|what| damaged(format!("data.pkl: {what}")))?;
     let storages = storages(&mut archive, &format!("{root}data/"), bytes.len()).map_err(damaged)?;
-    let place = |(name, stored): (String, Stored)| match place(&stored, &storages) {
+    let place = |(name, stored): (String, PickledTensor)| match place(&stored, &storages) {
         Ok(place) => Ok((name, place)),
         Err(what) => Err(Error::tensor(path, name, what)),
     };
     stored.into_iter().map(place).collect()
 }
 
-/// Where the storages lie in the file, by their names.
+/// The ranges of the storages in the file, by their names.
 fn storages(
     archive: &mut ZipArchive<Cursor<&[u8]>>,
     folder: &str,
@@ -89,7 +88,7 @@ fn storages(
         let file = archive.by_index_raw(index).map_err(|e| e.to_string())?;
         let Some(key) = file.name().strip_prefix(folder) else { continue };
         if file.compression() != CompressionMethod::Stored || file.encrypted() {
-            return Err(format!("data/{key} is compressed or encrypted, which PyTorch does to none"));
+            return Err(format!("data/{key} is compressed or encrypted, which PyTorch never does"));
         }
         let range = file.data_start().and_then(|start| {
             let start = usize::try_from(start).ok()?;
@@ -102,7 +101,7 @@ fn storages(
     Ok(found)
 }
 
-fn place(stored: &Stored, storages: &HashMap<String, Range<usize>>) -> Result<Place, String> {
+fn place(stored: &PickledTensor, storages: &HashMap<String, Range<usize>>) -> Result<TensorPlace, String> {
     let dtype = dtype(&stored.storage.kind)?;
     let bytes_each = dtype.bitsize() / 8;
     let within =
@@ -111,7 +110,7 @@ fn place(stored: &Stored, storages: &HashMap<String, Range<usize>>) -> Result<Pl
     // The innermost dimension first.
     for (&size, &stride) in stored.shape.iter().zip(&stored.strides).rev() {
         if size > 1 && stride != elements {
-            return Err("its elements do not lie one after the other; save it after `.contiguous()`".into());
+            return Err("it is not contiguous; save it after `.contiguous()`".into());
         }
         elements = elements.checked_mul(size).ok_or("a shape that overflows")?;
     }
@@ -122,10 +121,10 @@ fn place(stored: &Stored, storages: &HashMap<String, Range<usize>>) -> Result<Pl
         (end <= within.end).then_some(start..end)
     });
     let range = range.ok_or_else(|| format!("lies beyond the end of data/{}", stored.storage.key))?;
-    Ok(Place { dtype, shape: stored.shape.clone(), range })
+    Ok(TensorPlace { dtype, shape: stored.shape.clone(), range })
 }
 
-/// Of a class of storages.
+/// The element type of a class of storages.
 fn dtype(kind: &str) -> Result<Dtype, String> {
     Ok(match kind {
         "torch FloatStorage" => Dtype::F32,
@@ -138,7 +137,7 @@ fn dtype(kind: &str) -> Result<Dtype, String> {
         "torch CharStorage" => Dtype::I8,
         "torch ByteStorage" => Dtype::U8,
         "torch BoolStorage" => Dtype::BOOL,
-        other => return Err(format!("stored as {other:?}, which is not known here")),
+        other => return Err(format!("stored as {other:?}, which is not supported")),
     })
 }
 

@@ -1,6 +1,6 @@
-//! Python's pickle, as far as `torch.save` uses it for a dictionary of tensors. A pickle is a program for a
-//! machine with a stack; here it can name functions, and nothing calls them: the few that make tensors and
-//! dictionaries are known by their names, and all others give a value that is nothing.
+//! Python's pickle format, as far as `torch.save` uses it for a dictionary of tensors. A pickle is a program for a stack
+//! machine. No function that it names is ever called: the few that make tensors and dictionaries are recognised by their
+//! names, and all others give an empty value.
 //!
 //! Format: CPython `Lib/pickletools.py`; PyTorch `torch/_utils.py` (`_rebuild_tensor_v2`), and
 //! `torch/serialization.py` (`persistent_id`).
@@ -8,19 +8,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-/// A tensor's elements in a storage.
+/// A tensor, as a view of a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    pub storage: Storage,
-    /// In elements, as the strides.
+pub struct PickledTensor {
+    pub storage: PickleStorage,
+    /// Counted in elements, as the strides are.
     pub offset: usize,
     pub shape: Vec<usize>,
-    /// As many as dimensions.
+    /// One per dimension.
     pub strides: Vec<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Storage {
+pub struct PickleStorage {
     /// Module and class: `torch HalfStorage`.
     pub kind: Rc<str>,
     /// The name of its entry in the archive.
@@ -28,36 +28,36 @@ pub struct Storage {
 }
 
 #[derive(Debug, Clone)]
-enum Value {
-    /// Everything that says nothing of tensors.
+enum PickleValue {
+    /// Any value that says nothing about tensors.
     Nothing,
     Integer(i64),
     Text(Rc<str>),
     /// Module and name.
     Global(Rc<str>),
-    Tuple(Rc<Tuple>),
-    /// A place among the machine's dictionaries, which are filled after they were named.
+    Tuple(Rc<PickleTuple>),
+    /// An index into the machine's dictionaries, which are filled after they were made.
     Dictionary(usize),
-    Storage(Rc<Storage>),
-    Tensor(Rc<Stored>),
+    Storage(Rc<PickleStorage>),
+    Tensor(Rc<PickledTensor>),
 }
 
 #[derive(Debug)]
-struct Tuple {
-    items: Vec<Value>,
-    /// Of the tuples in it, so that nothing walks into them without end.
+struct PickleTuple {
+    items: Vec<PickleValue>,
+    /// The depth of nesting, which is limited so that recursion over the items ends.
     depth: usize,
 }
 
-/// A tensor's arguments hold a tuple of sizes; nothing that is read has more.
+/// The deepest nesting of tuples. A tensor's arguments need two levels.
 const MAX_DEPTH: usize = 8;
 
 /// The tensors of the pickled dictionary, by their names.
 ///
 /// # Errors
-/// An instruction that is not known or has nothing to work on; another object than a dictionary.
-pub fn tensors(pickle: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
-    let mut machine = Machine { rest: pickle, ..Machine::default() };
+/// An instruction that is not supported or lacks its operands; an object that is no dictionary.
+pub fn tensors(pickle: &[u8]) -> Result<BTreeMap<String, PickledTensor>, String> {
+    let mut machine = PickleMachine { rest: pickle, ..PickleMachine::default() };
     let result = loop {
         let left = machine.rest.len();
         match machine.step() {
@@ -66,29 +66,29 @@ pub fn tensors(pickle: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
             Err(what) => return Err(format!("at byte {}: {what}", pickle.len() - left)),
         }
     };
-    let Value::Dictionary(index) = result else { return Err("it is no dictionary of tensors".into()) };
+    let PickleValue::Dictionary(index) = result else { return Err("it is no dictionary of tensors".into()) };
     let items = machine.dictionaries.swap_remove(index);
-    let tensor = |(name, value): (Rc<str>, Value)| match value {
-        Value::Tensor(tensor) => Some((name.to_string(), (*tensor).clone())),
+    let tensor = |(name, value): (Rc<str>, PickleValue)| match value {
+        PickleValue::Tensor(tensor) => Some((name.to_string(), (*tensor).clone())),
         _ => None,
     };
     Ok(items.into_iter().filter_map(tensor).collect())
 }
 
 #[derive(Default)]
-struct Machine<'a> {
+struct PickleMachine<'a> {
     rest: &'a [u8],
-    stack: Vec<Value>,
-    /// Lengths of the stack where marks lie.
+    stack: Vec<PickleValue>,
+    /// The length of the stack at each mark.
     marks: Vec<usize>,
-    memo: HashMap<u32, Value>,
-    /// Their items with text for a key.
-    dictionaries: Vec<Vec<(Rc<str>, Value)>>,
+    memo: HashMap<u32, PickleValue>,
+    /// The items of each dictionary that have text as their key.
+    dictionaries: Vec<Vec<(Rc<str>, PickleValue)>>,
 }
 
-impl Machine<'_> {
-    /// Does one instruction; the last one gives the object.
-    fn step(&mut self) -> Result<Option<Value>, String> {
+impl PickleMachine<'_> {
+    /// Executes one instruction. The last one returns the pickled object.
+    fn step(&mut self) -> Result<Option<PickleValue>, String> {
         let [instruction] = self.bytes()?;
         match instruction {
             b'.' => return self.pop().map(Some),
@@ -99,38 +99,38 @@ impl Machine<'_> {
             b'0' => self.pop().map(drop)?,
             b'1' => self.down_to_mark().map(drop)?,
             // None, True, False, EMPTY_LIST, EMPTY_SET
-            b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Nothing),
+            b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(PickleValue::Nothing),
             // BINFLOAT
             b'G' => {
                 self.bytes::<8>()?;
-                self.stack.push(Value::Nothing);
+                self.stack.push(PickleValue::Nothing);
             }
             b'K' | b'M' | b'J' | 0x8a => {
                 let integer = self.integer(instruction)?;
-                self.stack.push(Value::Integer(integer));
+                self.stack.push(PickleValue::Integer(integer));
             }
             // BINUNICODE and its short and long forms, SHORT_BINSTRING, BINSTRING
             b'X' | 0x8c | 0x8d | b'U' | b'T' => {
                 let text = self.text(instruction)?;
-                self.stack.push(Value::Text(text));
+                self.stack.push(PickleValue::Text(text));
             }
             // BINBYTES and its short and long forms
             b'B' | b'C' | 0x8e => {
                 let length = self.length(instruction)?;
                 self.take(length)?;
-                self.stack.push(Value::Nothing);
+                self.stack.push(PickleValue::Nothing);
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Global(format!("{module} {name}").into()));
+                self.stack.push(PickleValue::Global(format!("{module} {name}").into()));
             }
             // STACK_GLOBAL
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Text(module), Value::Text(name)) = (module, name) else {
+                let (PickleValue::Text(module), PickleValue::Text(name)) = (module, name) else {
                     return Err("a global without names".into());
                 };
-                self.stack.push(Value::Global(format!("{module} {name}").into()));
+                self.stack.push(PickleValue::Global(format!("{module} {name}").into()));
             }
             b'q' | b'r' | 0x94 => {
                 let place = match instruction {
@@ -146,7 +146,7 @@ impl Machine<'_> {
                     b'h' => self.bytes::<1>()?[0].into(),
                     _ => u32::from_le_bytes(self.bytes()?),
                 };
-                let value = self.memo.get(&place).ok_or("a memory that nothing was put in")?;
+                let value = self.memo.get(&place).ok_or("a memo entry that was never set")?;
                 self.stack.push(value.clone());
             }
             b')' | 0x85..=0x87 | b't' => {
@@ -166,7 +166,7 @@ impl Machine<'_> {
             // APPEND, APPENDS, ADDITEMS
             b'a' => self.pop().map(drop)?,
             b'e' | 0x90 => self.down_to_mark().map(drop)?,
-            // BUILD gives an object its attributes; a dictionary of tensors keeps its versions so.
+            // BUILD sets an object's attributes, such as the versions in a dictionary of tensors.
             b'b' => self.pop().map(drop)?,
             // REDUCE, NEWOBJ
             b'R' | 0x81 => {
@@ -175,73 +175,73 @@ impl Machine<'_> {
             }
             b'Q' => {
                 let id = self.pop()?;
-                let storage = storage(&id).ok_or("a reference to something that is no storage")?;
-                self.stack.push(Value::Storage(Rc::new(storage)));
+                let storage = storage(&id).ok_or("a persistent reference that is no storage")?;
+                self.stack.push(PickleValue::Storage(Rc::new(storage)));
             }
             other => return Err(format!("instruction {other:#04x} is not one that tensors are saved with")),
         }
         Ok(None)
     }
 
-    fn call(&mut self, function: &Value, arguments: &Value) -> Result<(), String> {
+    fn call(&mut self, function: &PickleValue, arguments: &PickleValue) -> Result<(), String> {
         let items = match arguments {
-            Value::Tuple(tuple) => &tuple.items[..],
+            PickleValue::Tuple(tuple) => &tuple.items[..],
             _ => &[],
         };
-        let Value::Global(name) = function else {
-            return Err("a call of something that is no function".into());
+        let PickleValue::Global(name) = function else {
+            return Err("a call of a value that is no function".into());
         };
         match &**name {
             "collections OrderedDict" => self.push_dictionary(),
             "torch._utils _rebuild_tensor_v2" => {
-                let tensor = rebuild(items).ok_or("a tensor with arguments of other kinds")?;
-                self.stack.push(Value::Tensor(Rc::new(tensor)));
+                let tensor = rebuild(items).ok_or("a tensor with arguments of unexpected types")?;
+                self.stack.push(PickleValue::Tensor(Rc::new(tensor)));
             }
             "torch._utils _rebuild_parameter" => {
-                self.stack.push(items.first().cloned().unwrap_or(Value::Nothing));
+                self.stack.push(items.first().cloned().unwrap_or(PickleValue::Nothing));
             }
-            _ => self.stack.push(Value::Nothing),
+            _ => self.stack.push(PickleValue::Nothing),
         }
         Ok(())
     }
 
     fn push_dictionary(&mut self) {
-        self.stack.push(Value::Dictionary(self.dictionaries.len()));
+        self.stack.push(PickleValue::Dictionary(self.dictionaries.len()));
         self.dictionaries.push(vec![]);
     }
 
-    /// Puts keys and values into what is on the top.
-    fn set(&mut self, items: Vec<Value>) -> Result<(), String> {
+    /// Adds keys and values to the dictionary on top of the stack.
+    fn set(&mut self, items: Vec<PickleValue>) -> Result<(), String> {
         let index = match self.stack.last().ok_or(EMPTY)? {
-            Value::Dictionary(index) => *index,
-            Value::Nothing => return Ok(()),
-            _ => return Err("items for something that is no dictionary".into()),
+            PickleValue::Dictionary(index) => *index,
+            PickleValue::Nothing => return Ok(()),
+            _ => return Err("items for a value that is no dictionary".into()),
         };
         let into = self.dictionaries.get_mut(index).ok_or(EMPTY)?;
         let mut items = items.into_iter();
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
-            if let Value::Text(key) = key {
+            if let PickleValue::Text(key) = key {
                 into.push((key, value));
             }
         }
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
-        // What lies below a mark is not there until the mark is gone.
+    fn pop(&mut self) -> Result<PickleValue, String> {
+        // Values below a mark cannot be popped until the mark is gone.
         match self.stack.len() > self.marks.last().copied().unwrap_or(0) {
             true => self.stack.pop().ok_or_else(|| EMPTY.into()),
             false => Err(EMPTY.into()),
         }
     }
 
-    fn top(&mut self, count: usize) -> Result<Vec<Value>, String> {
+    fn top(&mut self, count: usize) -> Result<Vec<PickleValue>, String> {
         let bottom = self.marks.last().copied().unwrap_or(0);
         let from = self.stack.len().checked_sub(count).filter(|from| *from >= bottom).ok_or(EMPTY)?;
         Ok(self.stack.split_off(from))
     }
 
-    fn down_to_mark(&mut self) -> Result<Vec<Value>, String> {
+    fn down_to_mark(&mut self) -> Result<Vec<PickleValue>, String> {
         let mark = self.marks.pop().ok_or("no mark")?;
         Ok(self.stack.split_off(mark))
     }
@@ -272,7 +272,7 @@ impl Machine<'_> {
         std::str::from_utf8(bytes).map(Into::into).map_err(|_| "text that is not UTF-8".into())
     }
 
-    /// Of text or bytes.
+    /// The length of text or bytes.
     fn length(&mut self, instruction: u8) -> Result<usize, String> {
         let length = match instruction {
             0x8c | b'U' | b'C' => u64::from(self.bytes::<1>()?[0]),
@@ -302,47 +302,59 @@ impl Machine<'_> {
     }
 }
 
-const EMPTY: &str = "an instruction with nothing to work on";
+const EMPTY: &str = "an instruction without its operands";
 const CUT: &str = "it ends within an instruction";
 
-fn tuple(items: Vec<Value>) -> Result<Value, String> {
+fn tuple(items: Vec<PickleValue>) -> Result<PickleValue, String> {
     let inner = items.iter().map(|item| match item {
-        Value::Tuple(tuple) => tuple.depth,
+        PickleValue::Tuple(tuple) => tuple.depth,
         _ => 0,
     });
     let depth = inner.max().unwrap_or(0) + 1;
     match depth > MAX_DEPTH {
         true => Err(format!("tuples nested deeper than {MAX_DEPTH}")),
-        false => Ok(Value::Tuple(Rc::new(Tuple { items, depth }))),
+        false => Ok(PickleValue::Tuple(Rc::new(PickleTuple { items, depth }))),
     }
 }
 
 /// `("storage", class, key, device, number of elements)`
-fn storage(id: &Value) -> Option<Storage> {
-    let Value::Tuple(id) = id else { return None };
+fn storage(id: &PickleValue) -> Option<PickleStorage> {
+    let PickleValue::Tuple(id) = id else { return None };
     match &id.items[..] {
-        [Value::Text(word), Value::Global(kind), Value::Text(key), ..] if &**word == "storage" => {
-            Some(Storage { kind: Rc::clone(kind), key: Rc::clone(key) })
+        [PickleValue::Text(word), PickleValue::Global(kind), PickleValue::Text(key), ..]
+            if &**word == "storage" =>
+        {
+            Some(PickleStorage { kind: Rc::clone(kind), key: Rc::clone(key) })
         }
         _ => None,
     }
 }
 
 /// `(storage, offset, sizes, strides, …)`
-fn rebuild(arguments: &[Value]) -> Option<Stored> {
-    let [Value::Storage(storage), Value::Integer(offset), Value::Tuple(sizes), Value::Tuple(strides), ..] =
-        arguments
+fn rebuild(arguments: &[PickleValue]) -> Option<PickledTensor> {
+    let [
+        PickleValue::Storage(storage),
+        PickleValue::Integer(offset),
+        PickleValue::Tuple(sizes),
+        PickleValue::Tuple(strides),
+        ..,
+    ] = arguments
     else {
         return None;
     };
-    let numbers = |tuple: &Tuple| -> Option<Vec<usize>> {
-        let number = |value: &Value| match value {
-            Value::Integer(value) => usize::try_from(*value).ok(),
+    let numbers = |tuple: &PickleTuple| -> Option<Vec<usize>> {
+        let number = |value: &PickleValue| match value {
+            PickleValue::Integer(value) => usize::try_from(*value).ok(),
             _ => None,
         };
         tuple.items.iter().map(number).collect()
     };
     let (shape, strides) = (numbers(sizes)?, numbers(strides)?);
     let offset = usize::try_from(*offset).ok()?;
-    (shape.len() == strides.len()).then(|| Stored { storage: (**storage).clone(), offset, shape, strides })
+    (shape.len() == strides.len()).then(|| PickledTensor {
+        storage: (**storage).clone(),
+        offset,
+        shape,
+        strides,
+    })
 }

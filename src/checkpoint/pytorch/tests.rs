@@ -5,11 +5,11 @@ use zip::write::SimpleFileOptions;
 
 use super::*;
 
-/// Written by PyTorch (scripts/fixtures/models.py); its numbers are held against transformers' where models run.
+/// Written by PyTorch (scripts/fixtures/models.py); its values are compared with transformers' in the tests of whole models.
 const FIXTURE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/families/opt-pickled/pytorch_model.bin");
 
-fn open(bytes: &[u8]) -> Result<BTreeMap<String, Place>> {
+fn open(bytes: &[u8]) -> Result<BTreeMap<String, TensorPlace>> {
     places(Path::new("pytorch_model.bin"), bytes)
 }
 
@@ -62,10 +62,10 @@ fn refusal(bytes: &[u8]) -> String {
 #[test]
 fn a_tensor_lies_where_its_storage_does() {
     let bytes = with(&dictionary(2, &[2, 3], &[3, 1]));
-    let Place { dtype, shape, range } = open(&bytes).unwrap().remove("a").unwrap();
+    let TensorPlace { dtype, shape, range } = open(&bytes).unwrap().remove("a").unwrap();
     assert_eq!((dtype, &shape[..], range.len()), (Dtype::F16, &[2, 3][..], 12));
     assert_eq!(bytes[range], [7; 12]);
-    // Nothing is in it, and nothing says how far apart single elements lie.
+    // An empty tensor: the strides of dimensions of 0 or 1 do not matter.
     assert_eq!(open(&with(&dictionary(0, &[0, 3], &[3, 1]))).unwrap()["a"].range.len(), 0);
     assert_eq!(open(&with(&dictionary(0, &[1, 3], &[9, 1]))).unwrap()["a"].range.len(), 6);
 }
@@ -74,9 +74,9 @@ fn a_tensor_lies_where_its_storage_does() {
 fn tensors_outside_their_storage_or_in_another_order_are_refused() {
     for (pickle, expected) in [
         (dictionary(3, &[2, 3], &[3, 1]), "lies beyond the end of data/0"),
-        (dictionary(0, &[2, 3], &[1, 2]), "do not lie one after the other"),
-        (dictionary(0, &[255; 9], &[1; 9]), "do not lie one after the other"),
-        (dictionary(0, &[3], &[3, 1]), "a tensor with arguments of other kinds"),
+        (dictionary(0, &[2, 3], &[1, 2]), "not contiguous"),
+        (dictionary(0, &[255; 9], &[1; 9]), "not contiguous"),
+        (dictionary(0, &[3], &[3, 1]), "a tensor with arguments of unexpected types"),
     ] {
         assert!(refusal(&with(&pickle)).contains(expected), "{expected}: {}", refusal(&with(&pickle)));
     }
@@ -88,7 +88,7 @@ fn tensors_outside_their_storage_or_in_another_order_are_refused() {
 }
 
 #[test]
-fn what_is_no_dictionary_of_tensors_is_refused() {
+fn files_without_a_dictionary_of_tensors_are_refused() {
     for (bytes, expected) in [
         (b"".to_vec(), "not a zip file"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.".to_vec(), "not a zip file"),
@@ -102,9 +102,9 @@ fn what_is_no_dictionary_of_tensors_is_refused() {
         (with(b"X\xff\xff\xff\xffab"), "it ends within an instruction"),
         (with(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffab"), "it ends within an instruction"),
         (with(b"}(K\x01t."), "no dictionary of tensors"),
-        (with(b"}(s"), "an instruction with nothing to work on"),
-        (with(b"h\x05"), "a memory that nothing was put in"),
-        (with(b"K\x01Q"), "a reference to something that is no storage"),
+        (with(b"}(s"), "an instruction without its operands"),
+        (with(b"h\x05"), "a memo entry that was never set"),
+        (with(b"K\x01Q"), "a persistent reference that is no storage"),
     ] {
         let error = refusal(&bytes);
         assert!(error.contains(expected), "{expected}: {error}");
@@ -140,7 +140,7 @@ fn files_of_pytorch_with_random_damage_are_read_or_refused() {
             Err(_) => refused += 1,
             Ok(places) => {
                 assert!(places.values().all(|place| place.range.end <= whole.len()));
-                let bytes = |p: &Place| p.shape.iter().product::<usize>() * p.dtype.bitsize() / 8;
+                let bytes = |p: &TensorPlace| p.shape.iter().product::<usize>() * p.dtype.bitsize() / 8;
                 assert!(places.values().all(|place| place.range.len() == bytes(place)));
             }
         }

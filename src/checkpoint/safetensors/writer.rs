@@ -1,5 +1,5 @@
 //! Writes safetensors files tensor by tensor, in any order: the header is known before the first
-//! byte of data, so nothing has to be held.
+//! byte of data, so no data has to be kept in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,19 +13,19 @@ use crate::error::{Error, Result};
 use crate::storage::json::write_json;
 use crate::storage::placed::PlacedFile;
 
-/// A file in the making.
+/// A file that is being written.
 pub struct Writer(PlacedFile);
 
-/// Name, type and shape.
-type Described = (String, Dtype, Vec<usize>);
+/// Name, type and shape of a tensor.
+pub type TensorDescription = (String, Dtype, Vec<usize>);
 
 impl Writer {
-    /// Creates the file and writes its header; the tensors lie in the order given. As [`PlacedFile::create`], goes on
-    /// with an unfinished file.
+    /// Creates the file and writes its header; the tensors lie in the order given. Continues an unfinished file, as
+    /// [`PlacedFile::create`] does.
     ///
     /// # Errors
     /// Two tensors share a name, or a size overflows.
-    pub fn create(path: &Path, tensors: &[Described]) -> Result<Self> {
+    pub fn create(path: &Path, tensors: &[TensorDescription]) -> Result<Self> {
         let mut infos = Vec::with_capacity(tensors.len());
         let mut end = 0usize;
         for (name, dtype, shape) in tensors {
@@ -44,17 +44,21 @@ impl Writer {
         Ok(Self(PlacedFile::create(path, &header, places.collect(), 0)?))
     }
 
-    /// Whether the tensor was not written yet.
+    /// Whether the tensor is still to be written.
     pub fn is_due(&self, name: &str) -> bool {
         self.0.is_due(name)
     }
 
+    /// Writes a tensor.
+    ///
     /// # Errors
     /// A name that is not in the header or was written before, or another number of bytes.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.0.write(name, bytes)
     }
 
+    /// Syncs everything to the disk.
+    ///
     /// # Errors
     /// A tensor is still missing, or the disk failed.
     pub fn finish(self) -> Result<()> {
@@ -72,16 +76,16 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// No file holds more than `max_bytes`, but for a single tensor that does.
+    /// Creates the files. None holds more than `max_bytes`, unless a single tensor does.
     ///
     /// # Errors
-    /// As [`Writer::create`].
-    pub fn create(directory: &Path, tensors: Vec<Described>, max_bytes: u64) -> Result<Self> {
+    /// Those of [`Writer::create`].
+    pub fn create(directory: &Path, tensors: Vec<TensorDescription>, max_bytes: u64) -> Result<Self> {
         let (mut total_bytes, mut in_shard) = (0usize, 0usize);
-        let mut shards: Vec<Vec<Described>> = vec![vec![]];
+        let mut shards: Vec<Vec<TensorDescription>> = vec![vec![]];
         let mut places = BTreeMap::new();
         for tensor in tensors {
-            // What overflows is refused where the file is created.
+            // A size that overflows is refused where the file is created.
             let bytes = bytes(tensor.1, &tensor.2).unwrap_or(usize::MAX);
             if in_shard > 0 && in_shard.saturating_add(bytes) as u64 > max_bytes {
                 shards.push(vec![]);
@@ -95,7 +99,7 @@ impl ShardWriter {
             }
         }
         let of = shards.len();
-        let create = |(index, mut tensors): (usize, Vec<Described>)| {
+        let create = |(index, mut tensors): (usize, Vec<TensorDescription>)| {
             // Widest types first, so that every tensor is aligned (the order of the Python writer).
             tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
             Writer::create(&directory.join(file_name(index, of)), &tensors)
@@ -104,7 +108,7 @@ impl ShardWriter {
         Ok(Self { directory: directory.to_path_buf(), shards, places, total_bytes })
     }
 
-    /// Whether the tensor was not written yet.
+    /// Whether the tensor is still to be written.
     pub fn is_due(&self, name: &str) -> bool {
         self.places
             .get(name)
@@ -112,8 +116,10 @@ impl ShardWriter {
             .is_some_and(|shard| shard.is_due(name))
     }
 
+    /// Writes a tensor.
+    ///
     /// # Errors
-    /// As [`Writer::write`].
+    /// Those of [`Writer::write`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let shard = self.places.get(name).and_then(|&index| self.shards.get_mut(index));
         match shard {
@@ -122,6 +128,8 @@ impl ShardWriter {
         }
     }
 
+    /// Syncs everything to the disk.
+    ///
     /// # Errors
     /// A tensor is still missing, or the disk failed.
     pub fn finish(self) -> Result<()> {
@@ -144,14 +152,14 @@ fn file_name(index: usize, of: usize) -> String {
     }
 }
 
-/// `None` where it overflows.
+/// The size of a tensor; `None` where it overflows.
 fn bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(dtype.bitsize(), |product, &d| product.checked_mul(d)).map(|bits| bits / 8)
 }
 
-/// Length, JSON, and spaces up to a multiple of 8 so that the data is aligned.
+/// The header: its length, and JSON with spaces up to a multiple of 8, so that the data is aligned.
 fn header(tensors: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
-    // transformers refuses files that do not say who their tensors are for.
+    // transformers refuses files that do not name the framework of their tensors.
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let metadata = Metadata::new(Some(about), tensors).map_err(|e| e.to_string())?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;

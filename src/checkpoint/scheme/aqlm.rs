@@ -134,8 +134,10 @@ struct AqlmLayer<'a> {
 
 impl Layer for AqlmLayer<'_> {
     fn layout(&self) -> PackedLayout {
-        let levels =
-            LevelsKind::Codebook { width: self.scheme.in_group_size, books: self.scheme.num_codebooks };
+        let levels = LevelsKind::Codebook {
+            width: self.scheme.in_group_size,
+            num_codebooks: self.scheme.num_codebooks,
+        };
         let bits = self.scheme.nbits_per_codebook;
         PackedLayout { bits, group_size: self.shape[1], levels, ordered: false }
     }
@@ -170,7 +172,7 @@ impl Layer for AqlmLayer<'_> {
             codes,
             scales: self.scales.values()?,
             levels: self.levels()?,
-            order: None,
+            perm: None,
         })
     }
 
@@ -210,8 +212,9 @@ impl Packing for Aqlm {
     fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
         expect(packed, self.nbits_per_codebook, None)?;
         match &packed.levels {
-            Levels::Codebook(Codebook { width, books, entries })
-                if (*width, *books) == (self.in_group_size, self.num_codebooks) && packed.order.is_none() =>
+            Levels::Codebook(Codebook { width, num_codebooks, entries })
+                if (*width, *num_codebooks) == (self.in_group_size, self.num_codebooks)
+                    && packed.perm.is_none() =>
             {
                 let size = if self.dtype() == Dtype::I8 { 1 } else { 2 };
                 let places = packed.codes_per_row();

@@ -186,7 +186,7 @@ impl Layer for AwqLayer<'_> {
             codes,
             scales: self.scales.values()?,
             levels: self.levels()?,
-            order: None,
+            perm: None,
         })
     }
 
@@ -237,7 +237,7 @@ impl Packing for Awq {
         let (out_features, in_features) = (packed.out_features, packed.in_features);
         let groups = self.groups([out_features, in_features])?;
         let zeros = match &packed.levels {
-            Levels::Zeros(zeros) if packed.order.is_none() || groups == 1 => zeros,
+            Levels::Zeros(zeros) if packed.perm.is_none() || groups == 1 => zeros,
             _ => return Err("AWQ holds zero points, and groups of neighbouring features".into()),
         };
         let (words, columns) = (packed.words_per_row(), out_features / ROWS.len());

@@ -197,7 +197,7 @@ struct Linear<'a> {
 
 impl Layer for Linear<'_> {
     fn layout(&self) -> PackedLayout {
-        let levels = LevelsKind::Codebook { width: 1, books: 1 };
+        let levels = LevelsKind::Codebook { width: 1, num_codebooks: 1 };
         PackedLayout { bits: 4, group_size: self.said.blocksize, levels, ordered: false }
     }
 
@@ -220,7 +220,7 @@ impl Layer for Linear<'_> {
             codes: codes.map(|word| u32::from_le_bytes(word.map(|byte: u8| byte.rotate_left(4)))).collect(),
             scales: self.scales.values()?,
             levels: self.levels()?,
-            order: None,
+            perm: None,
         })
     }
 
@@ -307,7 +307,9 @@ impl Packing for BitsAndBytesPacking {
     fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
         expect(packed, 4, Some(self.block))?;
         let entries = match &packed.levels {
-            Levels::Codebook(Codebook { width: 1, books: 1, entries }) if packed.order.is_none() => entries,
+            Levels::Codebook(Codebook { width: 1, num_codebooks: 1, entries }) if packed.perm.is_none() => {
+                entries
+            }
             _ => return Err("this format holds the codes of one codebook, of neighbouring features".into()),
         };
         if self.kind == Kind::Nf4 && entries[..] != NF4 {

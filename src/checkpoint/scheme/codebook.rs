@@ -151,8 +151,8 @@ struct CodebookLayer<'a> {
 
 impl Layer for CodebookLayer<'_> {
     fn layout(&self) -> PackedLayout {
-        let CodebookScheme { bits, vector_size: width, num_codebooks: books, .. } = self.scheme;
-        let levels = LevelsKind::Codebook { width, books };
+        let CodebookScheme { bits, vector_size: width, num_codebooks, .. } = self.scheme;
+        let levels = LevelsKind::Codebook { width, num_codebooks };
         PackedLayout { bits, group_size: self.group_size, levels, ordered: false }
     }
 
@@ -174,7 +174,7 @@ impl Layer for CodebookLayer<'_> {
             codes: words_from(&self.codes),
             scales: self.scales.values()?,
             levels: self.levels()?,
-            order: None,
+            perm: None,
         })
     }
 
@@ -213,8 +213,9 @@ impl Packing for CodebookScheme {
     fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
         expect(packed, self.bits, self.group_size)?;
         match &packed.levels {
-            Levels::Codebook(Codebook { width, books, entries })
-                if (*width, *books) == (self.vector_size, self.num_codebooks) && packed.order.is_none() =>
+            Levels::Codebook(Codebook { width, num_codebooks, entries })
+                if (*width, *num_codebooks) == (self.vector_size, self.num_codebooks)
+                    && packed.perm.is_none() =>
             {
                 let mut codebook = Vec::new();
                 entries.iter().for_each(|e| float::encode_into(self.codebook_dtype, *e, &mut codebook));

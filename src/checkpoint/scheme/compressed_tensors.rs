@@ -234,7 +234,7 @@ impl Layer for PackedLinear<'_> {
             codes,
             scales: self.scales.values()?,
             levels: self.levels()?,
-            order: self.order.clone(),
+            perm: self.order.clone(),
         })
     }
 
@@ -277,7 +277,7 @@ impl Packing for CompressedTensors {
         expect(packed, self.bits, self.group_size)?;
         let (out_features, in_features) = (packed.out_features, packed.in_features);
         let (groups, per_word) = (self.groups(in_features)?, self.codes_per_word());
-        if packed.order.is_some() && self.group_size.is_some() && !self.ordered() {
+        if packed.perm.is_some() && self.group_size.is_some() && !self.ordered() {
             return Err("groups of features that are no neighbours, without actorder \"group\"".into());
         }
         let (codes, g_idx) = ordering::undo(packed);

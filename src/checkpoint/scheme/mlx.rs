@@ -158,7 +158,7 @@ impl Layer for MlxLayer<'_> {
         let ([out_features, in_features], bits, group_size) = (self.shape, self.bits, self.group_size);
         let (codes, scales) = (words_from(&self.weight), self.scales.values()?);
         let levels = self.levels()?;
-        Ok(PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels, order: None })
+        Ok(PackedWeight { out_features, in_features, bits, group_size, codes, scales, levels, perm: None })
     }
 
     fn bytes(&self) -> usize {

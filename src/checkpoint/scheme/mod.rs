@@ -348,14 +348,14 @@ pub fn undeclared(declared: Option<&dyn Scheme>, names: &[&str]) -> Option<&'sta
     found.map(|(_, scheme)| scheme)
 }
 
-/// The entries `[books, 2^bits, width]` of a codebook that a tensor of checked shape holds.
+/// The entries `[num_codebooks, 2^bits, width]` of a codebook that a tensor of checked shape holds.
 ///
 /// # Errors
 /// One that is not finite.
-fn codebook(tensor: &Tensor, width: usize, books: usize) -> Result<Levels> {
+fn codebook(tensor: &Tensor, width: usize, num_codebooks: usize) -> Result<Levels> {
     let entries = tensor.floats()?;
     match entries.iter().all(|entry| entry.is_finite()) {
-        true => Ok(Levels::Codebook(Codebook { width, books, entries })),
+        true => Ok(Levels::Codebook(Codebook { width, num_codebooks, entries })),
         false => Err(tensor.wrong("holds an entry that is not finite")),
     }
 }

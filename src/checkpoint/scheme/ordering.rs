@@ -43,7 +43,7 @@ pub fn apply(codes: &mut [u32], bits: u32, order: &[u32]) {
 /// The codes in the model's order, and the group of each feature.
 pub fn undo(packed: &PackedWeight) -> (Cow<'_, [u32]>, Vec<u32>) {
     let group = |place: usize| (place / packed.group_size) as u32;
-    let Some(order) = &packed.order else {
+    let Some(order) = &packed.perm else {
         return (Cow::Borrowed(&packed.codes), (0..packed.in_features).map(group).collect());
     };
     let mut g_idx = vec![0; packed.in_features];

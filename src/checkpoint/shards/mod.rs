@@ -1,61 +1,39 @@
-//! The tensors of a Hugging Face directory, wherever in its files they lie: one file, or shards with an index, of
-//! safetensors or of PyTorch. Mapped lazily. Knows no tensor's meaning.
+//! The tensors of a Hugging Face directory, whether they lie in one file or in shards with an index, of safetensors
+//! or of PyTorch. Files are mapped, not read. Knows no tensor's meaning.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use serde::Deserialize;
 
-use super::safetensors::{self, Dtype, INDEX_FILE, SINGLE_FILE};
+use super::safetensors::{self, INDEX_FILE, SINGLE_FILE};
+use super::tensor::{StoredTensor, TensorPlace, missing};
 use super::{float, pytorch};
-use crate::error::{Error, Result, nearest};
-use crate::packed::FloatType;
-use crate::storage::pages;
+use crate::error::{Error, Result};
+use crate::storage::pages::{self, MappedFile};
+
+// The name that the files of `scheme` use.
+pub use super::tensor::StoredTensor as Tensor;
 
 /// The tensors of a directory.
 pub struct Shards {
     directory: PathBuf,
     files: Vec<MappedFile>,
-    /// Each with the index of its file.
-    tensors: BTreeMap<String, (usize, Place)>,
-}
-
-pub struct MappedFile {
-    pub path: PathBuf,
-    pub file: File,
-    pub bytes: Mmap,
-}
-
-/// Where and how a tensor lies in a file: row-major.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    /// In the file's bytes, as many as type and shape say.
-    pub range: Range<usize>,
-}
-
-/// One tensor's bytes as they lie in the file.
-#[derive(Clone, Copy)]
-pub struct Tensor<'a> {
-    pub path: &'a Path,
-    pub name: &'a str,
-    pub dtype: Dtype,
-    pub shape: &'a [usize],
-    pub bytes: &'a [u8],
+    /// The index of each tensor's file, and its place there.
+    tensors: BTreeMap<String, (usize, TensorPlace)>,
 }
 
 impl Shards {
+    /// Maps the directory's files of weights.
+    ///
     /// # Errors
     /// No file of weights; an index that is damaged, names a file outside the directory, a missing
     /// shard or a tensor its shard does not hold; a damaged header.
     pub fn open(directory: &Path) -> Result<Self> {
         let mut shards =
             Self { directory: directory.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new() };
-        // The order transformers looks in.
+        // The order in which transformers looks for them.
         for (single, index) in [(SINGLE_FILE, INDEX_FILE), (pytorch::SINGLE_FILE, pytorch::INDEX_FILE)] {
             let (single, index) = (directory.join(single), directory.join(index));
             if single.exists() {
@@ -75,15 +53,15 @@ impl Shards {
         &self.files
     }
 
-    /// Whether the files are PyTorch's, which nothing can be replaced in: they hold checksums.
+    /// Whether the files are PyTorch's, in which nothing can be replaced: they hold checksums.
     pub fn are_pickled(&self) -> bool {
         self.files.iter().any(|file| pytorch::is_file(&file.path))
     }
 
-    /// Has every tensor under the name that `name` gives it from the file's.
+    /// Renames every tensor from the file's name to the one that `name` gives for it.
     ///
     /// # Errors
-    /// Two tensors get one name.
+    /// Two tensors get the same name.
     pub fn rename(&mut self, name: impl Fn(&str) -> String) -> Result<()> {
         for (old, place) in std::mem::take(&mut self.tensors) {
             let new = name(&old);
@@ -102,35 +80,35 @@ impl Shards {
         self.tensors.contains_key(name)
     }
 
-    /// Byte-sorted.
+    /// The names of all tensors, byte-sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
+    pub fn get(&self, name: &str) -> Option<StoredTensor<'_>> {
         let (name, (file, place)) = self.tensors.get_key_value(name)?;
         let file = self.files.get(*file)?;
         let bytes = file.bytes.get(place.range.clone())?;
-        Some(Tensor { path: &file.path, name, dtype: place.dtype, shape: &place.shape, bytes })
+        Some(StoredTensor { path: &file.path, name, dtype: place.dtype, shape: &place.shape, bytes })
     }
 
     /// # Errors
     /// No tensor has that name.
-    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+    pub fn tensor(&self, name: &str) -> Result<StoredTensor<'_>> {
         self.get(name).ok_or_else(|| missing(&self.directory, name, self.names()))
     }
 
-    /// Where the tensor's bytes lie: the index of its file and the range there.
+    /// The index of the tensor's file, and the range of its bytes there.
     pub fn position(&self, name: &str) -> Option<(usize, Range<usize>)> {
         self.tensors.get(name).map(|(file, place)| (*file, place.range.clone()))
     }
 
-    /// Whether two tensors hold the same numbers. Reads them piece by piece and gives the pages back.
-    pub fn have_same_values(&self, a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
-        const PIECE: usize = 1 << 20;
+    /// Whether two tensors hold the same numbers. Reads them in chunks and releases the pages.
+    pub fn have_same_values(&self, a: &StoredTensor<'_>, b: &StoredTensor<'_>) -> bool {
+        const VALUES: usize = 1 << 20;
         let (Ok(of_a), Ok(of_b)) = (a.float_type(), b.float_type()) else { return false };
-        let pieces = |dtype| PIECE * float::bytes_per_value(dtype);
-        let mut both = a.bytes.chunks(pieces(of_a)).zip(b.bytes.chunks(pieces(of_b)));
+        let chunk = |dtype| VALUES * float::bytes_per_value(dtype);
+        let mut both = a.bytes.chunks(chunk(of_a)).zip(b.bytes.chunks(chunk(of_b)));
         a.shape == b.shape
             && both.all(|(a, b)| {
                 self.files.iter().for_each(|file| pages::release(&file.bytes));
@@ -151,25 +129,24 @@ impl Shards {
         Ok(())
     }
 
-    /// Maps one file and adds its tensors. Those that an index says are in another file are left out.
+    /// Maps one file and adds its tensors, without those that an index says are in another file.
     fn add(&mut self, path: &Path, indexed: Option<Indexed<'_>>) -> Result<()> {
-        let (opened, bytes) = pages::open_mapped(path)?;
+        let opened = MappedFile::open(path)?;
         let mut places = match pytorch::is_file(path) {
-            true => pytorch::places(path, &bytes)?,
-            false => safetensors::places(path, &bytes)?,
+            true => pytorch::places(path, &opened.bytes)?,
+            false => safetensors::places(path, &opened.bytes)?,
         };
         let file = self.files.len();
         if let Some(Indexed { index, here, anywhere }) = indexed {
             if let Some(name) = here.iter().find(|name| !places.contains_key(**name)) {
-                let index = index.file_name().unwrap_or_default().to_string_lossy();
-                let what = format!("{index} says it is in this file, but it is not");
+                let what = format!("{} says it is in this file, but it is not", index.display());
                 return Err(Error::tensor(path, *name, what));
             }
             places
                 .retain(|name, _| here.binary_search(&name.as_str()).is_ok() || !anywhere.contains_key(name));
         }
         self.tensors.extend(places.into_iter().map(|(name, place)| (name, (file, place))));
-        self.files.push(MappedFile { path: path.to_path_buf(), file: opened, bytes });
+        self.files.push(opened);
         Ok(())
     }
 }
@@ -177,66 +154,10 @@ impl Shards {
 /// An index of shards, seen from one of them.
 struct Indexed<'a> {
     index: &'a Path,
-    /// Byte-sorted names of the tensors in this file.
+    /// The byte-sorted names of the tensors in this file.
     here: &'a [&'a str],
     /// The file of every tensor.
     anywhere: &'a BTreeMap<String, String>,
-}
-
-impl Tensor<'_> {
-    /// # Errors
-    /// Not f32, f16 or bf16.
-    pub fn float_type(&self) -> Result<FloatType> {
-        match self.dtype {
-            Dtype::F32 => Ok(FloatType::F32),
-            Dtype::F16 => Ok(FloatType::F16),
-            Dtype::BF16 => Ok(FloatType::BF16),
-            other => Err(Error::unsupported(
-                format!("{}: tensor `{}` is stored as {other:?}", self.path.display(), self.name),
-                "weights stored as F32, F16 or BF16 can be read",
-            )),
-        }
-    }
-
-    pub fn floats(&self) -> Result<Vec<f32>> {
-        Ok(float::decode(self.float_type()?, self.bytes))
-    }
-
-    /// Whether it holds floats, all of them 0.
-    pub fn is_zero(&self) -> bool {
-        self.floats().is_ok_and(|values| values.iter().all(|value| *value == 0.0))
-    }
-
-    /// i32 or i64 values, the latter only where they fit.
-    pub fn integers(&self) -> Result<Vec<i32>> {
-        match self.dtype {
-            Dtype::I32 => Ok(self.bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b)).collect()),
-            Dtype::I64 => (self.bytes.as_chunks().0.iter())
-                .map(|&b| i64::from_le_bytes(b).try_into().map_err(|_| self.wrong("a value exceeds 32 bits")))
-                .collect(),
-            other => Err(self.wrong(format!("expected integers (I32), got {other:?}"))),
-        }
-    }
-
-    /// # Errors
-    /// Another shape.
-    pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
-        match self.shape == shape {
-            true => Ok(()),
-            false => Err(self.wrong(format!("expected shape {shape:?}, got {:?}", self.shape))),
-        }
-    }
-
-    pub fn wrong(&self, what: impl Into<String>) -> Error {
-        Error::tensor(self.path, self.name, what)
-    }
-}
-
-/// The error for a name nobody has, with the nearest one that exists.
-pub fn missing<'a>(path: &Path, name: &str, names: impl Iterator<Item = &'a str>) -> Error {
-    let hint =
-        nearest(name, names).map(|near| format!(" (the nearest name is `{near}`)")).unwrap_or_default();
-    Error::tensor(path, name, format!("not in the checkpoint{hint}"))
 }
 
 #[derive(Deserialize)]
@@ -254,11 +175,11 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     }
 }
 
-/// A shard is a plain file name: an index must not make us read elsewhere. (Where the file itself is
-/// a symlink it is followed: that is the user's or the hub cache's doing.)
+/// The path of a shard. An index may only name files in its own directory. (Where such a file is a symlink, it is
+/// followed: the user made it, or the hub's cache.)
 fn shard_path(index: &Path, directory: &Path, file: &str) -> Result<PathBuf> {
-    let plain = !file.is_empty() && !file.contains(['/', '\\', '\0', ':']) && file != "." && file != "..";
-    if !plain {
+    let is_plain = !file.is_empty() && !file.contains(['/', '\\', '\0', ':']) && file != "." && file != "..";
+    if !is_plain {
         return Err(Error::damaged(
             index,
             format!("names the shard {file:?}, which is not a plain file name"),
@@ -273,7 +194,7 @@ fn shard_path(index: &Path, directory: &Path, file: &str) -> Result<PathBuf> {
     }
 }
 
-/// For directories that name their one weight file otherwise, as old GPTQ checkpoints do.
+/// The only safetensors file of a directory: old GPTQ checkpoints have one of any name.
 fn only_file(directory: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(directory).map_err(Error::io(directory, "listing"))?;
     let mut found: Vec<PathBuf> = Vec::new();

@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::super::safetensors::Writer;
+use super::super::safetensors::{Dtype, Writer};
 use super::*;
 
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -111,7 +111,7 @@ fn a_missing_shard_or_tensor_and_a_damaged_index_are_named() {
 }
 
 #[test]
-fn a_directory_without_weights_says_what_was_looked_for() {
+fn a_directory_without_weights_says_which_files_were_looked_for() {
     let directory = tempfile::tempdir().unwrap();
     let open = || Shards::open(directory.path()).map(|_| ()).unwrap_err();
     assert!(
@@ -126,7 +126,7 @@ fn a_directory_without_weights_says_what_was_looked_for() {
 }
 
 #[test]
-fn what_the_writer_writes_in_any_order_is_read_back() {
+fn tensors_written_in_any_order_are_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(SINGLE_FILE);
     let tensors = [("a".to_owned(), Dtype::F32, vec![2, 1]), ("b".to_owned(), Dtype::I32, vec![1])];
@@ -148,7 +148,7 @@ fn what_the_writer_writes_in_any_order_is_read_back() {
 }
 
 #[test]
-fn tensors_that_an_index_leaves_out_are_there_all_the_same() {
+fn tensors_that_an_index_leaves_out_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let two = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F16","shape":[1],"data_offsets":[4,6]}}"#;
     std::fs::write(dir.path().join("1.safetensors"), file(two, &[0; 6])).unwrap();

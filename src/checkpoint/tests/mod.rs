@@ -1,4 +1,4 @@
-//! Against the files of `tests/fixtures/checkpoints`.
+//! Tests with the files of `tests/fixtures/checkpoints`.
 
 mod mutating;
 mod packages;
@@ -9,11 +9,14 @@ mod saving;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::packed::FloatType;
+use crate::error::{Error, Result};
+use crate::packed::{FloatType, Levels, PackedWeight};
 use crate::quant::{self, QuantizeConfig};
 use crate::storage::json;
+use crate::storage::staging::Staging;
 
 /// Written by `scripts/fixtures/checkpoints.py`; blocks.gguf by `scripts/fixtures/blocks.py`.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints");
@@ -33,7 +36,7 @@ const QUANTIZED: [&str; 13] = [
     "q8_0.gguf",
     "blocks.gguf",
 ];
-/// With scales in f32, or quantized.
+/// Fixtures whose scales are f32, or quantized.
 const BITSANDBYTES: [&str; 2] = ["bnb-nf4-double", "bnb-fp4"];
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj.weight";
 
@@ -45,7 +48,7 @@ fn open(name: &str) -> Checkpoint {
     Checkpoint::open(&fixture(name)).unwrap()
 }
 
-/// What another implementation expands the file's tensors to.
+/// The values that another implementation expands the file's tensors to.
 fn expected(name: &str) -> BTreeMap<String, Vec<f32>> {
     let stem = name.trim_end_matches(".gguf");
     let directory = tempfile::tempdir().unwrap();
@@ -72,7 +75,7 @@ fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
 }
 
-/// The files of a fixture by the names a saved copy gives them.
+/// The files of a fixture, by their names in a saved copy.
 fn original_files(name: &str) -> BTreeMap<String, Vec<u8>> {
     match fixture(name).is_dir() {
         true => files(&fixture(name)),

@@ -1,4 +1,4 @@
-//! Files with random damage: whatever their headers and settings say, the answer is a model or an error.
+//! Files with random damage: whatever their headers and settings say, opening them gives a model or an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -56,7 +56,7 @@ const WORDS: [&str; 14] = [
     "\"\"",
 ];
 
-/// Damages what describes the tensors, sometimes the tensors.
+/// Damages the description of the tensors, sometimes the tensors themselves.
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     if bytes.is_empty() {
         return;
@@ -77,7 +77,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
         }
         3 => bytes.truncate(at),
         4 => {
-            // Another value in JSON, at the number or word that is nearest.
+            // Another value in the JSON, in place of the nearest number or word.
             let is_value = |b: &u8| b.is_ascii_alphanumeric() || b"-.\"".contains(b);
             let start = bytes[at..end].iter().position(is_value).map_or(at, |skipped| at + skipped);
             let length = bytes[start..end].iter().take_while(|b| is_value(b)).count();
@@ -95,7 +95,7 @@ fn use_everything(path: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     checkpoint.tensors().count();
     for name in checkpoint.trained_names() {
-        // An error in one says nothing of the next.
+        // An error in one tensor says nothing about the next.
         let _ = (checkpoint.layout(&name), checkpoint.weight(&name).map(|_| ()));
     }
     for name in checkpoint.plain_names() {
@@ -116,13 +116,13 @@ fn written(format: QuantizedFormat, method: quant::Method, to: &Path) {
         quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
     };
     let names = source.config().block_linears();
-    let linears = &mut Linears { names: &names, packed: Packed::Made(packed), on_tensor: &mut |_| {} };
+    let linears = &mut Linears { names: &names, packed: PackedLinears::Made(packed), on_tensor: &mut |_| {} };
     write(&source, Staging::new(to).unwrap(), &target, MAX_SHARD_BYTES, linears).unwrap();
 }
 
 #[test]
 fn damaged_files_are_read_or_refused() {
-    // More of them where somebody has the time: `QZO_MUTATIONS=20000 cargo test --release mutating`.
+    // For a longer run: `QZO_MUTATIONS=20000 cargo test --release mutating`.
     let rounds = std::env::var("QZO_MUTATIONS").map_or(300, |rounds| rounds.parse().unwrap());
     let made = tempfile::tempdir().unwrap();
     let [aqlm, qzo] = ["aqlm", "qzo"].map(|name| made.path().join(name));
@@ -147,7 +147,7 @@ fn damaged_files_are_read_or_refused() {
             let (file, bytes) = &whole[random.below(whole.len())];
             let mut damaged = bytes.clone();
             (0..=random.below(3)).for_each(|_| mutate(&mut damaged, &mut random));
-            // A new file: the old one is mapped by nobody any more, and is never shortened in place.
+            // A new file each time: one that is mapped must not be shortened.
             fs::remove_file(file).unwrap();
             fs::write(file, &damaged).unwrap();
             match catch_unwind(AssertUnwindSafe(|| use_everything(&path))) {

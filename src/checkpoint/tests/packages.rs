@@ -54,7 +54,7 @@ fn compressed_tensors_settings_that_are_not_supported_are_named() {
         let Err(error) = with_config("ct-w4-group", change) else { panic!("{key} {value}") };
         assert!(error.to_string().contains(expected), "{at}/{key} {value}: {error}");
     }
-    // Without a format of its own, a group has that of all.
+    // A group without a format of its own has the format of the config.
     for (format, works) in [("pack-quantized", true), ("marlin-24", false)] {
         let change = |c: &mut serde_json::Value| {
             let settings = &mut c["quantization_config"];
@@ -63,7 +63,7 @@ fn compressed_tensors_settings_that_are_not_supported_are_named() {
         };
         assert_eq!(with_config("ct-w4-group", change).is_ok(), works, "{format}");
     }
-    // What says the same as the fixture, as other versions of the package say it.
+    // The settings of the fixture, as other versions of the package write them.
     for (key, value) in [
         ("strategy", json!(null)),
         ("strategy", json!("GROUP")),
@@ -115,7 +115,7 @@ fn mlx_modes_that_are_not_affine_are_named() {
     }
 }
 
-/// Tensors that are not as the settings say, or say other than the config: refused by name.
+/// Tensors that contradict the settings or the config.
 #[test]
 fn packed_tensors_of_another_type_or_shape_are_refused_by_name() {
     for (fixture_name, tensor, dtype, shape, expected) in [

@@ -3,23 +3,23 @@
 use super::*;
 use crate::storage::json;
 
-/// As `qzo quantize` does.
+/// Writes a quantized copy, as `qzo quantize` does.
 fn write_quantized(
     source: &Checkpoint,
     out: &Path,
-    target: &Target,
+    target: &WriteTarget,
     packed: &mut dyn FnMut(&str) -> Result<PackedWeight>,
 ) -> Result<()> {
     target.check(source)?;
     let names = source.config().block_linears();
-    let linears = &mut Linears { names: &names, packed: Packed::Made(packed), on_tensor: &mut |_| {} };
+    let linears = &mut Linears { names: &names, packed: PackedLinears::Made(packed), on_tensor: &mut |_| {} };
     write(source, Staging::new(out)?, target, MAX_SHARD_BYTES, linears).map(|_| ())
 }
 
 #[test]
-fn what_is_written_is_what_the_quantizer_gave() {
+fn the_quantizers_weights_are_read_back() {
     use crate::quant::Method::{Learned, Nf4, Rtn, Vector};
-    // Beside the text that a method needs, which no quantizer of this test reads.
+    // The calibration text only has to be named: no quantizer of this test reads it.
     let config = |method, bits, group_size| QuantizeConfig { method, bits, group_size, ..Default::default() };
     let mut cases = vec![];
     for bits in [2, 3, 4, 8] {
@@ -79,7 +79,7 @@ fn what_is_written_is_what_the_quantizer_gave() {
             for tensor in source.tensors().filter(|t| !given.contains_key(&t.name)) {
                 assert_eq!(written.dense(&tensor.name).unwrap(), source.dense(&tensor.name).unwrap());
             }
-            // Tuned: other scales, and nothing else.
+            // A tuned copy differs in its scales alone.
             let (tuned, mut asked) = (parent.path().join("tuned"), 0);
             written
                 .save_tuned(&tuned, &mut |name| {
@@ -99,7 +99,7 @@ fn what_is_written_is_what_the_quantizer_gave() {
     }
 }
 
-/// Codes whose features were quantized in another order come back, in the order of their groups.
+/// Features that were quantized in another order are read back in the order of their groups.
 #[test]
 fn activation_order_survives_the_file() {
     for into in [QuantizedFormat::Gptq, QuantizedFormat::CompressedTensors] {
@@ -138,7 +138,7 @@ fn activation_order_survives(into: QuantizedFormat) {
     }
     let written = Checkpoint::open(&out).unwrap();
     for (name, packed) in &given {
-        assert!(packed.order.is_some());
+        assert!(packed.perm.is_some());
         // Within a group any order gives the same weights.
         assert_eq!(self::packed(&written, name).to_dense(), packed.to_dense(), "{name}");
     }
@@ -189,7 +189,7 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
         let already = Checkpoint::open(refused).unwrap();
         let error =
             write_quantized(&already, &parent.path().join("twice"), &target, &mut quantize).unwrap_err();
-        assert!(error.to_string().contains("quantized as it is"), "{error}");
+        assert!(error.to_string().contains("quantized already"), "{error}");
     }
     let other = QuantizeConfig { group_size: Some(64), ..config };
     let other = QuantizedFormat::Gptq.target(&other, FloatType::F16).unwrap();
@@ -197,7 +197,7 @@ fn writing_copies_every_other_file_and_leaves_nothing_when_it_fails() {
     assert!(error.to_string().contains("in groups of 64"), "{error}");
 }
 
-/// Only linears are described by their packing: an odd table, or one of a part that is left alone, is copied.
+/// Only linears need to fit the packing: tables and other parts' tensors of any shape are copied.
 #[test]
 fn tensors_that_are_not_packed_may_have_any_shape() {
     let parent = tempfile::tempdir().unwrap();
@@ -240,9 +240,9 @@ fn tensors_that_are_not_packed_may_have_any_shape() {
     }
 }
 
-/// What was written is not quantized again, and the end is the same.
+/// Linears that were written before are not quantized again, and the result is the same.
 #[test]
-fn writing_goes_on_where_it_was() {
+fn an_interrupted_write_is_continued() {
     let parent = tempfile::tempdir().unwrap();
     let source = Checkpoint::open(&fixture("../llama/base")).unwrap();
     let names = source.config().block_linears();
@@ -274,12 +274,12 @@ fn writing_goes_on_where_it_was() {
                 staging,
                 &target,
                 shards,
-                &mut Linears { names: &names, packed: Packed::Made(packed), on_tensor },
+                &mut Linears { names: &names, packed: PackedLinears::Made(packed), on_tensor },
             );
             (result.is_ok(), asked, was_there)
         };
         let end = if format == QuantizedFormat::Gguf { "gguf" } else { "" };
-        // A GGUF file bears the name that it is given.
+        // A GGUF file has the name of the output.
         let at = |directory: &str| {
             fs::create_dir_all(parent.path().join(directory)).unwrap();
             parent.path().join(directory).join(format!("{format:?}")).with_extension(end)

@@ -1,9 +1,9 @@
-//! What a checkpoint holds, against other implementations.
+//! Checkpoints' values, compared with other implementations'.
 
 use half::{bf16, f16};
 
 use super::*;
-use crate::packed::Blocks;
+use crate::packed::SubBlocks;
 
 #[test]
 fn dense_checkpoints_of_every_type_hold_the_same_model() {
@@ -35,7 +35,7 @@ fn dense_checkpoints_of_every_type_hold_the_same_model() {
 }
 
 #[test]
-fn quantized_tensors_expand_to_what_other_tools_expand_them_to() {
+fn quantized_tensors_expand_to_the_same_values_as_in_other_tools() {
     for name in QUANTIZED.into_iter().chain(BITSANDBYTES) {
         let checkpoint = open(name);
         for (tensor, values) in expected(name) {
@@ -58,7 +58,7 @@ fn repacked_codes_lose_nothing() {
             // d·(q + m/d) instead of d·q + m: two roundings of the largest term.
             let largest = match &packed.levels {
                 Levels::Minimum(_) => (1u32 << packed.bits) as f32,
-                Levels::Blocks(Blocks { minima: Some(_), .. }) => 63.0 * 32.0,
+                Levels::SubBlocks(SubBlocks { min_scales: Some(_), .. }) => 63.0 * 32.0,
                 _ => 0.0,
             };
             let scale = packed.scales.iter().fold(0f32, |a, s| a.max(s.abs()));
@@ -79,20 +79,20 @@ fn rows_are_those_of_the_whole_table() {
         for table in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.k_proj.weight"]
         {
             let whole = checkpoint.dense(table).unwrap();
-            // More than a thread takes at a time, and than are read before the pages are given back.
+            // More rows than one task has, and more than are read before pages are released.
             let rows: Vec<u32> = (0..70).map(|i| [3, 15, 0, 3, 7][i % 5]).collect();
             let of = |factor: f32| -> Vec<f32> {
                 let row = |row: &u32| &whole[*row as usize * width..(*row as usize + 1) * width];
                 rows.iter().flat_map(row).map(|value| value * factor).collect()
             };
             let got = |factor, dtype| checkpoint.rows(table, &rows, factor, dtype).unwrap();
-            assert_eq!(got(1.0, FloatType::F32), Values::F32(of(1.0)), "{name} {table}");
+            assert_eq!(got(1.0, FloatType::F32), DenseValues::F32(of(1.0)), "{name} {table}");
             let scaled = of(11.3);
-            assert_eq!(got(11.3, FloatType::F32), Values::F32(scaled.clone()), "{name} {table}");
+            assert_eq!(got(11.3, FloatType::F32), DenseValues::F32(scaled.clone()), "{name} {table}");
             let halves = scaled.iter().map(|value| f16::from_f32(*value)).collect();
-            assert_eq!(got(11.3, FloatType::F16), Values::F16(halves), "{name} {table}");
+            assert_eq!(got(11.3, FloatType::F16), DenseValues::F16(halves), "{name} {table}");
             let halves = scaled.iter().map(|value| bf16::from_f32(*value)).collect();
-            assert_eq!(got(11.3, FloatType::BF16), Values::Bf16(halves), "{name} {table}");
+            assert_eq!(got(11.3, FloatType::BF16), DenseValues::Bf16(halves), "{name} {table}");
             let error = checkpoint.rows(table, &[0, u32::MAX], 1.0, FloatType::F32).unwrap_err();
             assert!(error.to_string().contains("row 4294967295 of a table of"), "{error}");
         }
@@ -140,7 +140,7 @@ fn the_tokenizer_is_where_the_format_keeps_it() {
     assert_eq!(vocab.chat_template.as_deref(), Some("{{ messages }}"));
 }
 
-/// Old GPTQ tools write no settings into config.json.
+/// Old GPTQ tools write their settings to a file beside config.json.
 #[test]
 fn the_fingerprint_knows_settings_in_a_file_of_their_own() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is no checkpoint, or one that does not fit its config.
+//! Directories that are no checkpoint, and checkpoints that do not fit their config.
 
 use super::*;
 use crate::storage::json;
@@ -176,7 +176,7 @@ fn tensors_that_the_config_does_not_account_for_are_refused_by_name() {
 }
 
 #[test]
-fn tensors_that_change_nothing_are_let_by() {
+fn tensors_that_cannot_change_the_results_are_accepted() {
     let fine = [
         "model.layers.0.self_attn.q_proj.bias",
         "model.layers.1.mlp.down_proj.bias",
@@ -207,7 +207,7 @@ fn a_head_of_its_own_is_refused_where_it_is_tied_to_other_embeddings() {
         assert!(error.to_string().contains("`lm_head.weight`"), "{error}");
         assert!(error.help().unwrap().contains("tie_word_embeddings"), "{error:?}");
     }
-    // A head that is packed is none that repeats the embeddings.
+    // A packed head is never a copy of the embeddings.
     let Err(error) = with_config("ct-w4-head", tie) else { panic!() };
     assert!(error.to_string().contains("`lm_head.weight_packed`"), "{error}");
     // The same values, wherever they lie and whatever their type.
@@ -239,7 +239,7 @@ fn tensors_of_a_scheme_that_is_not_declared_say_which_it_is() {
         let Err(error) = with_config(name, undeclare) else { panic!("{name}") };
         assert!(error.to_string().contains(&format!("holds tensors of {scheme}")), "{error}");
     }
-    // Zero points, and an order of features, that the settings deny.
+    // Zero points and an order of features, where the settings say that there are none.
     for (key, part) in [("symmetric", "weight_zero_point"), ("actorder", "weight_g_idx")] {
         let Err(error) = with_config("ct-w4-asym-actorder", |config| {
             let weights = &mut config["quantization_config"]["config_groups"]["group_0"]["weights"];
@@ -252,7 +252,7 @@ fn tensors_of_a_scheme_that_is_not_declared_say_which_it_is() {
 }
 
 #[test]
-fn weights_from_inside_something_else_are_told_from_damage() {
+fn weights_of_a_wrapped_model_or_an_adapter_are_recognised() {
     let rename = |to: &dyn Fn(&str) -> String| {
         let directory = tempfile::tempdir().unwrap();
         for (file, bytes) in files(&fixture("hf-f32")) {
@@ -283,7 +283,7 @@ fn weights_from_inside_something_else_are_told_from_damage() {
         (&before("module._orig_mod."), "DistributedDataParallel", ".replace('_orig_mod.', '')"),
         (&before("base_model.model."), "PEFT", ".replace('base_model.model.', '')"),
         (&before("model."), "Lightning", ".removeprefix('model.')"),
-        (&before("actor."), "something else", ".replace('actor.', '')"),
+        (&before("actor."), "a wrapper around the model", ".replace('actor.', '')"),
         (&base_layer, "LoRA adapter that is not merged", "merge_and_unload"),
     ] {
         let (error, help) = rename(to);

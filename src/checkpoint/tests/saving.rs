@@ -1,4 +1,4 @@
-//! Checkpoints with other scales.
+//! Saving checkpoints with other scales.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn tuned_scales_are_read_back_as_they_were_rounded() {
             },
             "{name}"
         );
-        // Of all files only the weights differ, and those not in length.
+        // Only the files of weights differ, and not in length.
         for (file, bytes) in original_files(name) {
             let saved = fs::read(out.join(&file)).unwrap();
             assert_eq!(saved.len(), bytes.len());

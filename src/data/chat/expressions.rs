@@ -1,5 +1,5 @@
-//! The expressions of a template in the form that `rewrite` describes, by Jinja2's precedence: words and
-//! comparisons bind least, then sums, then `~`, then products, then values with their indices, filters and tests.
+//! Rewrites the expressions of a template as `rewrite` describes, by Jinja2's precedence: words and comparisons bind
+//! least, then sums, then `~`, then products, then values with their indices, filters and tests.
 
 use super::tokens::{Node, is_operator};
 
@@ -7,7 +7,7 @@ use super::tokens::{Node, is_operator};
 const BOUNDARIES: [&str; 12] =
     ["and", "or", "not", "in", "if", "else", "elif", "for", "set", "recursive", "ignore", "import"];
 
-/// Rewrites everything between two brackets, or in a tag.
+/// Rewrites the expressions between two brackets or in a tag.
 pub fn level(nodes: &[Node<'_>]) -> String {
     let is_order = |sign: &str| matches!(sign, "<" | ">" | "<=" | ">=");
     let mut before = "";
@@ -41,7 +41,7 @@ fn product(nodes: &[Node<'_>]) -> String {
     })
 }
 
-/// Joins operands from the left. Each part comes with the operator after it; an operator that has a filter becomes it.
+/// Joins operands from the left. Each part has the operator after it; an operator with a filter becomes the filter.
 fn fold(
     parts: &[(&[Node<'_>], &str)],
     operand: fn(&[Node<'_>]) -> String,
@@ -52,7 +52,7 @@ fn fold(
         return operands.iter().zip(parts).map(|(operand, (_, sign))| operand.to_string() + sign).collect();
     }
     let mut folded = operands[0].clone();
-    // The sign whose list of operands is still open, so that a long sum stays flat.
+    // The filter whose list of operands is still open. One list for a long sum keeps the nesting flat.
     let mut open = None;
     for (operand, (_, sign)) in operands[1..].iter().zip(parts) {
         let filter = filter(sign);
@@ -67,10 +67,11 @@ fn fold(
         }
         open = filter;
     }
-    // `a\n~ b` keeps its line feeds, and so the lines of errors.
+    // The operands of `a\n~ b` keep their line feeds, so that errors name the right line.
     closed(folded, open)
 }
 
+/// Applies the filter of an open list to it.
 fn closed(operands: String, filter: Option<&str>) -> String {
     match filter {
         Some(filter) => format!("([{operands}]|{filter})"),
@@ -78,7 +79,7 @@ fn closed(operands: String, filter: Option<&str>) -> String {
     }
 }
 
-/// The context of a token: what stands before it between the same brackets.
+/// The context of a token: the tokens before it between the same brackets.
 #[derive(Clone, Copy)]
 struct Before<'s> {
     /// The last token that is not white space; empty at the start.
@@ -87,7 +88,7 @@ struct Before<'s> {
 }
 
 impl Before<'_> {
-    /// Whether a value stands before the token, so that a sign is an operator between two values.
+    /// Whether the token follows a value, so that a sign is an operator between two values.
     fn is_value(self) -> bool {
         !self.last.is_empty() && !is_operator(self.last) && self.last != "~"
     }
@@ -101,7 +102,7 @@ fn is_boundary(token: &str, before: Before<'_>) -> bool {
     }
 }
 
-/// Splits at tokens for which `is_end` holds: the parts, each with the token that ends it, "" for the last.
+/// Splits at tokens for which `is_end` holds. Each part has the token that ends it, the last part "".
 fn split<'n, 's>(
     nodes: &'n [Node<'s>],
     is_end: impl Fn(&str, Before<'_>) -> bool,
@@ -131,7 +132,7 @@ fn split<'n, 's>(
 fn value(nodes: &[Node<'_>]) -> String {
     let mut text = String::new();
     let mut last = "";
-    // Where the value begins that an index would belong to.
+    // The start of the value that an index would belong to.
     let mut start = 0;
     for node in nodes {
         let is_part = matches!(last, "." | "|") || matches!(node.text(), "." | "|");
@@ -162,7 +163,7 @@ fn value(nodes: &[Node<'_>]) -> String {
     text
 }
 
-/// Python keeps the backslash of an escape that it does not know; minijinja reads JSON's `\/` as well.
+/// Doubles the backslash of `\/`, which minijinja reads as JSON does. Python keeps the backslash of an unknown escape.
 fn with_backslashes(literal: &str) -> String {
     let mut out = String::with_capacity(literal.len());
     let mut escaped = false;
@@ -174,7 +175,7 @@ fn with_backslashes(literal: &str) -> String {
     out
 }
 
-/// `start, stop, step` of what is between the brackets of a slice.
+/// `start, stop, step` of the text between the brackets of a slice; `None` for an index.
 fn slice(inner: &[Node<'_>]) -> Option<String> {
     let parts: Vec<_> = inner.split(|node| matches!(node, Node::Leaf(":"))).collect();
     if parts.len() < 2 || parts.len() > 3 {

@@ -1,9 +1,9 @@
-//! Jinja2's filters and tests where minijinja's differ, as transformers sets it up.
+//! Filters and tests of Jinja2, in transformers' setup, that differ from minijinja's.
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error};
 
-use super::python::{Json, MAX_ITEMS, MAX_TEXT, made, refused, text, too_long, type_name};
+use super::python::{JsonDump, MAX_ITEMS, MAX_TEXT, made, refused, text, too_long, type_name};
 
 pub fn add(env: &mut Environment<'_>) {
     minijinja_contrib::add_to_environment(env);
@@ -40,7 +40,7 @@ pub fn add(env: &mut Environment<'_>) {
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
 }
 
-/// Whether Python can iterate over the value. None cannot be iterated over.
+/// Whether Python can iterate over the value, which it cannot over None.
 fn is_iterable(value: &Value) -> bool {
     matches!(
         value.kind(),
@@ -48,7 +48,7 @@ fn is_iterable(value: &Value) -> bool {
     )
 }
 
-/// The items that Python iterates over: characters, items, keys; nothing of what is undefined.
+/// The items that Python iterates over: characters, items or keys; none of an undefined value.
 pub fn items(value: &Value) -> Result<Vec<Value>, Error> {
     if !is_iterable(value) {
         return Err(refused(format!("'{}' object is not iterable", type_name(value))));
@@ -83,7 +83,7 @@ fn tojson(value: &Value, rest: Rest<Value>, options: Kwargs) -> Result<String, E
         ValueKind::Undefined | ValueKind::None => (", ".to_string(), ": ".to_string()),
         _ => (text(&separators.get_item_by_index(0)?)?, text(&separators.get_item_by_index(1)?)?),
     };
-    Json { ensure_ascii: ensure_ascii.is_true(), sort_keys: sort_keys.is_true(), indent, separators }
+    JsonDump { ensure_ascii: ensure_ascii.is_true(), sort_keys: sort_keys.is_true(), indent, separators }
         .dump(value)
 }
 
@@ -116,7 +116,7 @@ fn join(value: &Value, separator: Option<Value>, options: Kwargs) -> Result<Stri
     Ok(out)
 }
 
-/// `str.isspace` of a character.
+/// `str.isspace` for one character.
 pub fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
@@ -163,7 +163,7 @@ fn indent(
     let first = first.or(options.get("first")?).unwrap_or_default();
     let blank = blank.or(options.get("blank")?).unwrap_or_default();
     options.assert_all_used()?;
-    // A text that ends with a line feed has one more, empty line.
+    // A text that ends with a line feed has an empty last line.
     let mut out = String::new();
     for (at, line) in text.split('\n').enumerate() {
         out.push_str(if at > 0 { "\n" } else { "" });
@@ -192,7 +192,7 @@ fn escape(value: &Value) -> Result<Value, Error> {
     Ok(if value.is_safe() { value.clone() } else { Value::from_safe_string(escaped(&text(value)?)) })
 }
 
-/// As MarkupSafe escapes for HTML.
+/// Escapes a text for HTML as MarkupSafe does.
 pub fn escaped(text: &str) -> String {
     [("&", "&amp;"), (">", "&gt;"), ("<", "&lt;"), ("'", "&#39;"), ("\"", "&#34;")]
         .iter()
@@ -214,7 +214,7 @@ fn words(text: &str) -> usize {
 fn centered(text: &str, width: Option<usize>) -> String {
     let width = width.unwrap_or(80).min(MAX_ITEMS);
     let space = width.saturating_sub(text.chars().count());
-    // CPython puts the odd space to the left where the width is odd, too.
+    // CPython puts an odd space to the left if the width is odd, too.
     let left = space / 2 + (space & width & 1);
     format!("{}{text}{}", " ".repeat(left), " ".repeat(space - left))
 }
@@ -248,7 +248,7 @@ fn round(
     let scale = 10f64.powi(precision);
     Ok(match method.as_str() {
         "common" if value.is_integer() && precision >= 0 => value.clone(),
-        // Decimal digits round to even, as Python's do.
+        // Formatting rounds decimal digits to even, as Python does.
         "common" if precision >= 0 => {
             format!("{number:.*}", precision.min(400) as usize).parse().unwrap_or(number).into()
         }

@@ -1,4 +1,4 @@
-//! Python's methods of texts and lists where minijinja's stand-ins are missing or differ.
+//! Python's methods of texts and lists that minijinja lacks or that differ in it.
 
 use minijinja::value::{Rest, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
@@ -77,7 +77,7 @@ fn split(text: &str, from_start: bool, args: &[Value]) -> Result<Vec<Value>, Err
     let separator: Option<Value> = separator.or(options.get("sep")?).filter(|separator| !separator.is_none());
     let most: Option<i64> = most.or(options.get("maxsplit")?);
     options.assert_all_used()?;
-    // `splitn` counts the parts, Python the cuts.
+    // `splitn` takes the number of parts, Python the number of cuts.
     let parts =
         most.and_then(|most| usize::try_from(most).ok()).map_or(usize::MAX, |most| most.saturating_add(1));
     let mut found: Vec<&str> = match separator.as_ref().map(|separator| (separator, separator.as_str())) {
@@ -93,7 +93,7 @@ fn split(text: &str, from_start: bool, args: &[Value]) -> Result<Vec<Value>, Err
     Ok(found.into_iter().map(Value::from).collect())
 }
 
-/// Splits a text at white space into at most `parts`, from its start or from its end. The last part is all that is left.
+/// Splits a text at white space into at most `parts`, from its start or from its end. The last part is the rest.
 fn words(text: &str, from_start: bool, parts: usize) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = text.trim_matches(is_space);
@@ -110,7 +110,7 @@ fn words(text: &str, from_start: bool, parts: usize) -> Vec<&str> {
                 rest = before.trim_end_matches(is_space);
             }
             None => {
-                // Python strips only the side that it cuts from.
+                // Python strips only the side from which it cuts.
                 let whole = if from_start {
                     text.trim_start_matches(is_space)
                 } else {
@@ -124,7 +124,7 @@ fn words(text: &str, from_start: bool, parts: usize) -> Vec<&str> {
     words
 }
 
-/// `rest` extended by the white space that `whole` has at the far end.
+/// `rest` with the white space that `whole` has at the far end.
 fn tail<'t>(whole: &'t str, rest: &'t str, from_start: bool) -> &'t str {
     let trimmed =
         if from_start { whole.trim_end_matches(is_space) } else { whole.trim_start_matches(is_space) };

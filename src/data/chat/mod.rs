@@ -1,8 +1,8 @@
-//! Chat templates: the Jinja that comes with a model, rendered as transformers' `apply_chat_template`
-//! does (`transformers/utils/chat_template_utils.py`).
+//! Chat templates: the Jinja that comes with a model, rendered as transformers' `apply_chat_template` renders it
+//! (`transformers/utils/chat_template_utils.py`).
 //!
-//! A template is a program from a file of unknown origin: it gets a fixed amount of fuel, and no access
-//! to anything but the messages.
+//! A template is a program from a file of unknown origin, so that it has a fixed amount of fuel and access to nothing but
+//! the messages.
 
 mod expressions;
 mod filters;
@@ -20,10 +20,10 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 use self::python::MAX_TEXT;
-use self::rewrite::Rewritten;
+use self::rewrite::RewrittenTemplate;
 use crate::error::{Error, Result};
 
-/// One turn of a chat. Roles are the template's: system, user, assistant, …
+/// One turn of a chat. The template decides which roles there are: system, user, assistant, …
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,
@@ -36,21 +36,20 @@ impl Message {
     }
 }
 
-/// The texts of a model's special tokens by the names that templates know them by: `bos_token`, `eos_token`,
-/// `pad_token`, …. Those that a model does not have are undefined.
+/// The texts of a model's special tokens, by their names in templates: `bos_token`, `eos_token`, `pad_token`, …. Tokens
+/// that a model does not have are undefined.
 pub type SpecialTokens = BTreeMap<String, String>;
 
-/// Template instructions: about a thousand messages through the longest templates in use.
+/// Instructions that a template may run. The longest templates in use need them for about a thousand messages.
 const FUEL: u64 = 10_000_000;
 
-/// Bytes that a template's own texts may write in total, those into blocks of `set` included.
+/// Bytes that a template's own texts may write in total, including those written into blocks of `set`.
 const MAX_WRITTEN: u64 = 8 << 30;
 
 /// The text of a chat; `add_generation_prompt` opens the assistant's next turn.
 ///
 /// # Errors
-/// A template that does not parse, calls `raise_exception`, writes more than 64 MiB or runs out of fuel; with
-/// its line.
+/// A template that does not parse, calls `raise_exception`, writes more than 64 MiB or runs out of fuel, with its line.
 pub fn render(
     template: &str,
     messages: &[Message],
@@ -68,7 +67,7 @@ pub fn render(
     )
 }
 
-/// The text of a template that sees the variables of `context`.
+/// Renders a template with the variables of `context`.
 fn render_with(template: &str, context: Value) -> Result<String> {
     let mut env = Environment::new();
     env.set_trim_blocks(true);
@@ -88,19 +87,19 @@ fn render_with(template: &str, context: Value) -> Result<String> {
     env.add_global("self", Value::from(BTreeMap::<String, Value>::new()));
 
     python::start();
-    let Rewritten { source, longest_text } = rewrite::rewrite(template).map_err(template_error)?;
+    let RewrittenTemplate { source, longest_text } = rewrite::rewrite(template).map_err(template_error)?;
     env.set_fuel(Some(FUEL.min(MAX_WRITTEN / longest_text.max(1) as u64)));
     let template = env.template_from_str(&source).map_err(template_error)?;
-    let mut text = Text::default();
+    let mut text = RenderedText::default();
     template.render_captured_to(context, &mut text).map_err(template_error)?;
     Ok(String::from_utf8_lossy(&text.0).into_owned())
 }
 
-/// What a template has written, up to [`MAX_TEXT`].
+/// The output of a template, up to [`MAX_TEXT`].
 #[derive(Default)]
-struct Text(Vec<u8>);
+struct RenderedText(Vec<u8>);
 
-impl Write for Text {
+impl Write for RenderedText {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > MAX_TEXT {
             return Err(io::ErrorKind::FileTooLarge.into());

@@ -1,4 +1,4 @@
-//! Python's operators where minijinja's differ, as the filters that `rewrite` puts in.
+//! Operators of Python that differ in minijinja, as the filters that `rewrite` inserts.
 
 use minijinja::value::{Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
@@ -44,7 +44,7 @@ fn concatenate(operands: Vec<Value>) -> Result<String, Error> {
 
 fn plus(a: Value, b: Value) -> Result<Value, Error> {
     match (a.kind(), b.kind()) {
-        // To what is marked as safe, everything else is added in HTML's escapes.
+        // A text that is not marked as safe is escaped for HTML before it is added to a safe one.
         (ValueKind::String, ValueKind::String) if a.is_safe() || b.is_safe() => {
             let safe = |value: Value| -> Result<Value, Error> {
                 if value.is_safe() { Ok(value) } else { Ok(escaped(&text(&value)?).into()) }
@@ -61,7 +61,7 @@ fn plus(a: Value, b: Value) -> Result<Value, Error> {
     }
 }
 
-/// The operator on two numbers; true and false are 1 and 0.
+/// Applies an operator to two numbers; true and false count as 1 and 0.
 fn arithmetic(
     sign: &str,
     a: &Value,
@@ -121,7 +121,7 @@ fn times(a: Value, b: Value) -> Result<Value, Error> {
 }
 
 fn divide(a: Value, b: Value) -> Result<Value, Error> {
-    // Two whole numbers, too, have a float as their quotient.
+    // The quotient of two integers is a float, too.
     arithmetic("/", &a, &float(&b)?.into(), |_, _| None, |a, b| a / b)
         .and_then(|quotient| if float(&b)? == 0.0 { Err(refused("division by zero")) } else { Ok(quotient) })
 }
@@ -134,7 +134,7 @@ fn floor_divide(a: Value, b: Value) -> Result<Value, Error> {
     arithmetic("//", &a, &b, floored, |a, b| (a / b).floor())
 }
 
-/// The value itself, if Python can compare two such values with `<`; else the error.
+/// The value itself, if Python can compare values of its type with `<`.
 fn ordered(value: Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::Undefined => Err(ErrorKind::UndefinedError.into()),
@@ -143,7 +143,7 @@ fn ordered(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// The remainder with the sign of `b`; a text is a format, as of `printf`.
+/// The remainder, with the sign of `b`; of a text, `printf`-style formatting.
 fn modulo(state: &State<'_, '_>, operands: Vec<Value>) -> Result<Value, Error> {
     let [a, b] = operands.as_slice() else { return Err(ErrorKind::InvalidOperation.into()) };
     if a.kind() == ValueKind::String {
@@ -157,7 +157,7 @@ fn modulo(state: &State<'_, '_>, operands: Vec<Value>) -> Result<Value, Error> {
     arithmetic("%", a, b, integers, |a, b| a - b * (a / b).floor())
 }
 
-/// `printf`-style formatting; what `%s` writes is Python's text.
+/// `printf`-style formatting, in which `%s` writes a value as Python does.
 pub fn format(state: &State<'_, '_>, template: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
     check_widths(template.as_str().unwrap_or_default())?;
     let conversions = template.as_str().unwrap_or_default().replace("%%", "");
@@ -169,7 +169,7 @@ pub fn format(state: &State<'_, '_>, template: &Value, arguments: Rest<Value>) -
     minijinja::filters::format(state, template, Rest(arguments))
 }
 
-/// No field of a format is wider than a million, so that a short one takes no memory.
+/// Refuses a format with a field of a million characters or more, so that a short format cannot fill the memory.
 pub fn check_widths(format: &str) -> Result<(), Error> {
     let is_wide = |digits: &str| digits.trim_start_matches('0').len() > 6;
     if format.split(|c: char| !c.is_ascii_digit()).any(is_wide) { Err(too_long()) } else { Ok(()) }
@@ -181,7 +181,7 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
         return Err(ErrorKind::UndefinedError.into());
     }
     if !matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable) {
-        // Jinja2 looks a slice up as it does a key, and what is not there is undefined.
+        // Jinja2 looks up a slice like a key, and a missing key is undefined.
         return Ok(Value::UNDEFINED);
     }
     let bound =
@@ -198,7 +198,7 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
     Ok(taken.into())
 }
 
-/// As CPython's `PySlice_AdjustIndices`.
+/// The indices of a slice, as CPython's `PySlice_AdjustIndices` finds them.
 fn indices(len: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> Result<Vec<usize>, Error> {
     if step == 0 {
         return Err(refused("slice step cannot be zero"));

@@ -1,4 +1,4 @@
-//! Values as Python writes them: `str`, `repr` and `json.dumps`.
+//! Writes values as Python does: `str`, `repr` and `json.dumps`.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -6,17 +6,17 @@ use std::fmt::Write;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-/// Bytes of one text: many times the longest context, in any language.
+/// Largest text in bytes: many times the longest context, in any language.
 pub const MAX_TEXT: usize = 64 << 20;
 
-/// Bytes of all texts that a rendering makes on its way, so that no template fills the memory.
+/// Largest sum in bytes of all texts that a rendering makes, so that no template fills the memory.
 const MAX_MADE: usize = 16 * MAX_TEXT;
 
 thread_local! {
     static MADE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Sets the count of texts to 0, before a rendering.
+/// Sets the count of made texts to 0 before a rendering.
 pub fn start() {
     MADE.set(0);
 }
@@ -24,16 +24,16 @@ pub fn start() {
 /// Adds a text to the count of this rendering.
 ///
 /// # Errors
-/// A text that is too long, and too many of them.
+/// A text that is too long, and too many texts.
 pub fn made(text: &str) -> Result<(), Error> {
     MADE.set(MADE.get().saturating_add(text.len()));
     if text.len() > MAX_TEXT || MADE.get() > MAX_MADE { Err(too_long()) } else { Ok(()) }
 }
 
-/// Most items of one list; a `range` has no more either.
+/// Most items of one list. minijinja limits `range` to as many.
 pub const MAX_ITEMS: usize = 100_000;
 
-/// Deepest nesting that is written; JSON is read no deeper.
+/// Deepest nesting of a value that is written. JSON is read to the same depth.
 const MAX_DEPTH: usize = 128;
 
 pub fn refused(what: impl Into<String>) -> Error {
@@ -116,7 +116,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16.
+/// `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16 on.
 fn float(number: f64, infinity: &str, nan: &str) -> String {
     if number.is_nan() {
         return nan.to_string();
@@ -158,7 +158,7 @@ fn quoted(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-/// `str.isprintable`, but that characters which Unicode has not assigned count as printable.
+/// `str.isprintable` for one character, except that unassigned characters count as printable.
 fn is_printable(c: char) -> bool {
     let is_format = matches!(c, '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
         | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
@@ -168,16 +168,16 @@ fn is_printable(c: char) -> bool {
 }
 
 /// Options of `json.dumps`.
-pub struct Json {
+pub struct JsonDump {
     pub ensure_ascii: bool,
     pub sort_keys: bool,
-    /// Indentation of a level; `None` writes everything in one line.
+    /// Indentation of a level; `None` writes everything on one line.
     pub indent: Option<String>,
     /// Between items, and between a key and its value.
     pub separators: (String, String),
 }
 
-impl Json {
+impl JsonDump {
     pub fn dump(&self, value: &Value) -> Result<String, Error> {
         let mut out = String::new();
         self.value(&mut out, value, 0)?;

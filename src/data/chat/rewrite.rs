@@ -1,18 +1,18 @@
-//! A template's source, brought into the form in which minijinja renders it as Jinja2 does.
+//! Changes a template's source so that minijinja renders it as Jinja2 does.
 //!
-//! minijinja writes `none`, adds, concatenates and slices in a way of its own, and gives no hook for it. So the
-//! expressions in question are put through filters of `operators`:
+//! minijinja writes `none`, adds, concatenates and slices differently, and has no hook for that. So the expressions in
+//! question are passed through filters of `operators`:
 //!
 //! | in the template | becomes |
 //! |---|---|
 //! | `a ~ b` | `([a, b]\|py_concat)` |
 //! | `a + b - c` | `(([a, b]\|py_add) - c)` |
-//! | `a * b` | `([a, b]\|py_mul)`, and so `//` and `%` |
+//! | `a * b` | `([a, b]\|py_mul)`, likewise `//` and `%` |
 //! | `a[1:n]` | `(a\|py_slice(1, n, none))` |
 //! | `{% for x in a if b %}` | `{% for x in (a)\|py_iter if b %}` |
 //! | `{% generation %}` | `{% with %}` |
 //!
-//! What does not look like a template is left as it is, for minijinja to complain about.
+//! A text that is not a template stays unchanged, so that minijinja reports the error.
 
 use minijinja::Error;
 
@@ -20,21 +20,21 @@ use super::expressions::level;
 use super::python::refused;
 use super::tokens::{self, Node, nodes, tokens};
 
-/// Most tokens of an expression without a comma: parsers may take stack for each. Templates have some 20.
+/// Most tokens of an expression without a comma, because parsers may use stack for each. Real templates have about 20.
 const MAX_TOKENS: usize = 4000;
 
-/// A template that minijinja reads.
-pub struct Rewritten {
+/// A template that minijinja renders as Jinja2 does.
+pub struct RewrittenTemplate {
     pub source: String,
-    /// Bytes of the longest text outside of tags, which is what one instruction can write.
+    /// Bytes of the longest text outside of tags: the most that one instruction writes.
     pub longest_text: usize,
 }
 
-/// The template with LF for CR LF and CR, as Jinja2's lexer reads it, and with the changes above.
+/// Rewrites a template. CR LF and CR become LF, as in Jinja2's lexer.
 ///
 /// # Errors
 /// An expression of more than 4000 tokens.
-pub fn rewrite(template: &str) -> Result<Rewritten, Error> {
+pub fn rewrite(template: &str) -> Result<RewrittenTemplate, Error> {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len() * 2);
     let mut rest = template.as_str();
@@ -44,53 +44,55 @@ pub fn rewrite(template: &str) -> Result<Rewritten, Error> {
         longest_text = longest_text.max(at);
         rest = &rest[at..];
         let Some(len) = (match open {
-            Open::Comment => rest.find("#}").map(|at| at + 2),
-            Open::Raw(len) => Some(len),
-            Open::Expression => tokens::end(rest, "}}"),
-            Open::Statement => tokens::end(rest, "%}"),
+            TagKind::Comment => rest.find("#}").map(|at| at + 2),
+            TagKind::Raw(len) => Some(len),
+            TagKind::Expression => tokens::end(rest, "}}"),
+            TagKind::Statement => tokens::end(rest, "%}"),
         }) else {
             break;
         };
         let tag = &rest[..len];
-        let counts = matches!(open, Open::Expression | Open::Statement);
+        let counts = matches!(open, TagKind::Expression | TagKind::Statement);
         if counts && tokens(tag).split(|token| *token == ",").any(|part| count(part) > MAX_TOKENS) {
             return Err(refused(format!("an expression has more than {MAX_TOKENS} tokens")));
         }
         longest_text = longest_text.max(if counts { 0 } else { len });
         match open {
-            Open::Comment => out.push_str(tag),
-            Open::Raw(_) => out.push_str(&raw(tag)),
-            Open::Expression => out.push_str(&in_tag(tag, expression)),
-            Open::Statement => out.push_str(&in_tag(tag, statement)),
+            TagKind::Comment => out.push_str(tag),
+            TagKind::Raw(_) => out.push_str(&raw(tag)),
+            TagKind::Expression => out.push_str(&in_tag(tag, expression)),
+            TagKind::Statement => out.push_str(&in_tag(tag, statement)),
         }
         rest = &rest[len..];
     }
     longest_text = longest_text.max(rest.len());
-    Ok(Rewritten { source: out + rest, longest_text })
+    Ok(RewrittenTemplate { source: out + rest, longest_text })
 }
 
+/// Number of tokens that are not white space.
 fn count(tokens: &[&str]) -> usize {
     tokens.iter().filter(|token| !token.trim().is_empty()).count()
 }
 
 #[derive(Clone, Copy)]
-enum Open {
+enum TagKind {
     Comment,
     Expression,
     Statement,
-    /// A whole raw block and its length.
+    /// A whole raw block, with its length.
     Raw(usize),
 }
 
-fn next_tag(text: &str) -> Option<(usize, Open)> {
+/// The place and kind of the first tag.
+fn next_tag(text: &str) -> Option<(usize, TagKind)> {
     let at = text
         .match_indices('{')
         .map(|(at, _)| at)
         .find(|at| matches!(text.as_bytes().get(at + 1), Some(b'#' | b'{' | b'%')))?;
     let open = match text.as_bytes().get(at + 1) {
-        Some(b'#') => Open::Comment,
-        Some(b'{') => Open::Expression,
-        _ => raw_block(&text[at..]).map_or(Open::Statement, Open::Raw),
+        Some(b'#') => TagKind::Comment,
+        Some(b'{') => TagKind::Expression,
+        _ => raw_block(&text[at..]).map_or(TagKind::Statement, TagKind::Raw),
     };
     Some((at, open))
 }
@@ -106,7 +108,7 @@ fn raw_block(text: &str) -> Option<usize> {
     ends.filter_map(|at| Some(at + length_of(&text[at..], "endraw")?)).next()
 }
 
-/// Jinja2 keeps a line feed after `{% raw %}`, although it takes that after other tags.
+/// Doubles the line feed after `{% raw %}`. Jinja2 keeps it, although it removes the line feed after other tags.
 fn raw(block: &str) -> String {
     match block.split_once("%}") {
         Some((tag, body)) if !tag.ends_with('-') && body.starts_with('\n') => format!("{tag}%}}\n{body}"),
@@ -114,7 +116,7 @@ fn raw(block: &str) -> String {
     }
 }
 
-/// A tag's opening, what is between its delimiters and white space signs, and its closing.
+/// A tag's opening, the text between its delimiters and white space signs, and its closing.
 fn inner(tag: &str) -> (&str, &str, &str) {
     let signs: &[char] = &['-', '+'];
     let start = if tag[2..].starts_with(signs) { 3 } else { 2 };
@@ -126,7 +128,7 @@ fn inner(tag: &str) -> (&str, &str, &str) {
 fn in_tag(tag: &str, change: fn(&str) -> String) -> String {
     let (open, inner, close) = inner(tag);
     let changed = change(inner);
-    // `{{-1}}` and `{{ {} }}`: what was apart stays apart.
+    // In `{{ {} }}`, the inner brace must not become part of the delimiter.
     format!("{open}{}{changed}{close}", if inner.starts_with('{') { " " } else { "" })
 }
 
@@ -150,7 +152,7 @@ fn statement(text: &str) -> String {
     }
 }
 
-/// `x in EXPRESSION`, perhaps with `if …` or `recursive` after it.
+/// Rewrites the rest of a `for` tag: `x in EXPRESSION`, and optionally `if …` or `recursive`.
 fn for_loop(nodes: &[Node<'_>]) -> String {
     let Some(start) = nodes.iter().position(|node| node.word() == Some("in")) else { return level(nodes) };
     let (targets, iterated) = nodes.split_at(start + 1);

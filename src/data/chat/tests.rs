@@ -18,7 +18,7 @@ fn error(template: &str) -> String {
 }
 
 #[derive(Deserialize)]
-struct Case {
+struct ChatCase {
     name: String,
     template: String,
     messages: Vec<Message>,
@@ -32,7 +32,7 @@ struct Case {
 #[test]
 fn renders_what_transformers_renders() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers/chats.json");
-    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let cases: Vec<ChatCase> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert!(cases.len() >= 20, "{path} has only {} cases", cases.len());
     for case in cases {
         let got = render(
@@ -78,7 +78,7 @@ fn small_templates_render_as_in_jinja2() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), fixture.cases.len(), wrong.join("\n"));
 }
 
-/// Renders the cases that scripts/checks/compare_templates.py has written, for it to compare.
+/// Renders cases that scripts/checks/compare_templates.py has written and that it compares with Jinja2.
 #[test]
 #[ignore = "renders the cases of scripts/checks/compare_templates.py"]
 fn renders_the_templates_of_a_file() {
@@ -105,7 +105,7 @@ fn renders_the_templates_of_a_file() {
 }
 
 #[test]
-fn block_tags_take_their_line_with_them() {
+fn block_tags_remove_their_line() {
     assert_eq!(
         rendered(
             "{% for m in messages %}\n    {% if true %}\n{{ m.role }},\n    {% endif %}\n{% endfor %}\nend\n"
@@ -136,7 +136,7 @@ fn generation_tags_render_their_body() {
 }
 
 #[test]
-fn strftime_now_gives_todays_year() {
+fn strftime_now_gives_the_current_year() {
     assert_eq!(rendered("{{ strftime_now('%Y') }}"), jiff::Zoned::now().year().to_string());
 }
 
@@ -147,7 +147,7 @@ fn an_exception_of_the_template_is_the_error() {
 }
 
 #[test]
-fn a_template_that_does_not_end_is_stopped() {
+fn a_template_that_runs_without_end_is_stopped() {
     let message = error("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
     assert!(message.contains("it runs for too long"), "{message}");
 }
@@ -182,7 +182,7 @@ fn a_template_that_doubles_a_text_again_and_again_is_stopped() {
 }
 
 #[test]
-fn expressions_and_fields_without_measure_are_refused() {
+fn expressions_and_fields_of_excessive_length_are_refused() {
     for long in
         [format!("{}1", "-".repeat(50_000)), format!("x{}", ".x".repeat(50_000)), "not ".repeat(50_000)]
     {

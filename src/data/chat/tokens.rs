@@ -1,6 +1,6 @@
-//! The tokens between a tag's delimiters, and the tree that brackets make of them.
+//! The tokens of a template's tags, and trees of them, in which brackets are nodes.
 
-/// Length of the tag at the start of `text`, which `close` ends outside of texts and brackets.
+/// Length of the tag at the start of `text`. It ends with the first `close` outside of strings and brackets.
 pub fn end(text: &str, close: &str) -> Option<usize> {
     let mut at = 2;
     let mut depth = 0usize;
@@ -73,7 +73,7 @@ fn text_literal(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// A token, or a pair of brackets with what is between them.
+/// A token, or a pair of brackets with the nodes between them.
 pub enum Node<'s> {
     Leaf(&'s str),
     Group(&'s str, Vec<Node<'s>>, &'s str),
@@ -98,7 +98,7 @@ impl<'s> Node<'s> {
     }
 }
 
-/// Deepest brackets that are read; templates have fewer than 10.
+/// Deepest nesting of brackets that is read. Real templates have fewer than 10.
 const DEPTH: usize = 100;
 
 /// Makes a tree of tokens; `None` if brackets do not match.

@@ -1,15 +1,8 @@
 use super::*;
-use crate::data::Dataset;
-
-fn row(json: &str) -> Row {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rows.jsonl");
-    std::fs::write(&path, json.replace('\n', " ")).unwrap();
-    Dataset::read(&path).unwrap().rows.remove(0)
-}
+use crate::data::row::for_tests as row;
 
 fn builtin(name: &str, json: &str) -> Example {
-    Task::new(TaskSpec { task: Some(name), ..Default::default() }).unwrap().example(&row(json)).unwrap()
+    Task::new(&TaskConfig::of_task(name)).unwrap().example(&row(json)).unwrap()
 }
 
 fn classification(prompt: &str, options: &[&str], gold: &[usize]) -> Example {
@@ -21,9 +14,7 @@ fn classification(prompt: &str, options: &[&str], gold: &[usize]) -> Example {
 }
 
 fn sentiment() -> Task {
-    let choices = [" terrible".to_string(), " great".to_string()];
-    let spec = TaskSpec { prompt: Some("{text} It was"), choices: Some(&choices), ..Default::default() };
-    Task::new(spec).unwrap()
+    Task::new(&TaskConfig::of_choices("{text} It was", &[" terrible", " great"])).unwrap()
 }
 
 fn row_error(task: &Task, json: &str) -> String {
@@ -171,8 +162,7 @@ fn a_label_outside_the_choices_is_named_with_what_was_expected() {
 
 #[test]
 fn a_completion_follows_its_prompt() {
-    let spec = TaskSpec { prompt: Some("Q: {q} {{{n}}}\nA:"), completion: Some("a"), ..Default::default() };
-    let task = Task::new(spec).unwrap();
+    let task = Task::new(&TaskConfig::of_completion("Q: {q} {{{n}}}\nA:", "a")).unwrap();
     assert_eq!(
         task.example(&row(r#"{"q": "Why?", "n": 3, "a": " So."}"#)).unwrap(),
         Example::Completion { prompt: "Q: Why? {3}\nA:".into(), completion: " So.".into() }
@@ -185,43 +175,35 @@ fn a_completion_follows_its_prompt() {
 }
 
 #[test]
-fn specs_that_contradict_themselves_are_refused() {
-    let two = ["a".to_string(), "b".to_string()];
-    let spec = TaskSpec::default();
-    let error = |spec| Task::new(spec).unwrap_err().to_string();
-    assert_eq!(error(spec), "no task and no prompt");
-    assert_eq!(error(TaskSpec { task: Some("sst3"), ..spec }), "no task `sst3`; nearest is sst2");
-    assert!(error(TaskSpec { task: Some("sst2"), label: Some("l"), ..spec }).contains("has its own prompt"));
+fn settings_that_contradict_each_other_are_refused() {
+    let error = |config: TaskConfig| Task::new(&config).unwrap_err().to_string();
+    let choices = |choices: &[&str]| TaskConfig::of_choices("{p}", choices);
+    let completion = TaskConfig::of_completion("{p}", "c");
+    let label = Some("l".to_string());
+    assert_eq!(error(TaskConfig::default()), "no task and no prompt");
+    assert_eq!(error(TaskConfig::of_task("sst3")), "no task `sst3`; nearest is sst2");
+    assert!(
+        error(TaskConfig { label: label.clone(), ..TaskConfig::of_task("sst2") })
+            .contains("has its own prompt")
+    );
     assert_eq!(
-        error(TaskSpec { prompt: Some("p"), choices: Some(&two), completion: Some("c"), ..spec }),
+        error(TaskConfig { choices: choices(&["a", "b"]).choices, ..completion.clone() }),
         "choices and completion exclude each other"
     );
+    assert_eq!(error(TaskConfig { label, ..completion.clone() }), "label needs choices, not completion");
+    assert_eq!(error(TaskConfig { prompt: None, ..choices(&["a", "b"]) }), "no task and no prompt");
     assert_eq!(
-        error(TaskSpec { prompt: Some("p"), completion: Some("c"), label: Some("l"), ..spec }),
-        "label needs choices, not completion"
-    );
-    assert_eq!(error(TaskSpec { choices: Some(&two), ..spec }), "no task and no prompt");
-    assert_eq!(
-        error(TaskSpec { prompt: Some("p"), ..spec }),
+        error(TaskConfig { completion: None, ..completion }),
         "a prompt without choices and without completion"
     );
-    let one = ["a".to_string()];
-    assert_eq!(
-        error(TaskSpec { prompt: Some("p"), choices: Some(&one), ..spec }),
-        "choices: expected two or more, got 1"
-    );
-    let twice = ["a".to_string(), "a".to_string()];
-    assert_eq!(
-        error(TaskSpec { prompt: Some("p"), choices: Some(&twice), ..spec }),
-        "choices: \"a\" is there twice"
-    );
+    assert_eq!(error(choices(&["a"])), "choices: expected two or more, got 1");
+    assert_eq!(error(choices(&["a", "a"])), "choices: \"a\" is given twice");
     for (prompt, what) in [
         ("{a", "a `{` without its `}`"),
         ("a}", "a `}` without its `{`"),
         ("{}", "a placeholder without a field name"),
         ("{a{b}}", "a `{` without its `}`"),
     ] {
-        let error = error(TaskSpec { prompt: Some(prompt), choices: Some(&two), ..spec });
-        assert_eq!(error, format!("prompt `{prompt}`: {what}"));
+        assert_eq!(error(TaskConfig::of_choices(prompt, &["a", "b"])), format!("prompt `{prompt}`: {what}"));
     }
 }

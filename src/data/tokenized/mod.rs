@@ -1,85 +1,29 @@
-//! Rows as token ids, within the limits that a run and its model set.
+//! Rows as token ids, within the limits of a run and its model.
 //!
-//! The whole text, prompt and option together, is tokenized with the tokenizer's own special tokens; the option is
-//! scored from the first token that the prompt alone does not have. If the whole begins with the prompt's
-//! tokens, as it mostly does, these are the last tokens(prompt + option) − tokens(prompt), which is MeZO's rule. If the end
-//! of the prompt and the option share a token ("A: " and "yes" become "A:" and " yes"), that rule would leave it out.
+//! Prompt and option are tokenized together, with the tokenizer's own special tokens. The option is scored from the
+//! first token that the prompt alone does not have. If the whole begins with the prompt's tokens, as it mostly does,
+//! the scored ones are the last tokens(prompt + option) − tokens(prompt), which is MeZO's rule. That rule would leave
+//! out a token that the end of the prompt shares with the option ("A: " and "yes" become "A:" and " yes").
 
-use super::batch::{Batch, Load, Objective};
-use super::config::Overlong;
-use super::dataset::Row;
+use super::batch::{Batch, Load};
+use super::candidate::{Candidate, TokenizedExample};
+use super::limits::{LengthReport, Limits, Overlong};
+use super::loss::Objective;
+use super::row::Row;
 use super::tasks::{Example, Task};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// A text whose last `scored` tokens are the ones whose probability counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    pub tokens: Vec<u32>,
-    /// From 1 to `tokens.len() - 1`.
-    pub scored: usize,
-}
-
-impl Candidate {
-    /// Tokens that a model has to read: the last one is only predicted.
-    pub fn read(&self) -> usize {
-        self.tokens.len() - 1
-    }
-}
-
-/// One row. A completion is a single candidate, its own gold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenizedExample {
-    /// Line of the dataset.
-    pub line: usize,
-    pub candidates: Vec<Candidate>,
-    /// Indices into `candidates`; the first is the one that training aims at.
-    pub gold: Vec<usize>,
-}
-
 #[derive(Debug, Clone)]
 pub struct TokenizedDataset {
     pub objective: Objective,
-    /// In the order of the rows, without those left out.
+    /// In the order of the rows, without those that are left out.
     pub examples: Vec<TokenizedExample>,
     pub lengths: LengthReport,
 }
 
-/// What the limits did to a dataset.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LengthReport {
-    pub rows: usize,
-    pub dropped: usize,
-    pub truncated: usize,
-    /// Rows in which the end of the prompt and the start of an answer are one token.
-    pub merged: usize,
-    /// Tokens of the longest and the shortest row as read, each with its longest candidate.
-    pub longest: usize,
-    pub shortest: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Tokens of prompt and candidate together.
-    pub max_seq_length: Option<usize>,
-    /// What happens to rows beyond `max_seq_length` or the model's context; `None` refuses them.
-    pub overlong: Option<Overlong>,
-    /// The model's context, in tokens.
-    pub max_position: usize,
-    /// Rows of the model's embedding.
-    pub vocab_size: usize,
-}
-
-impl Limits {
-    /// Tokens of the longest row. The model never reads its last token, which is only predicted.
-    fn length(&self) -> usize {
-        let context = self.max_position.saturating_add(1);
-        self.max_seq_length.map_or(context, |limit| limit.min(context))
-    }
-}
-
 impl TokenizedDataset {
-    /// What each example adds to a batch.
+    /// The size of a batch of each example alone. The size of a batch of several examples is the sum of theirs.
     pub fn loads(&self) -> Vec<Load> {
         self.examples.iter().map(|example| Batch::new(self.objective, [example]).load()).collect()
     }
@@ -132,17 +76,21 @@ impl TokenizedDataset {
 }
 
 impl TokenizedExample {
-    /// Cuts each overlong prompt from its left, keeping a BOS at its start. False where the scored
-    /// tokens, with one token before them, do not fit; then nothing is changed.
+    /// Cuts each overlong prompt from its left and keeps a BOS at its start. Gives false and changes nothing if the
+    /// scored tokens do not fit together with one token before them.
     fn truncate(&mut self, limit: usize, bos: Option<u32>) -> bool {
         let kept = |c: &Candidate| usize::from(c.tokens.first().copied() == bos && bos.is_some());
-        if self.candidates.iter().any(|c| c.scored + kept(c).max(1) > limit) {
+        let least = |c: &Candidate| c.tokens.len() - c.prompt().len() + kept(c).max(1);
+        if self.candidates.iter().any(|c| least(c) > limit) {
             return false;
         }
         for candidate in &mut self.candidates {
             let start = kept(candidate);
             let excess = candidate.tokens.len().saturating_sub(limit);
             candidate.tokens.drain(start..start + excess);
+            for span in &mut candidate.scored {
+                *span = span.start - excess..span.end - excess;
+            }
         }
         true
     }
@@ -161,14 +109,14 @@ impl TokenizedExample {
 
 fn too_long(row: &Row, length: usize, limits: Limits) -> Error {
     row.error(format!(
-        "{} tokens to read, but the model's context holds {}; shorten the row, or say what happens to such rows: \
+        "{} tokens to read, but the model's context holds {}; shorten the row, or choose how such rows are treated: \
          overlong = \"drop\" or \"truncate\" in the [data] table of a recipe, --overlong for `qzo eval`",
         length - 1,
         limits.max_position
     ))
 }
 
-/// Warns of an answer that follows the last word of its prompt without a space.
+/// Warns if an answer follows the last word of its prompt without a space.
 fn warn_of_glued(row: &Row, example: &Example) {
     let (prompt, answer) = match example {
         Example::Classification { prompt, options, .. } => (prompt, options.first()),
@@ -191,8 +139,8 @@ fn warn_of_glued(row: &Row, example: &Example) {
 
 fn warn_of_merged(first: &Row, lengths: LengthReport) {
     tracing::warn!(
-        "{}:{}: the prompt's end and the answer's start are one token, which is scored as the answer's ({} of {} rows); \
-         given the prompt alone, the model sees other tokens: move the space at the prompt's end to the start of the answer",
+        "{}:{}: the prompt's end and the answer's start are one token, which is scored as part of the answer ({} of {} rows); \
+         the prompt alone has other tokens: move the space at the prompt's end to the start of the answer",
         first.path().display(),
         first.line,
         lengths.merged,
@@ -200,7 +148,7 @@ fn warn_of_merged(first: &Row, lengths: LengthReport) {
     );
 }
 
-/// The example, and whether one of its candidates begins within a token of the prompt.
+/// The tokens of an example, and whether one of its candidates begins within a token of the prompt.
 fn tokenize(row: &Row, example: &Example, tokenizer: &Tokenizer) -> Result<(TokenizedExample, bool)> {
     let of = |prompt: &str, options: &[String], end: bool| {
         let prompt_ids = tokenizer.encode(prompt, true)?;
@@ -224,7 +172,8 @@ fn tokenize(row: &Row, example: &Example, tokenizer: &Tokenizer) -> Result<(Toke
     Ok((TokenizedExample { line: row.line, candidates, gold }, merged))
 }
 
-/// A candidate, and whether its first scored token holds the end of the prompt, too.
+/// The candidate of an option, and whether its first scored token also holds the end of the prompt. `end` puts EOS
+/// after the option.
 fn candidate(
     row: &Row,
     prompt: &str,
@@ -249,9 +198,8 @@ fn candidate(
     }
     let shared =
         prompt_ids[..prompt_len].iter().zip(&tokens).take_while(|(prompt, whole)| prompt == whole).count();
-    let scored = tokens.len() - shared;
     let added = tokens.len() - usize::from(end) - shared;
-    if scored == 0 || end && !option.is_empty() && added == 0 {
+    if shared == tokens.len() || end && !option.is_empty() && added == 0 {
         let found = format!("\"{option}\" adds no token to its prompt");
         return Err(row.error(match prompt.ends_with(char::is_whitespace) {
             true => format!("{found}: move the space at the prompt's end to the start of the answer"),
@@ -268,7 +216,7 @@ fn candidate(
              more before it"
         )));
     }
-    Ok((Candidate { tokens, scored }, shared < prompt_len))
+    Ok((Candidate::after_prompt(shared, tokens), shared < prompt_len))
 }
 
 fn nothing_left(rows: &[Row], limits: Limits, lengths: LengthReport) -> Error {

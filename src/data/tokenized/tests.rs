@@ -1,31 +1,24 @@
 use super::*;
-use crate::data::{Batch, Dataset, GgufVocab, tasks::TaskSpec};
+use crate::data::tokenizer::for_tests as tokenizer;
+use crate::data::{Batch, GgufVocab, TaskConfig, row};
 
 #[derive(serde::Deserialize)]
 struct Fixture {
     gguf: GgufVocab,
 }
 
-fn tokenizer(name: &str) -> Tokenizer {
-    let path = format!("{}/tests/fixtures/tokenizers/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    Tokenizer::from_gguf(fixture.gguf).unwrap()
-}
-
 fn rows(lines: &[&str]) -> Vec<Row> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rows.jsonl");
-    std::fs::write(&path, lines.join("\n")).unwrap();
-    Dataset::read(&path).unwrap().rows
+    let mut rows: Vec<Row> = lines.iter().map(|line| row::for_tests(line)).collect();
+    (1..).zip(&mut rows).for_each(|(line, row)| row.line = line);
+    rows
 }
 
 fn choices(choices: &[&str]) -> Task {
-    let choices: Vec<String> = choices.iter().map(|c| c.to_string()).collect();
-    Task::new(TaskSpec { prompt: Some("{text}:"), choices: Some(&choices), ..Default::default() }).unwrap()
+    Task::new(&TaskConfig::of_choices("{text}:", choices)).unwrap()
 }
 
-fn completion() -> Task {
-    Task::new(TaskSpec { prompt: Some("{text}"), completion: Some("a"), ..Default::default() }).unwrap()
+fn completion(prompt: &str) -> Task {
+    Task::new(&TaskConfig::of_completion(prompt, "a")).unwrap()
 }
 
 const DROP: Option<Overlong> = Some(Overlong::Drop);
@@ -37,12 +30,18 @@ fn one(lines: &[&str], task: &Task, tokenizer: &Tokenizer, limits: Limits) -> Re
     TokenizedDataset::new(&rows(lines), task, tokenizer, limits).map(|mut data| data.examples.remove(0))
 }
 
+/// The text that is scored after a prompt.
+fn answer(candidate: &Candidate, tokenizer: &Tokenizer) -> String {
+    let answer = &candidate.tokens[candidate.prompt().len()..];
+    tokenizer.decode(answer, false).unwrap()
+}
+
 fn message(error: Error) -> String {
-    error.to_string().split_once("rows.jsonl").unwrap().1.to_string()
+    error.to_string().strip_prefix("rows.jsonl").unwrap().to_string()
 }
 
 #[test]
-fn an_option_is_what_it_adds_to_the_prompts_tokens() {
+fn the_tokens_that_an_option_adds_to_its_prompt_are_scored() {
     for name in ["smollm", "llama-bpe", "llama"] {
         let tokenizer = tokenizer(name);
         let task = choices(&[" a", " all the children"]);
@@ -54,7 +53,7 @@ fn an_option_is_what_it_adds_to_the_prompts_tokens() {
                 tokenizer.encode(&format!("So it was:{option}"), true).unwrap(),
                 "{name}"
             );
-            assert_eq!(candidate.scored, candidate.tokens.len() - prompt.len(), "{name}");
+            assert_eq!(candidate.prompt().len(), prompt.len(), "{name}");
         }
         assert_eq!(example.gold, [1]);
         assert_eq!(prompt.first() == tokenizer.bos_id().as_ref(), name != "smollm");
@@ -65,28 +64,27 @@ fn an_option_is_what_it_adds_to_the_prompts_tokens() {
 fn a_completion_ends_with_eos_once() {
     let line = [r#"{"text": "Q", "a": " the film"}"#];
     let mut plain = tokenizer("smollm");
-    let example = one(&line, &completion(), &plain, NONE).unwrap();
+    let example = one(&line, &completion("{text}"), &plain, NONE).unwrap();
     let prompt = plain.encode("Q", true).unwrap();
     let text = plain.encode("Q the film", true).unwrap();
     assert_eq!(example.candidates[0].tokens, [&text[..], &[2]].concat());
-    assert_eq!(example.candidates[0].scored, text.len() + 1 - prompt.len());
+    assert_eq!(example.candidates[0].prompt().len(), prompt.len());
 
     // A tokenizer that ends every text with EOS itself gives the same.
     let path = format!("{}/tests/fixtures/tokenizers/smollm.json", env!("CARGO_MANIFEST_DIR"));
     let mut fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     fixture.gguf.add_eos = Some(true);
     plain = Tokenizer::from_gguf(fixture.gguf).unwrap();
-    assert_eq!(one(&line, &completion(), &plain, NONE).unwrap(), example);
+    assert_eq!(one(&line, &completion("{text}"), &plain, NONE).unwrap(), example);
 }
 
 #[test]
-fn an_answer_is_learned_up_to_its_line_end() {
+fn a_generated_answer_is_learned_up_to_its_line_end() {
     let tokenizer = tokenizer("smollm");
-    let task = Task::new(TaskSpec { task: Some("squad"), ..Default::default() }).unwrap();
+    let task = Task::new(&TaskConfig::of_task("squad")).unwrap();
     let row = r#"{"title": "T", "context": "C", "question": "Q?", "answers": {"text": ["the film", "x"]}}"#;
     let data = TokenizedDataset::new(&rows(&[row]), &task, &tokenizer, NONE).unwrap();
-    let Candidate { tokens, scored } = &data.examples[0].candidates[0];
-    assert_eq!(tokenizer.decode(&tokens[tokens.len() - scored..], false).unwrap(), " the film\n");
+    assert_eq!(answer(&data.examples[0].candidates[0], &tokenizer), " the film\n");
     assert_eq!(data.objective, Objective::Completion);
 }
 
@@ -116,7 +114,7 @@ fn overlong_rows_are_dropped_and_counted() {
 }
 
 #[test]
-fn truncation_cuts_the_prompts_left_and_keeps_bos_and_the_option() {
+fn truncation_cuts_the_prompt_from_its_left_and_keeps_bos_and_the_option() {
     let tokenizer = tokenizer("llama-bpe");
     let line = [r#"{"text": "one two three four five", "label": 0}"#];
     let task = choices(&["!", "?"]);
@@ -127,9 +125,10 @@ fn truncation_cuts_the_prompts_left_and_keeps_bos_and_the_option() {
     for (cut, whole) in data.examples[0].candidates.iter().zip(&whole.candidates) {
         assert_eq!(cut.tokens[0], 0);
         assert_eq!(cut.tokens[1..], whole.tokens[whole.tokens.len() - 5..]);
-        assert_eq!(cut.scored, whole.scored);
+        let answer = |candidate: &Candidate| candidate.tokens[candidate.scored[0].clone()].to_vec();
+        assert_eq!(answer(cut), answer(whole));
     }
-    // An option that leaves no room for one token before it cannot be kept.
+    // The row is dropped if the longest option and one token before it do not fit.
     let long = choices(&["1234567", "9"]);
     let limits = Limits { max_seq_length: Some(3), ..limits };
     assert!(TokenizedDataset::new(&rows(&line), &long, &tokenizer, limits).is_err());
@@ -164,10 +163,8 @@ fn a_row_beyond_the_models_context_or_vocabulary_is_named() {
 }
 
 #[test]
-fn a_candidate_that_follows_nothing_is_refused() {
-    let choices = ["x".to_string(), "y".to_string()];
-    let task = Task::new(TaskSpec { prompt: Some("{text}"), choices: Some(&choices), ..Default::default() })
-        .unwrap();
+fn a_candidate_without_a_token_before_it_is_refused() {
+    let task = Task::new(&TaskConfig::of_choices("{text}", &["x", "y"])).unwrap();
     let line = [r#"{"text": "", "label": 0}"#];
     let error = one(&line, &task, &tokenizer("smollm"), NONE).unwrap_err();
     assert_eq!(message(error), ":1: the prompt is empty, and this tokenizer puts no BOS token before a text");
@@ -192,10 +189,7 @@ fn a_batch_of_one_token_choices_reads_each_prompt_once() {
 fn an_answer_that_shares_a_token_with_its_prompt_is_scored_from_that_token() {
     for name in ["smollm", "llama-bpe", "llama"] {
         let tokenizer = tokenizer(name);
-        let spec = TaskSpec { prompt: Some("{text}: "), completion: Some("a"), ..Default::default() };
-        let spaced = Task::new(spec).unwrap();
-        let spec = TaskSpec { prompt: Some("{text}:"), completion: Some("a"), ..Default::default() };
-        let moved = Task::new(spec).unwrap();
+        let (spaced, moved) = (completion("{text}: "), completion("{text}:"));
         let rows =
             [rows(&[r#"{"text": "Q", "a": "the film"}"#]), rows(&[r#"{"text": "Q", "a": " the film"}"#])];
         let at_the_end = TokenizedDataset::new(&rows[0], &spaced, &tokenizer, NONE).unwrap();
@@ -208,22 +202,16 @@ fn an_answer_that_shares_a_token_with_its_prompt_is_scored_from_that_token() {
 #[test]
 fn every_choice_is_scored_from_its_own_first_token() {
     let tokenizer = tokenizer("smollm");
-    let choices = ["the".to_string(), "7".to_string()];
-    let spec = TaskSpec { prompt: Some("{text}: "), choices: Some(&choices), ..Default::default() };
-    let example =
-        one(&[r#"{"text": "Q", "label": 0}"#], &Task::new(spec).unwrap(), &tokenizer, NONE).unwrap();
-    let scored = |i: usize| {
-        let Candidate { tokens, scored } = &example.candidates[i];
-        tokenizer.decode(&tokens[tokens.len() - scored..], false).unwrap()
-    };
-    assert_eq!([scored(0), scored(1)], [" the", "7"]);
+    let task = Task::new(&TaskConfig::of_choices("{text}: ", &["the", "7"])).unwrap();
+    let example = one(&[r#"{"text": "Q", "label": 0}"#], &task, &tokenizer, NONE).unwrap();
+    let scored: Vec<String> = example.candidates.iter().map(|c| answer(c, &tokenizer)).collect();
+    assert_eq!(scored, [" the", "7"]);
 }
 
 #[test]
 fn an_answer_without_a_token_of_its_own_is_refused() {
     let tokenizer = tokenizer("smollm");
-    let choices = ["the".to_string(), "x".to_string()];
-    let task = Task::new(TaskSpec { prompt: Some("{text}"), choices: Some(&choices), ..Default::default() });
+    let task = Task::new(&TaskConfig::of_choices("{text}", &["the", "x"]));
     // " " and "the" are one token, before which there is none.
     let error = one(&[r#"{"text": " ", "label": 0}"#], &task.unwrap(), &tokenizer, NONE).unwrap_err();
     assert!(message(error).contains("move the space at its end to the start of the answer"));

@@ -1,5 +1,5 @@
-//! A tokenizer from a Hugging Face directory: `tokenizer.json` (or the files before it: see `tokenizer_merges`), and what `tokenizer_config.json`,
-//! `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja` say beside it.
+//! A tokenizer from a Hugging Face directory: `tokenizer.json` (or the older files that `merges` reads) with
+//! `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja`.
 //!
 //! Follows transformers 4.57 (`PreTrainedTokenizerFast`, `LlamaTokenizerFast`), so that ids agree.
 
@@ -9,8 +9,10 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::processors::template::TemplateProcessing;
 
+use super::failed::failed;
+use super::ids::Tokenizer;
+use super::json_files::{content, convert, flag, read_json, special_token};
 use super::merges;
-use super::{Tokenizer, failed};
 use crate::data::chat::SpecialTokens;
 use crate::error::{Error, Result};
 
@@ -43,7 +45,7 @@ impl Tokenizer {
     }
 }
 
-/// What the tokenizer is read from, in the form of `tokenizer.json`.
+/// The path and the text of `tokenizer.json`, which is made from the older files if there is none.
 fn file(dir: &Path, config: &Value, map: &Value) -> Result<(PathBuf, Vec<u8>)> {
     let path = dir.join("tokenizer.json");
     if path.is_file() {
@@ -69,60 +71,6 @@ fn missing(dir: &Path) -> Error {
     )
 }
 
-pub(super) fn convert(dir: &Path) -> String {
-    format!(
-        "convert it once with transformers: python -c \"from transformers import AutoTokenizer; \
-         AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
-        dir.display()
-    )
-}
-
-/// The file's object; an empty one where there is no such file.
-pub(super) fn read_json(path: &Path) -> Result<Value> {
-    if !path.is_file() {
-        return Ok(Value::Object(serde_json::Map::new()));
-    }
-    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    let value: Value =
-        serde_json::from_slice(&bytes).map_err(|e| Error::damaged(path, format!("not JSON: {e}")))?;
-    match value {
-        Value::Object(_) => Ok(value),
-        other => Err(Error::damaged(
-            path,
-            format!("expected a JSON object, got {}", super::super::dataset::describe(&other)),
-        )),
-    }
-}
-
-/// A flag as Python reads it: false, 0, null and what is empty are false, all else is true.
-pub(super) fn flag(config: &Value, key: &str, default: bool) -> bool {
-    match config.get(key) {
-        None => default,
-        Some(Value::Null) => false,
-        Some(Value::Bool(set)) => *set,
-        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(Value::Object(object)) => !object.is_empty(),
-    }
-}
-
-/// Tokens are written either as a string or as `{"content": …}`.
-pub(super) fn content(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token["content"].as_str())
-}
-
-/// `tokenizer_config.json` decides where it has the key, even with null.
-pub(super) fn special_token(
-    config: &Value,
-    map: &Value,
-    key: &str,
-    tokenizer: &tokenizers::Tokenizer,
-) -> Option<(String, u32)> {
-    let token = content(config.get(key).unwrap_or(&map[key]))?;
-    Some((token.to_string(), tokenizer.token_to_id(token)?))
-}
-
 /// The texts of the tokens that the files name, as transformers hands them to a chat template.
 fn special_tokens(config: &Value, map: &Value) -> SpecialTokens {
     let names = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -130,7 +78,7 @@ fn special_tokens(config: &Value, map: &Value) -> SpecialTokens {
     names.into_iter().filter_map(|name| Some((name.to_string(), text(name)?))).collect()
 }
 
-/// Tokens that only `tokenizer_config.json` knows, in id order.
+/// Adds the tokens that only `tokenizer_config.json` has, in id order.
 fn add_missing_tokens(tokenizer: &mut tokenizers::Tokenizer, config: &Value) -> Result<()> {
     let Some(added) = config["added_tokens_decoder"].as_object() else { return Ok(()) };
     let mut added: Vec<(u32, &Value)> =
@@ -160,8 +108,8 @@ fn add_missing_tokens(tokenizer: &mut tokenizers::Tokenizer, config: &Value) -> 
     Ok(())
 }
 
-/// transformers' Llama tokenizers rebuild the post-processor from `add_bos_token` and `add_eos_token`,
-/// whatever `tokenizer.json` says; other classes use that file's.
+/// The post-processor that transformers' Llama tokenizers rebuild from `add_bos_token` and `add_eos_token`, whatever
+/// `tokenizer.json` says; `None` for other classes, which use that file's.
 fn llama_post_processor(
     config: &Value,
     bos: &Option<(String, u32)>,
@@ -187,7 +135,7 @@ fn llama_post_processor(
         .map_err(|e| Error::invalid(format!("tokenizer_config.json: {e}"), "check bos_token and eos_token"))
 }
 
-/// Token ids, which may be written as floats; negative ones stand for none.
+/// Token ids, which may be written as floats; a negative id stands for no token.
 fn ids(value: &Value) -> Vec<u32> {
     let id = |v: &Value| {
         let id = v.as_f64().filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id))?;
@@ -199,8 +147,8 @@ fn ids(value: &Value) -> Vec<u32> {
     }
 }
 
-/// `chat_template.jinja` wins over `tokenizer_config.json`, whose template is one string or a list of
-/// named ones.
+/// The default chat template. `chat_template.jinja` wins over `tokenizer_config.json`, whose template is one string or
+/// a list of named ones.
 fn chat_template(dir: &Path, config: &Value) -> Result<Option<String>> {
     let path = dir.join("chat_template.jinja");
     if path.is_file() {

@@ -7,12 +7,12 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::Tokenizer;
+use super::ids::Tokenizer;
 use super::pre_tokenizer::{NAMES, PreTokenizer};
 use crate::data::chat::SpecialTokens;
 use crate::error::{Error, Result, nearest};
 
-/// `tokenizer.ggml.*` as a GGUF file states it; token ids are indices into `tokens`.
+/// The values of `tokenizer.ggml.*` in a GGUF file. Token ids are indices into `tokens`.
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub struct GgufVocab {
@@ -41,8 +41,12 @@ const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-/// Control tokens that end a chat turn or a text, which files often do not list as ends.
-const END_OF_TURN: &[&str] = &[
+/// The texts of tokens at which llama.cpp stops even where a GGUF file does not name them, whatever their type.
+pub const TURN_ENDS: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
+
+/// The texts of tokens that end a chat turn or a text if they are control tokens; files often name only one of them.
+/// Longer than [`TURN_ENDS`], since a normal token of such a text (`</s>`) does not count here.
+const CONTROL_ENDS: &[&str] = &[
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -57,7 +61,7 @@ impl Tokenizer {
     /// The tokenizer that a GGUF was converted from.
     ///
     /// # Errors
-    /// A tokenizer model or pre-tokenizer that is not known, and metadata that contradicts itself.
+    /// An unknown tokenizer model or pre-tokenizer, and metadata that contradicts itself.
     pub fn from_gguf(vocab: GgufVocab) -> Result<Self> {
         let inner = serde_json::to_vec(&vocab.tokenizer_json()?)
             .map_err(tokenizers::Error::from)
@@ -97,7 +101,7 @@ impl GgufVocab {
         }))
     }
 
-    /// The `tokenizer_config.json` beside it.
+    /// The `tokenizer_config.json` that belongs to `tokenizer_json`.
     pub fn tokenizer_config(&self) -> Value {
         let token = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
         json!({
@@ -111,7 +115,7 @@ impl GgufVocab {
         })
     }
 
-    /// The texts of the tokens that the file names.
+    /// The texts of the special tokens that the file names.
     fn special_tokens(&self) -> SpecialTokens {
         let named = [
             ("bos_token", self.bos),
@@ -130,14 +134,15 @@ impl GgufVocab {
 }
 
 /// The parts of a `tokenizer.json` in which the two kinds differ.
-struct Parts {
+struct TokenizerParts {
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,
     model: Value,
 }
 
-fn byte_level(vocab: &GgufVocab) -> Result<(Parts, bool)> {
+/// The parts of a `gpt2` tokenizer, and whether BOS goes before a text by default.
+fn byte_level(vocab: &GgufVocab) -> Result<(TokenizerParts, bool)> {
     let known = || format!("known: {}", NAMES.join(", "));
     let name = vocab.pre.as_deref().ok_or_else(|| {
         Error::unsupported(
@@ -154,7 +159,7 @@ fn byte_level(vocab: &GgufVocab) -> Result<(Parts, bool)> {
         )
     })?;
     let merges = vocab.merges.iter().map(|merge| split_merge(merge)).collect::<Result<Vec<_>>>()?;
-    let parts = Parts {
+    let parts = TokenizerParts {
         normalizer: if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer: pre.json(),
         decoder: json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
@@ -163,8 +168,9 @@ fn byte_level(vocab: &GgufVocab) -> Result<(Parts, bool)> {
     Ok((parts, pre.add_bos))
 }
 
-/// As transformers' `LlamaConverter` (legacy) has it, which is what the models' own `tokenizer.json` says.
-fn sentence_piece(vocab: &GgufVocab) -> Result<(Parts, bool)> {
+/// The parts of a `llama` tokenizer, and whether BOS goes before a text by default: as transformers' `LlamaConverter`
+/// (legacy) writes them, and so the models' own `tokenizer.json`.
+fn sentence_piece(vocab: &GgufVocab) -> Result<(TokenizerParts, bool)> {
     let merges = if vocab.merges.is_empty() {
         let scores =
             vocab.scores.as_deref().ok_or_else(|| contradiction("neither scores nor merges".into()))?;
@@ -185,7 +191,7 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<(Parts, bool)> {
     }
     let unk = vocab.unk.and_then(|id| vocab.tokens.get(id as usize));
     let flags = json!({"unk_token": unk, "fuse_unk": true, "byte_fallback": true});
-    let parts = Parts {
+    let parts = TokenizerParts {
         normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
         pre_tokenizer: Value::Null,
         decoder: json!({"type": "Sequence", "decoders": decoders}),
@@ -204,12 +210,12 @@ fn bpe(vocab: &GgufVocab, merges: Vec<(&str, &str)>, flags: Value) -> Value {
     model
 }
 
-/// An empty token cannot be written in a text; llama.cpp names it so too.
+/// The name of a token. An empty token cannot occur in a text; it gets the name that llama.cpp gives it.
 fn name_of(id: usize, token: &str) -> String {
     if token.is_empty() { format!("[EMPTY_{id}]") } else { token.to_string() }
 }
 
-/// The space that parts the two is never a merge's first character.
+/// The two tokens of a merge. The space between them is never its first character.
 fn split_merge(merge: &str) -> Result<(&str, &str)> {
     let first = merge.chars().next().map_or(0, char::len_utf8);
     merge[first..]
@@ -218,11 +224,11 @@ fn split_merge(merge: &str) -> Result<(&str, &str)> {
         .ok_or_else(|| contradiction(format!("the merge `{merge}` is not two tokens with a space between")))
 }
 
-/// SentencePiece merges the pair whose result scores highest, so a piece's score ranks every way to
-/// split it in two pieces; ties in transformers' order (longer left part first).
+/// The merges in rank order. SentencePiece first merges the pair whose result scores highest, so that a token's score
+/// ranks every way to split it into two tokens. Ties are in transformers' order: the longer left part first.
 fn merges_from_scores<'v>(tokens: &'v [String], scores: &[f32]) -> Vec<(&'v str, &'v str)> {
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, t)| (t.as_str(), id)).collect();
-    // (score, left chars, right chars, pair), pairs of one token in the order of their ids.
+    // (score, left chars, right chars, pair); the pairs of one token are in the order of their ids.
     let mut ranked = Vec::new();
     for (token, score) in tokens.iter().zip(scores) {
         let chars = token.chars().count();
@@ -242,7 +248,7 @@ fn merges_from_scores<'v>(tokens: &'v [String], scores: &[f32]) -> Vec<(&'v str,
     ranked.into_iter().map(|(.., pair)| pair).collect()
 }
 
-/// Tokens that are found in a text as they are written, before any merging.
+/// The tokens that are found in a text as they are written, before any merging.
 fn added_tokens(vocab: &GgufVocab) -> Vec<Value> {
     let named = [vocab.bos, vocab.eos, vocab.unk, vocab.pad];
     let special = |id: usize| match &vocab.token_types {
@@ -290,7 +296,7 @@ fn ends(vocab: &GgufVocab) -> Vec<u32> {
     for (id, token) in (0u32..).zip(&vocab.tokens) {
         let control =
             vocab.token_types.as_ref().is_some_and(|types| types.get(id as usize) == Some(&CONTROL));
-        if control && END_OF_TURN.contains(&token.as_str()) && !ends.contains(&id) {
+        if control && CONTROL_ENDS.contains(&token.as_str()) && !ends.contains(&id) {
             ends.push(id);
         }
     }

@@ -1,24 +1,24 @@
-//! A tokenizer of GPT-2's kind from `vocab.json` and `merges.txt`, the files that come with OPT: the
+//! A tokenizer of GPT-2's kind from `vocab.json` and `merges.txt`, the files that come with OPT. They become the
 //! `tokenizer.json` that transformers' `GPT2Converter` (convert_slow_tokenizer.py) makes of them.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::directory::{content, flag, read_json};
+use super::json_files::{content, convert, flag, read_json};
 use crate::error::{Error, Result};
 
 pub const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 
-/// Tokens that are found in a text before it is cut into words.
+/// Keys of the tokens that are found in a text before it is cut into words.
 const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
-/// The tokenizer's JSON, where the directory has both files. `config` is `tokenizer_config.json`, `map`
+/// The `tokenizer.json`; `None` if one of the files is missing. `config` is `tokenizer_config.json`, `map`
 /// `special_tokens_map.json`.
 ///
 /// # Errors
-/// A damaged file, or a tokenizer of another class, which would cut words otherwise.
+/// A damaged file, or a tokenizer of another class, which cuts words in another way.
 pub fn json(dir: &Path, config: &Value, map: &Value) -> Result<Option<Value>> {
     let (vocabulary, merges) = (dir.join(VOCABULARY), dir.join(MERGES));
     if !vocabulary.is_file() || !merges.is_file() {
@@ -28,7 +28,7 @@ pub fn json(dir: &Path, config: &Value, map: &Value) -> Result<Option<Value>> {
     if class.trim_end_matches("Fast") != "GPT2Tokenizer" {
         return Err(Error::unsupported(
             format!("{}: {VOCABULARY} and {MERGES} of a {class}, without a tokenizer.json", dir.display()),
-            super::directory::convert(dir),
+            convert(dir),
         ));
     }
     let vocab = read_json(&vocabulary)?;

@@ -1,12 +1,12 @@
-//! How a byte-level BPE cuts a text into words before merging, by the name that llama.cpp gives it
-//! (`tokenizer.ggml.pre`, `llm_tokenizer_bpe` in llama.cpp's `src/llama-vocab.cpp`).
+//! Pre-tokenizers, which cut a text into words before a byte-level BPE merges them, by their names in llama.cpp
+//! (`tokenizer.ggml.pre`, `llm_tokenizer_bpe` in `src/llama-vocab.cpp`).
 //!
-//! A name stands for the pre-tokenizer of the models' own `tokenizer.json`; only names whose rules are
-//! known are here, for a wrong cut gives wrong tokens without a word.
+//! A name stands for the pre-tokenizer of the models' own `tokenizer.json`. Only names whose rules are known are listed,
+//! because a wrong cut gives wrong tokens without an error.
 
 use serde_json::{Value, json};
 
-/// GPT-2's words, as `ByteLevel(use_regex = true)` has them.
+/// GPT-2's words, which `ByteLevel(use_regex = true)` cuts, too.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -54,20 +54,20 @@ pub const NAMES: &[&str] = &[
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreTokenizer {
-    /// Applied in turn: each match becomes a word, and so does what lies between matches.
+    /// Expressions that are applied in turn: each match becomes a word, and so does each text between matches.
     splits: Vec<&'static str>,
-    /// Unicode normal form C first.
+    /// Whether the text is first brought into Unicode's normal form C.
     pub nfc: bool,
-    /// A word that is a token stays whole, whether or not merges lead to it.
+    /// Whether a word that is a token stays whole even if no merges lead to it.
     pub ignore_merges: bool,
-    /// Whether BOS is put before a text where the file does not say.
+    /// Whether BOS goes before a text if the file does not say.
     pub add_bos: bool,
 }
 
 impl PreTokenizer {
     pub fn named(name: &str) -> Option<Self> {
         let splits = match name {
-            // llama.cpp's own fallback, of no model in particular.
+            // llama.cpp's own fallback, which belongs to no model in particular.
             "default" => vec![r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
             "gpt-2" | "phi-2" | "jais" | "trillion" | "granite-docling" => vec![GPT2],
             "smollm" | "starcoder" | "refact" | "codeshell" | "minerva-7b" => vec![r"\p{N}", GPT2],
@@ -91,15 +91,14 @@ impl PreTokenizer {
         })
     }
 
-    /// The names whose words are those of a `pre_tokenizer` in tokenizer.json; none where it cuts texts in a way
-    /// that no name stands for.
+    /// The names that cut texts as a `pre_tokenizer` of tokenizer.json does; none if no name does.
     pub fn names_of(json: &Value) -> Vec<&'static str> {
         let Some(splits) = splits_of(json) else { return vec![] };
         let same = |name: &&str| Self::named(name).is_some_and(|pre| pre.splits == splits);
         NAMES.iter().copied().filter(same).collect()
     }
 
-    /// As `tokenizer.json` states it, bytes mapped to GPT-2's printable characters last.
+    /// The `pre_tokenizer` of a tokenizer.json. Its last step maps bytes to GPT-2's printable characters.
     pub fn json(&self) -> Value {
         let mut steps: Vec<Value> = self
             .splits
@@ -113,7 +112,7 @@ impl PreTokenizer {
     }
 }
 
-/// The expressions that a byte-level pre-tokenizer cuts by, in turn.
+/// The expressions by which a byte-level pre-tokenizer cuts, in turn; `None` if it does anything else.
 fn splits_of(json: &Value) -> Option<Vec<&str>> {
     let one = std::slice::from_ref(json);
     let steps = json["pretokenizers"].as_array().map_or(one, Vec::as_slice);
@@ -121,7 +120,7 @@ fn splits_of(json: &Value) -> Option<Vec<&str>> {
     for step in steps {
         match step["type"].as_str()? {
             "Split" => {
-                // What is cut off stays a word, or the words are what is kept.
+                // Both the matches and the texts between them must stay.
                 let keeps = match step["behavior"].as_str()? {
                     "Isolated" => step["invert"] == false,
                     "Removed" => step["invert"] == true,

@@ -1,9 +1,10 @@
-//! Ids and texts against the Python libraries' (scripts/fixtures/tokenizing.py).
+//! Ids and texts compared with those of the Python libraries (scripts/fixtures/tokenizing.py).
 
 use std::path::PathBuf;
 
 use super::*;
 use crate::data::Message;
+use crate::error::Result;
 
 #[derive(serde::Deserialize)]
 struct Fixture {
@@ -25,6 +26,11 @@ const GGUFS: [&str; 9] =
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers")).join(name)
+}
+
+/// The tokenizer of a fixture's GGUF vocabulary.
+pub fn for_tests(name: &str) -> Tokenizer {
+    Tokenizer::from_gguf(fixture(name).gguf).unwrap()
 }
 
 fn fixture(name: &str) -> Fixture {
@@ -92,7 +98,7 @@ fn a_hugging_face_directory_gives_the_ids_that_transformers_gives() {
 }
 
 #[test]
-fn a_stream_gives_the_whole_text_at_character_boundaries() {
+fn a_stream_gives_the_whole_text_in_complete_characters() {
     for name in GGUFS {
         let Fixture { gguf, cases } = fixture(name);
         let tokenizer = Tokenizer::from_gguf(gguf).unwrap();
@@ -132,7 +138,7 @@ fn an_unfinished_character_shows_at_the_end_only() {
 }
 
 #[test]
-fn the_fingerprint_follows_what_texts_become() {
+fn the_fingerprint_changes_with_the_tokens_of_texts() {
     let fingerprint = |change: fn(&mut GgufVocab)| from_gguf(change).unwrap().fingerprint().unwrap();
     let plain = fingerprint(|_| {});
     assert_eq!(fingerprint(|_| {}), plain);
@@ -143,7 +149,7 @@ fn the_fingerprint_follows_what_texts_become() {
 }
 
 #[test]
-fn ends_of_turns_end_a_generation_beside_eos() {
+fn ends_of_turns_end_a_generation_as_eos_does() {
     let tokenizer = from_gguf(|v| v.eos = Some(0)).unwrap();
     assert_eq!(tokenizer.eos_ids(), [0, 2]);
 }
@@ -162,7 +168,7 @@ fn special_tokens_surround_a_text_as_the_file_says() {
 }
 
 #[test]
-fn what_is_not_known_is_named_with_what_is() {
+fn an_unknown_pre_tokenizer_or_kind_is_named_with_the_known_ones() {
     let pre = refusal(|v| v.pre = Some("lama-bpe".into()));
     assert!(
         pre.starts_with(
@@ -215,7 +221,7 @@ fn a_directory_without_tokenizer_json_says_what_to_do() {
 }
 
 #[test]
-fn merges_that_are_no_pairs_and_other_tokenizers_of_pairs_are_refused() {
+fn merges_that_are_not_pairs_and_other_classes_of_tokenizers_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
         std::fs::copy(path("opt").join(name), dir.path().join(name)).unwrap();
@@ -234,7 +240,7 @@ fn merges_that_are_no_pairs_and_other_tokenizers_of_pairs_are_refused() {
 }
 
 #[test]
-fn a_directorys_other_files_add_what_tokenizer_json_lacks() {
+fn the_other_files_of_a_directory_add_to_tokenizer_json() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(path("smollm/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();

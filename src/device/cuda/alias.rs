@@ -1,12 +1,12 @@
-//! Lets the bindings that cubecl uses find the NVRTC that was found here.
+//! Makes the bindings that cubecl uses load the NVRTC that `library` found.
 //!
-//! cudarc, bound to CUDA 12.8, asks the loader for `libnvrtc.so`, `.so.12` and older names, never for the
-//! `.so.13` that CUDA 13 ships, and it takes no path. Binding it to CUDA 13 would not help with folders that
-//! the loader does not know, and would ask for functions that today's drivers lack; the loader reads
-//! `LD_LIBRARY_PATH` only when a program starts, which a library or a test cannot repeat. But glibc answers
-//! a request by name with any library that is already open under that name. So a library without code is
-//! opened here that is called `libnvrtc.so`, cudarc's first choice, and that needs the file found: what is
-//! looked up in it is found in that file.
+//! cudarc, bound to CUDA 12.8, asks the loader for `libnvrtc.so`, `.so.12` and older names. It never asks for the `.so.13`
+//! of CUDA 13, and accepts no path. Bound to CUDA 13 it would still not find folders that the loader does not know, and
+//! would need functions that many drivers lack. The loader reads `LD_LIBRARY_PATH` only when a program starts.
+//!
+//! But glibc answers a request by name with any library that is already open under that name. So a library without code
+//! is opened here whose name is `libnvrtc.so`, cudarc's first choice, and which depends on the file that was found:
+//! symbols that are looked up in it are found in that file.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,8 +16,8 @@ use libloading::Library;
 /// The name that cudarc asks for first.
 pub const NVRTC: &str = "libnvrtc.so";
 
-/// From now on the loader takes `file` for `name`, to the end of the process. `None` where that cannot be
-/// arranged: cudarc's own search remains.
+/// Makes the loader use `file` for `name` until the process ends. `None` if that is not possible; then cudarc's own search
+/// remains.
 pub fn make(name: &str, file: &Path) -> Option<()> {
     if !cfg!(all(
         target_os = "linux",
@@ -28,16 +28,16 @@ pub fn make(name: &str, file: &Path) -> Option<()> {
         return None;
     }
     let target = file.canonicalize().ok()?;
-    // The loader opens a file, and needs it no longer once it is mapped.
+    // The loader needs the file only until it is mapped.
     let mut alias = tempfile::NamedTempFile::new().ok()?;
     alias.write_all(&elf(name, target.to_str()?)).ok()?;
-    // SAFETY: neither the alias nor NVIDIA's compiler does anything when opened but set up its own state.
+    // SAFETY: when they are opened, the alias and NVIDIA's compiler only set up their own state.
     let library = unsafe { Library::new(alias.path()) }.ok()?;
     std::mem::forget(library);
     Some(())
 }
 
-/// A shared library without code or symbols, named `name`, that needs the library in the file `needed`
+/// The bytes of a shared library without code or symbols, named `name`, that depends on the library in the file `needed`
 /// (System V ABI, 64 bits, little endian).
 fn elf(name: &str, needed: &str) -> Vec<u8> {
     const HEADER: u64 = 64;
@@ -63,8 +63,8 @@ fn elf(name: &str, needed: &str) -> Vec<u8> {
     for half in [HEADER as u16, SEGMENT as u16, 3, 0, 0, 0] {
         bytes.extend(half.to_le_bytes());
     }
-    // The loader writes into the table it reads, so all is writable; nothing is executable, and the last
-    // entry says that the stack need not be either.
+    // The loader writes into the table that it reads, so that all segments are writable. None is executable, and the last
+    // entry says that the stack need not be executable either.
     const READ_WRITE: u32 = 6;
     const LARGEST_PAGE: u64 = 0x10000;
     const STACK: u32 = 0x6474_e551;

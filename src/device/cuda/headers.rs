@@ -1,18 +1,18 @@
-//! The headers that kernels include: where cubecl looks for them, and where else they may be.
+//! The headers that kernels include: the place where cubecl looks for them, and other places.
 
 use std::path::{Path, PathBuf};
 
 use super::library::{Version, listed, packages};
-use super::places::Machine;
+use super::places::SearchEnvironment;
 use crate::error::{Error, Result};
 
-/// Headers that kernels include, and those that they include from another package.
+/// Headers that kernels include, and those of another package that these include.
 const NEEDED: [&str; 4] = ["cuda_runtime.h", "cuda_fp16.h", "mma.h", "crt/mma.h"];
 
-/// The folder whose `include` cubecl gives to NVRTC, whether the headers are there or not: `CUDA_PATH` if
-/// set, else the first that exists of a few (cubecl-cuda 0.10, `install::cuda_path`).
-pub fn root(machine: &Machine) -> Option<PathBuf> {
-    if let Some(path) = (machine.variable)("CUDA_PATH").and_then(|path| path.into_string().ok()) {
+/// The folder whose `include` cubecl gives to NVRTC, whether the headers are there or not: `CUDA_PATH` if it is set, else
+/// the first of some folders that exists (cubecl-cuda 0.10, `install::cuda_path`).
+pub fn root(environment: &SearchEnvironment) -> Option<PathBuf> {
+    if let Some(path) = (environment.variable)("CUDA_PATH").and_then(|path| path.into_string().ok()) {
         return Some(path.into());
     }
     if cfg!(windows) {
@@ -22,23 +22,23 @@ pub fn root(machine: &Machine) -> Option<PathBuf> {
         return None;
     }
     let places = [("usr/local/cuda", "usr/local/cuda"), ("opt/cuda", "opt/cuda"), ("usr/bin/nvcc", "usr")];
-    let (_, root) = places.iter().find(|(sign, _)| machine.root.join(sign).exists())?;
-    Some(machine.root.join(root))
+    let (_, root) = places.iter().find(|(sign, _)| environment.root.join(sign).exists())?;
+    Some(environment.root.join(root))
 }
 
-/// The headers that are not under `root`, as paths relative to it.
+/// The headers that `root` lacks, as paths relative to it.
 pub fn missing(root: &Path) -> Vec<PathBuf> {
     let files = NEEDED.iter().map(|name| Path::new("include").join(name));
     files.filter(|file| !root.join(file).is_file()).collect()
 }
 
-/// The folder that cubecl will look into, once it is known to have the headers.
+/// Checks that the folder in which cubecl looks has the headers, and gives it.
 ///
 /// # Errors
-/// The error for something that is missing, with how to get it.
-pub fn check(machine: &Machine, driver: Option<Version>) -> Result<PathBuf> {
+/// Headers that are missing, with advice on how to install them.
+pub fn check(environment: &SearchEnvironment, driver: Option<Version>) -> Result<PathBuf> {
     let install = match driver {
-        // The wheels of CUDA 12 spread the headers over folders of which cubecl takes one.
+        // The wheels of CUDA 12 spread the headers over several folders, of which cubecl uses one.
         Some(Version { major: ..13, minor }) => format!("install the CUDA toolkit 12.{minor} or older"),
         _ => {
             let names = ["nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-cccl"];
@@ -46,7 +46,7 @@ pub fn check(machine: &Machine, driver: Option<Version>) -> Result<PathBuf> {
             format!("install the CUDA toolkit, or the Python packages {packages}")
         }
     };
-    let Some(root) = root(machine) else {
+    let Some(root) = root(environment) else {
         let what = "CUDA's headers were not found in CUDA_PATH, /usr/local/cuda, /opt/cuda or /usr";
         return Err(Error::device(what, install));
     };
@@ -56,26 +56,26 @@ pub fn check(machine: &Machine, driver: Option<Version>) -> Result<PathBuf> {
     }
     let missing: Vec<String> = missing.iter().map(|file| file.display().to_string()).collect();
     let what = format!("{} lacks CUDA's headers {}", root.display(), missing.join(", "));
-    let help = match better_root(machine) {
+    let help = match better_root(environment) {
         Some(other) => format!("set CUDA_PATH={}, which has them", other.display()),
         None => format!("{install}; or set CUDA_PATH to a folder that has them"),
     };
     Err(Error::device(what, help))
 }
 
-/// A folder that has the headers where cubecl's own choice does not: what `CUDA_PATH` should name.
-pub fn better_root(machine: &Machine) -> Option<PathBuf> {
-    if root(machine).is_some_and(|root| missing(&root).is_empty()) {
+/// The folder that `CUDA_PATH` should name: one that has the headers, if cubecl's own choice does not.
+pub fn better_root(environment: &SearchEnvironment) -> Option<PathBuf> {
+    if root(environment).is_some_and(|root| missing(&root).is_empty()) {
         return None;
     }
-    let toolkits = machine.toolkits().into_iter().flat_map(|dir| {
+    let toolkits = environment.toolkits().into_iter().flat_map(|dir| {
         let targets = ["x86_64-linux", "sbsa-linux"].map(|target| dir.join("targets").join(target));
         [dir].into_iter().chain(targets)
     });
-    toolkits.chain([machine.root.join("usr")]).find(|dir| missing(dir).is_empty())
+    toolkits.chain([environment.root.join("usr")]).find(|dir| missing(dir).is_empty())
 }
 
-/// The CUDA version that the headers under `root` belong to.
+/// The CUDA version of the headers in `root`.
 pub fn version(root: &Path) -> Option<Version> {
     let text = std::fs::read_to_string(root.join("include/cuda_runtime_api.h")).ok()?;
     let number = text.lines().find_map(|line| line.trim().strip_prefix("#define CUDART_VERSION"))?;

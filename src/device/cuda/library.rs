@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use libloading::Library;
 
-use super::places::{self, Machine};
+use super::places::{self, SearchEnvironment};
 use crate::error::{Error, Result};
 
-/// A version of CUDA, or of one of its libraries.
+/// A version of CUDA or of one of its libraries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub major: u32,
@@ -18,7 +18,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// From CUDA's own form: 12080 is 12.8.
+    /// Reads CUDA's own form: 12080 is 12.8.
     pub fn from_number(number: u32) -> Option<Self> {
         (number >= 1000).then_some(Self { major: number / 1000, minor: number % 1000 / 10 })
     }
@@ -36,37 +36,37 @@ pub struct CudaLibrary {
     /// "nvrtc" or "cublas".
     pub stem: &'static str,
     pub library: Library,
-    /// The file, where the system tells; else the name that its loader was asked for.
+    /// The library's file if the system tells it; else the name by which it was opened.
     pub path: PathBuf,
     /// The version that the library reports.
     pub version: Option<Version>,
 }
 
 /// A library that qzo knows how to find.
-struct Wanted {
+struct KnownLibrary {
     stem: &'static str,
-    /// Names the file where the user wants a particular one.
+    /// The environment variable by which a user can name the file.
     variable: &'static str,
-    /// The Python package that brings that of CUDA 13 and later; that of CUDA 12 is called `-cu12`.
+    /// The Python package with the library of CUDA 13 or later. That of CUDA 12 has `-cu12` at its end.
     package: &'static str,
 }
 
-const WANTED: [Wanted; 2] = [
-    Wanted { stem: "nvrtc", variable: "QZO_NVRTC_LIB", package: "nvidia-cuda-nvrtc" },
-    Wanted { stem: "cublas", variable: "QZO_CUBLAS", package: "nvidia-cublas" },
+const KNOWN: [KnownLibrary; 2] = [
+    KnownLibrary { stem: "nvrtc", variable: "QZO_NVRTC_LIB", package: "nvidia-cuda-nvrtc" },
+    KnownLibrary { stem: "cublas", variable: "QZO_CUBLAS", package: "nvidia-cublas" },
 ];
 
-/// Opens `stem` ("nvrtc" or "cublas"): the file that `QZO_NVRTC_LIB` or `QZO_CUBLAS` names if set; else the
-/// first that the driver can work with, of those the system's loader knows, toolkits and Python packages
-/// hold; else the first at all. It is searched anew each time: the caller keeps what it gets.
+/// Opens `stem` ("nvrtc" or "cublas"): the file that `QZO_NVRTC_LIB` or `QZO_CUBLAS` names, if the variable is set; else
+/// the first file that the driver works with, of those that the system's loader knows and those in toolkits and Python
+/// packages; else the first of them. Each call searches again, so that the caller should keep the result.
 ///
 /// # Errors
-/// `Error::Device` that says where it looked, or which named file cannot be opened and why.
+/// No such library, with the places that were searched; a named file that cannot be opened, with the reason.
 pub fn cuda_library(stem: &str) -> Result<CudaLibrary> {
-    find(stem, &Machine::this(), driver_version())
+    find(stem, &SearchEnvironment::this(), driver_version())
 }
 
-/// The newest CUDA that the driver can work with; `None` without a driver.
+/// The newest CUDA that the driver works with; `None` without a driver.
 pub fn driver_version() -> Option<Version> {
     // SAFETY: only tries to open the driver's library by name.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
@@ -79,9 +79,8 @@ pub fn driver_version() -> Option<Version> {
     (status == cudarc::driver::sys::CUresult::CUDA_SUCCESS).then_some(version)
 }
 
-/// Whether a driver can work with a library of this version. A newer NVRTC writes PTX that the driver does
-/// not read (CUDA 12.5 and 12.6 write the same); cuBLAS holds machine code, so that only the major version
-/// matters to it.
+/// Whether a driver works with a library of this version. A newer NVRTC writes PTX that the driver does not read (CUDA
+/// 12.5 and 12.6 write the same). cuBLAS holds machine code, so that only its major version counts.
 pub fn driver_fits(driver: Version, stem: &str, library: Version) -> bool {
     const SAME_PTX: [Version; 2] = [Version { major: 12, minor: 5 }, Version { major: 12, minor: 6 }];
     match stem {
@@ -90,9 +89,9 @@ pub fn driver_fits(driver: Version, stem: &str, library: Version) -> bool {
     }
 }
 
-/// How to get a library that the driver can work with.
+/// Advice on how to install a library that the driver works with.
 pub fn advice(stem: &str, driver: Option<Version>) -> String {
-    let Some(wanted) = WANTED.iter().find(|wanted| wanted.stem == stem) else { return String::new() };
+    let Some(wanted) = KNOWN.iter().find(|wanted| wanted.stem == stem) else { return String::new() };
     let packages = packages(&[wanted.package], driver);
     format!(
         "install the CUDA toolkit, or the Python package {packages}, or name the file in {}",
@@ -100,7 +99,7 @@ pub fn advice(stem: &str, driver: Option<Version>) -> String {
     )
 }
 
-/// Python packages as pip takes them. The newest is not always one that the driver can work with.
+/// Python packages as arguments of pip, limited to versions that the driver works with.
 pub fn packages(names: &[&str], driver: Option<Version>) -> String {
     let list = |ending: &str| listed(names, ending);
     match driver {
@@ -110,33 +109,40 @@ pub fn packages(names: &[&str], driver: Option<Version>) -> String {
     }
 }
 
-/// Each name with the same ending, in quotes.
+/// Names in quotes, each with the same ending.
 pub fn listed(names: &[&str], ending: &str) -> String {
     names.iter().map(|name| format!("'{name}{ending}'")).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the user chose the file, so that its version is the user's concern.
+/// Whether a variable names the file, so that its version is the user's choice.
 pub fn is_chosen(stem: &str) -> bool {
-    let named = |wanted: &Wanted| wanted.stem == stem && Machine::this().folder(wanted.variable).is_some();
-    WANTED.iter().any(named)
+    let named = |wanted: &KnownLibrary| {
+        wanted.stem == stem && SearchEnvironment::this().folder(wanted.variable).is_some()
+    };
+    KNOWN.iter().any(named)
 }
 
-pub(super) fn find(stem: &str, machine: &Machine, driver: Option<Version>) -> Result<CudaLibrary> {
-    let Some(wanted) = WANTED.iter().find(|wanted| wanted.stem == stem) else {
+/// Searches `environment` as [`cuda_library`] searches that of this process.
+pub(super) fn find(
+    stem: &str,
+    environment: &SearchEnvironment,
+    driver: Option<Version>,
+) -> Result<CudaLibrary> {
+    let Some(wanted) = KNOWN.iter().find(|wanted| wanted.stem == stem) else {
         return Err(Error::device(format!("qzo does not know how to find lib{stem}"), ""));
     };
-    if let Some(path) = machine.folder(wanted.variable) {
+    if let Some(path) = environment.folder(wanted.variable) {
         return open(wanted.stem, &path).map(ready).map_err(|error| {
             let what =
                 format!("{} names {}, which cannot be opened: {error}", wanted.variable, path.display());
             Error::device(what, format!("correct {}, or unset it to let qzo search", wanted.variable))
         });
     }
-    let (files, looked) = candidates(stem, machine);
+    let (files, looked) = candidates(stem, environment);
     let mut broken = Vec::new();
     let opened = files.iter().filter_map(|file| {
         let failed = |error: String| {
-            // The loader's own names are expected to fail.
+            // Names for the system's loader often fail.
             if file.components().count() > 1 {
                 broken.push(error);
             }
@@ -160,7 +166,7 @@ pub(super) fn find(stem: &str, machine: &Machine, driver: Option<Version>) -> Re
     })
 }
 
-/// The first that fits, else the first. What comes behind it is not looked at.
+/// The first that fits, else the first. Those after it are not looked at.
 pub(super) fn first_that<T>(mut found: impl Iterator<Item = T>, fits: impl Fn(&T) -> bool) -> Option<T> {
     let first = found.next()?;
     if fits(&first) {
@@ -169,10 +175,10 @@ pub(super) fn first_that<T>(mut found: impl Iterator<Item = T>, fits: impl Fn(&T
     found.find(fits).or(Some(first))
 }
 
-/// File names for the system's loader, then files that exist; and the folders that were looked into.
-pub(super) fn candidates(stem: &str, machine: &Machine) -> (Vec<PathBuf>, Vec<PathBuf>) {
+/// File names for the system's loader, then files that exist; and the folders that were searched.
+pub(super) fn candidates(stem: &str, environment: &SearchEnvironment) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let names = names(stem);
-    let toolkits = machine.toolkits();
+    let toolkits = environment.toolkits();
     let folders: Vec<PathBuf> =
         toolkits.iter().flat_map(|dir| places::library_folders(dir)).filter(|dir| dir.is_dir()).collect();
     let files = folders.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
@@ -180,7 +186,7 @@ pub(super) fn candidates(stem: &str, machine: &Machine) -> (Vec<PathBuf>, Vec<Pa
     (names.iter().map(PathBuf::from).chain(files).collect(), folders)
 }
 
-/// Names of the file, newest first. Only a toolkit's own folder has the name without a version.
+/// File names of a library, newest first. Only the folder of a toolkit has the name without a version.
 fn names(stem: &str) -> Vec<OsString> {
     const MAJORS: [u32; 3] = [13, 12, 11];
     let numbered = MAJORS.map(|major| match (cfg!(windows), stem) {
@@ -192,7 +198,7 @@ fn names(stem: &str) -> Vec<OsString> {
     numbered.into_iter().chain(plain).map(OsString::from).collect()
 }
 
-/// Opens one file. What libcublas asks for by name alone is opened first, from the same folder.
+/// Opens one file. For libcublas, the library that it asks for by name is opened first, from the same folder.
 fn open(stem: &'static str, file: &Path) -> Result<CudaLibrary, String> {
     if stem == "cublas" {
         let other = |file: &Path| {
@@ -203,7 +209,7 @@ fn open(stem: &'static str, file: &Path) -> Result<CudaLibrary, String> {
     }
     // SAFETY: the initialisers of NVIDIA's libraries only set up their own state.
     let library = unsafe { Library::new(file) }.map_err(|error| {
-        // The loader's own words, which its wrapper keeps to itself.
+        // The loader's message, which its wrapper leaves out.
         std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
     })?;
     let (version, symbol): (_, &[u8]) = match stem {
@@ -214,7 +220,7 @@ fn open(stem: &'static str, file: &Path) -> Result<CudaLibrary, String> {
     Ok(CudaLibrary { stem, library, path, version })
 }
 
-/// NVRTC looks for its built-in functions by name alone when it first compiles.
+/// Opens the built-in functions of NVRTC, which it looks for by name when it first compiles.
 fn ready(found: CudaLibrary) -> CudaLibrary {
     if let (Some(version), "nvrtc") = (found.version, found.stem) {
         let file = found.path.canonicalize().unwrap_or(found.path.clone());
@@ -226,10 +232,10 @@ fn ready(found: CudaLibrary) -> CudaLibrary {
     found
 }
 
-/// Opens a library that another one will ask for by its name: the loader then takes the one that is open.
-/// It stays open, as nobody can tell when the other one asks.
+/// Opens a library that another one will ask for by its name: the loader then takes the open one. It is never closed,
+/// because the time of that request is not known.
 fn keep_open(file: &Path) {
-    // A bare name is left to the loader, which finds both or neither.
+    // With a name alone, the loader finds both libraries or neither.
     if file.components().count() > 1 && file.is_file() {
         // SAFETY: the initialisers of NVIDIA's libraries only set up their own state.
         if let Ok(library) = unsafe { Library::new(file) } {
@@ -269,7 +275,7 @@ fn cublas_version(library: &Library) -> Option<Version> {
     Some(Version { major: property(MAJOR)?, minor: property(MINOR)? })
 }
 
-/// The file that `symbol` was loaded from; `name` where the system does not tell.
+/// The file from which `symbol` was loaded; `name` if the system does not tell.
 fn path_of(library: &Library, symbol: &[u8], name: &Path) -> PathBuf {
     #[cfg(target_os = "linux")]
     {

@@ -1,4 +1,4 @@
-//! NVIDIA cards: whether driver, compiler and headers are there. `cudarc` panics where one is missing.
+//! NVIDIA cards. Driver, compiler and headers are looked for first, because `cudarc` panics if one is missing.
 
 mod alias;
 mod headers;
@@ -14,10 +14,11 @@ pub use survey::libraries;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use self::places::Machine;
-use super::Device;
+use self::places::SearchEnvironment;
+use super::backend::Device;
 use crate::error::{Error, Result};
 
+/// Opens the card of a number.
 pub fn open(index: usize) -> Result<Device> {
     let count = probe()?;
     if index >= count {
@@ -28,6 +29,7 @@ pub fn open(index: usize) -> Result<Device> {
     Ok(Device::Cuda(burn_cuda::CudaDevice::new(index)))
 }
 
+/// The names of all cards in one line.
 pub fn describe() -> Result<String> {
     let count = probe()?;
     let names: Vec<String> = (0..count)
@@ -37,13 +39,13 @@ pub fn describe() -> Result<String> {
     Ok(names.join(", "))
 }
 
-/// Bytes free on a device that `open` gave.
+/// Free bytes of a device that `open` gave.
 pub fn free_memory(index: usize) -> Option<u64> {
     enter(index)?;
     cudarc::driver::result::mem_get_info().ok().map(|(free, _)| free as u64)
 }
 
-/// Makes a device's context the current one of this thread.
+/// Makes a device's context current in this thread.
 fn enter(index: usize) -> Option<()> {
     use cudarc::driver::result;
     let device = result::device::get(index as i32).ok()?;
@@ -54,8 +56,9 @@ fn enter(index: usize) -> Option<()> {
     unsafe { result::ctx::set_current(context) }.ok()
 }
 
-/// By default a context sets 1 KiB of stack aside for every unit that can run at a time, more than a quarter of a
-/// gigabyte on a large card. The kernels here use a few bytes, and the driver gives more to one that needs it.
+/// Lowers the stack that a context sets aside for every unit that can run at a time. The default of 1 KiB takes more than
+/// a quarter of a gigabyte on a large card. The kernels here use a few bytes, and the driver gives more to a kernel that
+/// needs it.
 fn keep_stacks_small(index: usize) {
     use cudarc::driver::sys;
     if enter(index).is_some() {
@@ -64,12 +67,12 @@ fn keep_stacks_small(index: usize) {
     }
 }
 
-/// The folder that `CUDA_PATH` has to name for the kernels to find their headers, where they would not otherwise.
+/// The folder that `CUDA_PATH` must name so that kernels find their headers; `None` if they find them anyway.
 pub fn path_to_set() -> Option<PathBuf> {
-    headers::better_root(&Machine::this())
+    headers::better_root(&SearchEnvironment::this())
 }
 
-/// The number of CUDA devices, once driver, compiler and headers are known to be there.
+/// Checks that driver, compiler and headers are there, and counts the CUDA devices.
 fn probe() -> Result<usize> {
     let Some(driver) = library::driver_version() else {
         return Err(unusable("libcuda was not found", "install the NVIDIA driver, or use --device cpu"));
@@ -82,7 +85,8 @@ fn probe() -> Result<usize> {
         let help = format!("update the driver; or {}", library::advice("nvrtc", Some(driver)));
         return Err(unusable(survey::too_new(driver, version), help));
     }
-    headers::check(&Machine::this(), Some(driver)).map_err(|e| unusable(&e, e.help().unwrap_or_default()))?;
+    headers::check(&SearchEnvironment::this(), Some(driver))
+        .map_err(|e| unusable(&e, e.help().unwrap_or_default()))?;
     let count = cudarc::driver::result::init().and_then(|()| cudarc::driver::result::device::get_count());
     match count {
         Ok(count) if count > 0 => Ok(count as usize),
@@ -91,7 +95,7 @@ fn probe() -> Result<usize> {
     }
 }
 
-/// NVRTC, found once and made known to the bindings that cubecl uses.
+/// Finds NVRTC once and makes it known to the bindings that cubecl uses.
 fn compiler() -> Result<&'static CudaLibrary> {
     static FOUND: OnceLock<CudaLibrary> = OnceLock::new();
     if let Some(found) = FOUND.get() {
@@ -101,7 +105,7 @@ fn compiler() -> Result<&'static CudaLibrary> {
     alias::make(alias::NVRTC, &found.path);
     // SAFETY: only tries to open the compiler's library by name.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        let what = format!("the loader does not take {} for libnvrtc.so", found.path.display());
+        let what = format!("the loader does not accept {} as libnvrtc.so", found.path.display());
         return Err(unusable(what, "put a link to it named libnvrtc.so into a folder on LD_LIBRARY_PATH"));
     }
     Ok(FOUND.get_or_init(|| found))

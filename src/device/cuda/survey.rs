@@ -1,27 +1,29 @@
-//! Puts together what was found of CUDA, and what to do about what was not.
+//! Collects the parts of CUDA that were found, and advice on those that are missing or do not fit together.
 
 use super::headers;
 use super::library::{self, CudaLibrary, Version, advice, driver_fits};
-use super::places::Machine;
-use crate::device::report::{CudaLibraries, Driver, Part};
+use super::places::SearchEnvironment;
+use crate::device::report::{CudaComponent, CudaDriver, CudaLibraries};
 use crate::error::{Error, Result};
 
 pub fn libraries() -> Option<CudaLibraries> {
-    let machine = Machine::this();
+    let environment = SearchEnvironment::this();
     let driver = library::driver_version();
     let (nvrtc, cublas) = (library::cuda_library("nvrtc"), library::cuda_library("cublas"));
-    let root = headers::root(&machine);
+    let root = headers::root(&environment);
     let versions = Versions {
         driver,
         nvrtc: nvrtc.as_ref().ok().and_then(|found| found.version),
         cublas: cublas.as_ref().ok().and_then(|found| found.version),
         headers: root.as_deref().and_then(headers::version),
     };
-    let headers = match headers::check(&machine, driver) {
-        Ok(root) => {
-            Part { path: Some(root), version: versions.headers.map(|v| v.to_string()), problem: None }
-        }
-        Err(error) => Part { path: root, version: None, problem: Some(full(&error)) },
+    let headers = match headers::check(&environment, driver) {
+        Ok(root) => CudaComponent {
+            path: Some(root),
+            version: versions.headers.map(|v| v.to_string()),
+            problem: None,
+        },
+        Err(error) => CudaComponent { path: root, version: None, problem: Some(full(&error)) },
     };
     let mut notes = versions.notes();
     if cublas.is_err() {
@@ -31,16 +33,16 @@ pub fn libraries() -> Option<CudaLibraries> {
         ));
     }
     Some(CudaLibraries {
-        driver: driver.map(|cuda| Driver { release: release(), cuda: cuda.to_string() }),
+        driver: driver.map(|cuda| CudaDriver { release: release(), cuda: cuda.to_string() }),
         nvrtc: part(nvrtc, full),
-        // A note says how to get it.
+        // A note says how to install it.
         cublas: part(cublas, Error::to_string),
         headers,
         notes,
     })
 }
 
-/// Versions of the driver and libraries that were found.
+/// The versions of the driver and libraries that were found.
 #[derive(Clone, Copy, Default)]
 pub struct Versions {
     pub driver: Option<Version>,
@@ -50,7 +52,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Which of them do not work together.
+    /// A note on each pair that does not work together.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let (Some(driver), Some(nvrtc)) = (self.driver, self.nvrtc)
@@ -75,24 +77,25 @@ impl Versions {
     }
 }
 
-/// That each kernel would fail, in words.
+/// Says that no kernel would load.
 pub fn too_new(driver: Version, nvrtc: Version) -> String {
     format!(
         "NVRTC {nvrtc} writes kernels that a driver for CUDA {driver} does not load (UNSUPPORTED_PTX_VERSION)"
     )
 }
 
-fn part(found: Result<CudaLibrary>, words: impl Fn(&Error) -> String) -> Part {
+fn part(found: Result<CudaLibrary>, text: impl Fn(&Error) -> String) -> CudaComponent {
     match found {
-        Ok(found) => Part {
+        Ok(found) => CudaComponent {
             path: Some(found.path),
             version: found.version.map(|version| version.to_string()),
             problem: None,
         },
-        Err(error) => Part { problem: Some(words(&error)), ..Part::default() },
+        Err(error) => CudaComponent { problem: Some(text(&error)), ..CudaComponent::default() },
     }
 }
 
+/// An error with its advice.
 fn full(error: &Error) -> String {
     match error.help() {
         Some(help) => format!("{error} ({help})"),
@@ -100,12 +103,12 @@ fn full(error: &Error) -> String {
     }
 }
 
-/// The driver's own number, as the kernel module tells it.
+/// The driver's own version, from its kernel module.
 fn release() -> Option<String> {
     release_in(&std::fs::read_to_string("/proc/driver/nvidia/version").ok()?)
 }
 
-/// From "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build …".
+/// The version in a text like "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build …".
 pub fn release_in(text: &str) -> Option<String> {
     let number = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
     text.lines().next()?.split_whitespace().find(number).map(str::to_string)

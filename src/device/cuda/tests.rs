@@ -3,17 +3,17 @@ use std::ffi::{CString, c_int};
 use std::path::{Path, PathBuf};
 
 use super::library::{self, Version, driver_fits};
-use super::places::Machine;
+use super::places::SearchEnvironment;
 use super::survey::{Versions, release_in};
 use super::{alias, headers};
 
-/// A made-up machine.
-struct Made {
+/// The folders and variables of a made-up machine.
+struct MadeUpMachine {
     root: tempfile::TempDir,
     variables: HashMap<String, String>,
 }
 
-impl Made {
+impl MadeUpMachine {
     fn new() -> Self {
         Self { root: tempfile::tempdir().unwrap(), variables: HashMap::new() }
     }
@@ -22,7 +22,7 @@ impl Made {
         self.root.path().join(path)
     }
 
-    /// Files of some text, none of them a library.
+    /// Adds files that hold some text, so that none is a library.
     fn with(self, files: &[&str]) -> Self {
         for file in files {
             std::fs::create_dir_all(self.at(file).parent().unwrap()).unwrap();
@@ -37,9 +37,9 @@ impl Made {
         self
     }
 
-    fn machine(&self) -> Machine {
+    fn environment(&self) -> SearchEnvironment {
         let variables = self.variables.clone();
-        Machine {
+        SearchEnvironment {
             variable: Box::new(move |name| variables.get(name).map(Into::into)),
             root: self.root.path().to_path_buf(),
         }
@@ -50,7 +50,7 @@ impl Made {
     }
 
     fn candidates(&self, stem: &str) -> Vec<String> {
-        let (files, _) = library::candidates(stem, &self.machine());
+        let (files, _) = library::candidates(stem, &self.environment());
         files.iter().map(|file| self.relative(file)).collect()
     }
 }
@@ -61,7 +61,7 @@ fn version(major: u32, minor: u32) -> Version {
 
 #[test]
 fn libraries_are_looked_for_in_order() {
-    let made = Made::new()
+    let made = MadeUpMachine::new()
         .with(&[
             "own/lib64/libnvrtc.so.12",
             "own/lib64/libnvrtc.so.13",
@@ -107,7 +107,7 @@ fn libraries_are_looked_for_in_order() {
 #[cfg(unix)]
 #[test]
 fn packages_of_the_interpreter_on_the_path_are_found_through_its_link() {
-    let made = Made::new()
+    let made = MadeUpMachine::new()
         .with(&[
             "python/bin/python3.12",
             "python/lib/python3.12/site-packages/nvidia/cublas/lib/libcublas.so.12",
@@ -131,12 +131,13 @@ fn packages_of_the_interpreter_on_the_path_are_found_through_its_link() {
 
 #[cfg(unix)]
 #[test]
-fn what_cannot_be_opened_is_named() {
-    let made =
-        Made::new().with(&["own/lib/libcublas.so.13", "chosen/libcublas.so.13"]).set("CUDA_PATH", "own");
-    // A system's own library would be found first.
+fn a_library_that_cannot_be_opened_is_named() {
+    let made = MadeUpMachine::new()
+        .with(&["own/lib/libcublas.so.13", "chosen/libcublas.so.13"])
+        .set("CUDA_PATH", "own");
+    // A library of the system would be found first.
     if library::cuda_library("cublas").is_err() {
-        let error = library::find("cublas", &made.machine(), None).unwrap_err();
+        let error = library::find("cublas", &made.environment(), None).unwrap_err();
         let text = format!("{error} | {}", error.help().unwrap());
         for part in ["own/lib/libcublas.so.13", "'nvidia-cublas'", "'nvidia-cublas-cu12'", "QZO_CUBLAS"] {
             assert!(text.contains(part), "{text}");
@@ -145,7 +146,7 @@ fn what_cannot_be_opened_is_named() {
         assert!(text.contains(&looked), "{text}");
     }
     let made = made.set("QZO_CUBLAS", "chosen/libcublas.so.13");
-    let error = library::find("cublas", &made.machine(), None).unwrap_err().to_string();
+    let error = library::find("cublas", &made.environment(), None).unwrap_err().to_string();
     let start = format!("QZO_CUBLAS names {}, which cannot", made.at("chosen/libcublas.so.13").display());
     assert!(error.starts_with(&start), "{error}");
 }
@@ -164,7 +165,7 @@ fn the_first_library_that_the_driver_can_work_with_is_taken() {
 }
 
 #[test]
-fn a_driver_takes_the_ptx_of_its_time_and_machine_code_of_its_generation() {
+fn a_driver_works_with_older_ptx_and_with_machine_code_of_its_major_version() {
     let cases = [
         ("nvrtc", (13, 0), (13, 0), true),
         ("nvrtc", (13, 0), (12, 8), true),
@@ -195,7 +196,7 @@ fn the_advice_names_packages_that_the_driver_can_work_with() {
 }
 
 #[test]
-fn versions_that_do_not_work_together_are_told() {
+fn versions_that_do_not_work_together_are_noted() {
     let fine = Versions {
         driver: Some(version(13, 0)),
         nvrtc: Some(version(13, 0)),
@@ -233,9 +234,9 @@ fn headers_in(folder: &str) -> Vec<String> {
 #[cfg(target_os = "linux")]
 #[test]
 fn headers_are_looked_for_where_cubecl_looks() {
-    let root = |made: &Made| headers::root(&made.machine()).map(|root| made.relative(&root));
-    // The first folder that exists, whatever is in it.
-    let mut made = Made::new();
+    let root = |made: &MadeUpMachine| headers::root(&made.environment()).map(|root| made.relative(&root));
+    // The first folder that exists counts, whatever it holds.
+    let mut made = MadeUpMachine::new();
     assert_eq!(root(&made), None);
     made = made.with(&["usr/include/cuda_runtime.h"]);
     assert_eq!(root(&made), None, "without nvcc, /usr is no toolkit");
@@ -247,19 +248,21 @@ fn headers_are_looked_for_where_cubecl_looks() {
     }
     made = made.set("CUDA_PATH", "nowhere");
     assert_eq!(root(&made).as_deref(), Some("nowhere"));
-    // An empty variable is set, too.
+    // An empty variable counts as set.
     made.variables.insert("CUDA_PATH".to_string(), String::new());
     assert_eq!(root(&made).as_deref(), Some(""));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_toolkit_without_headers_is_told_and_replaced() {
+fn a_toolkit_without_headers_is_named_and_replaced() {
     let site = "venv/lib/python3.11/site-packages/nvidia/cu13";
-    let made = Made::new().with(&["usr/local/cuda/lib64/libnvrtc.so.13", "usr/local/cuda/include/mma.h"]);
-    let better = |made: &Made| headers::better_root(&made.machine()).map(|root| made.relative(&root));
-    let check = |made: &Made| {
-        let answer = headers::check(&made.machine(), Some(version(13, 0)));
+    let made =
+        MadeUpMachine::new().with(&["usr/local/cuda/lib64/libnvrtc.so.13", "usr/local/cuda/include/mma.h"]);
+    let better =
+        |made: &MadeUpMachine| headers::better_root(&made.environment()).map(|root| made.relative(&root));
+    let check = |made: &MadeUpMachine| {
+        let answer = headers::check(&made.environment(), Some(version(13, 0)));
         answer.map_err(|error| format!("{error} | {}", error.help().unwrap()))
     };
     assert_eq!(better(&made), None);
@@ -276,7 +279,7 @@ fn a_toolkit_without_headers_is_told_and_replaced() {
     let made = made.with(&files);
     assert_eq!(better(&made).as_deref(), Some(site));
     assert!(check(&made).unwrap_err().contains(&format!("{site}, which has them")));
-    // Where cubecl's own choice will do, it stays.
+    // If cubecl's own choice has the headers, it stays.
     let files = headers_in("usr/local/cuda");
     let made = made.with(&files.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(better(&made), None);
@@ -285,7 +288,7 @@ fn a_toolkit_without_headers_is_told_and_replaced() {
 
 #[test]
 fn the_version_of_headers_is_read() {
-    let made = Made::new();
+    let made = MadeUpMachine::new();
     std::fs::create_dir(made.at("include")).unwrap();
     let text = "/** */\n#define CUDART_VERSION  13000\n#define CUDART_VERSION_OTHER x\n";
     std::fs::write(made.at("include/cuda_runtime_api.h"), text).unwrap();
@@ -293,7 +296,7 @@ fn the_version_of_headers_is_read() {
     assert_eq!(headers::version(&made.at("elsewhere")), None);
 }
 
-/// An alias for the C library: its name leads to the library's own functions.
+/// The alias is for the C library. Its name must lead to the library's own functions.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn an_open_library_gets_another_name() {
@@ -312,8 +315,8 @@ fn an_open_library_gets_another_name() {
     assert_eq!(pid, std::process::id() as c_int);
 }
 
-/// NVRTC as Python packages bring it, without a name that cudarc knows, is the one that cudarc takes, and it
-/// finds its built-in functions.
+/// NVRTC from a Python package has no name that cudarc knows. cudarc must use it, and it must find its built-in
+/// functions.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn cudarc_takes_the_nvrtc_that_was_found() {
@@ -330,12 +333,12 @@ fn cudarc_takes_the_nvrtc_that_was_found() {
         assert!(answer.status.success() && text.contains("1 passed"), "{text}");
         return;
     }
-    let made = Made::new();
+    let made = MadeUpMachine::new();
     let site = made.at("venv/lib/python3.11/site-packages");
     std::fs::create_dir_all(site.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink(&folder, &site).unwrap();
     let made = made.set("VIRTUAL_ENV", "venv");
-    let found = library::find("nvrtc", &made.machine(), None).unwrap();
+    let found = library::find("nvrtc", &made.environment(), None).unwrap();
     alias::make(alias::NVRTC, &found.path).unwrap();
 
     // SAFETY: only tries to open the library by name.
@@ -345,7 +348,7 @@ fn cudarc_takes_the_nvrtc_that_was_found() {
     unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) }.result().unwrap();
     assert_eq!(found.version, Some(version(major as u32, minor as u32)));
 
-    let root = headers::better_root(&made.machine()).unwrap();
+    let root = headers::better_root(&made.environment()).unwrap();
     assert_eq!(headers::version(&root), found.version);
     let source =
         "#include <cuda_runtime.h>\n#include <mma.h>\nextern \"C\" __global__ void f(float *x) { *x = 1.f; }";

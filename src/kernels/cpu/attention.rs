@@ -4,27 +4,36 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::elementwise::{exp, tanh};
-use super::multiversion;
+use super::math::{dot, exp, tanh};
+use super::multiversion::multiversion;
 use crate::kernels::Scores;
 
+/// Sizes of the heads of queries and keys.
 #[derive(Clone, Copy)]
-pub(super) struct Dims {
+pub(super) struct HeadSizes {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
 }
 
+/// Writes the attention of all rows to `y`.
+///
 /// # Shapes
 /// `q`, `y`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
 /// [`KeyRanges`](crate::kernels::KeyRanges).
-pub(super) fn attention([q, k, v]: [&[f32]; 3], bounds: &[i32], dims: Dims, rule: Scores, y: &mut [f32]) {
-    let row = dims.heads * dims.head_dim;
+pub(super) fn attention(
+    [q, k, v]: [&[f32]; 3],
+    bounds: &[i32],
+    sizes: HeadSizes,
+    rule: Scores,
+    y: &mut [f32],
+) {
+    let row = sizes.heads * sizes.head_dim;
     // A few rows per task: the last rows of a long sequence cost the most.
     y.par_chunks_mut(row).with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, y)| {
         let bound = |i: usize| bounds[4 * t + i] as usize;
         let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
-        attend_row(&q[t * row..][..row], k, v, ranges, dims, rule, scores, y);
+        attend_row(&q[t * row..][..row], k, v, ranges, sizes, rule, scores, y);
     });
 }
 
@@ -34,7 +43,7 @@ multiversion! {
         k: &[f32],
         v: &[f32],
         ranges: [Range<usize>; 2],
-        dims: Dims,
+        sizes: HeadSizes,
         rule: Scores,
         scores: &mut Vec<f32>,
         y: &mut [f32],
@@ -48,7 +57,7 @@ fn attend_row_body(
     k: &[f32],
     v: &[f32],
     ranges: [Range<usize>; 2],
-    Dims { heads, kv_heads, head_dim }: Dims,
+    HeadSizes { heads, kv_heads, head_dim }: HeadSizes,
     rule: Scores,
     scores: &mut Vec<f32>,
     y: &mut [f32],
@@ -80,19 +89,4 @@ fn attend_row_body(
         }
         y.iter_mut().for_each(|y| *y /= sum);
     }
-}
-
-/// Sixteen partial sums, so that the additions need no order among themselves.
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for i in 0..LANES {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
 }

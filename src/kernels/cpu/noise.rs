@@ -1,26 +1,27 @@
-//! The perturbation's integers for a run of consecutive scales, sixteen Philox counters side by side so
-//! that the compiler can keep them in vector registers. Equal to [`crate::zo::direction::integer_noise`].
+//! The integers of a direction for consecutive scales, from sixteen Philox counters side by side, which the
+//! compiler can keep in vector registers. Equal to [`crate::zo::direction::integer_noise`].
 
-use super::multiversion;
-use crate::zo::direction::{Distribution, Move};
+use super::multiversion::multiversion;
+use crate::rng::Stream;
+use crate::zo::direction::{Direction, Distribution};
 
 const LANES: usize = 16;
 
 multiversion! {
-    /// `k[i]` for scale index `first + i`.
-    pub(super) fn fill(noise: Move, parameter: u32, first: u32, k: &mut [i32]) => fill_body;
+    /// Writes k of scale index `first + i` to `k[i]`.
+    pub(super) fn fill(direction: Direction, parameter: u32, first: u32, k: &mut [i32]) => fill_body;
 }
 
 #[inline(always)]
-pub(super) fn fill_body(noise: Move, parameter: u32, first: u32, k: &mut [i32]) {
-    match noise.direction.distribution {
+fn fill_body(direction: Direction, parameter: u32, first: u32, k: &mut [i32]) {
+    match direction.distribution {
         Distribution::Gaussian => {
             for (chunk, k) in k.chunks_mut(LANES).enumerate() {
                 let mut counters = [0u32; LANES];
                 for (lane, c) in counters.iter_mut().enumerate() {
                     *c = first.wrapping_add((chunk * LANES + lane) as u32);
                 }
-                let bits = philox(counters, parameter, noise.direction.probe, 0, noise.direction.seed);
+                let bits = philox(counters, parameter, direction.probe, Stream::Gaussian, direction.seed);
                 for (lane, k) in k.iter_mut().enumerate() {
                     let ones: u32 = bits.iter().map(|word| word[lane].count_ones()).sum();
                     *k = ones as i32 - 64;
@@ -36,9 +37,9 @@ pub(super) fn fill_body(noise: Move, parameter: u32, first: u32, k: &mut [i32]) 
                     let bits = philox(
                         [index >> 7; LANES],
                         parameter,
-                        noise.direction.probe,
-                        1,
-                        noise.direction.seed,
+                        direction.probe,
+                        Stream::Rademacher,
+                        direction.seed,
                     );
                     words = (bits.map(|word| word[0]), Some(index >> 7));
                 }
@@ -49,10 +50,11 @@ pub(super) fn fill_body(noise: Move, parameter: u32, first: u32, k: &mut [i32]) 
     }
 }
 
-/// Philox4x32-10 on `LANES` counters that differ in their first word. A lane is the low half of 64 bits:
-/// products need no moves between lanes, and what is left in the high halves reaches no result.
+/// Philox4x32-10 on `LANES` counters that differ in their first word. A lane is the low half of 64 bits, so that
+/// products need no moves between lanes; the high halves reach no result.
 #[inline(always)]
-fn philox(c0: [u32; LANES], c1: u32, c2: u32, c3: u32, seed: u64) -> [[u32; LANES]; 4] {
+fn philox(c0: [u32; LANES], c1: u32, c2: u32, stream: Stream, seed: u64) -> [[u32; LANES]; 4] {
+    let c3 = stream as u32;
     let low = |x: u64| x & 0xffff_ffff;
     let mut counter = [c0.map(u64::from), [c1.into(); LANES], [c2.into(); LANES], [c3.into(); LANES]];
     let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
@@ -75,24 +77,21 @@ fn philox(c0: [u32; LANES], c1: u32, c2: u32, c3: u32, seed: u64) -> [[u32; LANE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zo::direction::{Direction, ScaleMode, integer_noise};
+    use crate::zo::direction::{ScaleMode, integer_noise};
 
     #[test]
     fn lanes_agree_with_the_scalar_definition_on_ragged_lengths() {
         for kind in [Distribution::Gaussian, Distribution::Rademacher] {
-            let noise = Move {
-                direction: Direction {
-                    distribution: kind,
-                    mode: ScaleMode::Relative,
-                    seed: 0x1234_5678_9abc_def0,
-                    probe: 3,
-                },
-                coefficient: 0.5,
+            let direction = Direction {
+                distribution: kind,
+                mode: ScaleMode::Relative,
+                seed: 0x1234_5678_9abc_def0,
+                probe: 3,
             };
             let mut k = [0; 77];
-            fill(noise, 7, 1000, &mut k);
+            fill(direction, 7, 1000, &mut k);
             for (i, k) in k.iter().enumerate() {
-                assert_eq!(*k, integer_noise(kind, noise.direction.seed, 7, 3, 1000 + i as u32));
+                assert_eq!(*k, integer_noise(kind, direction.seed, 7, 3, 1000 + i as u32));
             }
         }
     }

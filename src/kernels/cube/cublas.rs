@@ -27,7 +27,7 @@ use libloading::Library;
 use crate::device::{CudaLibrary, cuda_library, faults};
 
 type Server = <CudaRuntime as Runtime>::Server;
-type Tensor = CubeTensor<CudaRuntime>;
+type CudaTensor = CubeTensor<CudaRuntime>;
 
 /// Bytes of workspace given to the library: NVIDIA's advice for Hopper, plenty for other cards.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -39,19 +39,19 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// all contiguous and of one type.
 ///
 /// # Errors
-/// Why not: another backend, or a library that is missing or does not open. A product that fails on the device
-/// is a fault of the device.
+/// The backend is another, or the library is missing or does not open. A product that fails on the device is reported
+/// as a fault of the device.
 pub(super) fn multiply<R: CubeRuntime>(
     x: &CubeTensor<R>,
     w: &CubeTensor<R>,
     out: &CubeTensor<R>,
 ) -> Result<(), String> {
     let [Some(x), Some(w), Some(out)] =
-        [x, w, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<Tensor>())
+        [x, w, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<CudaTensor>())
     else {
-        return Err("the device is no CUDA card".to_string());
+        return Err("the device is not a CUDA card".to_string());
     };
-    let product = Product::new(x, w, out)?;
+    let product = GemmSizes::new(x, w, out)?;
     let device = x.device.index;
     let runner = DeviceHandle::<Server>::new(x.device.to_id());
     opened(device, &runner)?;
@@ -74,13 +74,13 @@ pub(super) fn multiply<R: CubeRuntime>(
     Ok(())
 }
 
-/// Whether products on this device are the library's; opens it where it is not open yet.
+/// Whether the library serves this device; opens it where it is not open yet.
 pub(super) fn is_open<R: CubeRuntime>(device: &R::Device) -> bool {
     let Some(device) = (device as &dyn Any).downcast_ref::<CudaDevice>() else { return false };
     opened(device.index, &DeviceHandle::<Server>::new(device.to_id())).is_ok()
 }
 
-/// Opens the library on a device's runner thread, once; later calls answer what the first did.
+/// Opens the library on a device's runner thread, once; later calls return the first answer.
 fn opened(device: usize, runner: &DeviceHandle<Server>) -> Result<(), String> {
     static OPENED: Mutex<Option<HashMap<usize, Result<(), String>>>> = Mutex::new(None);
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,24 +105,24 @@ thread_local! {
 }
 
 /// The sizes and types of one product.
-struct Product {
+struct GemmSizes {
     parts: usize,
     rows: c_int,
     out_features: c_int,
     in_features: c_int,
-    /// `cudaDataType_t`
+    /// Type of the tensors, a `cudaDataType_t`.
     dtype: c_int,
 }
 
-impl Product {
-    fn new(x: &Tensor, w: &Tensor, out: &Tensor) -> Result<Self, String> {
+impl GemmSizes {
+    fn new(x: &CudaTensor, w: &CudaTensor, out: &CudaTensor) -> Result<Self, String> {
         let ([parts, rows, k], [_, n, _]) = (x.shape().dims(), w.shape().dims());
         let fits = |size: usize| c_int::try_from(size).map_err(|_| format!("{size} is too large for cuBLAS"));
         let dtype = match (x.dtype, w.dtype, out.dtype) {
             (DType::F32, DType::F32, DType::F32) => 0,
             (DType::F16, DType::F16, DType::F16) => 2,
             (DType::BF16, DType::BF16, DType::BF16) => 14,
-            types => return Err(format!("cuBLAS is not asked for products of {types:?}")),
+            types => return Err(format!("cuBLAS is not used for products of {types:?}")),
         };
         Ok(Self { parts, rows: fits(rows)?, out_features: fits(n)?, in_features: fits(k)?, dtype })
     }
@@ -149,15 +149,15 @@ type GemmBatched = unsafe extern "C" fn(
 ) -> Status;
 
 const TRANSPOSED: c_int = 1;
-const AS_IT_IS: c_int = 0;
+const NOT_TRANSPOSED: c_int = 0;
 /// `CUBLAS_COMPUTE_32F`: f32 sums, and f32 inputs are not rounded to tf32.
 const COMPUTE_F32: c_int = 68;
 /// `CUBLAS_GEMM_DEFAULT`
 const ANY_ALGORITHM: c_int = -1;
 
-/// How the product is kept behind what was queued before it and ahead of what comes after.
+/// Way in which a product is kept behind everything queued before it and ahead of everything queued after it.
 #[derive(Clone, Copy)]
-enum Order {
+enum QueueOrder {
     /// By events of the context: before, after.
     Events([sys::CUevent; 2]),
     /// By waiting.
@@ -169,10 +169,10 @@ struct Cublas {
     handle: Handle,
     stream: sys::CUstream,
     context: sys::CUcontext,
-    order: Order,
+    order: QueueOrder,
     gemm: Gemm,
     gemm_batched: GemmBatched,
-    /// The functions above are its own.
+    /// Keeps the functions above valid.
     _library: Library,
 }
 
@@ -214,27 +214,27 @@ impl Cublas {
             return Err(failed(&format!("taking its stream and workspace, status {status}")));
         }
         let order = match context_events() {
-            true => Order::Events([event()?, event()?]),
-            false => Order::Waits,
+            true => QueueOrder::Events([event()?, event()?]),
+            false => QueueOrder::Waits,
         };
         let version = version.map_or_else(|| "of unknown version".to_string(), |version| version.to_string());
         tracing::info!("cuBLAS {version} from {}", path.display());
         Ok(Self { handle, stream, context, order, gemm, gemm_batched, _library: library })
     }
 
-    /// `pointers`: of x, w and out on the device.
-    fn queue(&self, server: &mut Server, product: &Product, pointers: [u64; 3]) -> Result<(), String> {
+    /// Queues a product; `pointers` are those of x, w and out on the device.
+    fn queue(&self, server: &mut Server, product: &GemmSizes, pointers: [u64; 3]) -> Result<(), String> {
         let checked = |status: sys::CUresult| match status {
             sys::CUresult::CUDA_SUCCESS => Ok(()),
             status => Err(format!("could not be kept in order: {status:?}")),
         };
         match self.order {
             // SAFETY: context, stream and events are valid for the rest of the process.
-            Order::Events([before, _]) => unsafe {
+            QueueOrder::Events([before, _]) => unsafe {
                 checked(sys::cuCtxRecordEvent(self.context, before))?;
                 checked(sys::cuStreamWaitEvent(self.stream, before, 0))?;
             },
-            Order::Waits => {
+            QueueOrder::Waits => {
                 let waited = cubecl::future::block_on(server.sync(StreamId::current()));
                 waited.map_err(|error| format!("waited for a device that failed: {error:?}"))?;
             }
@@ -245,18 +245,18 @@ impl Cublas {
         }
         match self.order {
             // SAFETY: as above.
-            Order::Events([_, after]) => unsafe {
+            QueueOrder::Events([_, after]) => unsafe {
                 checked(sys::cuEventRecord(after, self.stream))?;
                 checked(sys::cuCtxWaitEvent(self.context, after))
             },
             // SAFETY: as above.
-            Order::Waits => checked(unsafe { sys::cuStreamSynchronize(self.stream) }),
+            QueueOrder::Waits => checked(unsafe { sys::cuStreamSynchronize(self.stream) }),
         }
     }
 
-    /// Its matrices are column-major: yᵀ = W · xᵀ, where W as it lies is the transpose of what it is read as.
-    fn multiply(&self, product: &Product, [x, w, out]: [u64; 3]) -> Status {
-        let Product { parts, rows, out_features: n, in_features: k, dtype } = *product;
+    /// cuBLAS reads matrices column-major: it computes yᵀ = W · xᵀ, with the row-major W read as its transpose.
+    fn multiply(&self, product: &GemmSizes, [x, w, out]: [u64; 3]) -> Status {
+        let GemmSizes { parts, rows, out_features: n, in_features: k, dtype } = *product;
         let (one, zero) = (1.0f32, 0.0f32);
         let (x, w, out) = (x as Pointer, w as Pointer, out as *mut c_void);
         let stride = |rows: c_int, columns: c_int| c_longlong::from(rows) * c_longlong::from(columns);
@@ -266,13 +266,13 @@ impl Cublas {
             if parts == 1 {
                 #[rustfmt::skip]
                 return (self.gemm)(
-                    self.handle, TRANSPOSED, AS_IT_IS, n, rows, k, &one, w, dtype, k, x, dtype, k, &zero, out,
+                    self.handle, TRANSPOSED, NOT_TRANSPOSED, n, rows, k, &one, w, dtype, k, x, dtype, k, &zero, out,
                     dtype, n, COMPUTE_F32, ANY_ALGORITHM,
                 );
             }
             #[rustfmt::skip]
             return (self.gemm_batched)(
-                self.handle, TRANSPOSED, AS_IT_IS, n, rows, k, &one, w, dtype, k, stride(n, k), x, dtype, k,
+                self.handle, TRANSPOSED, NOT_TRANSPOSED, n, rows, k, &one, w, dtype, k, stride(n, k), x, dtype, k,
                 stride(rows, k), &zero, out, dtype, n, stride(rows, n), parts as c_int, COMPUTE_F32,
                 ANY_ALGORITHM,
             );
@@ -280,6 +280,8 @@ impl Cublas {
     }
 }
 
+/// Looks up a function of the library.
+///
 /// # Safety
 /// `F` is the type of the function of that name, and is called only while the library is open.
 unsafe fn function<F: Copy>(library: &Library, name: &str) -> Result<F, String> {

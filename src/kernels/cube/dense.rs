@@ -1,4 +1,4 @@
-//! `out = x · Wᵀ` for a dense W: by cuBLAS where there is one, else by what cubek has for the device.
+//! `out = x · Wᵀ` for a dense W: by cuBLAS where it is found, otherwise by cubek's routines.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,26 +9,32 @@ use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
 
-use crate::kernels::{Engine, Path};
+use crate::kernels::{MatmulEngine, MatmulPath};
 
-/// Engines that [`Engine::Fastest`] tries in turn. cubek's accelerated tiles would round f32 to tf32. Its routines in
-/// two stages are no engines here: on an H200 some products of theirs are wrong.
-fn fastest(dtype: DType) -> &'static [Engine] {
+/// Engines that [`MatmulEngine::Fastest`] tries in turn. cubek's accelerated tiles would round f32 to tf32. Its two-stage
+/// routines are left out: on an H200 some of their products are wrong.
+fn fastest(dtype: DType) -> &'static [MatmulEngine] {
     match dtype {
-        DType::F32 => &[Engine::Cublas, Engine::Units, Engine::Naive],
-        _ => &[Engine::Cublas, Engine::TmaMma, Engine::Cmma, Engine::Units, Engine::Naive],
+        DType::F32 => &[MatmulEngine::Cublas, MatmulEngine::Units, MatmulEngine::Naive],
+        _ => &[
+            MatmulEngine::Cublas,
+            MatmulEngine::TmaMma,
+            MatmulEngine::Cmma,
+            MatmulEngine::Units,
+            MatmulEngine::Naive,
+        ],
     }
 }
 
-/// Bytes of shared memory that a device must have for an engine. cubek does not look: a device with less fails
-/// after the launch, and with it all that was queued.
-fn shared_bytes(engine: Engine) -> usize {
+/// Bytes of shared memory that a device must have for an engine. cubek does not check: on a device with less, the
+/// launch fails, and with it everything that was queued.
+fn shared_bytes(engine: MatmulEngine) -> usize {
     match engine {
-        Engine::Fastest | Engine::Cublas | Engine::Units | Engine::Naive => 0,
-        // Seen to be right on Hopper alone.
-        Engine::TmaMma => 200 << 10,
-        // What the largest tiles take.
-        Engine::Cmma | Engine::Mma => 96 << 10,
+        MatmulEngine::Fastest | MatmulEngine::Cublas | MatmulEngine::Units | MatmulEngine::Naive => 0,
+        // Tested on Hopper alone.
+        MatmulEngine::TmaMma => 200 << 10,
+        // The largest tiles need as much.
+        MatmulEngine::Cmma | MatmulEngine::Mma => 96 << 10,
     }
 }
 
@@ -39,26 +45,26 @@ fn shared_bytes(engine: Engine) -> usize {
 /// all contiguous and of one type.
 ///
 /// # Errors
-/// Why this engine cannot do it; nothing was queued then. [`Engine::Fastest`] takes everything.
+/// The reason why this engine cannot do it; nothing was queued then. [`MatmulEngine::Fastest`] takes everything.
 pub(super) fn multiply<R: CubeRuntime>(
-    engine: Engine,
+    engine: MatmulEngine,
     x: &CubeTensor<R>,
     w: &CubeTensor<R>,
     out: &CubeTensor<R>,
 ) -> Result<(), String> {
     match engine {
-        Engine::Fastest => {
+        MatmulEngine::Fastest => {
             let mut refusal = Ok(());
             for engine in fastest(x.dtype) {
                 refusal = multiply(*engine, x, w, out);
                 if refusal.is_ok() {
-                    say_once(*engine, x.dtype);
+                    log_once(*engine, x.dtype);
                     break;
                 }
             }
             refusal
         }
-        Engine::Cublas => super::cublas::multiply(x, w, out),
+        MatmulEngine::Cublas => super::cublas::multiply(x, w, out),
         engine => match strategy(engine) {
             Some(_) if x.dtype == DType::F32 && engine.rounds_f32() => {
                 Err("it would round f32 to tf32".to_string())
@@ -67,22 +73,22 @@ pub(super) fn multiply<R: CubeRuntime>(
                 let (least, most) =
                     (shared_bytes(engine), x.client.properties().hardware.max_shared_memory_size);
                 match most < least {
-                    true => Err(format!("it takes {least} bytes of shared memory, the device has {most}")),
+                    true => Err(format!("it needs {least} bytes of shared memory, the device has {most}")),
                     false => cubek(strategy, x, w, out),
                 }
             }
-            None => Err("it is none of cubek's".to_string()),
+            None => Err("it is not one of cubek's engines".to_string()),
         },
     }
 }
 
-/// Tells what multiplies tensors of a type, the first time that it does.
-fn say_once(engine: Engine, dtype: DType) {
-    static SAID: Mutex<Vec<(Engine, DType)>> = Mutex::new(Vec::new());
+/// Logs the engine for tensors of a type, the first time that it is used.
+fn log_once(engine: MatmulEngine, dtype: DType) {
+    static SAID: Mutex<Vec<(MatmulEngine, DType)>> = Mutex::new(Vec::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     if !said.contains(&(engine, dtype)) {
         said.push((engine, dtype));
-        tracing::info!("products of {dtype:?}: {}", Path::Dense(engine).name());
+        tracing::info!("products of {dtype:?}: {}", MatmulPath::Dense(engine).name());
     }
 }
 
@@ -101,13 +107,13 @@ fn cubek<R: CubeRuntime>(
         .map_err(|error| format!("{error:?}"))
 }
 
-fn strategy(engine: Engine) -> Option<Strategy> {
+fn strategy(engine: MatmulEngine) -> Option<Strategy> {
     Some(match engine {
-        Engine::Fastest | Engine::Cublas => return None,
-        Engine::Cmma => Strategy::SimpleCyclicCmma(Default::default()),
-        Engine::Mma => Strategy::SimpleCyclicMma(Default::default()),
-        Engine::TmaMma => Strategy::SpecializedTmaMma(Default::default()),
-        Engine::Units => Strategy::SimpleUnit(Default::default()),
-        Engine::Naive => Strategy::Naive,
+        MatmulEngine::Fastest | MatmulEngine::Cublas => return None,
+        MatmulEngine::Cmma => Strategy::SimpleCyclicCmma(Default::default()),
+        MatmulEngine::Mma => Strategy::SimpleCyclicMma(Default::default()),
+        MatmulEngine::TmaMma => Strategy::SpecializedTmaMma(Default::default()),
+        MatmulEngine::Units => Strategy::SimpleUnit(Default::default()),
+        MatmulEngine::Naive => Strategy::Naive,
     })
 }

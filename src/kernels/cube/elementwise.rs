@@ -5,19 +5,22 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::rows::{UNITS, array, lanes, output, rows, spread};
+use super::buffers::array;
+use super::launch::spread;
+use super::rows::{UNITS, lanes, output, rows};
 use crate::arch::Activation;
-use crate::kernels::{GELU_CUBIC, GELU_LINEAR};
+use crate::kernels::activation::{GELU_CUBIC, GELU_LINEAR};
 
 /// Most cubes along the second axis of a launch.
 const MOST_ROWS: usize = 65_535;
 
-/// Heads of a row, in vectors.
+/// Heads of a row; strides are in vectors.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
 struct Heads {
     count: usize,
-    /// From one row to the next, where they are read and where they are written.
+    /// Stride of the rows that are read.
     from: usize,
+    /// Stride of the rows that are written.
     to: usize,
 }
 
@@ -51,7 +54,7 @@ fn rotate_kernel<F: Float, N: Size>(
     }
 }
 
-/// Turns vector `i` of every head's first half with that of its second.
+/// Rotates vector `i` of every head's first half with that of its second.
 #[cube]
 fn turn<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -74,7 +77,7 @@ fn turn<F: Float, N: Size>(
     }
 }
 
-/// Hands on vector `i` of every head.
+/// Copies vector `i` of every head.
 #[cube]
 fn keep<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -90,7 +93,7 @@ fn keep<F: Float, N: Size>(
     }
 }
 
-/// One unit per vector of a row, and of every further row that lies as many apart as the launch has along y.
+/// One unit per vector of a row; along y it goes on in steps of as many rows as the launch covers.
 #[cube(launch_unchecked)]
 fn gate_mul_kernel<F: Float, N: Size>(
     gate: &Array<Vector<F, N>>,
@@ -120,6 +123,8 @@ fn gate_mul_kernel<F: Float, N: Size>(
     }
 }
 
+/// Rotates queries and keys.
+///
 /// # Shapes
 /// `q`, `k` and the results: `[T, heads, head_dim]`, each with heads of its own; `cos`, `sin`: f32
 /// `[T, turned / 2]`, contiguous, for the first `turned` elements of every head.
@@ -141,7 +146,7 @@ pub(super) fn rotate<R: CubeRuntime>(
     // SAFETY: rows are below `count`, heads below the tensor's own, and of a head's vectors the highest is below
     // `dim / lanes`, as 2 · half ≤ dim; `rows` gave a stride of at least `heads · dim`, so all lie within the
     // buffers. `cos` and `sin` are read below `count · half`. Where a tensor is written in place, each unit reads
-    // a pair of vectors before it writes it, and no other unit has part in it.
+    // a pair of vectors before it writes it, and no other unit touches it.
     unsafe {
         rotate_kernel::launch_unchecked::<R>(
             &client,
@@ -165,14 +170,14 @@ pub(super) fn rotate<R: CubeRuntime>(
     [q_out, k_out]
 }
 
-/// Units for a half of so many vectors, and for so many heads in as few equal rounds as there can be.
+/// Units for a half of `half` vectors, and for `heads` heads in the fewest equal rounds.
 fn head_units(half: usize, heads: usize) -> CubeDim {
     let x = half.clamp(1, UNITS);
     let rounds = heads.div_ceil(UNITS / x).max(1);
     CubeDim::new_2d(x as u32, heads.div_ceil(rounds).max(1) as u32)
 }
 
-/// The result lies where `gate` lay, if nobody else holds that.
+/// `activation(gate) · up`, written in place of `gate` if nobody else holds that.
 ///
 /// # Shapes
 /// `gate`, `up` and the result: `[T, width]`.

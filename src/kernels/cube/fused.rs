@@ -1,6 +1,6 @@
 //! The product that never writes the dense weight: cubek's tiled matmul, whose view of the right-hand side
-//! unpacks the codes as a tile is brought into shared memory. Whatever cubek has for this device (tensor
-//! cores, or plain registers) then multiplies them.
+//! unpacks the codes as a tile is brought into shared memory. cubek's routine for the device (tensor cores, or
+//! plain registers) then multiplies them.
 
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::CubeRuntime;
@@ -21,9 +21,9 @@ use cubek::matmul::routines::simple::SimpleAlgorithm;
 use cubek::matmul::routines::simple_unit::SimpleUnitAlgorithm;
 use cubek::matmul::routines::{BlueprintStrategy, Routine};
 
-use super::packed::{Buffers, Packed, weights};
+use super::packed::{CubeWeight, Packed, weights};
 
-/// What the matmul reads: `Wᵀ` as a batch of `[in_features, out_features]`, one for each part.
+/// The right-hand side of the matmul: `Wᵀ` as a batch of `[in_features, out_features]`, one for each part.
 #[derive(CubeType, Clone, Copy)]
 struct Unpacked {
     packed: Packed,
@@ -32,7 +32,7 @@ struct Unpacked {
     lanes: usize,
 }
 
-/// Zeros beyond the borders.
+/// Reads weights, and zeros beyond the borders.
 #[cube]
 fn read<N: Size>(view: &Unpacked, position: BatchedCoords) -> Vector<f32, N> {
     let (part, column, row) = position;
@@ -65,7 +65,7 @@ type Position = <BatchedCoords as CubeType>::ExpandType;
 
 impl<E: CubePrimitive> ViewOperations<E, BatchedCoords> for Unpacked {}
 
-/// What `#[cube]` would write, could it handle this trait: cubek reads by position and asks for nothing else.
+/// Written by hand, as `#[cube]` cannot handle this trait. cubek reads by position and asks for nothing else.
 impl<E: CubePrimitive> ViewOperationsExpand<E, BatchedCoords> for UnpackedExpand {
     fn __expand_read_method(&self, scope: &mut Scope, position: Position) -> <E as CubeType>::ExpandType {
         let weights = read::expand::<E::Size>(scope, self.clone(), position);
@@ -136,7 +136,7 @@ impl<E: CubePrimitive> ViewOperationsExpand<E, BatchedCoords> for UnpackedExpand
 struct PackedArgs;
 
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
-struct Input<Lhs: CubePrimitive> {
+struct FusedInput<Lhs: CubePrimitive> {
     x: View<Lhs, BatchedCoords>,
     x_batch: VirtualLayout<Coords1d, Coords1d>,
     packed: Packed,
@@ -145,17 +145,17 @@ struct Input<Lhs: CubePrimitive> {
 }
 
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
-struct Output<E: CubePrimitive> {
+struct FusedOutput<E: CubePrimitive> {
     y: View<E, BatchedCoords, ReadWrite>,
     y_batch: VirtualLayout<Coords1d, Coords1d>,
 }
 
 #[cube]
 impl MatmulArgs for PackedArgs {
-    type Input<Lhs: CubePrimitive, Rhs: CubePrimitive, E: CubePrimitive> = Input<Lhs>;
-    type Output<E: CubePrimitive> = Output<E>;
+    type Input<Lhs: CubePrimitive, Rhs: CubePrimitive, E: CubePrimitive> = FusedInput<Lhs>;
+    type Output<E: CubePrimitive> = FusedOutput<E>;
     type Config = ();
-    type State<Lhs: CubePrimitive, Rhs: CubePrimitive, E: CubePrimitive> = (Input<Lhs>, Output<E>);
+    type State<Lhs: CubePrimitive, Rhs: CubePrimitive, E: CubePrimitive> = (FusedInput<Lhs>, FusedOutput<E>);
 
     fn init_state<Lhs: CubePrimitive, Rhs: CubePrimitive, E: CubePrimitive>(
         input: &Self::Input<Lhs, Rhs, E>,
@@ -239,10 +239,10 @@ fn as_view<E: CubePrimitive>(unpacked: Unpacked) -> View<E, BatchedCoords> {
 /// like `x`, `[parts, T, out_features]`; all contiguous.
 ///
 /// # Errors
-/// Where cubek has no tiling for this device, type and shape; nothing was launched then.
+/// cubek has no tiling for this device, type and shape; nothing was launched then.
 pub(super) fn launch<R: CubeRuntime>(
     x: CubeTensor<R>,
-    packed: Buffers<R>,
+    packed: CubeWeight<R>,
     out: CubeTensor<R>,
 ) -> Result<(), MatmulSetupError> {
     // On cards that have tf32 the accelerated tiles would round f32 to it.
@@ -257,7 +257,7 @@ pub(super) fn launch<R: CubeRuntime>(
 
 fn launch_with<R: CubeRuntime, A: Routine<(), Blueprint = TilingBlueprint>>(
     x: CubeTensor<R>,
-    packed: Buffers<R>,
+    packed: CubeWeight<R>,
     out: CubeTensor<R>,
 ) -> Result<(), MatmulSetupError> {
     let client = x.client.clone();
@@ -294,6 +294,6 @@ fn launch_with<R: CubeRuntime, A: Routine<(), Blueprint = TilingBlueprint>>(
     };
     let (x, x_batch) = view(x, info.vector_sizes.lhs, info.blueprint.lhs_global_layout_config());
     let (y, y_batch) = view(out, info.vector_sizes.out, info.blueprint.out_global_layout_config());
-    let input = InputLaunch::new(x, x_batch, packed.into_launch(), info.vector_sizes.rhs);
-    launch_kernel::<PackedArgs, R, A>(&client, input, OutputLaunch::new(y, y_batch), (), info)
+    let input = FusedInputLaunch::new(x, x_batch, packed.into_launch(), info.vector_sizes.rhs);
+    launch_kernel::<PackedArgs, R, A>(&client, input, FusedOutputLaunch::new(y, y_batch), (), info)
 }

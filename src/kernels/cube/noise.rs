@@ -1,10 +1,14 @@
-//! Distribution version 1 on the device: integer operations only, so that the bits agree everywhere.
+//! Directions, version 1, on the device: integer operations only, so that the bits agree everywhere.
 
 use cubecl::prelude::*;
 
+use crate::rng::Stream;
 use crate::zo::direction::{Distribution, Move, ScaleMode};
 
-/// What a kernel is compiled for.
+const GAUSSIAN: u32 = Stream::Gaussian as u32;
+const RADEMACHER: u32 = Stream::Rademacher as u32;
+
+/// The part of a [`Move`] that a kernel is compiled for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct NoiseKind {
     pub rademacher: bool,
@@ -12,10 +16,10 @@ pub(super) struct NoiseKind {
 }
 
 impl From<Move> for NoiseKind {
-    fn from(noise: Move) -> Self {
+    fn from(displacement: Move) -> Self {
         Self {
-            rademacher: noise.direction.distribution == Distribution::Rademacher,
-            absolute: noise.direction.mode == ScaleMode::Absolute,
+            rademacher: displacement.direction.distribution == Distribution::Rademacher,
+            absolute: displacement.direction.mode == ScaleMode::Absolute,
         }
     }
 }
@@ -30,17 +34,17 @@ pub(super) struct NoiseArgs {
     pub coefficient: f32,
 }
 
-pub(super) fn args<R: Runtime>(parameter: u32, noise: Move) -> NoiseArgsLaunch<R> {
+pub(super) fn args<R: Runtime>(parameter: u32, displacement: Move) -> NoiseArgsLaunch<R> {
     NoiseArgsLaunch::new(
         parameter,
-        noise.direction.probe,
-        noise.direction.seed as u32,
-        (noise.direction.seed >> 32) as u32,
-        noise.coefficient,
+        displacement.direction.probe,
+        displacement.direction.seed as u32,
+        (displacement.direction.seed >> 32) as u32,
+        displacement.coefficient,
     )
 }
 
-/// The scale moved along `k`; twin of `zo::Move::apply`.
+/// The scale moved along `k`; twin of [`Move::apply`].
 #[cube]
 pub(super) fn moved(scale: f32, k: i32, coefficient: f32, #[comptime] kind: NoiseKind) -> f32 {
     let shift = coefficient * f32::cast_from(k); // exact
@@ -48,18 +52,18 @@ pub(super) fn moved(scale: f32, k: i32, coefficient: f32, #[comptime] kind: Nois
     select(scale == 0.0f32, scale, moved)
 }
 
-/// Twin of `zo::integer_noise`.
+/// k of scale `index`; twin of [`integer_noise`](crate::zo::direction::integer_noise).
 #[cube]
 pub(super) fn integer_noise(index: u32, args: &NoiseArgs, #[comptime] kind: NoiseKind) -> i32 {
     if comptime!(kind.rademacher) {
-        let bits = philox(index >> 7u32, 1u32, args);
+        let bits = philox(index >> 7u32, RADEMACHER, args);
         let word = (index >> 5u32) & 3u32;
         let low = select(word == 0u32, bits.0, bits.1);
         let high = select(word == 2u32, bits.2, bits.3);
         let chosen = select(word < 2u32, low, high);
         i32::cast_from((chosen >> (index & 31u32)) & 1u32) * 2i32 - 1i32
     } else {
-        let bits = philox(index, 0u32, args);
+        let bits = philox(index, GAUSSIAN, args);
         let ones = u32::count_ones(bits.0)
             + u32::count_ones(bits.1)
             + u32::count_ones(bits.2)

@@ -1,4 +1,4 @@
-//! Root mean square norms, alone and of a sum. All arithmetic is f32 inside, whatever the type of the tensors.
+//! Root mean square norms, of a tensor and of a sum. All arithmetic is f32 inside, whatever the type of the tensors.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
@@ -6,9 +6,11 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::features::Plane;
 use cubecl::prelude::*;
 
-use super::rows::{UNITS, array, lanes, output, spread};
+use super::buffers::array;
+use super::launch::spread;
+use super::rows::{UNITS, lanes, output};
 
-/// Vectors that a unit keeps in registers at most.
+/// Most vectors that a unit keeps in registers.
 const MOST_HELD: usize = 16;
 
 /// How the units of a cube share its rows.
@@ -18,9 +20,9 @@ pub struct Share {
     units: usize,
     /// Rows of a cube.
     rows: usize,
-    /// Vectors of one unit: number `n` of unit `u` is number `u + n · units` of the row, if it has so many.
+    /// Vectors of one unit: number `n` of unit `u` is number `u + n · units` of the row, if the row is so long.
     vectors: usize,
-    /// Units whose values the device adds up by itself, 1 where it does not; they divide `units`.
+    /// Units whose values the device adds up in one instruction, or 1; a divisor of `units`.
     plane: usize,
 }
 
@@ -46,9 +48,9 @@ fn plane<R: CubeRuntime>(client: &ComputeClient<R>) -> usize {
     if adds && plane.is_power_of_two() && plane <= UNITS { plane } else { 1 }
 }
 
-/// Where a unit stands.
+/// Position of a unit in the rows.
 #[derive(CubeType, Clone, Copy)]
-struct Place {
+struct UnitPlace {
     /// The unit's number in its row.
     unit: usize,
     /// The row's first vector.
@@ -58,10 +60,10 @@ struct Place {
 }
 
 #[cube]
-fn place(rows: usize, width: usize, #[comptime] share: Share) -> Place {
+fn place(rows: usize, width: usize, #[comptime] share: Share) -> UnitPlace {
     let unit = UNIT_POS as usize;
     let row = CUBE_POS * comptime!(share.rows) + unit / comptime!(share.units);
-    Place {
+    UnitPlace {
         unit: unit % comptime!(share.units),
         first: row * width,
         width: select(row < rows, width, 0usize),
@@ -104,7 +106,7 @@ fn rms_norm_kernel<F: Float, N: Size>(
     }
 }
 
-/// `sum` becomes `x + y`, rounded to the type of both, and `out` its norm.
+/// Writes `x + y`, rounded to the type of both, to `sum`, and its norm to `out`.
 #[cube(launch_unchecked)]
 fn add_rms_norm_kernel<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -214,6 +216,8 @@ fn planes_sum(value: f32, #[comptime] share: Share) -> f32 {
     }
 }
 
+/// The norm of each row, written in place of `x` if nobody else holds that.
+///
 /// # Shapes
 /// `x` and the result: `[T, hidden]`; `weight`: f32 `[hidden]`; all contiguous.
 pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f32) -> CubeTensor<R> {
@@ -223,7 +227,7 @@ pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, 
     let share = Share::new(hidden / lanes, plane(&client));
     let (out, out_arg) = output(&x, 0);
     // SAFETY: a unit's row is below `rows` and its vector below `hidden / lanes` wherever it reads or writes: past
-    // the last row `Place::width` is 0. So it stays within the `rows · hidden` elements of `x` and `out` and the
+    // the last row `UnitPlace::width` is 0. So it stays within the `rows · hidden` elements of `x` and `out` and the
     // `hidden` of `weight`. `held` and the shared memory have the lengths that `share` gives their indices. Where
     // `out` is `x`, each vector is read by the unit that writes it, before it does.
     unsafe {
@@ -245,7 +249,7 @@ pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, 
     out
 }
 
-/// `x + y` and its norm; they lie where `x` and `y` lay, if nobody else holds those.
+/// `x + y` and its norm, written in place of `x` and `y` if nobody else holds those.
 ///
 /// # Shapes
 /// `x`, `y` and the results: `[T, hidden]`; `weight`: f32 `[hidden]`; all contiguous.

@@ -1,67 +1,56 @@
-//! A packed weight as the kernels see it; its layout is drawn in [`crate::packed`].
+//! A packed weight as an argument of kernels; its layout is drawn in [`crate::packed`].
 
-use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::prelude::*;
 use cubecl::std::tensor::View;
 use cubecl::std::tensor::launch::ViewArg;
 use cubecl::std::tensor::layout::Coords1d;
 use cubecl::std::tensor::layout::plain::PlainLayout;
 
-use crate::packed::{LevelsKind, words_per_row};
+use super::buffers::{array, float_buffer, int_buffer};
+use crate::kernels::DeviceWeight;
+use crate::packed::{LevelsKind, PackedWeight};
 
-/// What a kernel is compiled for.
+/// The part of a packed weight that a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Scheme {
+pub struct PackedScheme {
     bits: u32,
     group_size: usize,
     levels: LevelsKind,
 }
 
-/// Everything that says what a weight is, with the scales in as many versions as there are parts.
+/// A packed weight, with one version of the scales for each part.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
 pub struct Packed {
     codes: View<u32, Coords1d>,
     /// `[parts, out_features, groups]`
     pub scales: View<f32, Coords1d>,
-    /// Four a word: zero points, or the factors of all blocks and their minima behind them; read where there are
-    /// such.
+    /// Integers of the levels, four to a word; not read where there are none.
     bytes: View<u32, Coords1d>,
-    /// Minima, units of minima or the entries of the codebook; read where there are such.
+    /// Floats of the levels; not read where there are none.
     table: View<f32, Coords1d>,
     pub out_features: usize,
     pub in_features: usize,
     words_per_row: usize,
     pub groups: usize,
-    blocks: usize,
+    sub_blocks: usize,
     zero: f32,
     #[cube(comptime)]
-    scheme: Scheme,
+    scheme: PackedScheme,
 }
 
-/// [`crate::kernels::DeviceLevels`] as buffers.
-#[derive(Clone)]
-pub(super) struct Levels<R: CubeRuntime> {
-    pub kind: LevelsKind,
-    pub zero: u8,
-    /// See [`Packed`].
-    pub bytes: Option<CubeTensor<R>>,
-    pub table: Option<CubeTensor<R>>,
+/// A packed weight in buffers, laid out as in [`crate::kernels::DeviceWeight`].
+pub(super) type CubeWeight<R> = PackedWeight<CubeTensor<R>, CubeTensor<R>, CubeTensor<R>>;
+
+/// The buffers of a weight.
+pub(super) fn cube_weight<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    weight: &DeviceWeight<CubeBackend<R, F, I, BT>>,
+) -> CubeWeight<R> {
+    weight.packed.as_ref().map(int_buffer, int_buffer, float_buffer)
 }
 
-/// [`crate::kernels::DeviceWeight`] as buffers.
-#[derive(Clone)]
-pub(super) struct Buffers<R: CubeRuntime> {
-    pub out_features: usize,
-    pub in_features: usize,
-    pub bits: u32,
-    pub group_size: usize,
-    pub codes: CubeTensor<R>,
-    pub scales: CubeTensor<R>,
-    pub levels: Levels<R>,
-}
-
-/// `lanes` neighbouring weights of one row, as [`Buffers::lanes`] allows, under the scales of one part.
+/// `lanes` neighbouring weights of one row, as [`CubeWeight::lanes`] allows, under the scales of one part.
 /// `first` is a multiple of `lanes`, a power of two of at most 8.
 #[cube]
 pub fn weights<N: Size>(packed: &Packed, part: usize, row: usize, first: usize) -> Vector<f32, N> {
@@ -90,16 +79,16 @@ pub fn scaled_weights<N: Size>(packed: &Packed, scale: f32, row: usize, first: u
         }
     } else {
         let index = row * packed.groups + group_of(packed, first);
-        let block = row * packed.blocks + first / comptime!(scheme.block_size());
-        let factor = factor(packed, block);
+        let block = row * packed.sub_blocks + first / comptime!(scheme.sub_block_size());
+        let factor = sub_block_scale(packed, block);
         let zero = WHOLE + zero(packed, index);
         let minimum = minimum(packed, index, block);
         let codes = codes(packed, row, first, lanes);
         #[unroll]
         for lane in 0..lanes {
             let level = factor * (whole(codes[lane]) - zero);
-            weights[lane] = if comptime!(scheme.has_minima()) {
-                // Where the scale is 0 all is constant: the minimum is the weight itself.
+            weights[lane] = if comptime!(scheme.has_mins()) {
+                // Where the scale is 0 the group is constant: the minimum is the weight itself.
                 select(scale == 0.0f32, minimum, scale * (level + minimum))
             } else {
                 scale * level
@@ -109,20 +98,20 @@ pub fn scaled_weights<N: Size>(packed: &Packed, scale: f32, row: usize, first: u
     weights
 }
 
-/// 2²³: an f32 from which on all are whole numbers, its bits as an integer beside it.
+/// 2²³: every f32 from here on is a whole number. Below are its bits as an integer.
 const WHOLE: f32 = 8_388_608.0;
 const WHOLE_BITS: u32 = 0x4B00_0000;
 
-/// `WHOLE + code`, for a code below 2²³: put where the last bits of the fraction are, which takes a quarter of
-/// the time of a conversion.
+/// `WHOLE + code`, for a code below 2²³, made by writing the code into the last bits of the fraction: that takes a
+/// quarter of the time of a conversion.
 #[cube]
 fn whole(code: u32) -> f32 {
     f32::reinterpret(code | WHOLE_BITS)
 }
 
 #[cube]
-fn factor(packed: &Packed, block: usize) -> f32 {
-    if comptime!(matches!(packed.scheme.levels, LevelsKind::Blocks { .. })) {
+fn sub_block_scale(packed: &Packed, block: usize) -> f32 {
+    if comptime!(matches!(packed.scheme.levels, LevelsKind::SubBlocks { .. })) {
         // Signed: flipping the top bit adds 128.
         f32::cast_from(byte(packed, block) ^ 128u32) - 128.0f32
     } else {
@@ -139,13 +128,13 @@ fn zero(packed: &Packed, group: usize) -> f32 {
     }
 }
 
-/// In units of the scale.
+/// The minimum of a sub-block, divided by the scale.
 #[cube]
 fn minimum(packed: &Packed, group: usize, block: usize) -> f32 {
     if comptime!(packed.scheme.levels == LevelsKind::Minimum) {
         packed.table.read(group)
-    } else if comptime!(packed.scheme.has_minima()) {
-        let minimum = byte(packed, packed.out_features * packed.blocks + block);
+    } else if comptime!(packed.scheme.has_mins()) {
+        let minimum = byte(packed, packed.out_features * packed.sub_blocks + block);
         packed.table.read(group) * f32::cast_from(minimum)
     } else {
         0.0f32.runtime()
@@ -157,15 +146,15 @@ fn byte(packed: &Packed, index: usize) -> u32 {
     (packed.bytes.read(index / 4) >> ((index % 4) as u32 * 8u32)) & 255u32
 }
 
-/// The sums of the books' entries: of whole vectors, or of a part of one.
+/// Sums of the codebooks' entries, of whole vectors or of a part of one.
 #[cube]
 fn entries<N: Size>(packed: &Packed, row: usize, first: usize) -> Vector<f32, N> {
     let lanes = N::value().comptime();
     let bits = comptime!(packed.scheme.bits as usize);
-    let (width, books) = comptime!(packed.scheme.vectors());
+    let (width, num_codebooks) = comptime!(packed.scheme.vectors());
     let part = comptime!(width.min(lanes));
-    let count = comptime!(lanes / part * books);
-    let codes = codes(packed, row, first / width * books, count);
+    let count = comptime!(lanes / part * num_codebooks);
+    let codes = codes(packed, row, first / width * num_codebooks, count);
     let mut begin = 0;
     if comptime!(part < width) {
         begin = first % width;
@@ -175,8 +164,8 @@ fn entries<N: Size>(packed: &Packed, row: usize, first: usize) -> Vector<f32, N>
     for lane in 0..lanes {
         let mut sum = 0.0f32;
         #[unroll]
-        for book in 0..books {
-            let code = codes[comptime!(lane / part * books + book)] as usize;
+        for book in 0..num_codebooks {
+            let code = codes[comptime!(lane / part * num_codebooks + book)] as usize;
             sum +=
                 packed.table.read((code + comptime!(book << bits)) * width + begin + comptime!(lane % part));
         }
@@ -210,7 +199,7 @@ fn codes(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) ->
 #[cube]
 fn window(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -> Array<u32> {
     let filled = comptime!(count * packed.scheme.bits as usize);
-    // They begin at multiples of so many bits, so that they touch one word more than they fill, if any.
+    // They begin at a multiple of so many bits, so that they touch at most one word more than they fill.
     let step = comptime!(1 << filled.trailing_zeros().min(5));
     let touched = comptime!((32 - step + filled).div_ceil(32));
     let bit = first * comptime!(packed.scheme.bits as usize);
@@ -222,7 +211,7 @@ fn window(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -
         if comptime!(32 * word < filled) {
             words[word] = packed.codes.read(begin + word);
         } else {
-            // Beyond the end of the row where it is not needed.
+            // It may lie beyond the end of the row where it is not needed.
             words[word] = 0u32;
             if shift > comptime!((32 * word - filled) as u32) {
                 words[word] = packed.codes.read(begin + word);
@@ -234,7 +223,7 @@ fn window(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -
         for word in 0..touched {
             words[word] = words[word] >> shift;
             if comptime!(word + 1 < touched) {
-                // In two steps, since a shift by 32 means nothing.
+                // In two steps, since a shift by 32 is not defined.
                 words[word] |= (words[comptime!(word + 1)] << 1u32) << (31u32 - shift);
             }
         }
@@ -242,41 +231,29 @@ fn window(packed: &Packed, row: usize, first: usize, #[comptime] count: usize) -
     words
 }
 
-impl Scheme {
-    fn block_size(&self) -> usize {
-        self.levels.block_size(self.group_size)
+impl PackedScheme {
+    fn sub_block_size(&self) -> usize {
+        self.levels.sub_block_size(self.group_size)
     }
 
-    fn has_minima(&self) -> bool {
-        matches!(self.levels, LevelsKind::Minimum | LevelsKind::Blocks { minima: true, .. })
+    fn has_mins(&self) -> bool {
+        self.levels.has_mins()
     }
 
-    /// Width and books of the codebook.
     fn vectors(&self) -> (usize, usize) {
-        match self.levels {
-            LevelsKind::Codebook { width, books } => (width, books),
-            _ => (1, 1),
-        }
+        self.levels.vectors()
     }
 }
 
-impl<R: CubeRuntime> Buffers<R> {
-    pub fn groups(&self) -> usize {
-        self.in_features.div_ceil(self.group_size)
-    }
-
-    pub fn words_per_row(&self) -> usize {
-        words_per_row(self.levels.kind.codes(self.in_features), self.bits)
-    }
-
-    /// How many neighbouring weights can be unpacked at a time into elements of `size` bytes: they fill at
-    /// most 16 bytes, no block or row ends within them, and they are whole vectors or lie in one.
+impl<R: CubeRuntime> CubeWeight<R> {
+    /// Neighbouring weights that can be unpacked at a time into elements of `size` bytes: they fill at most 16 bytes,
+    /// no sub-block or row ends within them, and they are whole vectors or lie in one.
     pub fn lanes(&self, size: usize) -> usize {
-        let width = if let LevelsKind::Codebook { width, .. } = self.levels.kind { width } else { 1 };
-        let block_size = self.levels.kind.block_size(self.group_size);
+        let (width, _) = self.levels.kind().vectors();
+        let sub_block_size = self.sub_block_size();
         let fits = |lanes: &usize| {
             self.in_features.is_multiple_of(*lanes)
-                && block_size.is_multiple_of(*lanes)
+                && sub_block_size.is_multiple_of(*lanes)
                 && (lanes.is_multiple_of(width) || width.is_multiple_of(*lanes))
         };
         [8, 4, 2].into_iter().filter(|lanes| lanes * size <= 16).find(fits).unwrap_or(1)
@@ -289,12 +266,10 @@ impl<R: CubeRuntime> Buffers<R> {
             // SAFETY: the handle was just made with room for one 4-byte element.
             unsafe { ArrayArg::<R>::from_raw_parts(client.empty(4), 1) }
         };
-        let array = |tensor: CubeTensor<R>| tensor.binding().into_array_arg();
-        let groups = self.groups();
-        let words_per_row = self.words_per_row();
-        let scheme = Scheme { bits: self.bits, group_size: self.group_size, levels: self.levels.kind };
-        let blocks = self.in_features.div_ceil(scheme.block_size());
-        let Levels { zero, bytes, table, .. } = self.levels;
+        let (groups, words_per_row, sub_blocks) = (self.groups(), self.words_per_row(), self.sub_blocks());
+        let levels = self.levels.kind();
+        let scheme = PackedScheme { bits: self.bits, group_size: self.group_size, levels };
+        let (zero, bytes, table) = self.levels.into_parts();
         let view = |array| ViewArg::new_array::<PlainLayout>(array, ());
         PackedLaunch::new(
             view(array(self.codes)),
@@ -305,7 +280,7 @@ impl<R: CubeRuntime> Buffers<R> {
             self.in_features,
             words_per_row,
             groups,
-            blocks,
+            sub_blocks,
             f32::from(zero),
             scheme,
         )

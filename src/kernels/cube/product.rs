@@ -1,26 +1,26 @@
-//! `y = x · W(s ± e·k)ᵀ` for packed weights of one input, and which way it is computed.
+//! `y = x · W(s ± e·k)ᵀ` for packed weights that share an input, and the choice of its path.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use burn::tensor::{DType, Shape, TensorMetadata};
+use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::device::{Device, DeviceId};
 
-use super::packed::Buffers;
-use super::unpack::Source;
-use super::{cublas, dense, fused, step, unpack};
-use crate::kernels::{Engine, Path};
+use super::buffers::{empty, reshaped};
+use super::packed::CubeWeight;
+use super::unpack::MovedWeight;
+use super::{cublas, dense, fused, move_scales, unpack};
+use crate::kernels::{MatmulEngine, MatmulPath};
 use crate::zo::direction::Move;
 
-/// Rows of the input, all parts together, up to which the fused product is taken where cuBLAS is missing.
+/// Most rows of the input, all parts together, for which the fused product is taken where cuBLAS is missing.
 ///
 /// Writing and reading the dense weight costs the same for one row as for thousands, while the fused product
-/// unpacks again for every tile of rows. Beside cuBLAS it loses at any number of rows: on an H200, for weights of
-/// 5120 × 5120 and larger, it has 0.4 to 0.7 of that speed for 2 rows and 0.14 for 512.
+/// unpacks again for every tile of rows. Where cuBLAS is there, the fused product is slower for any number of rows: on an
+/// H200, for weights of 5120 × 5120 and larger, it has 0.4 to 0.7 of the speed for 2 rows and 0.14 for 512.
 pub(super) const FUSED_ROWS: usize = 512;
 
 /// The products of one input with several weights.
@@ -30,26 +30,26 @@ pub(super) const FUSED_ROWS: usize = 512;
 /// `[parts × T, out_features]`.
 ///
 /// # Errors
-/// Why the path cannot be taken on this device; [`Path::Auto`] always can.
+/// The reason why this device cannot take the path; [`MatmulPath::Auto`] always works.
 pub(super) fn products<R: CubeRuntime, const N: usize>(
-    path: Path,
+    path: MatmulPath,
     x: &CubeTensor<R>,
-    weights: [Source<R>; N],
+    weights: [MovedWeight<R>; N],
 ) -> Result<[CubeTensor<R>; N], String> {
     let rows = x.shape()[0];
     let outs = weights.each_ref().map(|weight| empty(x, [rows, weight.packed.out_features], x.dtype));
     let engine = match path {
-        Path::Dense(engine) => engine,
-        Path::Auto | Path::Fused => Engine::Fastest,
+        MatmulPath::Dense(engine) => engine,
+        MatmulPath::Auto | MatmulPath::Fused => MatmulEngine::Fastest,
     };
     let few = |rows| rows <= FUSED_ROWS && !cublas::is_open::<R>(&x.device);
-    let fuse = path == Path::Fused || (path == Path::Auto && few(rows));
+    let fuse = path == MatmulPath::Fused || (path == MatmulPath::Auto && few(rows));
     let mut unfused = Vec::new();
     for (weight, out) in weights.into_iter().zip(&outs) {
         let (x, y) = in_parts(x, out, &weight);
         match fuse.then(|| fused::launch(x, with_moved_scales(&weight), y)) {
             Some(Ok(())) => {}
-            Some(Err(error)) if path == Path::Fused => return Err(format!("{error:?}")),
+            Some(Err(error)) if path == MatmulPath::Fused => return Err(format!("{error:?}")),
             _ => unfused.push((weight, out)),
         }
     }
@@ -61,11 +61,11 @@ pub(super) fn products<R: CubeRuntime, const N: usize>(
 
 /// Unpacks the weights into one scratch, then multiplies with each.
 fn dense_products<R: CubeRuntime>(
-    engine: Engine,
+    engine: MatmulEngine,
     x: &CubeTensor<R>,
-    weights: Vec<(Source<R>, &CubeTensor<R>)>,
+    weights: Vec<(MovedWeight<R>, &CubeTensor<R>)>,
 ) -> Result<(), String> {
-    let sources: Vec<Source<R>> = weights.iter().map(|(weight, _)| weight.clone()).collect();
+    let sources: Vec<MovedWeight<R>> = weights.iter().map(|(weight, _)| weight.clone()).collect();
     let begins = unpack::offsets(&sources);
     let parts = sources.iter().map(|source| source.parts.len()).max().unwrap_or(1);
     let scratch = scratch(x, begins.last().copied().unwrap_or(0), parts);
@@ -80,27 +80,29 @@ fn dense_products<R: CubeRuntime>(
     Ok(())
 }
 
+/// `x · wᵀ` for a dense weight.
+///
 /// # Shapes
-/// `x`: `[T, in_features]`; `w`: `[out_features, in_features]`; `out`: `[T, out_features]`; all contiguous.
+/// `x`: `[T, in_features]`; `w`: `[out_features, in_features]`; result: `[T, out_features]`; all contiguous.
 pub(super) fn dense_product<R: CubeRuntime>(x: CubeTensor<R>, w: CubeTensor<R>) -> CubeTensor<R> {
     let [(rows, k), (n, _)] = [&x, &w].map(|tensor| (tensor.shape()[0], tensor.shape()[1]));
     let out = empty(&x, [rows, n], x.dtype);
     let (x, w) = (reshaped(x, [1, rows, k]), reshaped(w, [1, n, k]));
-    let made = dense::multiply(Engine::Fastest, &x, &w, &reshaped(out.clone(), [1, rows, n]));
+    let made = dense::multiply(MatmulEngine::Fastest, &x, &w, &reshaped(out.clone(), [1, rows, n]));
     made.unwrap_or_else(|what| unreachable!("the naive product takes every shape: {what}"));
     out
 }
 
-/// Elements of the largest scratch that one sign of the model on each device needs.
+/// Elements of the largest scratch that one sign of the model needs, for each device.
 static EXPECTED: Mutex<BTreeMap<(TypeId, DeviceId), usize>> = Mutex::new(BTreeMap::new());
 
-/// See [`super::Kernels::expect_unpacked`].
+/// See [`Kernels::expect_unpacked`](crate::kernels::Kernels::expect_unpacked).
 pub(super) fn expect<D: Device>(elements: usize, device: &D) {
     let mut expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
     expected.insert((TypeId::of::<D>(), device.to_id()), elements);
 }
 
-/// Room for `elements`, in a buffer of one size for all products of the model: the pools keep one for each size.
+/// A buffer for `elements`, of one size for all products of the model: the memory pools keep a buffer for each size.
 fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) -> CubeTensor<R> {
     let expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
     let expected = expected.get(&(TypeId::of::<R::Device>(), like.device.to_id())).copied();
@@ -111,7 +113,7 @@ fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) 
 fn in_parts<R: CubeRuntime>(
     x: &CubeTensor<R>,
     out: &CubeTensor<R>,
-    weight: &Source<R>,
+    weight: &MovedWeight<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let (parts, rows) = (weight.parts.len(), x.shape()[0]);
     let by_parts =
@@ -119,37 +121,23 @@ fn in_parts<R: CubeRuntime>(
     (by_parts(x, weight.packed.in_features), by_parts(out, weight.packed.out_features))
 }
 
-/// With the scales of every part: `[parts × out_features × groups]`.
-fn with_moved_scales<R: CubeRuntime>(weight: &Source<R>) -> Buffers<R> {
+/// The weight with the scales of every part: `[parts × out_features × groups]`.
+fn with_moved_scales<R: CubeRuntime>(weight: &MovedWeight<R>) -> CubeWeight<R> {
     let packed = weight.packed.clone();
-    Buffers { scales: moved(packed.scales, &weight.parts), ..packed }
+    CubeWeight { scales: moved(packed.scales, &weight.parts), ..packed }
 }
 
 /// The scales of every part: `[parts × out_features × groups]`.
 fn moved<R: CubeRuntime>(scales: CubeTensor<R>, parts: &[Option<(u32, Move)>]) -> CubeTensor<R> {
     let count = scales.shape().num_elements();
     match *parts {
-        [Some((parameter, noise)), ..] => {
+        [Some((parameter, displacement)), ..] => {
             let out = empty(&scales, [parts.len() * count], DType::F32);
-            step::launch(scales, parameter, noise, out.clone());
+            move_scales::launch(scales, parameter, displacement, out.clone());
             out
         }
         _ => scales,
     }
-}
-
-/// Contiguous, not initialised: the launch that follows writes every element.
-pub(super) fn empty<R: CubeRuntime, const D: usize>(
-    like: &CubeTensor<R>,
-    shape: [usize; D],
-    dtype: DType,
-) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
-}
-
-fn reshaped<R: CubeRuntime, const D: usize>(tensor: CubeTensor<R>, shape: [usize; D]) -> CubeTensor<R> {
-    let CubeTensor { client, handle, device, dtype, .. } = tensor;
-    CubeTensor::new_contiguous(client, device, Shape::new(shape), handle, dtype)
 }
 
 #[cfg(test)]
@@ -158,7 +146,7 @@ mod tests {
     use burn::tensor::{Tensor, TensorData};
     use burn_wgpu::Wgpu;
 
-    use super::super::buffers;
+    use super::super::packed::cube_weight;
     use super::*;
     use crate::device::{ComputeType, Device, for_tests};
     use crate::kernels::DeviceWeight;
@@ -168,7 +156,7 @@ mod tests {
     #[test]
     fn the_fused_product_takes_shapes_that_are_multiples_of_nothing() {
         let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
-        let octets = Codebook { width: 8, books: 2, entries: vec![-2.0; 2 * 8 * 8] };
+        let octets = Codebook { width: 8, num_codebooks: 2, entries: vec![-2.0; 2 * 8 * 8] };
         for (parts, rows, out, input, levels) in [
             (1, 1, 3, 72, Levels::Zero(4)),
             (1, 5, 37, 101, Levels::Zero(4)),
@@ -185,13 +173,13 @@ mod tests {
                 codes: vec![0; out * words_per_row(levels.kind().codes(input), 3)],
                 scales: vec![1.0; parts * out * input.div_ceil(24)],
                 levels,
-                order: None,
+                perm: None,
             };
             let weight = DeviceWeight::<Wgpu>::upload(weight, None, ComputeType::F32, &device);
             let x = TensorData::new(vec![1.0f32; parts * rows * input], [parts, rows, input]);
             let x = Tensor::<Wgpu, 3>::from_data(x, &device).into_primitive().tensor();
             let y = empty(&x, [parts, rows, out], x.dtype);
-            fused::launch(x, buffers(&weight), y.clone()).unwrap();
+            fused::launch(x, cube_weight(&weight), y.clone()).unwrap();
             let y = Tensor::<Wgpu, 3>::from_primitive(burn::tensor::TensorPrimitive::Float(y));
             let want = vec![-4.0 * input as f32; parts * rows * out];
             assert_eq!(y.into_data().into_vec::<f32>().unwrap(), want, "{parts}×{rows}×{out}×{input}");

@@ -1,26 +1,26 @@
-//! Tensors as rows of vectors, and where a launch over them writes.
+//! Tensors as rows of vectors, and the output of a launch over them.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::*;
+use cubecl::prelude::ArrayArg;
 use cubecl::std::tensor::is_contiguous;
 
-use super::empty_like;
+use super::buffers::{array, empty_like};
 
 /// Units in a cube of the kernels that go over rows.
 pub(super) const UNITS: usize = 256;
 /// The widest read or write of one unit, in bytes.
 const READ: usize = 16;
 
-/// Elements of so many bytes that one unit reads at a time: each of `lengths` is a multiple of them.
+/// Elements, of `size` bytes each, that one unit reads at a time; each of `lengths` is a multiple of their number.
 pub(super) fn lanes(size: usize, lengths: &[usize]) -> usize {
     let fits = |lanes: &usize| lengths.iter().all(|length| length.is_multiple_of(*lanes));
     [8, 4, 2].into_iter().filter(|lanes| lanes * size <= READ).find(fits).unwrap_or(1)
 }
 
-/// A tensor whose rows, what one index of its first axis names, are contiguous, and the elements from the
-/// beginning of one row to the next. It is copied where they are not.
+/// A tensor whose rows, one for each index of its first axis, are contiguous, and the number of elements from the
+/// beginning of one row to the next. Copies the tensor where they are not.
 pub(super) fn rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> (CubeTensor<R>, usize) {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
     let (width, stride) = (shape[1..].iter().product(), strides[0]);
@@ -30,25 +30,14 @@ pub(super) fn rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> (CubeTensor<R>, usi
     (into_contiguous(tensor), width)
 }
 
-/// The output of a launch that reads `input` as its buffer number `position`: `input` itself where nobody else
-/// holds it, otherwise a new tensor like it, contiguous either way.
+/// The output of a launch that reads `input` as its buffer number `position`: `input` itself where nobody else holds
+/// it, otherwise a new tensor of its shape; contiguous either way.
 pub(super) fn output<R: CubeRuntime>(input: &CubeTensor<R>, position: usize) -> (CubeTensor<R>, ArrayArg<R>) {
     if input.can_mut() && input.is_contiguous() {
         return (input.clone(), input.as_tensor_alias(position).into_array_arg());
     }
     let out = empty_like(input);
     (out.clone(), array(out))
-}
-
-pub(super) fn array<R: CubeRuntime>(tensor: CubeTensor<R>) -> ArrayArg<R> {
-    tensor.binding().into_array_arg()
-}
-
-/// So many cubes, spread over two axes because one axis holds 65,535 at most.
-pub(super) fn spread(cubes: usize) -> CubeCount {
-    let cubes = cubes as u32;
-    let x = cubes.clamp(1, 32_768);
-    CubeCount::Static(x, cubes.div_ceil(x).max(1), 1)
 }
 
 #[cfg(test)]
@@ -61,7 +50,7 @@ mod tests {
     use crate::device::{Device, for_tests};
 
     #[test]
-    fn only_what_nobody_else_holds_is_written_in_place() {
+    fn only_a_tensor_that_nobody_else_holds_is_written_in_place() {
         let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
         let x = Tensor::<Wgpu, 2>::ones([4, 6], &device).into_primitive().tensor();
         let in_place = |x: &CubeTensor<_>| matches!(output(x, 0), (_, ArrayArg::Alias { .. }));

@@ -1,40 +1,40 @@
-//! Packed codes → dense weights in the compute dtype, under scales that move along the noise as they are read:
-//! one launch for all weights of an input.
+//! Unpacking of codes to dense weights in the compute dtype, under scales that are moved as they are read: one launch
+//! for all weights of an input.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::launch::spread;
 use super::noise::{NoiseArgs, NoiseArgsLaunch, NoiseKind, args, integer_noise, moved};
-use super::packed::{Buffers, Packed, group_of, scaled_weights};
-use super::rows::spread;
+use super::packed::{CubeWeight, Packed, group_of, scaled_weights};
 use crate::zo::direction::Move;
 
-/// Scales of a row that fit into shared memory; those of longer rows are moved anew for each vector.
+/// Most scales of a row that go through shared memory; those of longer rows are moved again for each vector.
 const SHARED_SCALES: usize = 2048;
 
-/// Elements at a multiple of which each weight begins, since a slice of a buffer must be aligned.
+/// Alignment of each weight in elements, since a slice of a buffer must be aligned.
 pub(super) const ALIGNMENT: usize = 256;
 
-/// One weight with the parameter id and noise of each of its parts: one, or two of opposite signs.
+/// One weight with the parameter id and move of each of its parts: one, or two of opposite signs.
 #[derive(Clone)]
-pub(super) struct Source<R: CubeRuntime> {
-    pub packed: Buffers<R>,
+pub(super) struct MovedWeight<R: CubeRuntime> {
+    pub packed: CubeWeight<R>,
     pub parts: Vec<Option<(u32, Move)>>,
 }
 
-/// A [`Source`] as the kernel sees it.
+/// A [`MovedWeight`] as an argument of the kernel.
 #[derive(CubeLaunch, CubeType)]
-struct Rows {
+struct WeightRows {
     packed: Packed,
     noise: NoiseArgs,
-    /// Cubes before those of its rows.
+    /// Number of cubes before those of its rows.
     first: usize,
-    /// Rows of all its parts.
+    /// Number of rows of all parts together.
     count: usize,
-    /// Vectors of the result before its own.
+    /// Number of vectors of the result before its own.
     begin: usize,
-    /// Whether its scales move, and how.
+    /// Whether its scales are moved.
     #[cube(comptime)]
     moves: bool,
     #[cube(comptime)]
@@ -48,7 +48,7 @@ struct Rows {
 /// words and write neighbouring vectors.
 #[cube(launch_unchecked)]
 fn unpack<F: Float, N: Size>(
-    weights: &Sequence<Rows>,
+    weights: &Sequence<WeightRows>,
     out: &mut Array<Vector<F, N>>,
     #[comptime] units: usize,
     #[comptime] shared: usize,
@@ -67,7 +67,7 @@ fn unpack<F: Float, N: Size>(
 
 #[cube]
 fn unpack_row<F: Float, N: Size>(
-    rows: &Rows,
+    rows: &WeightRows,
     at: usize,
     out: &mut Array<Vector<F, N>>,
     scales: &mut SharedMemory<f32>,
@@ -94,9 +94,9 @@ fn unpack_row<F: Float, N: Size>(
     }
 }
 
-/// The scale of a group under its part's sign.
+/// The scale of a group, moved by `coefficient`.
 #[cube]
-fn scale(rows: &Rows, row: usize, group: usize, coefficient: f32) -> f32 {
+fn scale(rows: &WeightRows, row: usize, group: usize, coefficient: f32) -> f32 {
     let index = row * rows.packed.groups + group;
     let scale = rows.packed.scales.read(index);
     if comptime!(rows.moves) {
@@ -106,34 +106,36 @@ fn scale(rows: &Rows, row: usize, group: usize, coefficient: f32) -> f32 {
     }
 }
 
-/// Elements before each weight in the buffer that [`launch`] fills, and behind the last.
-pub(super) fn offsets<R: CubeRuntime>(sources: &[Source<R>]) -> Vec<usize> {
-    let ends = sources.iter().scan(0usize, |end, Source { packed, parts }| {
+/// The first element of each weight in the buffer that [`launch`] fills, and the end of the last weight.
+pub(super) fn offsets<R: CubeRuntime>(sources: &[MovedWeight<R>]) -> Vec<usize> {
+    let ends = sources.iter().scan(0usize, |end, MovedWeight { packed, parts }| {
         *end += (parts.len() * packed.out_features * packed.in_features).next_multiple_of(ALIGNMENT);
         Some(*end)
     });
     [0].into_iter().chain(ends).collect()
 }
 
+/// Unpacks all weights into one buffer.
+///
 /// # Shapes
 /// The weights have one number of input features. `out`: float `[n]`, where each weight begins as [`offsets`]
-/// say and is `[parts, out_features, in_features]`.
-pub(super) fn launch<R: CubeRuntime>(sources: Vec<Source<R>>, out: CubeTensor<R>) {
+/// gives it and is `[parts, out_features, in_features]`.
+pub(super) fn launch<R: CubeRuntime>(sources: Vec<MovedWeight<R>>, out: CubeTensor<R>) {
     let client = out.client.clone();
     let (size, dtype) = (out.dtype.size(), out.dtype.into());
     let lanes = sources.iter().map(|source| source.packed.lanes(size)).min().unwrap_or(1);
     let vectors = sources.first().map_or(0, |source| source.packed.in_features / lanes);
     let units = units(vectors);
     let begins = offsets(&sources);
-    let shared = |source: &Source<R>| source.packed.groups() <= SHARED_SCALES;
+    let shared = |source: &MovedWeight<R>| source.packed.groups() <= SHARED_SCALES;
     let scales = sources.iter().filter(|source| shared(source)).map(|source| source.packed.groups()).max();
     let (mut weights, mut cubes) = (SequenceArg::new(), 0);
     for (source, begin) in sources.into_iter().zip(begins) {
         let count = source.parts.len() * source.packed.out_features;
-        let (noise, kind) = noise(&source.parts);
+        let (noise, kind) = noise_args(&source.parts);
         let (moves, kind, shared) = (kind.is_some(), kind.unwrap_or_default(), shared(&source));
         let packed = source.packed.into_launch();
-        weights.push(RowsLaunch::new(packed, noise, cubes, count, begin / lanes, moves, kind, shared));
+        weights.push(WeightRowsLaunch::new(packed, noise, cubes, count, begin / lanes, moves, kind, shared));
         cubes += count;
     }
     // SAFETY: cubes beyond the last row take no branch of the kernel. Within it, `at` is below parts ×
@@ -156,15 +158,17 @@ pub(super) fn launch<R: CubeRuntime>(sources: Vec<Source<R>>, out: CubeTensor<R>
     }
 }
 
-/// The noise of the first part, and its kind where there is one; the noise of a second part is its opposite.
-fn noise<R: CubeRuntime>(parts: &[Option<(u32, Move)>]) -> (NoiseArgsLaunch<R>, Option<NoiseKind>) {
+/// The move of the first part, and its kind where there is one; a second part moves as far the other way.
+fn noise_args<R: CubeRuntime>(parts: &[Option<(u32, Move)>]) -> (NoiseArgsLaunch<R>, Option<NoiseKind>) {
     match parts {
-        [Some((parameter, noise)), ..] => (args(*parameter, *noise), Some((*noise).into())),
+        [Some((parameter, displacement)), ..] => {
+            (args(*parameter, *displacement), Some((*displacement).into()))
+        }
         _ => (NoiseArgsLaunch::new(0, 0, 0, 0, 0.0), None),
     }
 }
 
-/// As many units as keep busy: the most of which at most a tenth has nothing to do in the last round.
+/// Units of a cube: the most for which rounding the vectors up to whole rounds adds at most a tenth.
 fn units(vectors: usize) -> usize {
     let busy = |units: &usize| vectors.next_multiple_of(*units) * 10 <= vectors * 11;
     [256, 128, 64].into_iter().find(busy).unwrap_or(64)

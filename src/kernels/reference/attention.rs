@@ -8,8 +8,8 @@ use crate::kernels::{Kernels, KeyRanges, Scores, attention};
 
 /// One attention over made-up numbers.
 #[derive(Debug, Clone)]
-pub(in crate::kernels) struct Case {
-    /// Of each query row, as in [`KeyRanges`].
+pub(in crate::kernels) struct AttentionCase {
+    /// Bounds of each query row, as in [`KeyRanges`].
     pub ranges: Vec<[i32; 4]>,
     /// Rows of `k` and `v`.
     pub keys: usize,
@@ -19,9 +19,9 @@ pub(in crate::kernels) struct Case {
     pub cap: Option<f32>,
 }
 
-impl Case {
+impl AttentionCase {
     pub fn scores(&self) -> Scores {
-        // As models have it: it keeps the scores in the range where rounding matters.
+        // Four times the scale of models keeps the scores in the range where rounding matters.
         Scores { scale: 1.0 / (self.head_dim as f32).sqrt() * 4.0, cap: self.cap }
     }
 
@@ -41,7 +41,7 @@ impl Case {
         lengths.map(|n| rng.floats(n).into_iter().map(|x| (x * 128.0).round() / 128.0).collect())
     }
 
-    /// The result of the loops.
+    /// The result of plain loops.
     pub fn want(&self, [q, k, v]: &[Vec<f32>; 3]) -> Vec<f64> {
         let (dim, scores) = (self.head_dim, self.scores());
         let bounded =
@@ -68,7 +68,7 @@ impl Case {
     }
 }
 
-/// Query rows of every kind, and over how many keys.
+/// Query rows of every kind, and their number of keys.
 pub(in crate::kernels) fn every_range() -> (Vec<[i32; 4]>, usize) {
     // Two packed sequences, one with a window, rows that continue a prefix, and one that sees everything.
     let ranges = [
@@ -88,8 +88,8 @@ pub(in crate::kernels) fn every_range() -> (Vec<[i32; 4]>, usize) {
     (ranges.into_iter().chain(long).chain(window).collect(), 184)
 }
 
-/// Heads of every width that tensor cores take differently, and every kind of row; one row and few.
-pub(in crate::kernels) fn halves() -> Vec<Case> {
+/// Heads of every width that tensor cores treat differently with every kind of row; one row and few.
+pub(in crate::kernels) fn halves() -> Vec<AttentionCase> {
     let (ranges, keys) = every_range();
     let mut cases = vec![];
     for (i, (heads, kv_heads, head_dim)) in
@@ -98,10 +98,17 @@ pub(in crate::kernels) fn halves() -> Vec<Case> {
             .enumerate()
     {
         let cap = (i % 2 == 0).then_some(2.5);
-        cases.push(Case { ranges: ranges.clone(), keys, heads, kv_heads, head_dim, cap });
+        cases.push(AttentionCase { ranges: ranges.clone(), keys, heads, kv_heads, head_dim, cap });
     }
-    cases.push(Case { ranges: vec![[0, 0, 0, 1]], keys: 1, heads: 2, kv_heads: 2, head_dim: 64, cap: None });
-    cases.push(Case {
+    cases.push(AttentionCase {
+        ranges: vec![[0, 0, 0, 1]],
+        keys: 1,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 64,
+        cap: None,
+    });
+    cases.push(AttentionCase {
         ranges: vec![[0, 3, 5, 70]; 3],
         keys: 70,
         heads: 5,
@@ -112,7 +119,12 @@ pub(in crate::kernels) fn halves() -> Vec<Case> {
     cases
 }
 
-fn run<B: Kernels>(case: &Case, inputs: &[Vec<f32>; 3], dtype: DType, device: &B::Device) -> Vec<f32> {
+fn run<B: Kernels>(
+    case: &AttentionCase,
+    inputs: &[Vec<f32>; 3],
+    dtype: DType,
+    device: &B::Device,
+) -> Vec<f32> {
     let bounds = TensorData::new(case.ranges.concat(), [4 * case.ranges.len()]);
     let keys = KeyRanges::<B> { bounds: Tensor::from_data(bounds, (device, DType::I32)) };
     let shapes = [case.shape_of_q(), case.shape_of_k(), case.shape_of_k()];
@@ -125,9 +137,9 @@ pub(super) fn attention_matches_the_loops<B: Kernels>(device: &B::Device) {
     for (heads, kv_heads, head_dim) in
         [(4, 2, 16), (3, 3, 21), (9, 3, 64), (2, 1, 128), (2, 1, 252), (1, 1, 600)]
     {
-        // A small cap for the narrow heads alone: every size of tile comes without one, too.
+        // A small cap for the narrow heads alone, so that every size of tile is tested without one, too.
         let cap = (head_dim < 64).then_some(0.5);
-        let case = Case { ranges: ranges.clone(), keys, heads, kv_heads, head_dim, cap };
+        let case = AttentionCase { ranges: ranges.clone(), keys, heads, kv_heads, head_dim, cap };
         let inputs = case.inputs();
         let error = relative_error(&run::<B>(&case, &inputs, DType::F32, device), &case.want(&inputs));
         assert!(error < TOLERANCE, "{heads}/{kv_heads} heads of {head_dim}: {error:e}");

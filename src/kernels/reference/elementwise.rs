@@ -1,4 +1,4 @@
-//! Norms, rotation and gate: in every type of activations, on inputs that may be overwritten and on such that
+//! Norms, rotation and gate: in every type of activations, on inputs that may be overwritten and on inputs that
 //! something else still holds.
 
 use burn::tensor::{DType, Tensor};
@@ -10,7 +10,7 @@ use crate::kernels::{Kernels, add_rms_norm, gate_mul, rms_norm, rotate};
 
 const EPS: f32 = 1e-5;
 
-/// Each type of tensors, and how far what is rounded to it may lie from what is not.
+/// Each type of tensors, with the tolerance that its rounding needs.
 fn types<B: Kernels>(device: &B::Device) -> Vec<(DType, f64)> {
     let half = [(ComputeType::F16, 1e-3), (ComputeType::Bf16, 8e-3)];
     let half = half.into_iter().filter(|(compute, _)| B::supports(*compute, device));
@@ -18,7 +18,7 @@ fn types<B: Kernels>(device: &B::Device) -> Vec<(DType, f64)> {
     [(DType::F32, TOLERANCE)].into_iter().chain(half.filter(|(dtype, _)| *dtype != DType::F32)).collect()
 }
 
-/// A tensor of random values, and what they were rounded to.
+/// A tensor of random values, and these as they were rounded.
 fn random<B: Kernels, const D: usize>(
     rng: &mut Uniform,
     shape: [usize; D],
@@ -39,7 +39,7 @@ fn copied<B: Kernels, const D: usize>(tensor: &Tensor<B, D>) -> Tensor<B, D> {
     tensor.clone() * 1.0
 }
 
-/// Runs `f` on tensors that it alone holds and on such that are held here, too, and which must stay as they are.
+/// Runs `f` on tensors that it alone holds and on tensors that are held here, too, which must not change.
 fn owned_and_held<B: Kernels, const D: usize, const N: usize, const M: usize>(
     inputs: [Tensor<B, D>; N],
     f: impl Fn([Tensor<B, D>; N]) -> [Tensor<B, D>; M],
@@ -62,8 +62,8 @@ fn normed(x: &[f32], weight: &[f32]) -> Vec<f64> {
 pub(super) fn norms_match_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(21);
     for (dtype, tolerance) in types::<B>(device) {
-        // Rows that share a cube, that fill one, that units go over several times, and that are not kept; more
-        // of them than one axis has room for.
+        // Rows that share a cube, that fill one, that units go over several times, and that are not kept in registers;
+        // more rows than one axis of a launch holds.
         for (rows, hidden) in [
             (1, 1),
             (19, 60),
@@ -94,7 +94,7 @@ pub(super) fn norms_match_the_loops<B: Kernels>(device: &B::Device) {
     }
 }
 
-/// The first `2 · half` elements of every head turned.
+/// The first `2 · half` elements of every head, rotated.
 fn rotated(x: &[f32], cos: &[f32], sin: &[f32], [heads, dim, half]: [usize; 3]) -> Vec<f64> {
     let element = |(i, value): (usize, &f32)| {
         let (row, d) = (i / (heads * dim), i % dim);
@@ -111,7 +111,7 @@ fn rotated(x: &[f32], cos: &[f32], sin: &[f32], [heads, dim, half]: [usize; 3]) 
 pub(super) fn rotation_matches_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(22);
     for (dtype, tolerance) in types::<B>(device) {
-        // Heads that turn as a whole and in part, more vectors than units, more heads than units, many rows.
+        // Heads that are rotated as a whole and in part, more vectors than units, more heads than units, many rows.
         for (rows, heads, kv_heads, dim, half) in [
             (1, 1, 1, 2, 1),
             (19, 3, 1, 20, 10),
@@ -170,7 +170,7 @@ pub(super) fn gates_match_the_loops<B: Kernels>(device: &B::Device) {
     }
 }
 
-/// What a product gives for several weights at once.
+/// Rows of a wider tensor, as a product returns them for several weights at once.
 pub(super) fn rows_of_a_wider_tensor_match_the_loops<B: Kernels>(device: &B::Device) {
     let mut rng = Uniform(24);
     for (dtype, tolerance) in types::<B>(device) {
@@ -196,7 +196,7 @@ pub(super) fn rows_of_a_wider_tensor_match_the_loops<B: Kernels>(device: &B::Dev
                 let error = relative_error(got, &rotated(x, &cos, &sin, [heads, dim, half]));
                 assert!(error < tolerance, "rotation {dtype:?} {rows}×{width}: {error:e}");
             }
-            assert_eq!(values(both.clone()), both_values, "what both are parts of was overwritten");
+            assert_eq!(values(both.clone()), both_values, "the wider tensor was overwritten");
         }
     }
 }

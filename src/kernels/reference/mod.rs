@@ -1,5 +1,5 @@
-//! Plain loops in f64: what every kernel must compute, and the grid of awkward shapes on which each
-//! backend is held against them.
+//! Plain loops in f64 that every kernel must agree with, and the grid of awkward shapes on which each backend is
+//! compared with them.
 
 pub(super) mod attention;
 mod elementwise;
@@ -12,7 +12,7 @@ use super::Kernels;
 use crate::rng::philox4x32_10;
 use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, coefficient};
 
-/// f32 products of up to a few hundred terms, relative to the root mean square of the result.
+/// Error of f32 products of up to a few hundred terms, relative to the root mean square of the result.
 const TOLERANCE: f64 = 2e-6;
 
 /// Reproducible numbers without a generator crate: Philox words as uniform values in [−1, 1).
@@ -48,18 +48,18 @@ fn read<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().into_vec().unwrap()
 }
 
-fn noises() -> Vec<Option<Move>> {
-    let mut noises = vec![None];
+fn displacements() -> Vec<Option<Move>> {
+    let mut displacements = vec![None];
     for kind in [Distribution::Gaussian, Distribution::Rademacher] {
         for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
             let e = if mode == ScaleMode::Absolute { 1e-3 } else { 5e-2 };
-            noises.push(Some(Move {
+            displacements.push(Some(Move {
                 direction: Direction { distribution: kind, mode, seed: 0x1234_5678_9abc_def0, probe: 2 },
                 coefficient: coefficient(kind, e),
             }));
         }
     }
-    noises
+    displacements
 }
 
 macro_rules! on {
@@ -74,12 +74,12 @@ macro_rules! on {
                 run(super::linear::linear_matches_the_loops::<$backend>)
             }
             #[test]
-            fn blocks_of_groups_match_the_loops() {
-                run(super::linear::blocks_of_groups_match_the_loops::<$backend>)
+            fn sub_blocks_match_the_loops() {
+                run(super::linear::sub_blocks_match_the_loops::<$backend>)
             }
             #[test]
-            fn codebooks_and_orders_match_the_loops() {
-                run(super::linear::codebooks_and_orders_match_the_loops::<$backend>)
+            fn codebooks_and_perms_match_the_loops() {
+                run(super::linear::codebooks_and_perms_match_the_loops::<$backend>)
             }
             #[test]
             fn a_dense_weight_matches_the_loops() {
@@ -94,12 +94,12 @@ macro_rules! on {
                 run(super::linear::linear_in_half_precision_is_within_its_rounding::<$backend>)
             }
             #[test]
-            fn an_untrained_weight_ignores_the_noise() {
-                run(super::linear::an_untrained_weight_ignores_the_noise::<$backend>)
+            fn an_untrained_weight_does_not_move() {
+                run(super::linear::an_untrained_weight_does_not_move::<$backend>)
             }
             #[test]
-            fn steps_give_the_bits_of_the_definition() {
-                run(super::linear::steps_give_the_bits_of_the_definition::<$backend>)
+            fn moves_give_the_bits_of_the_definition() {
+                run(super::linear::moves_give_the_bits_of_the_definition::<$backend>)
             }
             #[test]
             fn norms_match_the_loops() {

@@ -1,38 +1,37 @@
-//! Packed weights of every kind, and what a product with one is.
+//! Packed weights of every kind, and plain products with them.
 
 use super::Uniform;
-use crate::packed::{
-    BlockMinima, Blocks, Codebook, Levels, LevelsKind, PackedWeight, put_code, words_per_row,
-};
+use crate::packed::{Codebook, Levels, LevelsKind, PackedWeight, SubBlocks, put_code, words_per_row};
 use crate::zo::direction::Move;
 
-pub(super) const SCALAR: LevelsKind = LevelsKind::Codebook { width: 1, books: 1 };
+pub(super) const SCALAR: LevelsKind = LevelsKind::Codebook { width: 1, num_codebooks: 1 };
 pub(super) const KINDS: [LevelsKind; 4] = [LevelsKind::Zero, LevelsKind::Zeros, LevelsKind::Minimum, SCALAR];
 
-/// Bits, levels and groups of the K-quants of llama.cpp, and blocks that are odd, short or a whole group.
-pub(super) const BLOCKS: [(u32, LevelsKind, usize); 7] = [
-    (4, LevelsKind::Blocks { width: 32, minima: true }, 256),
-    (5, LevelsKind::Blocks { width: 32, minima: true }, 256),
-    (6, LevelsKind::Blocks { width: 16, minima: false }, 256),
-    (2, LevelsKind::Blocks { width: 16, minima: true }, 256),
-    (3, LevelsKind::Blocks { width: 4, minima: false }, 24),
-    (8, LevelsKind::Blocks { width: 7, minima: true }, 21),
-    (5, LevelsKind::Blocks { width: 48, minima: false }, 48),
+/// Bits, levels and groups of llama.cpp's K-quants, and sub-blocks that are odd, short or a whole group.
+pub(super) const SUB_BLOCKS: [(u32, LevelsKind, usize); 7] = [
+    (4, LevelsKind::SubBlocks { width: 32, mins: true }, 256),
+    (5, LevelsKind::SubBlocks { width: 32, mins: true }, 256),
+    (6, LevelsKind::SubBlocks { width: 16, mins: false }, 256),
+    (2, LevelsKind::SubBlocks { width: 16, mins: true }, 256),
+    (3, LevelsKind::SubBlocks { width: 4, mins: false }, 24),
+    (8, LevelsKind::SubBlocks { width: 7, mins: true }, 21),
+    (5, LevelsKind::SubBlocks { width: 48, mins: false }, 48),
 ];
 
-/// Codes of single features, of vectors that fill a read and that do not, and of several books.
+/// Codes of single features, of vectors that fill a read and that do not, and of several codebooks.
 pub(super) const CODEBOOKS: [(u32, LevelsKind); 9] = [
-    (4, LevelsKind::Codebook { width: 2, books: 1 }),
-    (6, LevelsKind::Codebook { width: 2, books: 1 }),
-    (8, LevelsKind::Codebook { width: 4, books: 1 }),
-    (12, LevelsKind::Codebook { width: 4, books: 1 }),
-    (8, LevelsKind::Codebook { width: 8, books: 2 }),
-    (16, LevelsKind::Codebook { width: 8, books: 1 }),
-    (5, LevelsKind::Codebook { width: 1, books: 3 }),
-    (7, LevelsKind::Codebook { width: 6, books: 2 }),
-    (1, LevelsKind::Codebook { width: 3, books: 1 }),
+    (4, LevelsKind::Codebook { width: 2, num_codebooks: 1 }),
+    (6, LevelsKind::Codebook { width: 2, num_codebooks: 1 }),
+    (8, LevelsKind::Codebook { width: 4, num_codebooks: 1 }),
+    (12, LevelsKind::Codebook { width: 4, num_codebooks: 1 }),
+    (8, LevelsKind::Codebook { width: 8, num_codebooks: 2 }),
+    (16, LevelsKind::Codebook { width: 8, num_codebooks: 1 }),
+    (5, LevelsKind::Codebook { width: 1, num_codebooks: 3 }),
+    (7, LevelsKind::Codebook { width: 6, num_codebooks: 2 }),
+    (1, LevelsKind::Codebook { width: 3, num_codebooks: 1 }),
 ];
 
+/// A weight of random codes, scales and levels; one scale is 0.
 pub(super) fn random_weight(
     out: usize,
     input: usize,
@@ -56,19 +55,21 @@ pub(super) fn random_weight(
             Levels::Zeros((0..out * groups).map(|_| (rng.word() >> (32 - bits)) as u8).collect())
         }
         LevelsKind::Minimum => Levels::Minimum((0..out * groups).map(|_| 8.0 * rng.float()).collect()),
-        LevelsKind::Blocks { width, minima } => {
+        LevelsKind::SubBlocks { width, mins } => {
             let blocks = out * input.div_ceil(width);
-            let factors = (0..blocks).map(|_| (rng.word() >> 24) as i8).collect();
-            let minima = minima.then(|| BlockMinima {
-                minima: (0..blocks).map(|_| (rng.word() >> 26) as u8).collect(),
-                units: (0..out * groups).map(|_| 8.0 * rng.float()).collect(),
+            let scales = (0..blocks).map(|_| (rng.word() >> 24) as i8).collect();
+            let mins = mins.then(|| {
+                let integers = (0..blocks).map(|_| (rng.word() >> 26) as u8).collect();
+                (integers, (0..out * groups).map(|_| 8.0 * rng.float()).collect())
             });
-            let zero = if minima.is_some() { 0 } else { 1 << (bits - 1) };
-            Levels::Blocks(Blocks { width, zero, factors, minima })
+            let zero = if mins.is_some() { 0 } else { 1 << (bits - 1) };
+            Levels::SubBlocks(SubBlocks::new(width, zero, scales, mins))
         }
-        LevelsKind::Codebook { width, books } => {
-            Levels::Codebook(Codebook { width, books, entries: rng.floats((books << bits) * width) })
-        }
+        LevelsKind::Codebook { width, num_codebooks } => Levels::Codebook(Codebook {
+            width,
+            num_codebooks,
+            entries: rng.floats((num_codebooks << bits) * width),
+        }),
     };
     PackedWeight {
         out_features: out,
@@ -78,30 +79,32 @@ pub(super) fn random_weight(
         codes,
         scales,
         levels,
-        order: None,
+        perm: None,
     }
 }
 
-/// The same with its features in some other order.
+/// The same weight with its features in some other order.
 pub(super) fn shuffled(weight: &PackedWeight, rng: &mut Uniform) -> PackedWeight {
-    let mut order: Vec<u32> = (0..weight.in_features as u32).collect();
-    order.sort_by_cached_key(|_| rng.word());
-    PackedWeight { order: Some(order), ..weight.clone() }
+    let mut perm: Vec<u32> = (0..weight.in_features as u32).collect();
+    perm.sort_by_cached_key(|_| rng.word());
+    PackedWeight { perm: Some(perm), ..weight.clone() }
 }
 
-pub(super) fn perturbed(weight: &PackedWeight, parameter: u32, noise: Move) -> PackedWeight {
+/// The weight with its scales moved.
+pub(super) fn perturbed(weight: &PackedWeight, parameter: u32, displacement: Move) -> PackedWeight {
     let mut weight = weight.clone();
     for (i, s) in weight.scales.iter_mut().enumerate() {
-        *s = noise.apply(*s, noise.k(parameter, i as u32));
+        *s = displacement.apply(*s, displacement.k(parameter, i as u32));
     }
     weight
 }
 
+/// `x · Wᵀ` in f64.
 pub(super) fn linear_reference(x: &[f32], weight: &PackedWeight) -> Vec<f64> {
     let mut y = vec![];
     for x in x.chunks(weight.in_features) {
         for o in 0..weight.out_features {
-            let x = |i: usize| x[weight.order.as_ref().map_or(i, |order| order[i] as usize)];
+            let x = |i: usize| x[weight.perm.as_ref().map_or(i, |perm| perm[i] as usize)];
             let product = |i: usize| f64::from(x(i)) * f64::from(weight.value(o, i));
             y.push((0..weight.in_features).map(product).sum());
         }
@@ -109,14 +112,17 @@ pub(super) fn linear_reference(x: &[f32], weight: &PackedWeight) -> Vec<f64> {
     y
 }
 
-/// As many rows at +e as at −e after them; at none where the weight is not trained.
+/// The first half of the rows at +e, the second at −e; all unmoved where the weight is not trained.
 pub(super) fn both_signs_reference(
     x: &[f32],
     weight: &PackedWeight,
     parameter: Option<u32>,
-    noise: Move,
+    displacement: Move,
 ) -> Vec<f64> {
-    let signs = [noise, noise.reversed()];
-    let moved = |noise| parameter.map_or(weight.clone(), |id| perturbed(weight, id, noise));
-    x.chunks(x.len() / 2).zip(signs).flat_map(|(x, noise)| linear_reference(x, &moved(noise))).collect()
+    let signs = [displacement, displacement.reversed()];
+    let moved = |displacement| parameter.map_or(weight.clone(), |id| perturbed(weight, id, displacement));
+    x.chunks(x.len() / 2)
+        .zip(signs)
+        .flat_map(|(x, displacement)| linear_reference(x, &moved(displacement)))
+        .collect()
 }

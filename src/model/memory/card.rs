@@ -1,11 +1,11 @@
-//! What the pools of a card take for a pass. A pool allocates exactly what is asked for and keeps it for the
+//! Bytes that the pools of a card take for a pass. A pool allocates exactly what is asked for and keeps it for the
 //! next buffer of the same size (see `device::pools`), so that what counts is, for every size, how many
 //! buffers of it there are at a time. They are taken and given back here in the order in which
 //! `model::decoder` and `model::layer` do it.
 
 use std::collections::BTreeMap;
 
-use crate::arch::{Block, ModelConfig};
+use crate::arch::{BlockKind, ModelConfig};
 use crate::data::Load;
 use crate::model::LOGIT_BYTES;
 
@@ -104,7 +104,7 @@ impl Passes<'_> {
             of(config.num_attention_heads * config.head_dim),
             of(config.num_key_value_heads * config.head_dim),
         );
-        let fused = config.block == Block::Phi3;
+        let fused = config.block == BlockKind::Phi3;
 
         let h = self.norm_of_sum(pool, rows, branch);
         self.sorted(pool, h);
@@ -126,7 +126,7 @@ impl Passes<'_> {
         let h = self.norm_of_sum(pool, rows, branch);
         self.sorted(pool, h);
         let gated = match config.block {
-            Block::Opt { .. } => {
+            BlockKind::Opt { .. } => {
                 let up = pool.next(inner, h);
                 pool.next(inner, up)
             }
@@ -149,7 +149,7 @@ impl Passes<'_> {
     /// take buffers of their own.
     fn norm_of_sum(&self, pool: &mut Pool, rows: usize, branch: usize) -> usize {
         let config = self.config;
-        let branch = if config.block == Block::Gemma2 { pool.next(branch, branch) } else { branch };
+        let branch = if config.block == BlockKind::Gemma2 { pool.next(branch, branch) } else { branch };
         if !config.layer_norms() {
             return branch;
         }
@@ -157,7 +157,7 @@ impl Passes<'_> {
         self.norm(pool, rows, config.hidden_size)
     }
 
-    /// What a norm gives; its input stays.
+    /// A norm, whose input stays.
     fn norm(&self, pool: &mut Pool, rows: usize, width: usize) -> usize {
         let out = rows * width * self.activation;
         if !self.config.layer_norms() {
@@ -178,7 +178,7 @@ impl Passes<'_> {
         }
     }
 
-    /// Logits of `scored` rows: as many at a time as there is room for, and the rest.
+    /// Logits of `scored` rows: as many at a time as the limit allows, and the rest.
     fn logits(&self, scored: usize, parts: usize) -> u64 {
         let chunk = scored.min(self.logit_rows(parts));
         let mut pool = Pool::default();

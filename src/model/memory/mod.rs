@@ -52,7 +52,7 @@ pub struct MemoryParts {
     pub logits: u64,
     /// Unpacked weights and moved scales, or the tensor being loaded.
     pub workspace: u64,
-    /// What an evaluation needs beyond a training step.
+    /// Bytes that an evaluation needs beyond a training step.
     pub evaluation: u64,
     /// The process as it is: program, tokenizer, dataset; a driver's context on a card.
     pub program: u64,
@@ -157,7 +157,7 @@ pub fn plan(
 }
 
 impl Plan {
-    /// Adds the tables of embeddings, where they lie on the device, if there is room as far as it tells: with a
+    /// Adds the tables of embeddings, where they lie on the device, if the device tells of enough free memory: with a
     /// tenth of its memory left to what no plan knows.
     pub fn add_tables(&mut self, bytes: u64) -> bool {
         let total = self.total_bytes + bytes;
@@ -175,7 +175,7 @@ impl Plan {
     }
 }
 
-/// What a backend spends.
+/// Bytes that a backend spends.
 struct Costs {
     /// Bytes per activation.
     activation: u64,

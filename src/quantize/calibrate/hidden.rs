@@ -19,7 +19,7 @@ impl Hidden {
     /// `beside`: bytes of memory that are needed for other things. A file lies in `directory`, nameless.
     ///
     /// # Errors
-    /// Neither the memory nor the disk has so much space.
+    /// Neither the memory nor the disk has the room.
     pub fn new(tokens: usize, widths: [usize; 2], beside: u64, directory: &Path) -> Result<Self> {
         Self::within(host::available(), tokens, widths, beside, directory)
     }
@@ -36,12 +36,14 @@ impl Hidden {
         let needed = beside.saturating_add((bytes[0] + bytes[1]) as u64);
         let in_memory = available.is_none_or(|available| needed < available);
         let [first, second] =
-            bytes.map(|bytes| if in_memory { scratch::in_memory(bytes) } else { scratch::in_file(bytes, directory) });
+            bytes.map(
+                |bytes| if in_memory { scratch::anonymous(bytes) } else { scratch::mapped(bytes, directory) },
+            );
         tracing::info!(bytes = bytes[0] + bytes[1], in_memory, "hidden states");
         Ok(Self { tables: [first?, second?], widths })
     }
 
-    /// The rows of some tokens in both tables.
+    /// Of some tokens.
     pub fn rows(&mut self, rows: Range<usize>) -> (&mut [f32], &mut [f32]) {
         let [first, second] = &mut self.tables;
         let [first, second] = [first, second].map(|table| bytemuck::cast_slice_mut(table));

@@ -28,7 +28,7 @@ use hidden::Hidden;
 /// Tokens that go through a block together, unless one sample alone has more.
 const TOKENS_PER_PASS: usize = 4096;
 
-/// What is done to which model.
+/// A calibration of a model.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
     pub checkpoint: &'a Checkpoint,

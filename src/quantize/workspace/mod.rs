@@ -1,6 +1,6 @@
-//! What an unfinished quantization has done so far: a directory beside the one it will become, with the
-//! packed linears of every calibrated block, and the result as far as it is written. It survives a kill, and
-//! goes once the result is there.
+//! Progress of an unfinished quantization: a directory beside the one it will become, with the packed linears of
+//! every calibrated block, and the result as far as it is written. It survives a kill and is removed once the
+//! result is there.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use crate::arch::tensors::block_of;
 use crate::checkpoint::safetensors::{Dtype, SINGLE_FILE, Writer};
 use crate::checkpoint::shards::Shards;
 use crate::error::{Error, Result};
-use crate::packed::{BlockMinima, Blocks, Codebook, Levels, PackedWeight};
+use crate::packed::{Codebook, Levels, PackedWeight, SubBlocks};
 use crate::storage::atomic;
 use crate::storage::json::read_json;
 use crate::storage::lock::Locked;
@@ -25,45 +25,37 @@ const SHAPES_FILE: &str = "shapes.json";
 const LOCK_FILE: &str = "lock";
 const RESULT: &str = "result";
 
-/// One process at a time has it.
+/// Directory of an unfinished quantization; one process at a time holds it.
 pub struct Workspace {
     path: PathBuf,
     out: PathBuf,
     _lock: Locked,
 }
 
-/// The finished linears by their names; one block is in memory at a time.
+/// Finished linears, taken by name; one block is in memory at a time.
 pub struct FinishedLinears<'a> {
     workspace: &'a Workspace,
     block: Option<(usize, Vec<(String, PackedWeight)>)>,
 }
 
-/// What tensors alone do not say about a packed weight.
+/// Shape of a packed weight as `shapes.json` keeps it; the contents are tensors beside it.
 #[derive(Serialize, Deserialize)]
-struct Shape {
+struct SavedShape {
     name: String,
     out_features: usize,
     in_features: usize,
     bits: u32,
     group_size: usize,
-    levels: LevelsShape,
-    ordered: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-enum LevelsShape {
-    Zero(u8),
-    Zeros,
-    Minimum,
-    Blocks { width: usize, zero: u8, minima: bool },
-    Codebook { width: usize, books: usize },
+    levels: Levels<(), ()>,
+    #[serde(rename = "ordered")]
+    has_perm: bool,
 }
 
 impl Workspace {
-    /// The workspace of the directory `out` that is to be; `settings` are all that decides the result.
+    /// Opens or creates the workspace of the future directory `out`; `settings` are all that decide the result.
     ///
     /// # Errors
-    /// One with other settings is there; another process has it; the disk fails.
+    /// A workspace with other settings exists, another process holds it, or the disk fails.
     pub fn open(out: &Path, settings: &Value) -> Result<Self> {
         let mut name = OsString::from(PREFIX);
         name.push(out.file_name().unwrap_or_default());
@@ -94,6 +86,10 @@ impl Workspace {
         self.block(block).join(SHAPES_FILE).exists()
     }
 
+    /// Saves the packed linears of a block, which is finished from then on.
+    ///
+    /// # Errors
+    /// The disk fails.
     pub fn save(&self, block: usize, weights: &[(String, PackedWeight)]) -> Result<()> {
         let staging = Staging::new(&self.block(block))?;
         let tensors: Vec<_> = weights.iter().flat_map(|(name, weight)| tensors(name, weight)).collect();
@@ -106,18 +102,20 @@ impl Workspace {
             writer.write(name, bytes)?;
         }
         writer.finish()?;
-        let shapes: Vec<Shape> = weights.iter().map(|(name, weight)| shape(name, weight)).collect();
+        let shapes: Vec<_> = weights.iter().map(|(name, weight)| SavedShape::new(name, weight)).collect();
         write(&staging.path().join(SHAPES_FILE), &shapes)?;
         staging.publish()
     }
 
+    /// The packed linears of a finished block.
+    ///
     /// # Errors
-    /// The block is not finished, or damaged.
+    /// The block is not finished, or its files are damaged.
     pub fn load(&self, block: usize) -> Result<Vec<(String, PackedWeight)>> {
         let directory = self.block(block);
         let path = directory.join(SHAPES_FILE);
-        let shapes: Vec<Shape> = serde_json::from_value(read_json(&path)?)
-            .map_err(|e| Error::damaged(&path, format!("not what was written here: {e}")))?;
+        let shapes: Vec<SavedShape> = serde_json::from_value(read_json(&path)?)
+            .map_err(|e| Error::damaged(&path, format!("not a list of shapes as qzo writes it: {e}")))?;
         let shards = Shards::open(&directory)?;
         shapes.into_iter().map(|shape| Ok((shape.name.clone(), weight(&shards, shape)?))).collect()
     }
@@ -126,7 +124,7 @@ impl Workspace {
         FinishedLinears { workspace: self, block: None }
     }
 
-    /// Where the result is written, to be published as `out`; it goes on with what is there.
+    /// Directory in which the result is written, to be published as `out`; what is there already is kept.
     ///
     /// # Errors
     /// `out` exists, or the disk fails.
@@ -134,7 +132,10 @@ impl Workspace {
         Staging::kept(self.path.join(RESULT), &self.out)
     }
 
-    /// Once the result is there, or nothing is worth keeping.
+    /// Removes the directory and all progress.
+    ///
+    /// # Errors
+    /// The disk fails.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.path).map_err(Error::io(&self.path, "removing"))
     }
@@ -145,8 +146,10 @@ impl Workspace {
 }
 
 impl FinishedLinears<'_> {
+    /// Takes a finished linear by its name.
+    ///
     /// # Errors
-    /// As in [`Workspace::load`]; the linear is in no finished block.
+    /// No finished block has the linear, or as in [`Workspace::load`].
     pub fn take(&mut self, name: &str) -> Result<PackedWeight> {
         let missing = || Error::tensor(&self.workspace.path, name, "was not quantized");
         let index = block_of(name).ok_or_else(missing)?;
@@ -180,29 +183,21 @@ fn differences(known: &Value, settings: &Value) -> Vec<String> {
 
 fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|e| Error::damaged(path, e.to_string()))?;
-    // Whole or not at all: the file is what says that the rest is there.
+    // Whole or not at all: this file's presence means that the rest is there.
     atomic::write_atomically(path, &text)
 }
 
-fn shape(name: &str, weight: &PackedWeight) -> Shape {
-    Shape {
-        name: name.to_owned(),
-        out_features: weight.out_features,
-        in_features: weight.in_features,
-        bits: weight.bits,
-        group_size: weight.group_size,
-        levels: match &weight.levels {
-            Levels::Zero(zero) => LevelsShape::Zero(*zero),
-            Levels::Zeros(_) => LevelsShape::Zeros,
-            Levels::Minimum(_) => LevelsShape::Minimum,
-            Levels::Blocks(blocks) => LevelsShape::Blocks {
-                width: blocks.width,
-                zero: blocks.zero,
-                minima: blocks.minima.is_some(),
-            },
-            Levels::Codebook(book) => LevelsShape::Codebook { width: book.width, books: book.books },
-        },
-        ordered: weight.order.is_some(),
+impl SavedShape {
+    fn new(name: &str, weight: &PackedWeight) -> Self {
+        Self {
+            name: name.to_owned(),
+            out_features: weight.out_features,
+            in_features: weight.in_features,
+            bits: weight.bits,
+            group_size: weight.group_size,
+            levels: weight.levels.as_ref().map(|_| (), |_| ()),
+            has_perm: weight.perm.is_some(),
+        }
     }
 }
 
@@ -218,22 +213,23 @@ fn tensors(name: &str, weight: &PackedWeight) -> Vec<(String, Dtype, Vec<u8>)> {
         Levels::Zero(_) => {}
         Levels::Zeros(zeros) => levels("levels", Dtype::U8, zeros.clone()),
         Levels::Minimum(minimum) => levels("levels", Dtype::F32, floats(minimum)),
-        Levels::Blocks(Blocks { factors, minima, .. }) => {
-            levels("factors", Dtype::I8, bytemuck::cast_slice(factors).to_vec());
-            if let Some(BlockMinima { minima, units }) = minima {
-                levels("minima", Dtype::U8, minima.clone());
-                levels("units", Dtype::F32, floats(units));
+        Levels::SubBlocks(blocks) => {
+            let count = weight.out_features * weight.sub_blocks();
+            levels("factors", Dtype::I8, bytemuck::cast_slice(blocks.scales(count)).to_vec());
+            if let Some((mins, min_scales)) = blocks.mins(count) {
+                levels("minima", Dtype::U8, mins.to_vec());
+                levels("units", Dtype::F32, floats(min_scales));
             }
         }
-        Levels::Codebook(book) => levels("levels", Dtype::F32, floats(&book.entries)),
+        Levels::Codebook(codebook) => levels("levels", Dtype::F32, floats(&codebook.entries)),
     }
-    tensors.extend(weight.order.as_ref().map(|order| (format!("{name}.order"), Dtype::U32, words(order))));
-    // Aligned, as readers like it.
+    tensors.extend(weight.perm.as_ref().map(|perm| (format!("{name}.order"), Dtype::U32, words(perm))));
+    // The widest first, so that each tensor is aligned to its type.
     tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
     tensors
 }
 
-fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
+fn weight(shards: &Shards, shape: SavedShape) -> Result<PackedWeight> {
     let tensor = |part: &str, dtype: Dtype| {
         let tensor = shards.tensor(&format!("{}.{part}", shape.name))?;
         match tensor.dtype == dtype {
@@ -246,19 +242,24 @@ fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
         Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
     };
     let floats = |part: &str| tensor(part, Dtype::F32)?.floats();
-    let bytes = |part: &str| Ok::<_, Error>(tensor(part, Dtype::U8)?.bytes.to_vec());
     let levels = match shape.levels {
-        LevelsShape::Zero(zero) => Levels::Zero(zero),
-        LevelsShape::Zeros => Levels::Zeros(bytes("levels")?),
-        LevelsShape::Minimum => Levels::Minimum(floats("levels")?),
-        LevelsShape::Blocks { width, zero, minima } => {
-            let factors = bytemuck::cast_slice(tensor("factors", Dtype::I8)?.bytes).to_vec();
-            let of_blocks =
-                || Ok::<_, Error>(BlockMinima { minima: bytes("minima")?, units: floats("units")? });
-            Levels::Blocks(Blocks { width, zero, factors, minima: minima.then(of_blocks).transpose()? })
+        Levels::Zero(zero) => Levels::Zero(zero),
+        Levels::Zeros(()) => Levels::Zeros(tensor("levels", Dtype::U8)?.bytes.to_vec()),
+        Levels::Minimum(()) => Levels::Minimum(floats("levels")?),
+        Levels::SubBlocks(SubBlocks { width, zero, min_scales, .. }) => {
+            let scales: Vec<i8> = bytemuck::cast_slice(tensor("factors", Dtype::I8)?.bytes).to_vec();
+            let load_mins = |()| -> Result<(Vec<u8>, Vec<f32>)> {
+                let mins = tensor("minima", Dtype::U8)?;
+                match mins.bytes.len() == scales.len() {
+                    true => Ok((mins.bytes.to_vec(), floats("units")?)),
+                    false => Err(mins.wrong(format!("expected {} values", scales.len()))),
+                }
+            };
+            let mins = min_scales.map(load_mins).transpose()?;
+            Levels::SubBlocks(SubBlocks::new(width, zero, scales, mins))
         }
-        LevelsShape::Codebook { width, books } => {
-            Levels::Codebook(Codebook { width, books, entries: floats("levels")? })
+        Levels::Codebook(Codebook { width, num_codebooks, .. }) => {
+            Levels::Codebook(Codebook { width, num_codebooks, entries: floats("levels")? })
         }
     };
     let weight = PackedWeight {
@@ -269,11 +270,13 @@ fn weight(shards: &Shards, shape: Shape) -> Result<PackedWeight> {
         codes: words("codes")?,
         scales: floats("scales")?,
         levels,
-        order: shape.ordered.then(|| words("order")).transpose()?,
+        perm: shape.has_perm.then(|| words("order")).transpose()?,
     };
     match weight.check() {
         Ok(()) => Ok(weight),
-        Err(what) => Err(tensor("codes", Dtype::U32)?.wrong(format!("belongs to no weight: {what}"))),
+        Err(what) => {
+            Err(tensor("codes", Dtype::U32)?.wrong(format!("does not fit the rest of its weight: {what}")))
+        }
     }
 }
 

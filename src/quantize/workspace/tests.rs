@@ -10,8 +10,8 @@ fn weight() -> PackedWeight {
         group_size: 8,
         codes: vec![0o7654321; 2],
         scales: vec![0.5; 4],
-        levels: Levels::Codebook(Codebook { width: 2, books: 1, entries: vec![0.25; 16] }),
-        order: Some((0..12).rev().collect()),
+        levels: Levels::Codebook(Codebook { width: 2, num_codebooks: 1, entries: vec![0.25; 16] }),
+        perm: Some((0..12).rev().collect()),
     }
 }
 
@@ -20,11 +20,11 @@ fn name(block: usize, linear: &str) -> String {
 }
 
 #[test]
-fn one_process_at_a_time_has_it() {
+fn one_process_at_a_time_holds_it() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
     let first = Workspace::open(&out, &json!({})).unwrap();
-    let Err(error) = Workspace::open(&out, &json!({})) else { panic!("two have it") };
+    let Err(error) = Workspace::open(&out, &json!({})) else { panic!("two hold it") };
     assert!(error.to_string().contains("another process is quantizing into"), "{error}");
     assert!(error.help().unwrap().contains("-o"));
     drop(first);
@@ -36,14 +36,13 @@ fn one_process_at_a_time_has_it() {
 fn every_kind_of_levels_comes_back() {
     let parent = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(&parent.path().join("out"), &json!({})).unwrap();
-    let minima = BlockMinima { minima: vec![7; 6], units: vec![-0.5; 4] };
-    let blocks = |minima| Blocks { width: 4, zero: 3, factors: vec![-2; 6], minima };
+    let blocks = |mins| Levels::SubBlocks(SubBlocks::new(4, 3, vec![-2; 6], mins));
     let kinds = [
         Levels::Zero(4),
         Levels::Zeros(vec![1, 2, 3, 4]),
         Levels::Minimum(vec![0.5; 4]),
-        Levels::Blocks(blocks(None)),
-        Levels::Blocks(blocks(Some(minima))),
+        blocks(None),
+        blocks(Some((vec![7; 6], vec![-0.5; 4]))),
     ];
     for (block, levels) in kinds.into_iter().enumerate() {
         let saved = [(name(block, "a"), PackedWeight { codes: vec![9; 4], levels, ..weight() })];
@@ -73,6 +72,29 @@ fn finished_linears_come_in_any_order() {
     }
 }
 
+/// The names in files are those of every earlier version, so that an unfinished quantization goes on.
+#[test]
+fn shapes_are_saved_under_their_old_names() {
+    let blocks = |mins| Levels::SubBlocks(SubBlocks { width: 4, zero: 3, integers: (), min_scales: mins });
+    let pairs = Levels::Codebook(Codebook { width: 2, num_codebooks: 1, entries: () });
+    for (levels, expected) in [
+        (Levels::Zero(4), r#"{"Zero":4}"#),
+        (Levels::Zeros(()), r#""Zeros""#),
+        (Levels::Minimum(()), r#""Minimum""#),
+        (blocks(None), r#"{"Blocks":{"width":4,"zero":3,"minima":false}}"#),
+        (blocks(Some(())), r#"{"Blocks":{"width":4,"zero":3,"minima":true}}"#),
+        (pairs, r#"{"Codebook":{"width":2,"books":1}}"#),
+    ] {
+        assert_eq!(serde_json::to_string(&levels).unwrap(), expected);
+        assert_eq!(serde_json::from_str::<Levels<(), ()>>(expected).unwrap(), levels);
+    }
+    let saved = serde_json::to_string(&SavedShape::new("w", &weight())).unwrap();
+    assert_eq!(
+        saved,
+        r#"{"name":"w","out_features":2,"in_features":12,"bits":3,"group_size":8,"levels":{"Codebook":{"width":2,"books":1}},"ordered":true}"#
+    );
+}
+
 /// Whatever its files say, a block that does not fit together is refused.
 #[test]
 fn a_damaged_block_is_refused() {
@@ -93,7 +115,7 @@ fn a_damaged_block_is_refused() {
         ("levels", json!({ "Codebook": { "width": 0, "books": 1 } }), "vectors of 0"),
         ("levels", json!({ "Codebook": { "width": 2, "books": 2 } }), "words of codes"),
         ("levels", json!("Zeros"), "expected U8"),
-        ("levels", json!("Other"), "not what was written here"),
+        ("levels", json!("Other"), "not a list of shapes"),
     ] {
         let mut shapes = good.clone();
         shapes[0][key] = value.clone();

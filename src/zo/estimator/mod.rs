@@ -6,6 +6,7 @@
 mod outcome;
 pub mod qzo;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{Probe, StepOutcome};
@@ -14,9 +15,10 @@ use super::direction::{Distribution, Move, ScaleMode};
 use crate::error::Result;
 
 /// The configuration's name of an estimator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EstimatorKind {
+    /// Q-SPSA with clipping of the directional derivative (arXiv 2505.13430).
     #[default]
     Qzo,
 }

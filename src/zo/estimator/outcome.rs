@@ -1,6 +1,6 @@
 //! The losses of a step's directions, and the moves that follow from them.
 
-/// What one direction gave.
+/// The losses and the move of one direction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probe {
     pub loss_plus: f64,

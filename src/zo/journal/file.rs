@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::header::{HEADER_BYTES, JournalHeader};
 use super::record::{Record, RecordError, Recorded};
 use crate::error::{Error, Result};
-use crate::storage::log::AppendLog;
+use crate::storage::append::AppendFile;
 
 /// The bytes that a crash left behind the last good record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct TornTail {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    log: AppendLog,
+    log: AppendFile,
     header_crc: u32,
     method: Recorded,
     records: u64,
@@ -34,7 +34,7 @@ impl Journal {
     pub fn create(path: &Path, header: &JournalHeader) -> Result<Self> {
         header.method.check().map_err(|what| Error::invalid(what, "set train.probes to a smaller number"))?;
         let (bytes, header_crc) = header.encode();
-        let log = AppendLog::create(
+        let log = AppendFile::create(
             path,
             &bytes,
             || busy(path),
@@ -54,7 +54,7 @@ impl Journal {
     /// # Errors
     /// Another process has the journal open, its header is not `expected`, or it is damaged.
     pub fn open(path: &Path, expected: &JournalHeader) -> Result<(Self, Vec<Record>, Option<TornTail>)> {
-        let (mut log, bytes) = AppendLog::open(path, || busy(path))?;
+        let (mut log, bytes) = AppendFile::open(path, || busy(path))?;
         let Scanned { header, header_crc, records, torn } = scan(path, &bytes)?;
         let differences = header.differences(expected);
         if !differences.is_empty() {
@@ -86,7 +86,7 @@ impl Journal {
 
     fn at_end(
         path: &Path,
-        log: AppendLog,
+        log: AppendFile,
         header: &JournalHeader,
         header_crc: u32,
         records: &[Record],

@@ -145,7 +145,7 @@ impl Recorded {
         }
     }
 
-    /// As in a configuration.
+    /// The method's name in a configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Zo { .. } => "zo",

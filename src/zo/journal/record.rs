@@ -29,27 +29,27 @@ pub enum Recorded {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub step: u64,
-    /// Where the data order stands after this step, in the data order's own terms.
+    /// The position in the data order after this step, as the data order counts.
     pub data_cursor: u64,
     /// A loss was NaN or infinite: the scales did not move.
     pub skipped: bool,
     pub taken: StepTaken,
 }
 
-/// What each method records of a step.
+/// The fields that each method records of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepTaken {
     Zo {
         /// Seed of the step's directions.
         seed: u64,
-        /// As many as the header says.
+        /// The header tells their number.
         probes: Vec<ProbeRecord>,
     },
     Exact {
         loss: f64,
         /// Euclidean norm of the gradient, before it is clipped.
         grad_norm: f64,
-        /// As applied.
+        /// The rate as it was applied.
         learning_rate: f64,
         /// BLAKE3 of the last snapshot written before this step; zeros before the first.
         snapshot: Hash,

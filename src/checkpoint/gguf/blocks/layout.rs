@@ -12,10 +12,10 @@
 //! Q5_K  176 bytes / 256   d | dmin | scales 12 | qh 32 | qs 128                   the same
 //! Q6_K  210 bytes / 256   ql 128 | qh 64 | scales 16 × i8 | d    w = d · s · (q − 32)         s of 16
 //! ```
-//! d, m and dmin are f16. Of a block of 32, byte j of `qs` holds element j in its low nibble and j + 16 in its high
-//! one, and bit j of `qh` is the fifth bit of element j. In a block of 256 all elements j of eight runs of 32 share
-//! the bytes j; it is what llama.cpp calls a super-block, and what has the scales s a block: here a group with
-//! [`Blocks`](crate::packed::Blocks).
+//! d, m and dmin are f16. In a block of 32, byte j of `qs` holds element j in its low nibble and element j + 16 in its high
+//! one, and bit j of `qh` is the fifth bit of element j. A block of 256 (llama.cpp: a super-block) has eight runs of 32
+//! elements, whose elements j share the bytes j; the scales s belong to sub-blocks of 16 or 32. In a packed weight it is a
+//! group with [`Blocks`](crate::packed::Blocks).
 //! Source: `ggml-common.h` and `ggml-quants.c` of <https://github.com/ggml-org/ggml>.
 
 use std::mem::offset_of;
@@ -23,35 +23,36 @@ use std::mem::offset_of;
 use bytemuck::{Pod, Zeroable};
 
 /// `w = d · factor · (code − ZERO) + MINIMUM · m · minimum`, with a factor and a minimum for every `WIDTH` elements.
-pub trait Block: Pod {
+pub trait GgmlBlock: Pod {
     const NAME: &str;
-    /// Of a code.
+    /// Bits per code.
     const BITS: u32;
     const ZERO: u8 = 0;
-    /// Whether the float after `d` is added or subtracted, where there is one.
+    /// The sign of the float after `d`: 1 where it is added, −1 where it is subtracted, `None` where there is none.
     const MINIMUM: Option<f32> = None;
-    /// Where `d` lies in the block.
+    /// The offset of `d` in the block.
     const SCALE: usize = 0;
     const ELEMENTS: usize = size_of::<Self::Codes>();
     const WIDTH: usize = Self::ELEMENTS;
-    /// One byte each.
+    /// The codes, one byte each.
     type Codes: AsRef<[u8]>;
 
-    /// In the elements' order, without a sign.
+    /// The codes in the order of the elements, unsigned.
     fn codes(&self) -> Self::Codes;
 
+    /// The integer scales and minima of its sub-blocks.
     fn integers(&self) -> Integers {
         Integers { factors: [1; _], minima: [1; _] }
     }
 }
 
-/// Those of a block, as many as it has.
+/// The integer scales and minima of a block's sub-blocks, as many as it has.
 pub struct Integers {
     pub factors: [i8; 16],
     pub minima: [u8; 16],
 }
 
-/// Byte arrays only: no padding, and no alignment that the file would have to keep.
+/// Defines a block of byte arrays, so that it has no padding and needs no alignment in the file.
 macro_rules! block {
     ($name:ident, $bytes:literal, $($field:ident: $type:ty),+) => {
         #[derive(Clone, Copy, Pod, Zeroable)]
@@ -74,7 +75,7 @@ block!(Q4K, 144, d: [u8; 2], dmin: [u8; 2], scales: [u8; 12], qs: [u8; 128]);
 block!(Q5K, 176, d: [u8; 2], dmin: [u8; 2], scales: [u8; 12], qh: [u8; 32], qs: [u8; 128]);
 block!(Q6K, 210, ql: [u8; 128], qh: [u8; 64], scales: [i8; 16], d: [u8; 2]);
 
-impl Block for Q4_0 {
+impl GgmlBlock for Q4_0 {
     const NAME: &str = "Q4_0";
     const BITS: u32 = 4;
     const ZERO: u8 = 8;
@@ -85,7 +86,7 @@ impl Block for Q4_0 {
     }
 }
 
-impl Block for Q4_1 {
+impl GgmlBlock for Q4_1 {
     const NAME: &str = "Q4_1";
     const BITS: u32 = 4;
     const MINIMUM: Option<f32> = Some(1.0);
@@ -96,7 +97,7 @@ impl Block for Q4_1 {
     }
 }
 
-impl Block for Q5_0 {
+impl GgmlBlock for Q5_0 {
     const NAME: &str = "Q5_0";
     const BITS: u32 = 5;
     const ZERO: u8 = 16;
@@ -107,7 +108,7 @@ impl Block for Q5_0 {
     }
 }
 
-impl Block for Q5_1 {
+impl GgmlBlock for Q5_1 {
     const NAME: &str = "Q5_1";
     const BITS: u32 = 5;
     const MINIMUM: Option<f32> = Some(1.0);
@@ -118,7 +119,7 @@ impl Block for Q5_1 {
     }
 }
 
-impl Block for Q8_0 {
+impl GgmlBlock for Q8_0 {
     const NAME: &str = "Q8_0";
     const BITS: u32 = 8;
     const ZERO: u8 = 128;
@@ -130,7 +131,7 @@ impl Block for Q8_0 {
     }
 }
 
-impl Block for Q2K {
+impl GgmlBlock for Q2K {
     const NAME: &str = "Q2_K";
     const BITS: u32 = 2;
     const MINIMUM: Option<f32> = Some(-1.0);
@@ -147,7 +148,7 @@ impl Block for Q2K {
     }
 }
 
-impl Block for Q3K {
+impl GgmlBlock for Q3K {
     const NAME: &str = "Q3_K";
     const BITS: u32 = 3;
     const ZERO: u8 = 4;
@@ -166,7 +167,7 @@ impl Block for Q3K {
     }
 }
 
-impl Block for Q4K {
+impl GgmlBlock for Q4K {
     const NAME: &str = "Q4_K";
     const BITS: u32 = 4;
     const MINIMUM: Option<f32> = Some(-1.0);
@@ -182,7 +183,7 @@ impl Block for Q4K {
     }
 }
 
-impl Block for Q5K {
+impl GgmlBlock for Q5K {
     const NAME: &str = "Q5_K";
     const BITS: u32 = 5;
     const MINIMUM: Option<f32> = Some(-1.0);
@@ -198,7 +199,7 @@ impl Block for Q5K {
     }
 }
 
-impl Block for Q6K {
+impl GgmlBlock for Q6K {
     const NAME: &str = "Q6_K";
     const BITS: u32 = 6;
     const ZERO: u8 = 32;
@@ -228,7 +229,7 @@ fn with_fifth_bits(codes: [u8; 32], qh: [u8; 4]) -> [u8; 32] {
     std::array::from_fn(|i| codes[i] | ((qh >> i & 1) as u8) << 4)
 }
 
-/// Element `j` of each of eight runs of 32.
+/// The codes of eight runs of 32 elements: `code` gives element `j` of a run.
 #[inline(always)]
 fn runs(code: impl Fn(usize, usize) -> u8) -> [u8; 256] {
     let mut codes = [0; 256];
@@ -240,8 +241,8 @@ fn runs(code: impl Fn(usize, usize) -> u8) -> [u8; 256] {
     codes
 }
 
-/// Eight scales and eight minima: of the first four, six bits each in bytes 0 to 3 and 4 to 7; of the others, the low
-/// nibbles in bytes 8 to 11 and the high bits on top of the first four.
+/// Unpacks eight scales and eight minima of six bits. The first four of each lie in bytes 0 to 3 and 4 to 7; the others
+/// have their low nibbles in bytes 8 to 11, and their high bits above the first four.
 fn six_bit_pairs(scales: &[u8; 12]) -> Integers {
     let [mut factors, mut minima] = [[0; 16], [0; 16]];
     for i in 0..4 {

@@ -1,7 +1,7 @@
-//! GGML's tensor types: expansion to f32, lossless repacking, and new scales for blocks. Of a block only the f16 `d`
-//! is trained, and the float beside it moves along; integer scales inside it stay.
+//! GGML's tensor types: expansion to f32, lossless repacking, and new scales for blocks. Training changes a block's f16
+//! scale `d` and, by the same factor, the minimum beside it; integer scales inside the block stay.
 //!
-//! To add a type: its layout in `layout`, and its names and number here.
+//! To add a type: its layout in `layout`, and its name and number here.
 
 mod layout;
 
@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use half::f16;
 
-use self::layout::Block;
-use super::super::float;
+use self::layout::GgmlBlock;
+use crate::checkpoint::float;
 use crate::packed::FloatType;
-use crate::packed::{BlockMinima, Blocks, Levels, LevelsKind, pack_codes};
+use crate::packed::{Levels, LevelsKind, SubBlocks, pack_codes};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgmlType {
@@ -30,27 +30,27 @@ pub enum GgmlType {
     Q6K,
 }
 
-/// What those who do not look into a block must know of it.
+/// The layout of a block type, as far as code outside this folder needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockLayout {
     pub elements: usize,
     pub bytes: usize,
-    /// Of a code.
+    /// Bits per code.
     pub bits: u32,
     pub levels: LevelsKind,
-    /// Where the f16 scale lies; where there is a minimum, it follows.
+    /// The offset of the f16 scale. A minimum, if there is one, follows it.
     scale: usize,
     has_minimum: bool,
 }
 
 impl BlockLayout {
-    /// The bytes that training may change.
+    /// The range of bytes that training may change.
     fn floats(&self) -> Range<usize> {
         self.scale..self.scale + if self.has_minimum { 4 } else { 2 }
     }
 }
 
-/// `$blocks` with `$block` as the layout of a type of blocks, or `$floats`.
+/// Evaluates `$blocks` with `$block` as the layout of a block type, or `$floats` with the type of floats.
 macro_rules! by_type {
     ($kind:expr, $block:ident => $blocks:expr, $dtype:pat => $floats:expr) => {
         by_type!(@$kind, $block => $blocks, $dtype => $floats, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K)
@@ -67,62 +67,82 @@ macro_rules! by_type {
 }
 
 impl GgmlType {
-    /// What can be read, as llama.cpp names it.
+    /// The types that can be read, in llama.cpp's words.
     pub const READABLE: &str = "F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K, Q2_K";
 
-    /// `enum ggml_type`.
-    pub fn from_id(id: u32) -> Option<Self> {
-        Some(match id {
-            0 => Self::Float(FloatType::F32),
-            1 => Self::Float(FloatType::F16),
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            6 => Self::Q5_0,
-            7 => Self::Q5_1,
-            8 => Self::Q8_0,
-            10 => Self::Q2K,
-            11 => Self::Q3K,
-            12 => Self::Q4K,
-            13 => Self::Q5K,
-            14 => Self::Q6K,
-            30 => Self::Float(FloatType::BF16),
-            _ => return None,
-        })
+    const ALL: [Self; 13] = [
+        Self::Float(FloatType::F32),
+        Self::Float(FloatType::F16),
+        Self::Float(FloatType::BF16),
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// The value of `enum ggml_type`.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::Float(FloatType::F32) => 0,
+            Self::Float(FloatType::F16) => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::Float(FloatType::BF16) => 30,
+        }
     }
 
-    /// `None` for plain floats.
+    /// The type with a value of `enum ggml_type`; `None` where it cannot be read.
+    pub fn from_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.id() == id)
+    }
+
+    /// The layout of its blocks; `None` for floats.
     pub fn block(self) -> Option<BlockLayout> {
         by_type!(self, B => Some(block_layout::<B>()), _ => None)
     }
 
-    /// Elements and bytes of the smallest unit.
+    /// Elements and bytes of the smallest unit: a block, or one float.
     pub fn unit(self) -> (usize, usize) {
         by_type!(self, B => (B::ELEMENTS, size_of::<B>()), dtype => (1, float::bytes_per_value(dtype)))
     }
 
+    /// The first `elements` values as f32.
     pub fn expand(self, bytes: &[u8], elements: usize) -> Vec<f32> {
         let mut values = vec![0f32; elements];
         self.expand_into(bytes, &mut values);
         values
     }
 
-    /// `bytes` holds whole units, as many as `values` needs.
+    /// Expands `bytes`, which holds whole units, as many as `values` needs.
     pub fn expand_into(self, bytes: &[u8], values: &mut [f32]) {
         by_type!(self, B => expand::<B>(bytes, values), dtype => float::decode_into(dtype, bytes, values));
     }
 
-    /// One row's codes in `PackedWeight`'s order. Plain floats have none.
+    /// Repacks one row's codes in `PackedWeight`'s order. Floats have none.
     pub fn repack_into(self, bytes: &[u8], codes: &mut [u32]) {
         by_type!(self, B => repack::<B>(bytes, codes), _ => {});
     }
 
-    /// The block scales of some rows, and what their codes stand for. Plain floats have none.
+    /// The block scales of some rows, and the levels of their codes. Floats have none.
     pub fn scales<'a>(self, rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32>, Levels), String> {
         by_type!(self, B => scales::<B>(rows), _ => Ok((vec![], Levels::Zero(0))))
     }
 
-    /// Gives one row's blocks new scales; a minimum moves by the same factor. Blocks whose scale is 0
-    /// stay as they are.
+    /// Replaces the scales of one row's blocks; minima move by the same factor. Blocks whose scale is 0 stay as they are.
     pub fn rescale(self, bytes: &mut [u8], scales: &[f32]) -> Result<(), String> {
         let Some(layout) = self.block() else { return Ok(()) };
         let does_not_fit = |what: &str, scale: f32| format!("the tuned {what} {scale:e} does not fit f16");
@@ -155,7 +175,7 @@ impl fmt::Display for GgmlType {
     }
 }
 
-/// What a type that cannot be read is called.
+/// The name of a type that cannot be read.
 pub fn type_name(id: u32) -> String {
     let name = match id {
         9 => "Q8_1",
@@ -179,10 +199,10 @@ pub fn type_name(id: u32) -> String {
     name.to_owned()
 }
 
-fn block_layout<B: Block>() -> BlockLayout {
+fn block_layout<B: GgmlBlock>() -> BlockLayout {
     let minima = B::MINIMUM.is_some();
     let levels = match B::WIDTH < B::ELEMENTS {
-        true => LevelsKind::Blocks { width: B::WIDTH, minima },
+        true => LevelsKind::SubBlocks { width: B::WIDTH, mins: minima },
         false if minima => LevelsKind::Minimum,
         false => LevelsKind::Zero,
     };
@@ -200,13 +220,13 @@ fn float_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The scale, and what a minimum of 1 adds.
-fn floats<B: Block>(block: &B) -> (f32, f32) {
+/// The scale, and the float that an integer minimum of 1 adds.
+fn floats<B: GgmlBlock>(block: &B) -> (f32, f32) {
     let bytes = bytemuck::bytes_of(block);
     (float_at(bytes, B::SCALE), B::MINIMUM.map_or(0.0, |sign| sign * float_at(bytes, B::SCALE + 2)))
 }
 
-fn expand<B: Block>(bytes: &[u8], values: &mut [f32]) {
+fn expand<B: GgmlBlock>(bytes: &[u8], values: &mut [f32]) {
     for (block, values) in
         bytemuck::cast_slice::<u8, B>(bytes).iter().zip(values.chunks_exact_mut(B::ELEMENTS))
     {
@@ -222,15 +242,16 @@ fn expand<B: Block>(bytes: &[u8], values: &mut [f32]) {
     }
 }
 
-fn repack<B: Block>(bytes: &[u8], codes: &mut [u32]) {
+fn repack<B: GgmlBlock>(bytes: &[u8], codes: &mut [u32]) {
     let words = B::ELEMENTS / 32 * B::BITS as usize;
     for (block, words) in bytemuck::cast_slice::<u8, B>(bytes).iter().zip(codes.chunks_exact_mut(words)) {
         pack_codes(block.codes().as_ref(), B::BITS, words);
     }
 }
 
-/// Where a scale is 0 the block is constant, and the unit of its minima is the float itself.
-fn scales<'a, B: Block>(rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32>, Levels), String> {
+/// The scales and levels of some rows' blocks. Units of minima are relative to the scale; where a scale is 0, the block
+/// is constant and its unit is the float itself.
+fn scales<'a, B: GgmlBlock>(rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32>, Levels), String> {
     let (mut scales, mut units, mut factors, mut minima) = (vec![], vec![], vec![], vec![]);
     let (has_minimum, parts) = (B::MINIMUM.is_some(), B::ELEMENTS / B::WIDTH);
     for block in rows.flat_map(bytemuck::cast_slice::<u8, B>) {
@@ -249,8 +270,8 @@ fn scales<'a, B: Block>(rows: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<f32
         }
     }
     let levels = if parts > 1 {
-        let minima = has_minimum.then_some(BlockMinima { minima, units });
-        Levels::Blocks(Blocks { width: B::WIDTH, zero: B::ZERO, factors, minima })
+        let minima = has_minimum.then_some((minima, units));
+        Levels::SubBlocks(SubBlocks::new(B::WIDTH, B::ZERO, factors, minima))
     } else if has_minimum {
         Levels::Minimum(units)
     } else {

@@ -3,7 +3,7 @@ use half::f16;
 use super::*;
 use crate::packed::{PackedWeight, words_per_row};
 
-/// Rows of several blocks of any bits: what is unpacked is what is expanded, and other scales change no other byte.
+/// Rows of several random blocks: repacked codes give the same values as expansion, and new scales change no other byte.
 #[test]
 fn blocks_of_every_type_survive_repacking_and_rescaling() {
     let mut state = 1u32;
@@ -38,7 +38,7 @@ fn blocks_of_every_type_survive_repacking_and_rescaling() {
             codes,
             scales: scales.clone(),
             levels,
-            order: None,
+            perm: None,
         };
         weight.check().unwrap();
         assert_eq!(weight.levels.kind(), layout.levels);

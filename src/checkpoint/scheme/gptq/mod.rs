@@ -226,7 +226,7 @@ impl Layer for GptqLayer<'_> {
             codes,
             scales: self.scales.values()?,
             levels: self.levels()?,
-            order: self.order.clone(),
+            perm: self.order.clone(),
         })
     }
 
@@ -333,7 +333,7 @@ impl Packing for GptqPacking {
                 let zero = match &packed.levels {
                     Levels::Zero(zero) => *zero,
                     Levels::Zeros(zeros) => zeros[o * groups + g],
-                    Levels::Minimum(_) | Levels::Blocks(_) | Levels::Codebook(_) => {
+                    _ => {
                         return Err("GPTQ stores integer zero points, not minima or codebooks".into());
                     }
                 };

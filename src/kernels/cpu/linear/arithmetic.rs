@@ -1,6 +1,6 @@
-//! Which instructions a product runs on.
+//! Instruction sets of a product.
 
-/// Chosen by what this machine was seen to have: the constructors below are the only ones.
+/// An instruction set that this machine was seen to have: the constructors below are the only ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kernels::cpu) struct Arithmetic(Instructions);
 
@@ -16,7 +16,7 @@ pub(super) enum Instructions {
 }
 
 impl Arithmetic {
-    /// The widest for f32.
+    /// The widest instructions for f32.
     pub fn f32() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -31,7 +31,7 @@ impl Arithmetic {
         Self(Instructions::Portable)
     }
 
-    /// Activations and what the scales multiply rounded to bf16, sums in f32.
+    /// Products of activations and levels in bf16, sums in f32; `None` where the machine has no such instructions.
     pub fn bf16() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         {
@@ -43,7 +43,7 @@ impl Arithmetic {
         None
     }
 
-    /// Every one that this machine has.
+    /// Every instruction set of this machine.
     #[cfg(test)]
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::f32(), Self(Instructions::Portable)];

@@ -1,50 +1,52 @@
-//! What the codes of a codebook stand for, in the words that they unpack to.
+//! Look-up of codes in a codebook, whose entries are kept as the words that weights unpack to.
 
 use std::borrow::Cow;
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
-use super::unpack::Codes;
-use super::{CodebookView, LANES};
+use super::codes::SliceCodes;
+use super::layout::LANES;
+use crate::packed::Codebook;
 
-/// Widest code, of two features together, whose table is worth making: it is 256 KiB.
+/// Bits of the widest pair of codes for which a table of pairs is made: it takes 256 KiB.
 const PAIR_BITS: u32 = 16;
 
-/// Words of a book: so many that an i32 is an index.
+/// Most words of a codebook: an i32 is an index of each.
 const MOST_WORDS: u32 = i32::MAX as u32;
 
-/// Words that can be looked up without memory, where there are such registers.
+/// Words of a codebook that fits one register, where registers are so wide.
 const REGISTER: usize = 16;
 
-/// Words are found as they are, f32 or pairs of bf16, for which two neighbouring codes of single features are
-/// looked up as one. Where that cannot be, as with several books, or takes longer than a register's look-up,
-/// pairs are rounded from sums in f32.
-pub(super) struct Codebook<'a> {
-    /// `[books][2^bits][width]`
+/// Entries of codebooks as words. Words of f32 are looked up as they are. For pairs of bf16, two neighbouring codes of
+/// single features are looked up as one; with several codebooks, or where a look-up in a register is faster, pairs are
+/// rounded from sums in f32 instead.
+pub(super) struct CodebookWords<'a> {
+    /// `[num_codebooks][2^bits][width]`
     entries: Cow<'a, [u32]>,
-    books: usize,
-    /// Of a code, or of two together.
+    num_codebooks: usize,
+    /// Bits of a code, or of two that are looked up as one.
     bits: u32,
     /// Words of an entry.
     width: usize,
+    /// Whether pairs are rounded from f32.
     rounds: bool,
-    /// Whether a book is looked up in a register.
+    /// Whether a codebook is looked up in a register.
     permutes: bool,
 }
 
-impl<'a> Codebook<'a> {
-    /// `features`: of a word.
-    pub fn new(view: CodebookView<'a>, bits: u32, features: usize) -> Self {
-        let CodebookView { width, books, entries } = view;
+impl<'a> CodebookWords<'a> {
+    /// Prepares a codebook, with codes of `bits` bits, for words of `features` features.
+    pub fn new(codebook: Codebook<&'a [f32]>, bits: u32, features: usize) -> Self {
+        let Codebook { width, num_codebooks, entries } = codebook;
         #[cfg(target_arch = "x86_64")]
         let permutes = width << bits <= REGISTER && std::arch::is_x86_feature_detected!("avx512f");
         #[cfg(not(target_arch = "x86_64"))]
         let permutes = false;
         let pairs = width.is_multiple_of(2) || width == 1 && 2 * bits <= PAIR_BITS;
-        if features == 1 || books > 1 || permutes || !pairs {
+        if features == 1 || num_codebooks > 1 || permutes || !pairs {
             let entries = Cow::Borrowed(bytemuck::cast_slice(entries));
-            return Self { entries, books, bits, width, rounds: features > 1, permutes };
+            return Self { entries, num_codebooks, bits, width, rounds: features > 1, permutes };
         }
         let mut rounded = vec![bf16::ZERO; entries.len()];
         rounded.convert_from_f32_slice(entries);
@@ -55,17 +57,17 @@ impl<'a> Codebook<'a> {
         } else {
             (rounded.as_chunks().0.iter().map(|entry| pair(*entry)).collect(), bits, width / 2)
         };
-        Self { entries: Cow::Owned(entries), books, bits, width, rounds: false, permutes }
+        Self { entries: Cow::Owned(entries), num_codebooks, bits, width, rounds: false, permutes }
     }
 
-    /// Word `word` of each row; not scaled.
+    /// Word number `word` of each row, not scaled.
     #[inline(always)]
-    pub fn word(&self, slice: &Codes<'_>, word: usize) -> [u32; LANES] {
+    pub fn word(&self, slice: &SliceCodes<'_>, word: usize) -> [u32; LANES] {
         if !self.rounds {
             return self.sum(slice, word);
         }
         let (low, high) = (self.sum(slice, 2 * word), self.sum(slice, 2 * word + 1));
-        // To the nearest bf16, ties to even; they are finite.
+        // To the nearest bf16, ties to even; the sums are finite.
         let round = |sum: u32| sum.wrapping_add(0x7fff + (sum >> 16 & 1));
         let mut pair = [0u32; LANES];
         for i in 0..LANES {
@@ -74,12 +76,12 @@ impl<'a> Codebook<'a> {
         pair
     }
 
-    /// One word of the sum of the books' entries.
+    /// One word of the sum of the codebooks' entries.
     #[inline(always)]
-    fn sum(&self, slice: &Codes<'_>, word: usize) -> [u32; LANES] {
+    fn sum(&self, slice: &SliceCodes<'_>, word: usize) -> [u32; LANES] {
         let (vector, j) = (word / self.width, word % self.width);
         let mut sum = self.entries(slice, vector, 0, j);
-        for book in 1..self.books {
+        for book in 1..self.num_codebooks {
             let entries = self.entries(slice, vector, book, j);
             for i in 0..LANES {
                 sum[i] = (f32::from_bits(sum[i]) + f32::from_bits(entries[i])).to_bits();
@@ -88,20 +90,20 @@ impl<'a> Codebook<'a> {
         sum
     }
 
-    /// Word `j` of the entries that one code of a place stands for.
+    /// Word `j` of the entries of one codebook for a vector.
     #[inline(always)]
-    fn entries(&self, slice: &Codes<'_>, vector: usize, book: usize, j: usize) -> [u32; LANES] {
-        let code = slice.code(vector * self.books + book, self.bits);
+    fn entries(&self, slice: &SliceCodes<'_>, vector: usize, book: usize, j: usize) -> [u32; LANES] {
+        let code = slice.code(vector * self.num_codebooks + book, self.bits);
         let book = &self.entries[(book << self.bits) * self.width..][..self.width << self.bits];
         assert!(j < self.width && book.len() <= MOST_WORDS as usize);
         let mut at = [0u32; LANES];
         for i in 0..LANES {
-            // The mask changes nothing, but only i32 indices make a single instruction of a register of these.
+            // The mask changes nothing, but with i32 indices the compiler uses one gather instruction for a register.
             at[i] = (code[i] * self.width as u32 + j as u32) & MOST_WORDS;
         }
         #[cfg(target_arch = "x86_64")]
         if self.permutes {
-            // SAFETY: that is so only where this machine has the instructions.
+            // SAFETY: `permutes` is true only where this machine has the instructions.
             return unsafe { permuted(book, &at) };
         }
         let mut found = [0u32; LANES];
@@ -113,7 +115,7 @@ impl<'a> Codebook<'a> {
     }
 }
 
-/// `book[at]`, where the book is a register.
+/// `book[at]` for a book that fits one register.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]

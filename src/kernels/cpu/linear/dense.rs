@@ -1,5 +1,5 @@
-//! `Y = X · Wᵀ` for a dense weight in whatever type it is stored: a slice of a unit's rows at a time is
-//! widened to f32 and multiplied like an unpacked one.
+//! `Y = X · Wᵀ` for a dense weight in the type in which it is stored. A slice of a unit's rows at a time is widened to
+//! f32 and multiplied like an unpacked one.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -7,36 +7,39 @@ use rayon::prelude::*;
 
 use super::super::columns::Columns;
 use super::arithmetic::Arithmetic;
-use super::input::Input;
-use super::tile::{self, Slice};
+use super::input::SlicedInput;
+use super::layout::{LANES, SLICE};
+use super::tile::{self, TileSlice};
 use super::transpose::transpose;
-use super::{LANES, SLICE};
 
-pub(in crate::kernels::cpu) trait Stored: Copy + Sync {
+/// A float type of dense weights.
+pub(in crate::kernels::cpu) trait StoredFloat: Copy + Sync {
     fn widen(from: &[Self], to: &mut [f32]);
 }
 
-impl Stored for f32 {
+impl StoredFloat for f32 {
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
 }
 
-impl Stored for f16 {
+impl StoredFloat for f16 {
     fn widen(from: &[Self], to: &mut [f32]) {
         from.convert_to_f32_slice(to);
     }
 }
 
-impl Stored for bf16 {
+impl StoredFloat for bf16 {
     fn widen(from: &[Self], to: &mut [f32]) {
         from.convert_to_f32_slice(to);
     }
 }
 
+/// Writes the product to `y`.
+///
 /// # Shapes
 /// `x`: `[T, in_features]`, `weight`: `[out_features, in_features]`, `y`: `[T, out_features]`.
-pub(in crate::kernels::cpu) fn dense_linear<W: Stored>(
+pub(in crate::kernels::cpu) fn dense_linear<W: StoredFloat>(
     x: &[f32],
     weight: &[W],
     in_features: usize,
@@ -46,7 +49,7 @@ pub(in crate::kernels::cpu) fn dense_linear<W: Stored>(
         return;
     }
     let arithmetic = Arithmetic::f32();
-    let input = Input::new(x, in_features, arithmetic.features());
+    let input = SlicedInput::new(x, in_features, arithmetic.features());
     let out_features = weight.len() / in_features;
     let y = Columns::new(y);
     weight.par_chunks(LANES * in_features).enumerate().for_each(|(unit, rows)| {
@@ -60,7 +63,7 @@ pub(in crate::kernels::cpu) fn dense_linear<W: Stored>(
             }
             let (wide, w) = (&wide[..width * length], &mut w[..length]);
             transpose(bytemuck::cast_slice::<f32, u32>(wide), length, width, w);
-            tile::multiply(arithmetic, &Slice { x: input.slice(slice), w, groups: None }, &mut sums);
+            tile::multiply(arithmetic, &TileSlice { x: input.slice(slice), w, groups: None }, &mut sums);
         }
         for (token, sums) in sums.iter().enumerate() {
             // SAFETY: row token < T and columns unit · LANES .. + width ≤ n of the T × n matrix `y`, which

@@ -1,24 +1,25 @@
-//! Activations in slices of the input features, each slice's tokens one after another.
+//! Activations in slices of the input features, with the tokens of a slice one after another.
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::super::multiversion;
-use super::{SLICE, runs};
+use super::super::multiversion::multiversion;
+use super::layout::{SLICE, runs};
 
-/// Each token's sums over the pieces of groups of some size: `[slices][runs][tokens]`.
-pub(super) type Sums = Vec<Vec<f32>>;
+/// Each token's sums over the [`runs`] of groups of some size: `[slices][runs][tokens]`.
+pub(super) type RunSums = Vec<Vec<f32>>;
 
-pub(super) struct Input {
+/// Activations of all tokens as words, in slices.
+pub(super) struct SlicedInput {
     pub tokens: usize,
     /// `[slices][tokens][words]`, the last slice may have fewer words.
     words: Vec<u32>,
     per_token: usize,
 }
 
-impl Input {
-    /// `x`: `[tokens, in_features]`, at least one token; `features`: of a word.
+impl SlicedInput {
+    /// Packs `x`, `[tokens, in_features]` with at least one token, into words of `features` features.
     pub fn new(x: &[f32], in_features: usize, features: usize) -> Self {
         let (tokens, per_token) = (x.len() / in_features, in_features / features);
         let mut words = vec![0u32; tokens * per_token];
@@ -52,8 +53,8 @@ impl Input {
         &self.words[slice * SLICE * self.tokens..][..self.length(slice) * self.tokens]
     }
 
-    /// See [`Sums`].
-    pub fn sums(&self, group_words: usize) -> Sums {
+    /// Sums over the groups of `group_words` words, see [`RunSums`].
+    pub fn sums(&self, group_words: usize) -> RunSums {
         let slice = |slice| {
             let length = self.length(slice);
             let runs: Vec<usize> = runs(slice, length, group_words).map(|(_, words)| words).collect();

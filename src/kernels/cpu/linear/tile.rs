@@ -1,54 +1,54 @@
 //! The inner loops: a few tokens times the rows of a unit, a slice of the input features at a time.
 
 use super::arithmetic::{Arithmetic, Instructions};
+use super::layout::{LANES, runs};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512, Avx512Bf16};
 use super::vector::{Portable, Vector};
-use super::{LANES, runs};
 
-/// One slice of the input features.
-pub(super) struct Slice<'a> {
+/// Activations and weights of one slice of the input features.
+pub(super) struct TileSlice<'a> {
     /// `[tokens][words]`
     pub x: &'a [u32],
     /// `[words]`
     pub w: &'a [[u32; LANES]],
-    /// Where the scales are not in the weights.
-    pub groups: Option<Groups<'a>>,
+    /// The scales, where the weights do not contain them.
+    pub groups: Option<GroupScales<'a>>,
 }
 
-/// What multiplies the sums over each group.
-pub(super) struct Groups<'a> {
+/// Scales that multiply the sums over each group.
+pub(super) struct GroupScales<'a> {
     /// See [`runs`].
     pub slice: usize,
     pub group_words: usize,
-    /// From the first group in the slice on.
+    /// Scales from the first group in the slice on.
     pub scales: &'a [[f32; LANES]],
-    pub offsets: Option<Offsets<'a>>,
+    pub offsets: Option<GroupOffsets<'a>>,
 }
 
-/// What is added to every weight of a group.
+/// Offsets that are added to every weight of a group.
 #[derive(Clone, Copy)]
-pub(super) struct Offsets<'a> {
-    /// From the first group in the slice on.
+pub(super) struct GroupOffsets<'a> {
+    /// Offsets from the first group in the slice on.
     pub values: &'a [[f32; LANES]],
-    /// Sums of `x`: `[runs][stride]`, of which the first belongs to the first token.
+    /// Sums of `x` over the runs, `[runs][stride]`, beginning with the first token of the tile.
     pub sums: &'a [f32],
     pub stride: usize,
 }
 
 /// `y += x · w`, one row of `y` for each token.
-pub(super) fn multiply(arithmetic: Arithmetic, slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
-    let Slice { x, w, groups } = slice;
+pub(super) fn multiply(arithmetic: Arithmetic, slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
+    let TileSlice { x, w, groups } = slice;
     assert!(x.len() == w.len() * y.len());
-    if let Some(Groups { slice, group_words, scales, offsets }) = groups {
+    if let Some(GroupScales { slice, group_words, scales, offsets }) = groups {
         let runs = runs(*slice, w.len(), *group_words).count();
         assert!(scales.len() >= runs);
-        assert!(offsets.is_none_or(|Offsets { values, sums, stride }| {
+        assert!(offsets.is_none_or(|GroupOffsets { values, sums, stride }| {
             values.len() >= runs && stride >= y.len() && sums.len() >= (runs.max(1) - 1) * stride + y.len()
         }));
     }
     match arithmetic.instructions() {
-        // SAFETY: these are made only where the instructions were detected.
+        // SAFETY: `Arithmetic` holds these only where the instructions were detected.
         #[cfg(target_arch = "x86_64")]
         Instructions::Avx512Bf16 => unsafe { avx512_bf16(slice, y) },
         // SAFETY: as above.
@@ -63,27 +63,27 @@ pub(super) fn multiply(arithmetic: Arithmetic, slice: &Slice<'_>, y: &mut [[f32;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn avx512_bf16(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+fn avx512_bf16(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
     multiply_body::<Avx512Bf16>(slice, y);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn avx512(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+fn avx512(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
     multiply_body::<Avx512>(slice, y);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+fn avx2(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
     multiply_body::<Avx2>(slice, y);
 }
 
 #[inline(always)]
-fn multiply_body<V: Vector>(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
+fn multiply_body<V: Vector>(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
     let mut first = 0;
     while first < y.len() {
-        // SAFETY: `multiply` saw that the slices agree, and as many tokens are left as are taken.
+        // SAFETY: `multiply` asserted that the slices agree, and each arm takes at most the tokens that are left.
         first += unsafe {
             match y.len() - first {
                 12.. if V::TOKENS == 12 => tile::<V, 12>(slice, y, first),
@@ -96,20 +96,20 @@ fn multiply_body<V: Vector>(slice: &Slice<'_>, y: &mut [[f32; LANES]]) {
     }
 }
 
-/// `TOKENS` tokens from `first` on; gives back their number.
+/// Multiplies `TOKENS` tokens from `first` on; returns their number.
 ///
 /// # Safety
 /// The slices agree as `multiply` asserts, and `first + TOKENS ≤ y.len()`.
 #[inline(always)]
 unsafe fn tile<V: Vector, const TOKENS: usize>(
-    slice: &Slice<'_>,
+    slice: &TileSlice<'_>,
     y: &mut [[f32; LANES]],
     first: usize,
 ) -> usize {
     let stride = slice.w.len();
     for lane in (0..LANES).step_by(2 * V::WIDTH) {
         // SAFETY: `TOKENS` rows from `first` on and two registers from `lane` on are inside `x`, `w` and `y`,
-        // whose lengths agree and are walked through by groups that add up to `stride`.
+        // whose lengths agree; the runs add up to `stride`.
         unsafe {
             let mut x = slice.x.as_ptr().add(first * stride);
             let mut w = slice.w.as_ptr().cast::<u32>().add(lane);
@@ -172,7 +172,7 @@ unsafe fn sums<V: Vector, const TOKENS: usize>(
 /// lanes `lane` and on of tokens `first` and on; the groups are as [`multiply`] asserts and have this run.
 #[inline(always)]
 unsafe fn add_scaled<V: Vector, const TOKENS: usize>(
-    groups: &Groups<'_>,
+    groups: &GroupScales<'_>,
     run: usize,
     sums: [[V; 2]; TOKENS],
     first: usize,
@@ -183,7 +183,7 @@ unsafe fn add_scaled<V: Vector, const TOKENS: usize>(
     unsafe {
         let at = groups.scales.as_ptr().add(run).cast::<u32>().add(lane);
         let scale = [V::load(at), V::load(at.add(V::WIDTH))];
-        if let Some(Offsets { values, sums: totals, stride }) = groups.offsets {
+        if let Some(GroupOffsets { values, sums: totals, stride }) = groups.offsets {
             let at = values.as_ptr().add(run).cast::<u32>().add(lane);
             let offset = [V::load(at), V::load(at.add(V::WIDTH))];
             let totals = totals.as_ptr().add(run * stride + first).cast::<u32>();

@@ -1,11 +1,10 @@
-//! Rows → lanes.
+//! Transposition of rows into lanes.
 
 use bytemuck::Pod;
 
-use super::LANES;
+use super::layout::LANES;
 
-/// `[width]` rows `stride` words apart → `[columns][LANES]`, as many columns as `out` holds; the lanes
-/// behind `width` become 0.
+/// Transposes `width` rows, `stride` words apart, into as many columns as `out` holds; lanes from `width` on become 0.
 pub(super) fn transpose<T: Pod>(rows: &[T], stride: usize, width: usize, out: &mut [[T; LANES]]) {
     let (rows, out): (&[u32], &mut [[u32; LANES]]) =
         (bytemuck::cast_slice(rows), bytemuck::cast_slice_mut(out));
@@ -29,8 +28,10 @@ pub(super) fn transpose<T: Pod>(rows: &[T], stride: usize, width: usize, out: &m
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::LANES;
+    use super::super::layout::LANES;
 
+    /// As the function above, on registers.
+    ///
     /// # Safety
     /// Each of the `width ≤ LANES` rows holds as many words as `out` has columns.
     #[target_feature(enable = "avx512f")]
@@ -55,7 +56,7 @@ mod avx512 {
         }
     }
 
-    /// Sixteen registers of sixteen words, rows and columns exchanged.
+    /// Transposes sixteen registers of sixteen words.
     #[target_feature(enable = "avx512f")]
     fn transpose_square(r: [__m512i; 16]) -> [__m512i; 16] {
         let mut a = r;

@@ -1,4 +1,4 @@
-//! Some rows of a weight and their products with the tokens of a pass.
+//! Units: some rows of a weight each, and their products with the tokens of a pass.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,81 +6,87 @@ use std::sync::Arc;
 
 use super::super::columns::Columns;
 use super::arithmetic::Arithmetic;
-use super::codebook::Codebook;
-use super::input::{Input, Sums};
-use super::tile::{self, Groups, Offsets, Slice};
+use super::codebook::CodebookWords;
+use super::codes::SliceCodes;
+use super::input::{RunSums, SlicedInput};
+use super::layout::{LANES, SLICE};
+use super::scales::UnitScales;
+use super::tile::{self, GroupOffsets, GroupScales, TileSlice};
 use super::transpose::transpose;
-use super::unpack::{self, Codes};
-use super::values::Values;
-use super::{BlocksView, LANES, LevelsView, Product, SLICE, WeightView};
+use super::unpack;
+use super::view::{PackedProduct, WeightView};
+use crate::packed::Levels;
 use crate::zo::direction::Move;
 
-/// A product made ready to be split.
+/// A product that is ready to be split into units.
 pub(super) struct Prepared<'a> {
     pub weight: WeightView<'a>,
     parts: Vec<Option<(u32, Move)>>,
     y: Columns<'a>,
     arithmetic: Arithmetic,
     group_words: usize,
-    codebook: Option<Codebook<'a>>,
-    input: &'a Input,
-    /// `None` where nothing is added to the weights of a group, or where that is in the weights.
-    sums: Option<Arc<Sums>>,
+    codebook: Option<CodebookWords<'a>>,
+    input: &'a SlicedInput,
+    /// Sums of the input over each group, where offsets are added to the weights and not contained in them.
+    sums: Option<Arc<RunSums>>,
 }
 
 impl<'a> Prepared<'a> {
-    pub fn new(products: Vec<Product<'a>>, arithmetic: Arithmetic, input: &'a Input) -> Vec<Self> {
+    pub fn new(
+        products: Vec<PackedProduct<'a>>,
+        arithmetic: Arithmetic,
+        input: &'a SlicedInput,
+    ) -> Vec<Self> {
         let features = arithmetic.features();
         let mut sums_of = BTreeMap::new();
-        let prepare = |Product { weight, parts, y }: Product<'a>| {
-            let group_words = weight.block_size() / features;
-            let (mut codebook, mut sums) = (None, None);
-            match weight.levels {
-                LevelsView::Codebook(view) => codebook = Some(Codebook::new(view, weight.bits, features)),
-                LevelsView::Minimum(_) | LevelsView::Blocks(BlocksView { minima: Some(_), .. })
-                    if features > 1 =>
-                {
-                    let new = || Arc::new(input.sums(group_words));
-                    sums = Some(sums_of.entry(group_words).or_insert_with(new).clone());
-                }
-                _ => {}
-            }
+        let prepare = |PackedProduct { weight, parts, y }: PackedProduct<'a>| {
+            let group_words = weight.sub_block_size() / features;
+            let codebook = match weight.levels {
+                Levels::Codebook(codebook) => Some(CodebookWords::new(codebook, weight.bits, features)),
+                _ => None,
+            };
+            let sums = (features > 1 && weight.levels.kind().has_mins()).then(|| {
+                let new = || Arc::new(input.sums(group_words));
+                sums_of.entry(group_words).or_insert_with(new).clone()
+            });
             Self { weight, parts, y: Columns::new(y), arithmetic, group_words, codebook, input, sums }
         };
         products.into_iter().map(prepare).collect()
     }
 }
 
-/// What a thread reuses.
+/// Buffers that a thread reuses.
 #[derive(Default)]
-pub(super) struct Buffers {
-    /// `[words of codes]`
+pub(super) struct UnitBuffers {
+    /// Codes: `[words of codes]`.
     codes: Vec<[u32; LANES]>,
-    /// `[words]`, for each part where the scales are in it.
+    /// Unpacked weights: `[words]`, or `[parts][words]` where they contain the scales.
     w: Vec<[u32; LANES]>,
 }
 
+/// Rows of a weight, and their products with the tokens of the pass at hand.
 pub(super) struct Unit<'a> {
     product: &'a Prepared<'a>,
+    /// Its first row.
     first: usize,
-    /// Rows; what the lanes behind them hold means nothing.
+    /// Number of its rows; the lanes behind them hold arbitrary values.
     width: usize,
-    values: Values,
-    /// The tokens of the pass, counted from the first of a part.
+    scales: UnitScales,
+    /// Tokens of the pass, counted from the first of a part.
     tokens: Range<usize>,
-    /// `[parts][tokens]`
+    /// Products: `[parts][tokens]`.
     y: Vec<[f32; LANES]>,
 }
 
 impl<'a> Unit<'a> {
-    /// Rows from `first` on.
+    /// The unit of the rows from `first` on.
     pub fn new(product: &'a Prepared<'a>, first: usize) -> Self {
         let width = LANES.min(product.weight.out_features - first);
-        let values = Values::new(&product.weight, &product.parts, first, width);
-        Self { product, first, width, values, tokens: 0..0, y: vec![] }
+        let scales = UnitScales::new(&product.weight, &product.parts, first, width);
+        Self { product, first, width, scales, tokens: 0..0, y: vec![] }
     }
 
-    /// The tokens of one pass of several, the same share of each part.
+    /// Begins a pass over some of the tokens, the same share of each part.
     pub fn begin(&mut self, [pass, passes]: [usize; 2]) {
         let Prepared { parts, input, .. } = self.product;
         let tokens = input.tokens / parts.len();
@@ -89,26 +95,27 @@ impl<'a> Unit<'a> {
         self.y.resize(parts.len() * self.tokens.len(), [0.0; LANES]);
     }
 
-    pub fn add_slice(&mut self, slice: usize, buffers: &mut Buffers) {
+    /// Adds the products over one slice of the input features.
+    pub fn add_slice(&mut self, slice: usize, buffers: &mut UnitBuffers) {
         self.unpack(slice, buffers);
         let Prepared { parts, input, sums, arithmetic, group_words, .. } = self.product;
         let (length, scaled) = (input.length(slice), arithmetic.features() == 1);
         for (part, y) in self.y.chunks_exact_mut(self.tokens.len().max(1)).enumerate() {
             let first = part * (input.tokens / parts.len()) + self.tokens.start;
             let groups = (!scaled).then(|| {
-                let (scales, offsets) = self.values.part(part, slice * SLICE / group_words);
+                let (scales, offsets) = self.scales.part(part, slice * SLICE / group_words);
                 let sums = sums.as_ref().map(|sums| &sums[slice][first..]);
                 let stride = input.tokens;
-                let offsets = offsets.zip(sums).map(|(values, sums)| Offsets { values, sums, stride });
-                Groups { slice, group_words: *group_words, scales, offsets }
+                let offsets = offsets.zip(sums).map(|(values, sums)| GroupOffsets { values, sums, stride });
+                GroupScales { slice, group_words: *group_words, scales, offsets }
             });
             let w = if scaled { &buffers.w[part * length..][..length] } else { &buffers.w };
             let x = &input.slice(slice)[first * length..][..y.len() * length];
-            tile::multiply(*arithmetic, &Slice { x, w, groups }, y);
+            tile::multiply(*arithmetic, &TileSlice { x, w, groups }, y);
         }
     }
 
-    fn unpack(&self, slice: usize, buffers: &mut Buffers) {
+    fn unpack(&self, slice: usize, buffers: &mut UnitBuffers) {
         let Prepared { weight, arithmetic, group_words, codebook, input, parts, .. } = self.product;
         let length = input.length(slice);
         let features = slice * SLICE * arithmetic.features();
@@ -117,13 +124,13 @@ impl<'a> Unit<'a> {
         buffers.codes.resize(bits.end.div_ceil(32) - word, [0; LANES]);
         let codes = &weight.codes[self.first * row + word..];
         transpose(codes, row, self.width, &mut buffers.codes);
-        let codes = Codes {
+        let codes = SliceCodes {
             codes: &buffers.codes,
             first_bit: 32 * word,
             bits: weight.bits,
             slice,
             group_words: *group_words,
-            values: &self.values,
+            scales: &self.scales,
         };
         let (w, scaled) = (&mut buffers.w, arithmetic.features() == 1);
         w.resize(if scaled { parts.len() * length } else { length }, [0; LANES]);
@@ -135,6 +142,8 @@ impl<'a> Unit<'a> {
         }
     }
 
+    /// Writes the products of the pass to the result.
+    ///
     /// # Safety
     /// No other unit of these rows is at work.
     pub unsafe fn write(&self) {

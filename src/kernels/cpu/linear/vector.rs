@@ -1,13 +1,13 @@
-//! A register of neighbouring weight rows, on each instruction set that the tile is compiled for.
+//! Registers of neighbouring weight rows, on each instruction set that the tile is compiled for.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// `WIDTH` lanes of f32, or of words where [`multiply`](Vector::multiply) takes them.
+/// A register of `WIDTH` lanes: of f32, or of pairs of bf16 as the arguments of [`multiply`](Vector::multiply).
 ///
 /// # Safety
-/// Of every function: this machine has the instructions, and what a pointer points to can be read or
-/// written as far as it says.
+/// For every function, this machine must have the instructions, and the memory behind a pointer must be readable or
+/// writable for as many elements as the function says.
 pub(super) trait Vector: Copy {
     const WIDTH: usize;
     /// Tokens per tile: with two registers each, most of the machine's registers hold sums.
@@ -37,7 +37,8 @@ pub(super) trait Vector: Copy {
     }
 }
 
-/// Always inlined: only inside a function compiled for them do the instructions become single ones.
+/// Implements a register of x86-64. Its functions are always inlined: an intrinsic is a single instruction only inside
+/// a function that is compiled for it.
 macro_rules! x86_vector {
     ($name:ident($register:ty), $width:literal, $tokens:literal, $load:ident, $splat:ident, $store:ident,
      $zero:ident, $add:ident, $fma:ident $(, $multiply:expr)?) => {
@@ -140,7 +141,7 @@ x86_vector!(
     _mm256_fmadd_ps
 );
 
-/// What every machine has: four lanes (NEON on aarch64, SSE2 on x86-64).
+/// Four lanes, which every machine has (NEON on aarch64, SSE2 on x86-64).
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; 4]);
 

@@ -1,31 +1,37 @@
-//! Tensor cores' attention on whatever device there is: where it has none, loops take their place.
+//! Attention on tensor cores, on every device: where there are none, loops take their place.
 
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::tensor_cores::{self, Tile};
-use crate::kernels::cube::empty_like;
-use crate::kernels::cube::test_tensors::{self, Floats};
-use crate::kernels::reference::attention::{Case, halves};
+use super::tensor_cores::{self, CoreTile};
+use crate::kernels::cube::buffers::empty_like;
+use crate::kernels::cube::tests::tensors::{self, Floats};
+use crate::kernels::reference::attention::{AttentionCase, halves};
 use crate::kernels::reference::relative_error;
 
 /// `q`, `k`, `v` and the bounds of a case.
 fn upload<R: CubeRuntime>(
-    case: &Case,
+    case: &AttentionCase,
     inputs: &[Vec<f32>; 3],
     dtype: DType,
     device: &R::Device,
 ) -> [CubeTensor<R>; 4] {
     let shapes = [case.shape_of_q(), case.shape_of_k(), case.shape_of_k()];
-    let [q, k, v] = std::array::from_fn(|i| test_tensors::upload::<R>(&inputs[i], shapes[i], dtype, device));
+    let [q, k, v] = std::array::from_fn(|i| tensors::upload::<R>(&inputs[i], shapes[i], dtype, device));
     let bounds = TensorData::new(case.ranges.concat(), [4 * case.ranges.len()]);
     let bounds = Tensor::<Floats<R>, 1, Int>::from_data(bounds, (device, DType::I32));
     [q, k, v, bounds.into_primitive()]
 }
 
-fn check<R: CubeRuntime>(case: &Case, dtype: DType, tile: Tile, tolerance: f64, device: &R::Device) {
-    let tile = Tile { capped: case.cap.is_some(), ..tile };
+fn check<R: CubeRuntime>(
+    case: &AttentionCase,
+    dtype: DType,
+    tile: CoreTile,
+    tolerance: f64,
+    device: &R::Device,
+) {
+    let tile = CoreTile { capped: case.cap.is_some(), ..tile };
     let inputs = case.inputs();
     let tensors = upload::<R>(case, &inputs, dtype, device);
     let out = empty_like(&tensors[0]);
@@ -35,7 +41,7 @@ fn check<R: CubeRuntime>(case: &Case, dtype: DType, tile: Tile, tolerance: f64, 
     assert!(error < tolerance, "{dtype:?} {tile:?} {case:?}: {error:e}");
 }
 
-/// Cases of heads up to a width by loops, in blocks of several sizes.
+/// Compares heads up to a width, by loops in blocks of several sizes, with the reference.
 fn loops_match_the_reference<R: CubeRuntime>(widest: usize, types: &[(DType, f64)], device: &R::Device) {
     let client = R::client(device);
     let most = client.properties().hardware.max_shared_memory_size;
@@ -44,9 +50,9 @@ fn loops_match_the_reference<R: CubeRuntime>(widest: usize, types: &[(DType, f64
         for (i, case) in halves().iter().enumerate().filter(|(_, case)| case.head_dim <= widest) {
             let tile = |(warps, keys)| {
                 let head_dim = case.head_dim;
-                Tile { head_dim, warps, keys, lanes: 4, capped: false, cores: false }
+                CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false }
             };
-            let fits = |tile: &Tile| tile.shared_bytes(dtype.size()) <= most;
+            let fits = |tile: &CoreTile| tile.shared_bytes(dtype.size()) <= most;
             let tile = blocks.into_iter().cycle().skip(i % 4).map(tile).find(fits).unwrap();
             check::<R>(case, dtype, tile, tolerance, device);
         }
@@ -91,13 +97,13 @@ mod cuda {
         let client = CudaRuntime::client(&device);
         for (dtype, tolerance) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
             for (i, case) in halves().iter().enumerate() {
-                let Some(tile) = Tile::of(&client, dtype, case.head_dim) else {
+                let Some(tile) = CoreTile::of(&client, dtype, case.head_dim) else {
                     eprintln!("SKIPPED: no tensor cores for {dtype:?} heads of {}", case.head_dim);
                     continue;
                 };
                 check::<CudaRuntime>(case, dtype, tile, tolerance, &device);
                 let (warps, keys) = BLOCKS[i % 4];
-                let other = Tile { warps, keys, ..tile };
+                let other = CoreTile { warps, keys, ..tile };
                 if other.shared_bytes(2) <= client.properties().hardware.max_shared_memory_size {
                     check::<CudaRuntime>(case, dtype, other, tolerance, &device);
                 }
@@ -115,7 +121,8 @@ mod cuda {
             let rows = sequences * tokens;
             let causal = |row| [0, 0, row / tokens * tokens, row + 1].map(|bound| bound as i32);
             let ranges = (0..rows).map(causal).collect();
-            let case = Case { ranges, keys: rows, heads: 40, kv_heads: 40, head_dim: 128, cap: None };
+            let case =
+                AttentionCase { ranges, keys: rows, heads: 40, kv_heads: 40, head_dim: 128, cap: None };
             let inputs = [rows * 40 * 128; 3].map(|length| vec![0.5; length]);
             let tensors = upload::<CudaRuntime>(&case, &inputs, DType::F16, &device);
             let out = empty_like(&tensors[0]);
@@ -129,16 +136,16 @@ mod cuda {
                 }
                 best
             };
-            let Some(tile) = Tile::of(&client, DType::F16, 128) else { continue };
+            let Some(tile) = CoreTile::of(&client, DType::F16, 128) else { continue };
             for (warps, keys) in BLOCKS {
-                let tile = Tile { warps, keys, ..tile };
+                let tile = CoreTile { warps, keys, ..tile };
                 let launch = || tensor_cores::launch(tensors.clone(), case.scores(), tile, out.clone());
                 eprintln!("{sequences}×{tokens}: {warps} warps, {keys} keys: {:.1}", time(&launch));
             }
             let [q, k, v, bounds] = tensors.clone();
             let launch = || {
                 let [q, k, v, bounds] = [&q, &k, &v, &bounds].map(Clone::clone);
-                super::super::launch_without(q, k, v, bounds, case.scores(), out.clone());
+                super::super::launch::launch_without(q, k, v, bounds, case.scores(), out.clone());
             };
             eprintln!("{sequences}×{tokens}: without tensor cores: {:.1}", time(&launch));
             let seconds = time_attention::<burn_cuda::Cuda>(

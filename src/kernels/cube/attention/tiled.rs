@@ -2,22 +2,22 @@
 
 use cubecl::prelude::*;
 
-use super::{LOWEST, Place, bounded};
+use super::queries::{LOWEST, QueryBlock, bounded};
 
 /// A cube has `SIDE × SIDE` units.
 pub(super) const SIDE: usize = 8;
 
-/// What the kernel is compiled for.
+/// Sizes and features that the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Tile {
-    /// Queries of one unit, and keys.
+pub(super) struct QueryTile {
+    /// Queries, and keys, of one unit.
     pub queries: usize,
     pub head_dim: usize,
-    /// Whether scores are.
+    /// Whether scores are capped.
     pub capped: bool,
 }
 
-impl Tile {
+impl QueryTile {
     /// Queries of one cube, and keys at a time.
     pub fn block(self) -> usize {
         SIDE * self.queries
@@ -28,13 +28,13 @@ impl Tile {
         self.head_dim.div_ceil(SIDE)
     }
 
-    /// From one row of shared memory to the next: one more than its columns, so that the keys of
-    /// neighbouring units lie in different banks.
+    /// Stride of the rows in shared memory: one more than their columns, so that the keys of neighbouring units lie in
+    /// different banks.
     fn stride(self) -> usize {
         self.columns() * SIDE + 1
     }
 
-    /// Shared memory of one cube, for elements of so many bytes.
+    /// Bytes of shared memory of one cube, for elements of `element` bytes.
     pub fn shared_bytes(self, element: usize) -> usize {
         2 * self.block() * self.stride() * element + 4 * self.block() * (self.block() + 4)
     }
@@ -54,13 +54,13 @@ pub(super) fn attention<F: Float>(
     kv_heads: usize,
     scale: f32,
     cap: f32,
-    #[comptime] tile: Tile,
+    #[comptime] tile: QueryTile,
     #[define(F)] _f: StorageType,
 ) {
     let block = comptime!(tile.block());
     let kv_head = CUBE_POS_Y as usize;
     let first = CUBE_POS_X as usize * block;
-    let place = Place { heads, kv_heads, kv_head, first, count: rows * (heads / kv_heads) };
+    let place = QueryBlock { heads, kv_heads, kv_head, first, count: rows * (heads / kv_heads) };
     let mut queries = SharedMemory::<F>::new(comptime!(tile.block() * tile.stride()));
     let mut keys = SharedMemory::<F>::new(comptime!(tile.block() * tile.stride()));
     let mut scores = SharedMemory::<f32>::new(comptime!(tile.block() * (tile.block() + 1)));
@@ -92,8 +92,8 @@ pub(super) fn attention<F: Float>(
 fn load_queries<F: Float>(
     q: &Array<F>,
     queries: &mut SharedMemory<F>,
-    place: &Place,
-    #[comptime] tile: Tile,
+    place: &QueryBlock,
+    #[comptime] tile: QueryTile,
 ) {
     let head_dim = comptime!(tile.head_dim);
     for i in range_stepped(UNIT_POS as usize, comptime!(tile.block() * tile.head_dim), comptime!(SIDE * SIDE))
@@ -107,10 +107,10 @@ fn load_queries<F: Float>(
     }
 }
 
-/// `running` holds for each query of the block the highest score, then the sum of weights, then by how much
-/// the sums so far are to shrink; unit `n` alone writes those of query `n`.
+/// Resets the running numbers. `running` holds the highest score of each query, then the sum of its weights, then the
+/// factor by which its sums so far shrink; unit `n` alone writes those of query `n`.
 #[cube]
-fn reset(running: &mut SharedMemory<f32>, sum_v: &mut Array<f32>, #[comptime] tile: Tile) {
+fn reset(running: &mut SharedMemory<f32>, sum_v: &mut Array<f32>, #[comptime] tile: QueryTile) {
     let block = comptime!(tile.block());
     let unit = UNIT_POS as usize;
     if unit < block {
@@ -123,11 +123,11 @@ fn reset(running: &mut SharedMemory<f32>, sum_v: &mut Array<f32>, #[comptime] ti
     }
 }
 
-/// The smallest range of keys that holds those of all rows of the block; empty where they have none.
+/// The smallest range that contains the keys of all rows of the block; empty where they have none.
 #[cube]
 fn hull(
     bounds: &Array<i32>,
-    place: &Place,
+    place: &QueryBlock,
     #[comptime] range: usize,
     #[comptime] block: usize,
 ) -> (usize, usize) {
@@ -145,15 +145,15 @@ fn hull(
     (min(begin, end) as usize, end as usize)
 }
 
-/// Keys or values `start ..` of one head; zeros from `end` on, so that no weight of 0 meets a NaN.
+/// Loads keys or values `start ..` of one head, and zeros from `end` on, so that no weight of 0 meets a NaN.
 #[cube]
 fn load<F: Float>(
     from: &Array<F>,
     keys: &mut SharedMemory<F>,
     start: usize,
     end: usize,
-    place: &Place,
-    #[comptime] tile: Tile,
+    place: &QueryBlock,
+    #[comptime] tile: QueryTile,
 ) {
     let head_dim = comptime!(tile.head_dim);
     for i in range_stepped(UNIT_POS as usize, comptime!(tile.block() * tile.head_dim), comptime!(SIDE * SIDE))
@@ -177,9 +177,9 @@ fn score<F: Float>(
     start: usize,
     scale: f32,
     cap: f32,
-    place: &Place,
+    place: &QueryBlock,
     #[comptime] range: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: QueryTile,
 ) {
     let (n, stride) = comptime!((tile.queries, tile.stride()));
     let (x, y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize * n);
@@ -217,7 +217,7 @@ fn score<F: Float>(
     }
 }
 
-/// Scores → weights relative to the highest score so far, one unit per query.
+/// Turns scores into weights relative to the highest score so far, one unit per query.
 #[cube]
 fn soften(scores: &mut SharedMemory<f32>, running: &mut SharedMemory<f32>, #[comptime] block: usize) {
     let unit = UNIT_POS as usize;
@@ -231,7 +231,7 @@ fn soften(scores: &mut SharedMemory<f32>, running: &mut SharedMemory<f32>, #[com
         let mut sum = running[block + unit] * shrink;
         for key in 0..block {
             let score = scores[row + key];
-            // What is not visible has no weight, even while nothing has been visible.
+            // An invisible key has no weight, even before any key was visible.
             let weight = select(score == LOWEST, 0.0f32, (score - highest).exp());
             scores[row + key] = weight;
             sum += weight;
@@ -249,7 +249,7 @@ fn accumulate<F: Float>(
     values: &SharedMemory<F>,
     running: &SharedMemory<f32>,
     sum_v: &mut Array<f32>,
-    #[comptime] tile: Tile,
+    #[comptime] tile: QueryTile,
 ) {
     let (block, columns) = comptime!((tile.block(), tile.columns()));
     let (x, y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize * comptime!(tile.queries));
@@ -278,8 +278,8 @@ fn store<F: Float>(
     sum_v: &Array<f32>,
     running: &SharedMemory<f32>,
     out: &mut Array<F>,
-    place: &Place,
-    #[comptime] tile: Tile,
+    place: &QueryBlock,
+    #[comptime] tile: QueryTile,
 ) {
     let (block, columns, head_dim) = comptime!((tile.block(), tile.columns(), tile.head_dim));
     let (x, y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize * comptime!(tile.queries));

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{LOWEST, bounded};
+use super::queries::{LOWEST, bounded};
 
 /// One unit per element of the result, nothing shared.
 #[cube(launch)]

@@ -1,43 +1,31 @@
-//! Products of 16 × 8 tiles by one warp, on tensor cores or, so that all the rest can be tested without them,
-//! by plain loops over the same registers.
+//! Products of 16 × 8 tiles by one warp: on tensor cores, or by plain loops over the same registers, so that everything
+//! else can be tested without tensor cores.
 //!
-//! A warp's lane l holds of every tile what PTX calls m16n8k16's fragments ("Matrix fragments for
-//! mma.m16n8k16 with floating point type", PTX ISA). With g = l / 4 and t = l % 4, as pairs of neighbours:
-//! of the left, 16 × 16, the columns 2t and 2t + 8 of rows g and g + 8 (the rows change first); of the right,
-//! 16 × 8, the rows 2t and 2t + 8 of column g; of the sums, 16 × 8, the columns 2t of rows g and g + 8.
+//! Lane l of a warp holds the fragments that PTX defines for m16n8k16 ("Matrix fragments for mma.m16n8k16 with
+//! floating point type", PTX ISA). With g = l / 4 and t = l % 4, these are the pairs of neighbours that begin at
+//! columns 2t and 2t + 8 of rows g and g + 8 of the left tile, 16 × 16 (the rows change first); at rows 2t and
+//! 2t + 8 of column g of the right tile, 16 × 8; and at column 2t of rows g and g + 8 of the sums, 16 × 8.
 
 use cubecl::cmma::MmaDefinition;
 use cubecl::ir::MatrixIdent;
 use cubecl::prelude::*;
 
-use super::Tile;
-
-pub(super) const WARP: usize = 32;
+use super::tile::{CoreTile, LANE, WARP};
 
 /// Two neighbours of a row or column.
 pub(super) type Pair<T> = Vector<T, Const<2>>;
 
-/// Through which the lanes of a warp exchange values where they have no instructions for it. A cube of units
-/// that do has one element of each and leaves it alone.
+/// Shared memory through which the lanes of a warp exchange values where they have no instructions for it. A cube
+/// whose units have them takes one element of each and does not use it.
 #[derive(CubeType)]
 pub(super) struct Scratch {
     floats: SharedMemory<f32>,
     ints: SharedMemory<i32>,
 }
 
-impl Scratch {
-    /// Bytes of a cube's shared memory that it takes.
-    pub fn bytes(tile: Tile) -> usize {
-        4 * (LANE + 1) * if tile.cores { 1 } else { tile.units() }
-    }
-}
-
-/// Floats that one lane exchanges for a product: 8 of the left tile and 4 of the right.
-const LANE: usize = 12;
-
 #[cube]
 impl Scratch {
-    pub fn new(#[comptime] tile: Tile) -> Scratch {
+    pub fn new(#[comptime] tile: CoreTile) -> Scratch {
         let units = comptime!(if tile.cores { 1 } else { tile.units() });
         Scratch {
             floats: SharedMemory::<f32>::new(comptime!(LANE * units)),
@@ -46,7 +34,7 @@ impl Scratch {
     }
 
     /// `value` of the lane whose number differs in the bits of `mask`.
-    pub fn other(&mut self, value: f32, #[comptime] mask: u32, #[comptime] tile: Tile) -> f32 {
+    pub fn other(&mut self, value: f32, #[comptime] mask: u32, #[comptime] tile: CoreTile) -> f32 {
         if comptime!(tile.cores) {
             plane_shuffle_xor(value, mask)
         } else {
@@ -58,8 +46,8 @@ impl Scratch {
         }
     }
 
-    /// The same of integers.
-    pub fn other_int(&mut self, value: i32, #[comptime] mask: u32, #[comptime] tile: Tile) -> i32 {
+    /// [`other`](Self::other) for integers.
+    pub fn other_int(&mut self, value: i32, #[comptime] mask: u32, #[comptime] tile: CoreTile) -> i32 {
         if comptime!(tile.cores) {
             plane_shuffle_xor(value, mask)
         } else {
@@ -72,17 +60,17 @@ impl Scratch {
     }
 }
 
-/// The left tile of rows `row ..` and columns `column ..` of shared memory.
+/// Loads the left tile of rows `row ..` and columns `column ..` of shared memory.
 #[cube]
 pub(super) fn load_left<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
     row: usize,
     column: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> Array<Pair<F>> {
     let lane = UNIT_POS as usize % WARP;
     if comptime!(tile.cores) {
-        // Eight lanes name the rows of each of four 8 × 8 matrices: those of 8 rows more, then of 8 columns more.
+        // Eight lanes name the rows of each of four 8 × 8 matrices: the second 8 rows further, the last two 8 columns.
         let at = tile_row(row + lane % 16, column + lane / 16 * 8, tile);
         load::<F, N>(from, at, false)
     } else {
@@ -96,14 +84,14 @@ pub(super) fn load_left<F: Float, N: Size>(
     }
 }
 
-/// Two right tiles whose columns are the rows `row ..` and `row + 8 ..` of shared memory, and whose rows are
+/// Loads two right tiles whose columns are the rows `row ..` and `row + 8 ..` of shared memory, and whose rows are
 /// its columns `column ..`; two pairs each.
 #[cube]
 pub(super) fn load_rights_of_rows<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
     row: usize,
     column: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> Array<Pair<F>> {
     let lane = UNIT_POS as usize % WARP;
     if comptime!(tile.cores) {
@@ -120,14 +108,14 @@ pub(super) fn load_rights_of_rows<F: Float, N: Size>(
     }
 }
 
-/// Two right tiles whose rows are the rows `row ..` of shared memory, and whose columns are its columns
+/// Loads two right tiles whose rows are the rows `row ..` of shared memory, and whose columns are its columns
 /// `column ..` and `column + 8 ..`; two pairs each.
 #[cube]
 pub(super) fn load_rights<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
     row: usize,
     column: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> Array<Pair<F>> {
     let lane = UNIT_POS as usize % WARP;
     if comptime!(tile.cores) {
@@ -136,21 +124,22 @@ pub(super) fn load_rights<F: Float, N: Size>(
     } else {
         let mut pairs = Array::<Pair<F>>::new(4usize);
         let (g, t) = (lane / 4, lane % 4);
-        pairs[0] = standing::<F, N>(from, row + 2 * t, column + g, tile);
-        pairs[1] = standing::<F, N>(from, row + 2 * t + 8, column + g, tile);
-        pairs[2] = standing::<F, N>(from, row + 2 * t, column + g + 8, tile);
-        pairs[3] = standing::<F, N>(from, row + 2 * t + 8, column + g + 8, tile);
+        pairs[0] = column_pair::<F, N>(from, row + 2 * t, column + g, tile);
+        pairs[1] = column_pair::<F, N>(from, row + 2 * t + 8, column + g, tile);
+        pairs[2] = column_pair::<F, N>(from, row + 2 * t, column + g + 8, tile);
+        pairs[3] = column_pair::<F, N>(from, row + 2 * t + 8, column + g + 8, tile);
         pairs
     }
 }
 
-/// Where in shared memory a vector lies.
+/// The number of a vector in shared memory.
 #[cube]
-fn tile_row(row: usize, column: usize, #[comptime] tile: Tile) -> usize {
+fn tile_row(row: usize, column: usize, #[comptime] tile: CoreTile) -> usize {
     row * comptime!(tile.stride()) + column / comptime!(tile.lanes)
 }
 
-/// Four 8 × 8 matrices, the rows of the n-th named by lanes `8n ..`; transposed, a lane's pairs stand.
+/// Loads four 8 × 8 matrices; lanes `8n ..` name the rows of the n-th. Transposed, the pairs of a lane are neighbours in
+/// a column.
 #[cube]
 fn load<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
@@ -166,7 +155,7 @@ fn element<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
     row: usize,
     column: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> F {
     let vector = from[tile_row(row, column, tile)];
     let mut value = vector[0];
@@ -182,7 +171,7 @@ fn pair<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
     row: usize,
     column: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> Pair<F> {
     let mut pair = Pair::<F>::empty();
     pair[0] = element::<F, N>(from, row, column, tile);
@@ -191,11 +180,11 @@ fn pair<F: Float, N: Size>(
 }
 
 #[cube]
-fn standing<F: Float, N: Size>(
+fn column_pair<F: Float, N: Size>(
     from: &SharedMemory<Vector<F, N>>,
     row: usize,
     column: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> Pair<F> {
     let mut pair = Pair::<F>::empty();
     pair[0] = element::<F, N>(from, row, column, tile);
@@ -212,7 +201,7 @@ pub(super) fn multiply<F: Float>(
     sums: &mut Array<Pair<f32>>,
     number: usize,
     scratch: &mut Scratch,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) {
     let mut one = Array::<Pair<F>>::new(2usize);
     one[0] = rights[comptime!(2 * right)];
@@ -253,7 +242,7 @@ fn multiply_by_loops<F: Float>(
     let warp = unit / WARP * WARP;
     let (g, t) = (unit % WARP / 4, unit % 4);
     for k in 0..16usize {
-        // Which lane of four has row or column k, in which pair, on which side.
+        // The lane of four that has row or column k, its pair, and the side of the pair.
         let (lane, high, side) = (k % 8 / 2, k / 8, k % 2);
         #[unroll]
         for column in 0..2usize {

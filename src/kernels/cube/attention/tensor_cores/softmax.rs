@@ -2,27 +2,28 @@
 
 use cubecl::prelude::*;
 
+use super::super::queries::{LOWEST, QueryBlock, bounded};
 use super::fragments::{Pair, Scratch};
-use super::{Place, Tile, own_query};
-use crate::kernels::cube::attention::{LOWEST, bounded};
+use super::tile::{CoreTile, own_query};
 
-/// Above the score of what is not visible, by so much that its weight is 0, and below every other.
+/// First value of the highest score: below every visible score, and so far above [`LOWEST`] that an invisible key
+/// weighs 0.
 const START: f32 = -1.0e38;
 
 /// The online softmax of the two rows that a lane holds.
 #[derive(CubeType)]
 pub(super) struct Softmax {
-    /// Like the kernel's; empty for rows that are not there.
+    /// Bounds of the two rows; empty for rows beyond the last.
     bounds: Array<Vector<i32, Const<4>>>,
-    /// The highest score so far; alike on the four lanes.
+    /// The highest score so far, the same on the four lanes.
     highest: Array<f32>,
-    /// The sum of this lane's weights alone.
+    /// The sum of this lane's weights.
     sums: Array<f32>,
 }
 
 #[cube]
 impl Softmax {
-    pub fn new(bounds: &Array<Vector<i32, Const<4>>>, place: &Place) -> Softmax {
+    pub fn new(bounds: &Array<Vector<i32, Const<4>>>, place: &QueryBlock) -> Softmax {
         let mut own = Array::<Vector<i32, Const<4>>>::new(2usize);
         let mut highest = Array::<f32>::new(2usize);
         let mut sums = Array::<f32>::new(2usize);
@@ -41,14 +42,13 @@ impl Softmax {
     }
 
     /// The sum of all weights of a row.
-    pub fn total(&self, #[comptime] i: usize, scratch: &mut Scratch, #[comptime] tile: Tile) -> f32 {
+    pub fn total(&self, #[comptime] i: usize, scratch: &mut Scratch, #[comptime] tile: CoreTile) -> f32 {
         let half = self.sums[i] + scratch.other(self.sums[i], 1u32, tile);
         half + scratch.other(half, 2u32, tile)
     }
 }
 
-/// Products → weights relative to the highest score so far; the sums of values shrink to what they are
-/// relative to it.
+/// Turns products into weights relative to the highest score so far, and rescales the sums of values to it.
 #[cube]
 pub(super) fn weigh(
     scores: &mut Array<Pair<f32>>,
@@ -59,7 +59,7 @@ pub(super) fn weigh(
     scale: f32,
     cap: f32,
     scratch: &mut Scratch,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) {
     let cores = comptime!(tile.cores);
     let columns = comptime!(tile.head_dim / 8);
@@ -89,14 +89,14 @@ pub(super) fn weigh(
     }
 }
 
-/// Products of a row → scores.
+/// Turns the products of a row into scores.
 #[cube]
 fn scale_and_cap(
     scores: &mut Array<Pair<f32>>,
     #[comptime] i: usize,
     scale: f32,
     cap: f32,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) {
     let cores = comptime!(tile.cores);
     #[unroll(cores)]
@@ -110,7 +110,7 @@ fn scale_and_cap(
     }
 }
 
-/// `LOWEST` where a row does not see a key.
+/// Sets scores to `LOWEST` where a row does not see a key.
 #[cube]
 fn mask(
     scores: &mut Array<Pair<f32>>,
@@ -118,7 +118,7 @@ fn mask(
     start: usize,
     from: usize,
     to: usize,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) {
     let cores = comptime!(tile.cores);
     #[unroll(cores)]
@@ -135,7 +135,12 @@ fn mask(
 
 /// The highest of this lane's scores and `last`.
 #[cube]
-fn highest_score(scores: &Array<Pair<f32>>, #[comptime] i: usize, last: f32, #[comptime] tile: Tile) -> f32 {
+fn highest_score(
+    scores: &Array<Pair<f32>>,
+    #[comptime] i: usize,
+    last: f32,
+    #[comptime] tile: CoreTile,
+) -> f32 {
     let cores = comptime!(tile.cores);
     let mut highest = last;
     #[unroll(cores)]
@@ -146,13 +151,13 @@ fn highest_score(scores: &Array<Pair<f32>>, #[comptime] i: usize, last: f32, #[c
     highest
 }
 
-/// Scores → weights, and their sum.
+/// Turns scores into weights and returns their sum.
 #[cube]
 fn exponentials(
     scores: &mut Array<Pair<f32>>,
     #[comptime] i: usize,
     highest: f32,
-    #[comptime] tile: Tile,
+    #[comptime] tile: CoreTile,
 ) -> f32 {
     let cores = comptime!(tile.cores);
     let mut sum = 0.0f32;

@@ -1,0 +1,80 @@
+//! The families of models, their kinds of decoder blocks, and the facts of each that hold in every file format. The
+//! names that a format has for them stand in that format's files.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Phi3,
+    Gemma,
+    Gemma2,
+    /// The text model, alone or as a part of a vision model.
+    Gemma3,
+    Opt,
+}
+
+/// The parts of a decoder block, and with them the names of its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// A norm before attention, and one before a gated MLP.
+    Llama,
+    /// Llama's, with q, k and v in one tensor and gate and up in another.
+    Phi3,
+    /// Llama's, with a norm after attention and one after the MLP, too.
+    Gemma2,
+    /// LayerNorms with biases, an MLP without a gate, learned positions instead of rotation. The norms are applied
+    /// before attention and MLP, or after their sums with the residual.
+    Opt { norm_before: bool, final_norm: bool },
+}
+
+impl Family {
+    pub const ALL: [Self; 9] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Phi3,
+        Self::Gemma,
+        Self::Gemma2,
+        Self::Gemma3,
+        Self::Opt,
+    ];
+
+    /// The class in transformers, by which reports and errors name the family, too.
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Phi3 => "Phi3ForCausalLM",
+            Self::Gemma => "GemmaForCausalLM",
+            Self::Gemma2 => "Gemma2ForCausalLM",
+            Self::Gemma3 => "Gemma3ForCausalLM",
+            Self::Opt => "OPTForCausalLM",
+        }
+    }
+
+    /// Whether it is one of the Gemmas, which scale embeddings, gate with GELU and, in Hugging Face's files, store the
+    /// weights of norms less 1.
+    pub fn is_gemma(self) -> bool {
+        matches!(self, Self::Gemma | Self::Gemma2 | Self::Gemma3)
+    }
+
+    /// The kind of its decoder blocks. OPT's blocks also depend on the config; this is the kind of most OPT models.
+    pub fn block(self) -> BlockKind {
+        match self {
+            Self::Phi3 => BlockKind::Phi3,
+            Self::Gemma2 | Self::Gemma3 => BlockKind::Gemma2,
+            Self::Opt => BlockKind::Opt { norm_before: true, final_norm: true },
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma => BlockKind::Llama,
+        }
+    }
+
+    /// The factor of the token embeddings.
+    pub fn embedding_scale(self, hidden_size: usize) -> f32 {
+        if self.is_gemma() { (hidden_size as f64).sqrt() as f32 } else { 1.0 }
+    }
+}

@@ -1,0 +1,18 @@
+use clap::Args;
+use clap_complete::Shell;
+
+use super::common::Common;
+use crate::error::Result;
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    shell: Shell,
+}
+
+/// `command` is the whole command line.
+pub fn run(args: &CompletionsArgs, mut command: clap::Command, common: &Common) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "qzo", &mut script);
+    common.console().print(&String::from_utf8_lossy(&script))
+}

@@ -1,0 +1,33 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::common::Common;
+use super::recipe::{RecipeArgs, recipe};
+use crate::config::Config;
+use crate::error::Result;
+
+/// Show a recipe with every key as it will be used, or the JSON schema of recipes
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["config", "schema"]))]
+pub struct ConfigArgs {
+    /// Recipe: see configs/
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Print the JSON schema of recipes, for editors and other programs
+    #[arg(long)]
+    schema: bool,
+}
+
+pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
+    let console = common.console();
+    match &args.config {
+        Some(path) => {
+            let config = recipe(path, &args.recipe, None, common)?;
+            console.result(&config, || config.to_toml().unwrap_or_default())
+        }
+        None => console.print(&format!("{:#}\n", Config::schema())),
+    }
+}

@@ -1,0 +1,22 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::common::Common;
+use crate::error::{Error, Result};
+use crate::storage::atomic::create_directory;
+
+/// Write man pages, one for each command
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory for the pages
+    directory: PathBuf,
+}
+
+/// `command` is the whole command line.
+pub fn run(args: &ManArgs, command: clap::Command, common: &Common) -> Result<()> {
+    create_directory(&args.directory)?;
+    clap_mangen::generate_to(command, &args.directory).map_err(Error::io(&args.directory, "writing"))?;
+    common.console().note(&format!("man pages are in {}", args.directory.display()));
+    Ok(())
+}

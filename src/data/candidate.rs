@@ -1,0 +1,58 @@
+//! A row of a dataset as token ids, and which of its tokens are scored.
+
+use std::ops::Range;
+
+/// A prompt with one possible answer, as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub tokens: Vec<u32>,
+    /// Ranges of `tokens` whose probability counts: one for an answer, one per assistant turn of a chat. At least
+    /// one, in order, none empty, and the first token is in none of them, because no token comes before it.
+    pub scored: Vec<Range<usize>>,
+}
+
+impl Candidate {
+    /// Scores every token after the first `prompt` ones. `prompt` is at least 1 and less than `tokens.len()`.
+    pub fn after_prompt(prompt: usize, tokens: Vec<u32>) -> Self {
+        let scored = std::iter::once(prompt..tokens.len()).collect();
+        Self { tokens, scored }
+    }
+
+    /// Tokens before the first scored one.
+    pub fn prompt(&self) -> &[u32] {
+        let end = self.scored.first().map_or(self.tokens.len(), |span| span.start);
+        &self.tokens[..end]
+    }
+
+    /// Number of tokens that a model reads: all before the last scored one, which is only predicted.
+    pub fn read(&self) -> usize {
+        self.scored.last().map_or(0, |span| span.end - 1)
+    }
+}
+
+/// One row. A completion is a single candidate, which is its own gold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedExample {
+    /// Line of the dataset.
+    pub line: usize,
+    pub candidates: Vec<Candidate>,
+    /// Indices into `candidates`; training aims at the first.
+    pub gold: Vec<usize>,
+}
+
+impl TokenizedExample {
+    /// Number of rows that the example takes in a batch.
+    pub fn rows(&self) -> usize {
+        let shared = self.shared();
+        shared + self.candidates.iter().map(|c| c.read() - shared).sum::<usize>()
+    }
+
+    /// Number of tokens that all candidates begin with, counting only tokens that are read.
+    pub fn shared(&self) -> usize {
+        let Some((first, others)) = self.candidates.split_first() else { return 0 };
+        others.iter().fold(first.read(), |shared, other| {
+            let same = first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+            shared.min(same).min(other.read())
+        })
+    }
+}

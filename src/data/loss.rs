@@ -1,0 +1,172 @@
+//! From the log-probabilities of a batch's targets to losses and predictions.
+
+use std::ops::{Add, Range};
+
+/// Definition of a batch's loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// Cross-entropy over the candidates' mean log-probabilities (MeZO), weighted by examples.
+    Classification,
+    /// Negative log-likelihood of the gold candidate, weighted by its scored tokens.
+    Completion,
+}
+
+/// A sum of losses with its weight, the number of examples or tokens in it. Sums of the parts of a batch add up
+/// to the sum of the batch; means do not.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossSum {
+    pub sum: f64,
+    pub weight: f64,
+}
+
+impl LossSum {
+    pub fn mean(self) -> f64 {
+        self.sum / self.weight
+    }
+}
+
+impl Add for LossSum {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { sum: self.sum + other.sum, weight: self.weight + other.weight }
+    }
+}
+
+/// The targets of a batch by example and candidate. In the methods `logprobs[i]` is the answer to target `i`; sums run in
+/// f64, in the order of the targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scoring {
+    pub objective: Objective,
+    pub examples: Vec<ScoredExample>,
+}
+
+/// The targets of one example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScoredExample {
+    /// Each candidate's range of targets, never empty.
+    pub candidates: Vec<Range<usize>>,
+    /// Indices of the right candidates; training aims at the first.
+    pub gold: Vec<usize>,
+}
+
+impl Scoring {
+    /// The batch's loss by its objective.
+    pub fn loss(&self, logprobs: &[f32]) -> LossSum {
+        match self.objective {
+            Objective::Classification => self.classification_loss(logprobs),
+            Objective::Completion => self.completion_loss(logprobs),
+        }
+    }
+
+    fn classification_loss(&self, logprobs: &[f32]) -> LossSum {
+        let sum = self.examples.iter().map(|e| e.cross_entropy(logprobs)).sum();
+        LossSum { sum, weight: self.examples.len() as f64 }
+    }
+
+    fn completion_loss(&self, logprobs: &[f32]) -> LossSum {
+        let targets = self.examples.iter().filter_map(ScoredExample::target);
+        let (sum, tokens) = targets.fold((0.0, 0), |(sum, tokens), range| {
+            let of_example: f64 = logprobs[range.clone()].iter().map(|&l| f64::from(l)).sum();
+            (sum + of_example, tokens + range.len())
+        });
+        LossSum { sum: -sum, weight: tokens as f64 }
+    }
+
+    /// For each example the candidate with the highest mean log-probability; the first of equals.
+    pub fn predictions(&self, logprobs: &[f32]) -> Vec<usize> {
+        let best = |e: &ScoredExample| {
+            let mut best = (0, f64::NEG_INFINITY);
+            for (i, score) in e.scores(logprobs).into_iter().enumerate() {
+                if score > best.1 {
+                    best = (i, score);
+                }
+            }
+            best.0
+        };
+        self.examples.iter().map(best).collect()
+    }
+
+    /// For each example whether its prediction is a gold candidate.
+    pub fn correct(&self, logprobs: &[f32]) -> Vec<bool> {
+        let predictions = self.predictions(logprobs);
+        self.examples.iter().zip(predictions).map(|(e, guess)| e.gold.contains(&guess)).collect()
+    }
+}
+
+impl ScoredExample {
+    /// Mean log-probability of each candidate's tokens.
+    fn scores(&self, logprobs: &[f32]) -> Vec<f64> {
+        self.candidates.iter().map(|range| mean(logprobs, range)).collect()
+    }
+
+    fn target(&self) -> Option<&Range<usize>> {
+        self.candidates.get(*self.gold.first()?)
+    }
+
+    fn cross_entropy(&self, logprobs: &[f32]) -> f64 {
+        let scores = self.scores(logprobs);
+        let Some(&gold) = self.gold.first().and_then(|&gold| scores.get(gold)) else { return f64::NAN };
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+        max + sum.ln() - gold
+    }
+}
+
+fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
+    let sum: f64 = logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum();
+    sum / range.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scoring(objective: Objective, examples: &[(&[Range<usize>], &[usize])]) -> Scoring {
+        let examples = examples
+            .iter()
+            .map(|(candidates, gold)| ScoredExample { candidates: candidates.to_vec(), gold: gold.to_vec() });
+        Scoring { objective, examples: examples.collect() }
+    }
+
+    #[test]
+    fn classification_loss_is_cross_entropy_over_mean_log_probabilities() {
+        let examples: [(&[_], &[_]); 2] = [(&[0..1, 1..3], &[1]), (&[3..4, 4..5], &[0])];
+        let whole = scoring(Objective::Classification, &examples);
+        let logprobs = [-1.0, -2.0, -4.0, -0.5, -1.5];
+        // Scores −1, −3 with gold 1; −0.5, −1.5 with gold 0.
+        let expected = [(1.0 + 2.0_f64.exp()).ln(), (1.0 + (-1.0_f64).exp()).ln()];
+        let parts = examples.map(|example| scoring(Objective::Classification, &[example]).loss(&logprobs));
+        for (part, expected) in parts.iter().zip(expected) {
+            assert!((part.sum - expected).abs() < 1e-12 && part.weight == 1.0, "{part:?}");
+        }
+        assert_eq!(whole.loss(&logprobs), parts[0] + parts[1]);
+        assert!((whole.loss(&logprobs).mean() - (expected[0] + expected[1]) / 2.0).abs() < 1e-12);
+        assert_eq!(whole.predictions(&logprobs), [0, 0]);
+        assert_eq!(whole.correct(&logprobs), [false, true]);
+    }
+
+    #[test]
+    fn completion_loss_is_weighted_by_tokens_not_by_examples() {
+        let (one, three) = (0..1, 1..4);
+        let examples = [&one, &three].map(|range| (std::slice::from_ref(range), &[0][..]));
+        let loss = scoring(Objective::Completion, &examples).loss(&[-4.0, -1.0, -2.0, -3.0]);
+        assert_eq!(loss, LossSum { sum: 10.0, weight: 4.0 });
+        assert_eq!(loss.mean(), 2.5);
+    }
+
+    #[test]
+    fn each_of_several_gold_candidates_is_right() {
+        let scoring = scoring(Objective::Classification, &[(&[0..1, 1..2, 2..3], &[1, 2])]);
+        assert_eq!(scoring.correct(&[-3.0, -2.0, -1.0]), [true]);
+        assert_eq!(scoring.correct(&[-1.0, -2.0, -3.0]), [false]);
+    }
+
+    #[test]
+    fn a_nan_log_probability_gives_a_nan_loss() {
+        let scoring = scoring(Objective::Classification, &[(&[0..1, 1..2], &[1])]);
+        assert!(scoring.loss(&[f32::NAN, -1.0]).mean().is_nan());
+        assert!(scoring.loss(&[f32::NEG_INFINITY, f32::NEG_INFINITY]).mean().is_nan());
+        assert_eq!(scoring.predictions(&[f32::NAN, -1.0]), [1]);
+    }
+}

@@ -1,0 +1,98 @@
+//! The trait of a backend.
+
+use burn::tensor::DType;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use super::attention::{KeyRanges, Scores};
+use super::matmul_path::MatmulPath;
+use super::weight::DeviceWeight;
+use crate::arch::Activation;
+use crate::device::ComputeType;
+use crate::zo::direction::{Move, Signs};
+
+/// Operations that a backend needs beside Burn's own. The functions of [`super`] are the way to call them.
+pub trait Kernels: Backend {
+    /// Paths that differ on this backend and take every shape.
+    const PATHS: &[MatmulPath] = &[MatmulPath::Auto];
+
+    /// Paths that some device of this backend takes.
+    const EVERY_PATH: &[MatmulPath] = Self::PATHS;
+
+    /// Most tokens for which both signs of a perturbation go through the model in one pass. One pass unpacks every
+    /// weight once instead of twice, which matters less the more tokens there are, and doubles the memory of
+    /// activations.
+    const PAIRED_TOKENS: usize;
+
+    /// Whether a whole weight is unpacked at a time, into the type of the activations.
+    const UNPACKS_WHOLE_WEIGHTS: bool;
+
+    /// Whether a device can compute in a type.
+    fn supports(compute: ComputeType, device: &Self::Device) -> bool;
+
+    /// The type of the activations' tensors when computing in `compute`.
+    fn tensor_type(compute: ComputeType) -> DType;
+
+    /// The features of `x`, `[T, in_features]`, in the order that `perm` gives them: `y[t, i] = x[t, perm[i]]`.
+    fn permute(x: FloatTensor<Self>, perm: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(x, 1, perm)
+    }
+
+    /// See [`linear_by`](super::linear_by); the features of `x` are in the weights' order.
+    fn packed_linear<const N: usize>(
+        path: MatmulPath,
+        x: FloatTensor<Self>,
+        weights: [&DeviceWeight<Self>; N],
+        signs: Signs,
+    ) -> Result<[FloatTensor<Self>; N], String>;
+
+    /// Announces the most weights that one product unpacks at a time, counting all that share an input.
+    fn expect_unpacked(_elements: usize, _device: &Self::Device) {}
+
+    /// The type in which a dense weight that a file stores as `stored` is kept.
+    fn weight_type(stored: DType, compute: ComputeType) -> DType;
+
+    /// See [`dense_linear`](super::dense_linear).
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`gram`](super::gram).
+    fn gram(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(Self::float_transpose(x.clone()), x)
+    }
+
+    /// See [`attention`](super::attention).
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        keys: &KeyRanges<Self>,
+        scores: Scores,
+    ) -> FloatTensor<Self>;
+
+    /// See [`rms_norm`](super::rms_norm).
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+
+    /// See [`add_rms_norm`](super::add_rms_norm).
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        let sum = Self::float_add(x, y);
+        [sum.clone(), Self::rms_norm(sum, weight, eps)]
+    }
+
+    /// See [`rotate`](super::rotate).
+    fn rotate(
+        x: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
+
+    /// See [`gate_mul`](super::gate_mul).
+    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+
+    /// See [`apply_move`](super::apply_move).
+    fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self>;
+}

@@ -1,0 +1,177 @@
+//! The CPU's [`Kernels`].
+
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
+use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
+
+use super::linear::{self, Arithmetic, PackedProduct, WeightView};
+use super::{attention, elementwise, noise};
+use crate::arch::Activation;
+use crate::device::ComputeType;
+use crate::kernels::{DeviceWeight, Kernels, KeyRanges, MatmulPath, Scores};
+use crate::packed::PackedWeight;
+use crate::zo::direction::{Move, Signs};
+
+impl Kernels for Flex {
+    const PAIRED_TOKENS: usize = 1024;
+    const UNPACKS_WHOLE_WEIGHTS: bool = false;
+
+    fn supports(compute: ComputeType, _: &Self::Device) -> bool {
+        match compute {
+            ComputeType::F32 => true,
+            ComputeType::F16 => false,
+            ComputeType::Bf16 => Arithmetic::bf16().is_some(),
+        }
+    }
+
+    /// Activations stay f32; in bf16 they are rounded inside the packed product alone, and only under a
+    /// perturbation.
+    fn tensor_type(_: ComputeType) -> DType {
+        DType::F32
+    }
+
+    fn permute(x: FlexTensor, perm: IntTensor<Self>) -> FlexTensor {
+        let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
+        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        elementwise::permute(x.storage(), perm.storage(), y.storage_mut());
+        y
+    }
+
+    fn packed_linear<const N: usize>(
+        _: MatmulPath,
+        x: FlexTensor,
+        weights: [&DeviceWeight<Self>; N],
+        signs: Signs,
+    ) -> Result<[FlexTensor; N], String> {
+        let x = x.to_contiguous();
+        let held = weights.map(held);
+        let mut y = weights.map(|weight| {
+            FlexTensor::empty(Shape::new([x.shape()[0], weight.packed.out_features]), DType::F32)
+        });
+        let (mut in_f32, mut in_bf16) = (vec![], vec![]);
+        for ((weight, held), y) in weights.into_iter().zip(&held).zip(&mut y) {
+            let view = view(held);
+            // An untrained weight is the head: rounding its input would go straight into the loss. And an
+            // evaluation must give the figures that other programs get from the same file.
+            let rounds = weight.compute == ComputeType::Bf16
+                && weight.parameter.is_some()
+                && signs != Signs::Neither
+                && view.is_even();
+            let products = if rounds { &mut in_bf16 } else { &mut in_f32 };
+            products.push(PackedProduct { weight: view, parts: weight.parts(signs), y: y.storage_mut() });
+        }
+        let f32 = Arithmetic::f32();
+        linear::packed_linear(x.storage(), in_f32, f32);
+        linear::packed_linear(x.storage(), in_bf16, Arithmetic::bf16().unwrap_or(f32));
+        Ok(y)
+    }
+
+    /// The stored type: it halves the memory of most checkpoints.
+    fn weight_type(stored: DType, _: ComputeType) -> DType {
+        stored
+    }
+
+    fn dense_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let in_features = weight.shape()[1];
+        let mut y = FlexTensor::empty(Shape::new([x.shape()[0], weight.shape()[0]]), DType::F32);
+        let (x, out) = (x.storage::<f32>(), y.storage_mut::<f32>());
+        match weight.dtype() {
+            DType::F16 => linear::dense_linear(x, weight.storage::<half::f16>(), in_features, out),
+            DType::BF16 => linear::dense_linear(x, weight.storage::<half::bf16>(), in_features, out),
+            _ => linear::dense_linear(x, weight.storage::<f32>(), in_features, out),
+        }
+        y
+    }
+
+    fn packed_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        keys: &KeyRanges<Self>,
+        scores: Scores,
+    ) -> FloatTensor<Self> {
+        let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
+        let bounds = int_primitive(&keys.bounds);
+        let dims =
+            attention::HeadSizes { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
+        let mut y = FlexTensor::empty(q.shape(), DType::F32);
+        attention::attention(
+            [q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>()],
+            bounds.storage::<i32>(),
+            dims,
+            scores,
+            y.storage_mut::<f32>(),
+        );
+        y
+    }
+
+    fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        elementwise::rms_norm(x.storage(), weight.storage(), eps, y.storage_mut());
+        y
+    }
+
+    fn rotate(x: [FlexTensor; 2], cos: FlexTensor, sin: FlexTensor) -> [FlexTensor; 2] {
+        let [cos, sin] = [cos, sin].map(|t| t.to_contiguous());
+        x.map(|x| {
+            let dims =
+                elementwise::RotatedHeads { heads: x.shape()[1], dim: x.shape()[2], half: cos.shape()[1] };
+            let mut x = owned(x);
+            elementwise::rotate(x.storage_mut(), cos.storage(), sin.storage(), dims);
+            x
+        })
+    }
+
+    fn gate_mul(gate: FlexTensor, up: FlexTensor, activation: Activation) -> FlexTensor {
+        let mut gate = owned(gate);
+        elementwise::gate_mul(gate.storage_mut(), up.to_contiguous().storage(), activation);
+        gate
+    }
+
+    fn move_scales(scales: FlexTensor, parameter: u32, displacement: Move) -> FlexTensor {
+        const CHUNK: usize = 4096;
+        let mut scales = scales.to_contiguous();
+        scales.storage_mut::<f32>().par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, scales)| {
+            let mut k = [0i32; CHUNK];
+            let k = &mut k[..scales.len()];
+            noise::fill(displacement.direction, parameter, (chunk * CHUNK) as u32, k);
+            for (s, k) in scales.iter_mut().zip(k) {
+                *s = displacement.apply(*s, *k);
+            }
+        });
+        scales
+    }
+}
+
+/// The tensors of a weight, held while a product reads them as slices.
+type HeldWeight = PackedWeight<FlexTensor, FlexTensor, FlexTensor>;
+
+fn held(weight: &DeviceWeight<Flex>) -> HeldWeight {
+    weight.packed.as_ref().map(int_primitive, int_primitive, float_primitive)
+}
+
+fn view(held: &HeldWeight) -> WeightView<'_> {
+    held.as_ref().map(
+        |words| bytemuck::cast_slice(words.storage::<i32>()),
+        |bytes| bytemuck::cast_slice(bytes.storage::<i32>()),
+        |floats| floats.storage(),
+    )
+}
+
+/// The tensor itself where it is contiguous and nobody else holds it, so that it is written in place.
+fn owned(tensor: FlexTensor) -> FlexTensor {
+    let contiguous = tensor.to_contiguous();
+    drop(tensor);
+    contiguous
+}
+
+fn float_primitive(tensor: &Tensor<Flex, 1>) -> FlexTensor {
+    tensor.clone().into_primitive().tensor().to_contiguous()
+}
+
+fn int_primitive(tensor: &Tensor<Flex, 1, Int>) -> FlexTensor {
+    tensor.clone().into_primitive().to_contiguous()
+}

@@ -1,0 +1,116 @@
+//! The [`Kernels`] of cubecl's backends.
+
+use burn::tensor::DType;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+
+use super::buffers::{empty_like, int_buffer};
+use super::packed::cube_weight;
+use super::unpack::MovedWeight;
+use super::{attention, elementwise, move_scales, norm, product};
+use crate::arch::Activation;
+use crate::device::ComputeType;
+use crate::kernels::{DeviceWeight, Kernels, KeyRanges, MatmulEngine, MatmulPath, Scores};
+use crate::zo::direction::{Move, Signs};
+
+impl<R, F, I, BT> Kernels for CubeBackend<R, F, I, BT>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    const UNPACKS_WHOLE_WEIGHTS: bool = true;
+    const PATHS: &[MatmulPath] = &[MatmulPath::Dense(MatmulEngine::Fastest), MatmulPath::Fused];
+    const EVERY_PATH: &[MatmulPath] = MatmulPath::ALL;
+
+    /// Both signs share a pass where their product is fused; an unpacked weight serves one sign only.
+    const PAIRED_TOKENS: usize = product::FUSED_ROWS / 2;
+
+    fn supports(compute: ComputeType, device: &Self::Device) -> bool {
+        compute == ComputeType::F32 || Self::supports_dtype(device, compute.into())
+    }
+
+    fn tensor_type(compute: ComputeType) -> DType {
+        compute.into()
+    }
+
+    fn packed_linear<const N: usize>(
+        path: MatmulPath,
+        x: FloatTensor<Self>,
+        weights: [&DeviceWeight<Self>; N],
+        signs: Signs,
+    ) -> Result<[FloatTensor<Self>; N], String> {
+        let moved = |weight: &DeviceWeight<Self>| MovedWeight {
+            packed: cube_weight(weight),
+            parts: weight.parts(signs),
+        };
+        product::products(path, &into_contiguous(x), weights.map(moved))
+    }
+
+    fn weight_type(_: DType, compute: ComputeType) -> DType {
+        compute.into()
+    }
+
+    fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [x, weight] = [x, weight].map(into_contiguous);
+        product::dense_product(x, weight)
+    }
+
+    /// Not Burn's product, which would round f32 to tf32 on cards that have it.
+    fn gram(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let columns = into_contiguous(Self::float_transpose(x));
+        product::dense_product(columns.clone(), columns)
+    }
+
+    fn expect_unpacked(elements: usize, device: &Self::Device) {
+        product::expect(elements, device);
+    }
+
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        keys: &KeyRanges<Self>,
+        scores: Scores,
+    ) -> FloatTensor<Self> {
+        let [q, k, v] = [q, k, v].map(into_contiguous);
+        let out = empty_like(&q);
+        attention::launch(q, k, v, int_buffer(&keys.bounds), scores, out.clone());
+        out
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        norm::rms_norm(into_contiguous(x), into_contiguous(weight), eps)
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        norm::add_rms_norm([x, y].map(into_contiguous), into_contiguous(weight), eps)
+    }
+
+    fn rotate(
+        x: [FloatTensor<Self>; 2],
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        elementwise::rotate(x, into_contiguous(cos), into_contiguous(sin))
+    }
+
+    fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        elementwise::gate_mul(gate, up, activation)
+    }
+
+    fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self> {
+        let scales = into_contiguous(scales);
+        let out = empty_like(&scales);
+        move_scales::launch(scales, parameter, displacement, out.clone());
+        out
+    }
+}
