@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::candidate::TokenizedExample;
-use super::loss::{LossSum, Objective, ScoredExample, Scoring};
+use super::loss::{LossKind, LossSum, ScoredExample, Scoring};
 
 /// Asks for log p(`token` | the sequence up to and including `row`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub struct Batch {
 impl Batch {
     /// Puts examples end to end. The tokens that all candidates of an example begin with are read once, and the rest
     /// of each candidate continues them.
-    pub fn new<'e>(objective: Objective, examples: impl IntoIterator<Item = &'e TokenizedExample>) -> Self {
-        let scoring = Scoring { objective, examples: Vec::new() };
+    pub fn new<'e>(loss_kind: LossKind, examples: impl IntoIterator<Item = &'e TokenizedExample>) -> Self {
+        let scoring = Scoring { loss_kind, examples: Vec::new() };
         let mut batch = Self { tokens: Vec::new(), sequences: Vec::new(), targets: Vec::new(), scoring };
         for example in examples {
             batch.push_example(example);
@@ -134,7 +134,7 @@ mod tests {
     fn candidates_of_one_token_need_only_their_prompt() {
         let one = example(&[(&[1, 2, 3, 10], 3), (&[1, 2, 3, 11], 3)]);
         let two = example(&[(&[4, 5, 12], 2), (&[4, 5, 13], 2), (&[4, 5, 14], 2)]);
-        let batch = Batch::new(Objective::Classification, [&one, &two]);
+        let batch = Batch::new(LossKind::Classification, [&one, &two]);
         assert_eq!(batch.tokens, [1, 2, 3, 4, 5]);
         assert_eq!(batch.sequences, [Sequence::alone(0..3), Sequence::alone(3..5)]);
         assert_eq!(targets(&batch), [(2, 10), (2, 11), (4, 12), (4, 13), (4, 14)]);
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn longer_candidates_continue_their_prompt_without_their_last_token() {
         let example = example(&[(&[1, 2, 11, 12], 2), (&[1, 2, 10], 2), (&[1, 2, 11, 13, 14], 2)]);
-        let batch = Batch::new(Objective::Classification, [&example]);
+        let batch = Batch::new(LossKind::Classification, [&example]);
         assert_eq!(batch.tokens, [1, 2, 11, 11, 13]);
         let continued = |rows| Sequence { rows, prefix: 0..2 };
         assert_eq!(batch.sequences, [Sequence::alone(0..2), continued(2..3), continued(3..5)]);
@@ -158,13 +158,13 @@ mod tests {
     fn prompts_are_shared_up_to_the_first_token_that_differs() {
         // A merge across the border: the prompt's last token differs between the candidates.
         let one = example(&[(&[1, 2, 10], 2), (&[1, 3, 11], 2)]);
-        let batch = Batch::new(Objective::Classification, [&one]);
+        let batch = Batch::new(LossKind::Classification, [&one]);
         let continued = |rows| Sequence { rows, prefix: 0..1 };
         assert_eq!(batch.sequences, [Sequence::alone(0..1), continued(1..2), continued(2..3)]);
         assert_eq!(targets(&batch), [(1, 10), (2, 11)]);
 
         let nothing = example(&[(&[1, 10], 1), (&[2, 11], 1)]);
-        let batch = Batch::new(Objective::Classification, [&nothing]);
+        let batch = Batch::new(LossKind::Classification, [&nothing]);
         assert_eq!(batch.sequences, [Sequence::alone(0..1), Sequence::alone(1..2)]);
     }
 
@@ -173,7 +173,7 @@ mod tests {
         let chat = Candidate { tokens: vec![1, 2, 3, 4, 5, 6, 7], scored: vec![1..3, 4..6] };
         assert_eq!((chat.prompt(), chat.read()), (&[1][..], 5));
         let example = TokenizedExample { line: 1, candidates: vec![chat], gold: vec![0] };
-        let batch = Batch::new(Objective::Completion, [&example]);
+        let batch = Batch::new(LossKind::Completion, [&example]);
         assert_eq!(batch.tokens, [1, 2, 3, 4, 5]);
         assert_eq!(targets(&batch), [(0, 2), (1, 3), (3, 5), (4, 6)]);
         assert_eq!(batch.losses(&[-1.0, -1.0, -1.0, -5.0])[0].mean(), 2.0);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn each_pass_over_a_batch_has_a_loss_of_its_own() {
-        let batch = Batch::new(Objective::Completion, [&example(&[(&[1, 2, 3], 1)])]);
+        let batch = Batch::new(LossKind::Completion, [&example(&[(&[1, 2, 3], 1)])]);
         let means =
             |logprobs: &[f32]| batch.losses(logprobs).into_iter().map(LossSum::mean).collect::<Vec<_>>();
         assert_eq!(means(&[-1.0, -2.0]), [1.5]);

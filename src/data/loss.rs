@@ -4,7 +4,7 @@ use std::ops::{Add, Range};
 
 /// Definition of a batch's loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Objective {
+pub enum LossKind {
     /// Cross-entropy over the candidates' mean log-probabilities (MeZO), weighted by examples.
     Classification,
     /// Negative log-likelihood of the gold candidate, weighted by its scored tokens.
@@ -37,7 +37,7 @@ impl Add for LossSum {
 /// f64, in the order of the targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scoring {
-    pub objective: Objective,
+    pub loss_kind: LossKind,
     pub examples: Vec<ScoredExample>,
 }
 
@@ -51,11 +51,11 @@ pub struct ScoredExample {
 }
 
 impl Scoring {
-    /// The batch's loss by its objective.
+    /// The loss of the batch, of its kind.
     pub fn loss(&self, logprobs: &[f32]) -> LossSum {
-        match self.objective {
-            Objective::Classification => self.classification_loss(logprobs),
-            Objective::Completion => self.completion_loss(logprobs),
+        match self.loss_kind {
+            LossKind::Classification => self.classification_loss(logprobs),
+            LossKind::Completion => self.completion_loss(logprobs),
         }
     }
 
@@ -122,21 +122,21 @@ fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
 mod tests {
     use super::*;
 
-    fn scoring(objective: Objective, examples: &[(&[Range<usize>], &[usize])]) -> Scoring {
+    fn scoring(loss_kind: LossKind, examples: &[(&[Range<usize>], &[usize])]) -> Scoring {
         let examples = examples
             .iter()
             .map(|(candidates, gold)| ScoredExample { candidates: candidates.to_vec(), gold: gold.to_vec() });
-        Scoring { objective, examples: examples.collect() }
+        Scoring { loss_kind, examples: examples.collect() }
     }
 
     #[test]
     fn classification_loss_is_cross_entropy_over_mean_log_probabilities() {
         let examples: [(&[_], &[_]); 2] = [(&[0..1, 1..3], &[1]), (&[3..4, 4..5], &[0])];
-        let whole = scoring(Objective::Classification, &examples);
+        let whole = scoring(LossKind::Classification, &examples);
         let logprobs = [-1.0, -2.0, -4.0, -0.5, -1.5];
         // Scores −1, −3 with gold 1; −0.5, −1.5 with gold 0.
         let expected = [(1.0 + 2.0_f64.exp()).ln(), (1.0 + (-1.0_f64).exp()).ln()];
-        let parts = examples.map(|example| scoring(Objective::Classification, &[example]).loss(&logprobs));
+        let parts = examples.map(|example| scoring(LossKind::Classification, &[example]).loss(&logprobs));
         for (part, expected) in parts.iter().zip(expected) {
             assert!((part.sum - expected).abs() < 1e-12 && part.weight == 1.0, "{part:?}");
         }
@@ -150,21 +150,21 @@ mod tests {
     fn completion_loss_is_weighted_by_tokens_not_by_examples() {
         let (one, three) = (0..1, 1..4);
         let examples = [&one, &three].map(|range| (std::slice::from_ref(range), &[0][..]));
-        let loss = scoring(Objective::Completion, &examples).loss(&[-4.0, -1.0, -2.0, -3.0]);
+        let loss = scoring(LossKind::Completion, &examples).loss(&[-4.0, -1.0, -2.0, -3.0]);
         assert_eq!(loss, LossSum { sum: 10.0, weight: 4.0 });
         assert_eq!(loss.mean(), 2.5);
     }
 
     #[test]
     fn each_of_several_gold_candidates_is_right() {
-        let scoring = scoring(Objective::Classification, &[(&[0..1, 1..2, 2..3], &[1, 2])]);
+        let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2, 2..3], &[1, 2])]);
         assert_eq!(scoring.correct(&[-3.0, -2.0, -1.0]), [true]);
         assert_eq!(scoring.correct(&[-1.0, -2.0, -3.0]), [false]);
     }
 
     #[test]
     fn a_nan_log_probability_gives_a_nan_loss() {
-        let scoring = scoring(Objective::Classification, &[(&[0..1, 1..2], &[1])]);
+        let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2], &[1])]);
         assert!(scoring.loss(&[f32::NAN, -1.0]).mean().is_nan());
         assert!(scoring.loss(&[f32::NEG_INFINITY, f32::NEG_INFINITY]).mean().is_nan());
         assert_eq!(scoring.predictions(&[f32::NAN, -1.0]), [1]);

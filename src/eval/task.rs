@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{log_probs, passes};
 use crate::data::{
-    Batch, Example, Load, Objective, Row, Task, TokenizedDataset, TokenizedExample, Tokenizer, metrics,
+    Batch, Example, Load, LossKind, Row, Task, TokenizedDataset, TokenizedExample, Tokenizer, metrics,
 };
 use crate::error::Result;
 use crate::generate::{GenerateOptions, generate};
@@ -54,13 +54,13 @@ pub fn evaluate(
     let lengths = data.examples.iter().map(TokenizedExample::rows);
     let (mut nll, mut weight, mut correct, mut predictions) = (0.0, 0.0, 0usize, Vec::new());
     for pass in passes(lengths) {
-        let batch = Batch::new(data.objective, &data.examples[pass.clone()]);
+        let batch = Batch::new(data.loss_kind, &data.examples[pass.clone()]);
         let log_probs = log_probs(model, (&batch).into(), &batch.targets)?;
         let loss = batch.scoring.loss(&log_probs);
-        nll += match data.objective {
-            Objective::Classification => loss.sum,
+        nll += match data.loss_kind {
+            LossKind::Classification => loss.sum,
             // The mean is rounded first. A plain sum would change the last bit, by which the best step is chosen.
-            Objective::Completion => loss.mean() * loss.weight,
+            LossKind::Completion => loss.mean() * loss.weight,
         };
         weight += loss.weight;
         correct += batch.scoring.correct(&log_probs).iter().filter(|c| **c).count();
@@ -68,7 +68,7 @@ pub fn evaluate(
         progress(pass.end);
     }
     let n = data.examples.len();
-    let scored = data.objective == Objective::Classification;
+    let scored = data.loss_kind == LossKind::Classification;
     let accuracy = scored.then(|| correct as f64 / n as f64);
     let predictions = scored.then_some(predictions);
     let report = TaskReport::new(task, n, accuracy, nll / weight);

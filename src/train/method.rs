@@ -1,11 +1,11 @@
 //! How a step is taken: the seam between the loop and the methods of training.
 
-use super::objective::TrainingObjective;
+use super::objective::Objective;
 use crate::error::{Error, Result};
 use crate::zo::journal::{Hash, Record, Recorded};
 
 /// A method of training. To add one: a file here, its fields in `zo::journal`, its name in [`super::MethodKind`].
-pub trait Method<O: TrainingObjective + ?Sized> {
+pub trait Method<O: Objective + ?Sized> {
     /// How its steps are journalled.
     fn recorded(&self) -> Recorded;
 

@@ -28,7 +28,7 @@ pub use config::{MethodKind, TrainConfig};
 pub use directory::RunDir;
 pub use method::{Gradient, Method, StepStart};
 pub use metrics::MetricLine;
-pub use objective::TrainingObjective;
+pub use objective::Objective;
 pub use replay::{ReplayReport, replay};
 pub use run::{Outcome, Run, TrainEvent, write_checkpoints};
 pub use step::step;

@@ -7,7 +7,7 @@ use crate::model::Scales;
 use crate::zo::direction::Signs;
 
 /// A loss that scales can be trained for. The loop sees no more of data and model than this.
-pub trait TrainingObjective {
+pub trait Objective {
     /// Has the scales that the loss depends on.
     type Model: Scales + ?Sized;
     type Batch;

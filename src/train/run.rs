@@ -8,7 +8,7 @@ use super::config::TrainConfig;
 use super::directory::RunDir;
 use super::method::{Gradient, Method, StepStart};
 use super::metrics::{MetricLine, Metrics};
-use super::objective::TrainingObjective;
+use super::objective::Objective;
 use super::snapshot::{self, Restored};
 use super::step::step;
 use crate::checkpoint::Checkpoint;
@@ -78,7 +78,7 @@ pub struct Run<'a> {
 }
 
 /// The parts that a run trains with, and what it remembers.
-struct Training<'a, O: TrainingObjective> {
+struct Training<'a, O: Objective> {
     method: &'a mut dyn Method<O>,
     objective: &'a mut O,
     model: &'a mut O::Model,
@@ -109,7 +109,7 @@ impl Run<'_> {
     /// # Errors
     /// A journal of another run, a device or disk that fails, too many skipped steps, a repeated step with another
     /// loss than the journal's, or [`Error::Interrupted`] once everything is saved.
-    pub fn train<O: TrainingObjective>(
+    pub fn train<O: Objective>(
         &self,
         method: &mut dyn Method<O>,
         objective: &mut O,
@@ -175,7 +175,7 @@ impl Run<'_> {
     }
 
     /// Takes step number `step`. Gives the tokens of its passes per second, too.
-    fn step<O: TrainingObjective>(
+    fn step<O: Objective>(
         &self,
         all: &mut Training<'_, O>,
         number: u64,
@@ -199,7 +199,7 @@ impl Run<'_> {
 
     /// Opens or begins the journal and brings the scales to where it ends, or for a method whose steps do not follow
     /// from their records, to the last snapshot before.
-    fn open_journal<O: TrainingObjective>(
+    fn open_journal<O: Objective>(
         &self,
         all: &mut Training<'_, O>,
         on_event: &mut dyn FnMut(TrainEvent),
@@ -245,7 +245,7 @@ impl Run<'_> {
 
     /// Evaluates and saves where `step` calls for it. On a resumed run this happens again for the last
     /// step, because it may have been killed in between; the results are the same.
-    fn after_step<O: TrainingObjective>(
+    fn after_step<O: Objective>(
         &self,
         all: &mut Training<'_, O>,
         step: u64,
@@ -263,7 +263,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn evaluate<O: TrainingObjective>(
+    fn evaluate<O: Objective>(
         &self,
         all: &mut Training<'_, O>,
         step: u64,
@@ -291,7 +291,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save<O: TrainingObjective>(
+    fn save<O: Objective>(
         &self,
         all: &mut Training<'_, O>,
         step: u64,
@@ -303,7 +303,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn metric<O: TrainingObjective>(
+    fn metric<O: Objective>(
         &self,
         method: &dyn Method<O>,
         record: &Record,
@@ -328,7 +328,7 @@ impl Run<'_> {
 }
 
 impl History {
-    fn of<O: TrainingObjective>(lines: &[MetricLine], objective: &O) -> Self {
+    fn of<O: Objective>(lines: &[MetricLine], objective: &O) -> Self {
         let mut history = Self::default();
         for line in lines {
             if let MetricLine::Eval { step, eval_nll, eval_accuracy, eval_n } = line {

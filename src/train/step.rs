@@ -1,7 +1,7 @@
 //! One training step: the only one there is, for training, benchmarks and tests.
 
 use super::method::{Method, StepStart};
-use super::objective::TrainingObjective;
+use super::objective::Objective;
 use crate::error::Result;
 use crate::model::{Scales, Update};
 use crate::zo::journal::Record;
@@ -11,7 +11,7 @@ use crate::zo::journal::Record;
 ///
 /// # Errors
 /// What the device or `journal` reports. The scales have not moved then, unless the method updates them itself.
-pub fn step<O: TrainingObjective>(
+pub fn step<O: Objective>(
     method: &mut dyn Method<O>,
     objective: &O,
     model: &mut O::Model,

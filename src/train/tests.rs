@@ -72,7 +72,7 @@ impl Quadratic {
     }
 }
 
-impl TrainingObjective for Quadratic {
+impl Objective for Quadratic {
     type Model = Weights;
     type Batch = f32;
 

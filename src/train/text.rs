@@ -1,7 +1,7 @@
 //! Training a language model on the rows of a task.
 
 use super::config::TrainConfig;
-use super::objective::TrainingObjective;
+use super::objective::Objective;
 use crate::data::tasks::Task;
 use crate::data::{Batch, Load, LossSum, Sampler, TokenizedDataset};
 use crate::error::Result;
@@ -34,14 +34,14 @@ impl<'a> TextObjective<'a> {
     }
 }
 
-impl TrainingObjective for TextObjective<'_> {
+impl Objective for TextObjective<'_> {
     type Model = dyn LanguageModel;
     type Batch = Batch;
 
     fn batch(&mut self, cursor: u64, size: usize) -> Batch {
         let rows = self.sampler.batch(cursor, size);
         let train = &self.data.train;
-        Batch::new(train.objective, rows.iter().map(|&i| &train.examples[i]))
+        Batch::new(train.loss_kind, rows.iter().map(|&i| &train.examples[i]))
     }
 
     fn tokens(&self, batch: &Batch) -> usize {

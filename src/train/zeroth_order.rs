@@ -1,7 +1,7 @@
 //! Zeroth order: losses at perturbed scales in, moves along the same directions out.
 
 use super::method::{Gradient, Method, StepStart};
-use super::objective::TrainingObjective;
+use super::objective::Objective;
 use crate::error::{Error, Result};
 use crate::zo::direction::Signs;
 use crate::zo::estimator::Estimator;
@@ -11,7 +11,7 @@ pub struct ZerothOrder {
     pub estimator: Estimator,
 }
 
-impl<O: TrainingObjective + ?Sized> Method<O> for ZerothOrder {
+impl<O: Objective + ?Sized> Method<O> for ZerothOrder {
     fn recorded(&self) -> Recorded {
         let (probes, distribution, mode) = self.estimator.directions();
         Recorded::Zo { probes, distribution, mode }

@@ -3,6 +3,7 @@
 pub mod gguf;
 pub mod hub;
 pub mod paths;
+pub mod schema;
 pub mod source;
 pub mod trace;
 pub mod training;

@@ -9,12 +9,12 @@ use super::times::{Times, time_steps};
 use crate::app::event::OnEvent;
 use crate::app::open;
 use crate::checkpoint::{Checkpoint, ModelShape};
-use crate::data::{Batch, Candidate, Load, LossSum, Objective, TokenizedExample};
+use crate::data::{Batch, Candidate, Load, LossKind, LossSum, TokenizedExample};
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
 use crate::error::{Error, Result};
 use crate::model::memory::{MemoryParts, Workload, plan};
 use crate::model::{LanguageModel, compute_type};
-use crate::train::{TrainConfig, TrainingObjective};
+use crate::train::{Objective, TrainConfig};
 use crate::zo::direction::Signs;
 
 /// A shape, and the batches it is given.
@@ -130,7 +130,7 @@ fn time_pass(objective: &MadeUp, model: &(dyn LanguageModel + 'static)) -> Resul
 /// The same batch in every step.
 struct MadeUp(Batch);
 
-impl TrainingObjective for MadeUp {
+impl Objective for MadeUp {
     type Model = dyn LanguageModel;
     type Batch = Batch;
 
@@ -164,5 +164,5 @@ fn made_up_batch(tokens: usize, seq_length: usize, vocab: u32) -> Batch {
             TokenizedExample { line: 0, candidates: candidates.into(), gold: vec![0] }
         })
         .collect();
-    Batch::new(Objective::Classification, &examples)
+    Batch::new(LossKind::Classification, &examples)
 }

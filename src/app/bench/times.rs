@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::model::LanguageModel;
-use crate::train::{Method, StepStart, TrainConfig, TrainingObjective, step};
+use crate::train::{Method, Objective, StepStart, TrainConfig, step};
 use crate::zo::direction::step_seed;
 use crate::zo::journal::{Hash, StepTaken};
 
@@ -42,7 +42,7 @@ impl Times {
 ///
 /// # Errors
 /// The device fails.
-pub fn time_steps<O: TrainingObjective<Model = dyn LanguageModel>>(
+pub fn time_steps<O: Objective<Model = dyn LanguageModel>>(
     objective: &mut O,
     model: &mut (dyn LanguageModel + 'static),
     config: &TrainConfig,

@@ -5,7 +5,7 @@ use super::config::TaskConfig;
 use super::example::Example;
 use super::label::label_index;
 use super::prompt::PromptTemplate;
-use crate::data::loss::Objective;
+use crate::data::loss::LossKind;
 use crate::data::row::Row;
 use crate::error::{Error, Result};
 
@@ -65,12 +65,12 @@ impl Task {
     }
 
     /// Definition of the loss of a batch of this task.
-    pub fn objective(&self) -> Objective {
+    pub fn loss_kind(&self) -> LossKind {
         match self {
-            Self::Choices { .. } => Objective::Classification,
-            Self::Completion { .. } => Objective::Completion,
-            Self::Builtin(_) if self.is_generation() => Objective::Completion,
-            Self::Builtin(_) => Objective::Classification,
+            Self::Choices { .. } => LossKind::Classification,
+            Self::Completion { .. } => LossKind::Completion,
+            Self::Builtin(_) if self.is_generation() => LossKind::Completion,
+            Self::Builtin(_) => LossKind::Classification,
         }
     }
 

@@ -8,7 +8,7 @@
 use super::batch::{Batch, Load};
 use super::candidate::{Candidate, TokenizedExample};
 use super::limits::{LengthReport, Limits, Overlong};
-use super::loss::Objective;
+use super::loss::LossKind;
 use super::row::Row;
 use super::tasks::{Example, Task};
 use super::tokenizer::Tokenizer;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Clone)]
 pub struct TokenizedDataset {
-    pub objective: Objective,
+    pub loss_kind: LossKind,
     /// In the order of the rows, without those that are left out.
     pub examples: Vec<TokenizedExample>,
     pub lengths: LengthReport,
@@ -25,7 +25,7 @@ pub struct TokenizedDataset {
 impl TokenizedDataset {
     /// The size of a batch of each example alone. The size of a batch of several examples is the sum of theirs.
     pub fn loads(&self) -> Vec<Load> {
-        self.examples.iter().map(|example| Batch::new(self.objective, [example]).load()).collect()
+        self.examples.iter().map(|example| Batch::new(self.loss_kind, [example]).load()).collect()
     }
 
     /// Tokenizes every row.
@@ -71,7 +71,7 @@ impl TokenizedDataset {
         if examples.is_empty() {
             return Err(nothing_left(rows, limits, lengths));
         }
-        Ok(Self { objective: task.objective(), examples, lengths })
+        Ok(Self { loss_kind: task.loss_kind(), examples, lengths })
     }
 }
 

@@ -85,7 +85,7 @@ fn a_generated_answer_is_learned_up_to_its_line_end() {
     let row = r#"{"title": "T", "context": "C", "question": "Q?", "answers": {"text": ["the film", "x"]}}"#;
     let data = TokenizedDataset::new(&rows(&[row]), &task, &tokenizer, NONE).unwrap();
     assert_eq!(answer(&data.examples[0].candidates[0], &tokenizer), " the film\n");
-    assert_eq!(data.objective, Objective::Completion);
+    assert_eq!(data.loss_kind, LossKind::Completion);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_batch_of_one_token_choices_reads_each_prompt_once() {
     let tokenizer = tokenizer("llama-bpe");
     let lines = [r#"{"text": "one two", "label": 1}"#, r#"{"text": "three", "label": 0}"#];
     let data = TokenizedDataset::new(&rows(&lines), &choices(&["!", "?"]), &tokenizer, NONE).unwrap();
-    let batch = Batch::new(data.objective, &data.examples);
+    let batch = Batch::new(data.loss_kind, &data.examples);
     let prompts = [tokenizer.encode("one two:", true).unwrap(), tokenizer.encode("three:", true).unwrap()];
     assert_eq!(batch.tokens, prompts.concat());
     assert_eq!(batch.sequences.len(), 2);

@@ -22,12 +22,7 @@ const FLOATS: [ComputeType; 3] = [ComputeType::F32, ComputeType::F16, ComputeTyp
 pub fn launched(device: &Card) -> Vec<Launch> {
     let client = Recorder::client(device);
     let tensor = |shape: &[usize], dtype| -> CubeTensor<Recorder> {
-        empty_device_contiguous_dtype(
-            client.clone(),
-            device.clone(),
-            Shape::new_raw(shape.into()),
-            dtype,
-        )
+        empty_device_contiguous_dtype(client.clone(), device.clone(), Shape::new_raw(shape.into()), dtype)
     };
     let f32s = |length: usize| tensor(&[length], DType::F32);
     let words = |length: usize| tensor(&[length], DType::I32);
