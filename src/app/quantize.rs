@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, MAX_SHARD_BYTES, QuantizedFormat};
 use crate::device::DeviceSpec;
 use crate::error::Result;
 use crate::packed::FloatType;
-use crate::quant::{Method, QuantizeConfig};
+use crate::quant::{QuantMethod, QuantizeConfig};
 use crate::quantize::{self, LinearReport, QuantizeJob};
 
 /// A quantization of a whole model.
@@ -37,7 +37,7 @@ pub struct Quantize {
 pub struct QuantizeReport {
     pub output: PathBuf,
     pub format: QuantizedFormat,
-    pub method: Method,
+    pub method: QuantMethod,
     pub bits: u32,
     /// −1: a whole row.
     pub group_size: i64,

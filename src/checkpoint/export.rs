@@ -27,7 +27,7 @@ use super::write::write;
 use crate::error::{Error, Result};
 use crate::packed::convert::{Form, exact};
 use crate::packed::{FloatType, LevelsKind, PackedLayout, PackedWeight};
-use crate::quant::{self, Feedback, Kind, Options};
+use crate::quant::{self, CodeKind, Feedback, QuantOptions};
 use crate::storage::staging::Staging;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
@@ -165,8 +165,8 @@ impl<'a> Export<'a> {
             return Ok(rounded);
         }
         report.requantized += 1;
-        let options = Options {
-            kind: Kind::Integer { bits: form.bits, symmetric: form.symmetric, mse: false },
+        let options = QuantOptions {
+            kind: CodeKind::Integer { bits: form.bits, symmetric: form.symmetric, mse: false },
             group_size: form.group_size,
             scale_dtype: FloatType::F16,
             feedback: Feedback::default(),
@@ -292,10 +292,7 @@ fn directory(format: ExportFormat, form: Form) -> WriteTarget {
             Box::new(compressed_tensors::CompressedTensors { bits, group_size, symmetric, actorder })
         }
         ExportFormat::Awq => Box::new(awq::Awq { group_size }),
-        _ => {
-            let desc_act = ordered;
-            Box::new(gptq::GptqPacking { bits, group_size, symmetric, desc_act, ..Default::default() })
-        }
+        _ => Box::new(gptq::Gptq::new(bits, group_size, symmetric, ordered)),
     })
 }
 

@@ -13,7 +13,8 @@
 //! scheme/          how a directory's linears are quantized: one file per scheme
 //! shards/          the tensors of a directory's files, which are safetensors or pytorch; tensor is one of them
 //! save             a checkpoint with tuned scales
-//! write            a model in another form (target): a directory or a .gguf file; stream feeds it, read_ahead reads
+//! write            a model in another form (target): a directory or a .gguf file; stream feeds it, read_ahead reads;
+//!                  quantized_format has the forms that quantizers write
 //! export           a quantized model in another format, its codes unchanged
 //! table            rows of a matrix; float converts bytes ↔ f32; finite refuses NaN and infinity
 //! fingerprint      digests of the files
@@ -41,6 +42,7 @@ mod huggingface;
 mod leftover;
 mod opened;
 mod pytorch;
+mod quantized_format;
 mod read_ahead;
 pub(crate) mod safetensors;
 mod save;
@@ -60,8 +62,8 @@ pub use export::{Export, ExportFormat, Exported};
 pub use float::DenseValues;
 pub use format::Format;
 pub use opened::Checkpoint;
+pub use quantized_format::QuantizedFormat;
 pub use read_ahead::RowChunk;
-pub use scheme::QuantizedFormat;
 pub use store::TokenizerSource;
 pub use stream::{Linears, PackedLinears, Passed, RowReader};
 pub use synthetic::ModelShape;

@@ -23,9 +23,6 @@ use crate::packed::{FloatType, PackedWeight};
 use crate::storage::json::write_json;
 use crate::storage::staging::Staging;
 
-// The name that the files of `scheme` use.
-pub use super::target::WriteTarget as Target;
-
 /// The default for the bytes of a file's tensors, the same as in transformers.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 

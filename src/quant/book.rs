@@ -1,6 +1,6 @@
 //! Codebooks: `weight = scale · entry(code)`, where an entry is one level or a short vector of them.
 
-use super::grid::{Group, scale_as_stored};
+use super::grid::{GroupScale, scale_as_stored};
 use crate::kernels::multiversion;
 use crate::packed::FloatType;
 
@@ -26,20 +26,21 @@ pub const NF4: [f32; 16] = [
     1.0,
 ];
 
+/// A codebook of `2^bits` entries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Book {
-    /// Of a code: `2^bits` entries.
+    /// Bits per code.
     pub bits: u32,
     /// Features that share a code.
     pub width: usize,
     /// `[2^bits × width]`. Ascending where the width is 1.
     pub entries: Vec<f64>,
-    /// What the file will hold.
+    /// Type of the scales in the file.
     pub scale_dtype: FloatType,
 }
 
 impl Book {
-    /// The widest vectors that are coded here.
+    /// Width of the widest vectors that can be coded.
     pub const WIDEST: usize = 8;
 
     pub fn nf4(scale_dtype: FloatType) -> Self {
@@ -50,39 +51,39 @@ impl Book {
         &self.entries[code as usize * self.width..][..self.width]
     }
 
-    /// The scale by which the largest weight of a group lies at ±1.
-    pub(super) fn fit(&self, weights: &[f64]) -> Result<Group, String> {
+    /// The scale that puts the largest weight of a group at ±1.
+    pub(super) fn fit(&self, weights: &[f64]) -> Result<GroupScale, String> {
         if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
             return Err(format!("weight {i} of the group is {}", weights[i]));
         }
         let largest = weights.iter().fold(0f64, |largest, w| largest.max(w.abs()));
         let scale = scale_as_stored(if largest == 0.0 { 1.0 } else { largest }, self.scale_dtype)?;
-        Ok(Group { scale, zero: 0 })
+        Ok(GroupScale { scale, zero: 0 })
     }
 }
 
-/// Of a vector, row-major.
-pub(super) type Metric = [[f64; Book::WIDEST]; Book::WIDEST];
+/// A matrix M, row-major and upper triangular: an error δ of a vector costs `‖δ·M‖²`.
+pub(super) type ErrorMetric = [[f64; Book::WIDEST]; Book::WIDEST];
 
-/// Entries that are looked at together.
+/// Entries that are compared together, one in each lane.
 const LANES: usize = 16;
 
-/// Finds nearest entries of one book at one place of many rows.
+/// Search for the nearest entries of one book, at one place of many rows after the other.
 #[derive(Default)]
-pub(super) struct Search {
-    /// `[2^bits / LANES][width]`, as they are in the book.
+pub(super) struct EntrySearch {
+    /// The book's entries, `[2^bits / LANES][width]`.
     plain: Vec<[f32; LANES]>,
-    /// The same, as errors weigh at this place.
+    /// The entries times the metric of the current place.
     entries: Vec<[f32; LANES]>,
-    /// Half the squared length of each; infinite where there is no entry.
+    /// Half the squared length of each of `entries`; infinite in lanes without an entry.
     lengths: Vec<[f32; LANES]>,
     scores: Vec<[f32; LANES]>,
-    metric: Metric,
+    metric: ErrorMetric,
 }
 
-impl Search {
-    /// `metric`: the error δ of a vector costs `‖δ·metric‖²`; upper triangular.
-    pub fn prepare(&mut self, book: &Book, metric: Metric) {
+impl EntrySearch {
+    /// Sets the metric of a place.
+    pub fn prepare(&mut self, book: &Book, metric: ErrorMetric) {
         if book.width == 1 {
             return;
         }
@@ -91,7 +92,7 @@ impl Search {
         }
         self.metric = metric;
         weigh(book.width, &metric, &self.plain, &mut self.entries, &mut self.lengths);
-        // Where there is no entry.
+        // Lanes without an entry never win.
         let count = book.entries.len() / book.width;
         self.lengths.as_flattened_mut()[count..].fill(f32::INFINITY);
     }
@@ -109,7 +110,7 @@ impl Search {
         }
     }
 
-    /// The code of the entry that costs least in place of `weights`.
+    /// The code of the entry whose error costs least in place of `weights`.
     pub fn nearest(&mut self, book: &Book, weights: &[f64], scale: f32) -> u32 {
         if book.width == 1 {
             let level = weights[0] / f64::from(scale);
@@ -130,10 +131,10 @@ impl Search {
 }
 
 multiversion! {
-    /// `entries[j] = Σ_i plain[i] · metric[i][j]`, and half their squared lengths.
+    /// Computes `entries[j] = Σ_i plain[i] · metric[i][j]` and half their squared lengths.
     fn weigh(
         width: usize,
-        metric: &Metric,
+        metric: &ErrorMetric,
         plain: &[[f32; LANES]],
         entries: &mut [[f32; LANES]],
         lengths: &mut [[f32; LANES]],
@@ -143,7 +144,7 @@ multiversion! {
 #[inline(always)]
 fn weigh_body(
     width: usize,
-    metric: &Metric,
+    metric: &ErrorMetric,
     plain: &[[f32; LANES]],
     entries: &mut [[f32; LANES]],
     lengths: &mut [[f32; LANES]],
@@ -166,7 +167,7 @@ fn weigh_body(
 }
 
 multiversion! {
-    /// Where `lengths − Σ_j levels[j] · entries[j]` is least; the first of equals. `scores`: room for them.
+    /// The code at which `lengths − Σ_j levels[j] · entries[j]` is least, the first of several. `scores` is scratch.
     fn least(
         lengths: &[[f32; LANES]],
         entries: &[[f32; LANES]],
@@ -175,7 +176,7 @@ multiversion! {
     ) -> u32 => least_body;
 }
 
-/// Without a branch among the lanes, so that the compiler turns it into vector code.
+/// Has no branch among the lanes, so that the compiler turns it into vector code.
 #[inline(always)]
 fn least_body(
     lengths: &[[f32; LANES]],

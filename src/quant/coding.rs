@@ -2,35 +2,39 @@
 //! error of a feature is passed on to the features that are still to come (Frantar et al. 2022, algorithm 1;
 //! for vectors: van Baalen et al. 2024, GPTVQ, <https://arxiv.org/abs/2402.15319>).
 //!
-//! Rows do not see each other. A thread takes some of them through all features, a block at a time; what a
-//! block leaves for the features behind it is one product of matrices.
+//! Rows are independent. A thread takes some of them through all features, a block at a time; the errors of a block
+//! reach the features behind it by one product of matrices.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::book::{Book, Metric, Search};
-use super::grid::{Grid, Group};
-use super::hessian::Factor;
+use super::book::{Book, EntrySearch, ErrorMetric};
+use super::grid::{Grid, GroupScale};
+use super::hessian::HessianFactor;
 use crate::error::{Error, Result};
 use crate::packed::{put_code, put_codes, words_per_row};
+
+/// Help for a weight that no scale fits.
+pub const BAD_WEIGHT: &str = "the checkpoint holds a weight that cannot be quantized; fetch it again, or use \
+                          another one if its author's file has the same value";
 
 /// Rows that a thread takes at a time.
 const ROWS: usize = 32;
 
-/// Features after which the rest of a row hears of their errors. A group begins with a block, so that it is
-/// fitted to what the weights have become; or blocks hold whole groups.
+/// Features after which their errors are passed on to the rest of a row. A block holds whole groups, or a group begins
+/// with a block: its scale has to be fitted to weights that have already received the errors before them.
 const BLOCK: usize = 128;
 
-/// What codes stand for before the scale multiplies them.
-pub enum Levels {
+/// The values that codes stand for before the scale multiplies them.
+pub enum CodeLevels {
     Grid(Grid),
     Book(Book),
 }
 
 /// A matrix to be coded.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct DenseMatrix<'a> {
     /// `[out_features × in_features]`
     pub weight: &'a [f32],
     pub in_features: usize,
@@ -39,27 +43,27 @@ pub struct Matrix<'a> {
     pub first_row: usize,
 }
 
-/// Where the groups' scales come from.
+/// Source of the groups' scales.
 #[derive(Clone, Copy)]
-pub enum Groups<'a> {
-    /// Fitted when they are reached, to what the weights have become by then.
+pub enum GroupSource<'a> {
+    /// Fitted when a group is reached, to its weights with the errors passed on so far.
     Fitted,
-    /// Fitted to the weights as they are.
+    /// Fitted to the original weights.
     Static,
     /// `[out_features × groups]`
-    Given(&'a [Group]),
+    Given(&'a [GroupScale]),
 }
 
 /// Codes as [`crate::packed`] draws them.
 pub struct Coded {
     pub codes: Vec<u32>,
     /// `[out_features × groups]`
-    pub groups: Vec<Group>,
-    /// Whether places and groups follow the factor's order of features instead of the model's.
+    pub groups: Vec<GroupScale>,
+    /// Whether codes and groups are in the factor's order of features instead of the model's.
     pub reordered: bool,
 }
 
-impl Matrix<'_> {
+impl DenseMatrix<'_> {
     pub fn groups(&self) -> usize {
         self.in_features.div_ceil(self.group_size)
     }
@@ -73,7 +77,7 @@ impl Matrix<'_> {
     }
 }
 
-impl Levels {
+impl CodeLevels {
     fn width(&self) -> usize {
         match self {
             Self::Grid(_) => 1,
@@ -88,7 +92,7 @@ impl Levels {
         }
     }
 
-    fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<Group, String> {
+    fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<GroupScale, String> {
         match self {
             Self::Grid(grid) => grid.fit(weights, importance),
             Self::Book(book) => book.fit(weights),
@@ -96,26 +100,26 @@ impl Levels {
     }
 }
 
-/// Without a factor every weight gets its nearest level.
+/// Codes a matrix: with the factor's error feedback, or each weight to its nearest level.
 ///
 /// # Errors
-/// A group that cannot be fitted, with its place.
+/// A group that cannot be fitted, named by its row and number.
 pub fn code(
-    matrix: Matrix<'_>,
-    levels: &Levels,
-    factor: Option<&Factor>,
-    groups: Groups<'_>,
+    matrix: DenseMatrix<'_>,
+    levels: &CodeLevels,
+    factor: Option<&HessianFactor>,
+    groups: GroupSource<'_>,
 ) -> Result<Coded> {
     let (n, out) = (matrix.in_features, matrix.out_features());
     let words = words_per_row(n / levels.width(), levels.bits());
     let order: Vec<usize> = factor.map_or_else(|| (0..n).collect(), |factor| factor.order.clone());
-    let reordered = matches!(groups, Groups::Fitted) && !order.is_sorted();
+    let reordered = matches!(groups, GroupSource::Fitted) && !order.is_sorted();
     let mut codes = vec![0u32; out * words];
     let mut fitted = match groups {
-        Groups::Given(groups) => groups.to_vec(),
-        Groups::Fitted | Groups::Static => vec![Group::default(); out * matrix.groups()],
+        GroupSource::Given(groups) => groups.to_vec(),
+        GroupSource::Fitted | GroupSource::Static => vec![GroupScale::default(); out * matrix.groups()],
     };
-    let importance = factor.map(Factor::importance);
+    let importance = factor.map(HessianFactor::importance);
     let coder = Coder { matrix, levels, factor, groups, order, reordered, words, importance };
     codes
         .par_chunks_mut(ROWS * words)
@@ -129,22 +133,27 @@ pub fn code(
     Ok(Coded { codes, groups: fitted, reordered })
 }
 
-/// The nearest levels of a matrix, one row after the other: into its `codes`, which are zero, and `groups`.
+/// Codes a matrix to its nearest levels on this thread alone, into `codes`, which are zero, and `groups`.
 ///
 /// # Errors
-/// As [`code`].
-pub fn round(matrix: Matrix<'_>, levels: &Levels, codes: &mut [u32], groups: &mut [Group]) -> Result<()> {
+/// As in [`code`].
+pub fn round(
+    matrix: DenseMatrix<'_>,
+    levels: &CodeLevels,
+    codes: &mut [u32],
+    groups: &mut [GroupScale],
+) -> Result<()> {
     let words = words_per_row(matrix.in_features / levels.width(), levels.bits());
     let order = match levels {
-        Levels::Grid(_) => vec![],
-        Levels::Book(_) => (0..matrix.in_features).collect(),
+        CodeLevels::Grid(_) => vec![],
+        CodeLevels::Book(_) => (0..matrix.in_features).collect(),
     };
     let reordered = false;
     let coder = Coder {
         matrix,
         levels,
         factor: None,
-        groups: Groups::Fitted,
+        groups: GroupSource::Fitted,
         order,
         reordered,
         words,
@@ -154,14 +163,14 @@ pub fn round(matrix: Matrix<'_>, levels: &Levels, codes: &mut [u32], groups: &mu
 }
 
 struct Coder<'a> {
-    matrix: Matrix<'a>,
-    levels: &'a Levels,
-    factor: Option<&'a Factor>,
-    groups: Groups<'a>,
+    matrix: DenseMatrix<'a>,
+    levels: &'a CodeLevels,
+    factor: Option<&'a HessianFactor>,
+    groups: GroupSource<'a>,
     order: Vec<usize>,
     reordered: bool,
     words: usize,
-    /// Of the features, in the model's order.
+    /// Cost of an error in each feature, in the model's order.
     importance: Option<Vec<f64>>,
 }
 
@@ -174,13 +183,13 @@ struct Unfit {
 impl Unfit {
     fn in_matrix(self, first_row: usize) -> Error {
         let Self { row, group, what } = self;
-        Error::invalid(format!("row {}, group {group}: {what}", first_row + row), super::BAD_WEIGHT)
+        Error::invalid(format!("row {}, group {group}: {what}", first_row + row), BAD_WEIGHT)
     }
 }
 
 impl Coder<'_> {
-    fn code(&self, weight: &[f32], codes: &mut [u32], groups: &mut [Group]) -> Result<(), Unfit> {
-        if let (Levels::Grid(grid), None) = (self.levels, self.factor) {
+    fn code(&self, weight: &[f32], codes: &mut [u32], groups: &mut [GroupScale]) -> Result<(), Unfit> {
+        if let (CodeLevels::Grid(grid), None) = (self.levels, self.factor) {
             return self.code_nearest(grid, weight, codes, groups);
         }
         let (n, width) = (self.matrix.in_features, self.levels.width());
@@ -188,7 +197,7 @@ impl Coder<'_> {
             .chunks_exact(n)
             .flat_map(|row| self.order.iter().map(|&feature| self.alive(row, feature)))
             .collect();
-        if matches!(self.groups, Groups::Static) {
+        if matches!(self.groups, GroupSource::Static) {
             let (size, natural) = (self.matrix.group_size, &self.importance);
             for (row, (weight, groups)) in
                 weight.chunks_exact(n).zip(groups.chunks_exact_mut(self.matrix.groups())).enumerate()
@@ -203,7 +212,7 @@ impl Coder<'_> {
                 }
             }
         }
-        let mut search = Search::default();
+        let mut search = EntrySearch::default();
         let mut errors = vec![];
         let mut start = 0;
         while start < n {
@@ -211,7 +220,8 @@ impl Coder<'_> {
             errors.clear();
             errors.resize(weights.len() / n * (end - start), 0.0);
             for place in (start..end).step_by(width) {
-                if matches!(self.groups, Groups::Fitted) && place.is_multiple_of(self.matrix.group_size) {
+                if matches!(self.groups, GroupSource::Fitted) && place.is_multiple_of(self.matrix.group_size)
+                {
                     self.fit(place, &weights, groups)?;
                 }
                 self.code_place(place, start..end, &mut weights, &mut errors, (codes, groups), &mut search);
@@ -222,15 +232,15 @@ impl Coder<'_> {
         Ok(())
     }
 
-    /// Without feedback the weights of a row do not see each other either.
+    /// Codes to integers without feedback, where the weights of a row do not depend on each other either.
     fn code_nearest(
         &self,
         grid: &Grid,
         weight: &[f32],
         codes: &mut [u32],
-        groups: &mut [Group],
+        groups: &mut [GroupScale],
     ) -> Result<(), Unfit> {
-        let Matrix { in_features: n, group_size: size, .. } = self.matrix;
+        let DenseMatrix { in_features: n, group_size: size, .. } = self.matrix;
         let mut levels = vec![0u8; size];
         let rows = weight
             .chunks_exact(n)
@@ -238,7 +248,7 @@ impl Coder<'_> {
             .zip(groups.chunks_exact_mut(self.matrix.groups()));
         for (row, ((weight, codes), groups)) in rows.enumerate() {
             for (g, (group, weight)) in groups.iter_mut().zip(weight.chunks(size)).enumerate() {
-                if !matches!(self.groups, Groups::Given(_)) {
+                if !matches!(self.groups, GroupSource::Given(_)) {
                     *group = grid.fit_floats(weight).map_err(|what| Unfit { row, group: g, what })?;
                 }
                 let levels = &mut levels[..weight.len()];
@@ -264,7 +274,7 @@ impl Coder<'_> {
     }
 
     /// Fits the group that begins at a place, in every row.
-    fn fit(&self, place: usize, weights: &[f64], groups: &mut [Group]) -> Result<(), Unfit> {
+    fn fit(&self, place: usize, weights: &[f64], groups: &mut [GroupScale]) -> Result<(), Unfit> {
         let (n, group) = (self.matrix.in_features, place / self.matrix.group_size);
         let end = (place + self.matrix.group_size).min(n);
         let importance = self.importance.as_ref();
@@ -288,13 +298,13 @@ impl Coder<'_> {
         block: std::ops::Range<usize>,
         weights: &mut [f64],
         errors: &mut [f64],
-        (codes, groups): (&mut [u32], &[Group]),
-        search: &mut Search,
+        (codes, groups): (&mut [u32], &[GroupScale]),
+        search: &mut EntrySearch,
     ) {
         let (n, width) = (self.matrix.in_features, self.levels.width());
         let stored = if self.reordered { place } else { self.order[place] };
         let group = stored / self.matrix.group_size;
-        if let Levels::Book(book) = self.levels {
+        if let CodeLevels::Book(book) = self.levels {
             search.prepare(book, self.metric(place));
         }
         let rows = weights
@@ -306,12 +316,12 @@ impl Coder<'_> {
         for (((weights, errors), codes), groups) in rows {
             let (group, now) = (groups[group], &weights[place..place + width]);
             let code = match self.levels {
-                Levels::Grid(grid) => {
+                CodeLevels::Grid(grid) => {
                     let code = grid.code(now[0], group);
                     error[0] = now[0] - grid.value(code, group);
                     code
                 }
-                Levels::Book(book) => {
+                CodeLevels::Book(book) => {
                     let code = search.nearest(book, now, group.scale);
                     for (error, (now, level)) in error.iter_mut().zip(now.iter().zip(book.entry(code))) {
                         *error = now - f64::from(group.scale) * level;
@@ -332,10 +342,10 @@ impl Coder<'_> {
         }
     }
 
-    /// An error δ at a place costs `‖δ·U⁻¹‖²`, where U is the factor's block there, once the features behind
-    /// it have made up for it as far as they can.
-    fn metric(&self, place: usize) -> Metric {
-        let mut metric = Metric::default();
+    /// The cost of an error δ at a place is `‖δ·U⁻¹‖²`, where U is the factor's block there: what is left once the features
+    /// behind it have compensated as far as they can.
+    fn metric(&self, place: usize) -> ErrorMetric {
+        let mut metric = ErrorMetric::default();
         for (i, row) in metric.iter_mut().enumerate().take(self.levels.width()) {
             row[i] = 1.0;
             if let Some(factor) = self.factor {
@@ -345,7 +355,7 @@ impl Coder<'_> {
         metric
     }
 
-    /// What the errors of a block mean for the features behind it.
+    /// Passes the errors of a block on to the features behind it.
     fn pass_on(&self, block: std::ops::Range<usize>, weights: &mut [f64], errors: &[f64]) {
         let n = self.matrix.in_features;
         let (Some(factor), true) = (self.factor, block.end < n) else { return };

@@ -1,10 +1,10 @@
-//! The `[quantize]` table: how a model that is not quantized yet becomes so.
+//! The `[quantize]` table of a config file and the flags of `qzo quantize`: how a model is quantized.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Feedback, Kind, Options};
+use super::options::{CodeKind, Feedback, QuantOptions};
 use crate::error::{Error, Result};
 use crate::packed::FloatType;
 
@@ -12,7 +12,7 @@ use crate::packed::FloatType;
     Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Method {
+pub enum QuantMethod {
     /// Integers, rounded to the nearest: needs no data
     #[default]
     Rtn,
@@ -26,37 +26,55 @@ pub enum Method {
     Vector,
 }
 
-/// Tokens per sample where nothing is said.
+/// Tokens per calibration window where no number is given.
 pub const CALIBRATION_LENGTH: usize = 512;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+/// Settings of a quantization: a table of the config file and flags of the command line. The comments of the fields are
+/// the flags' help texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema, clap::Args)]
+#[command(about = None, long_about = None)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
-    pub method: Method,
-    /// Per weight: 2, 3, 4 or 8.
+    /// How the weights are quantized
+    #[arg(long, value_enum, default_value_t = QuantizeConfig::default().method)]
+    pub method: QuantMethod,
+    /// Bits per weight: 2, 3, 4 or 8
+    #[arg(long, default_value_t = QuantizeConfig::default().bits)]
     pub bits: u32,
-    /// Input features that share a scale; −1: a whole row. Where unset: 64 for nf4, else 128.
+    /// Input features that share a scale; -1: a whole row [default: 64 with nf4, else 128]
+    #[arg(long, allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<i64>,
-    /// One zero point per group instead of the middle of the range.
+    /// One zero point per group instead of the middle of the range
+    #[arg(long)]
     pub asymmetric: bool,
-    /// Search each group's range for the least squared error. Where unset: for gptq.
+    /// Search each group's range for the least squared error [default: true for gptq, false for rtn]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mse: Option<bool>,
-    /// A text file, or JSONL with a `text` field: what the model is calibrated on.
+    /// Text that the model is calibrated on: a text file, JSONL with a `text` field, or such a file of a
+    /// dataset on the hub (org/name/file.jsonl)
+    #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<PathBuf>,
+    /// Windows of the text that are used
+    #[arg(long, value_name = "N", default_value_t = QuantizeConfig::default().calibration_samples)]
     pub calibration_samples: usize,
-    /// Tokens per sample. Where unset: 512, or the model's context where that is less.
+    /// Tokens in a window [default: 512, or the model's context where that is less]
+    #[arg(long, value_name = "TOKENS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration_length: Option<usize>,
-    /// Quantize the features with the largest inputs first.
+    /// Quantize the features with the largest inputs first
+    #[arg(long, visible_alias = "desc-act")]
     pub act_order: bool,
-    /// With `act_order`: groups of neighbouring features still, their scales fitted beforehand.
+    /// With --act-order: keep groups of neighbouring features, which every reader is fast with
+    #[arg(long)]
     pub static_groups: bool,
-    /// Share of the mean diagonal that is added to the Hessian.
+    /// Share of the mean diagonal that is added to the Hessian
+    #[arg(long, value_name = "SHARE", default_value_t = QuantizeConfig::default().damp_percent)]
     pub damp_percent: f64,
-    /// Weights in a vector; where unset: 4 with 2 bits, else 2.
+    /// Weights that share a code, with --method vector [default: 4 with 2 bits, else 2]
+    #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector_size: Option<usize>,
 }
@@ -65,7 +83,7 @@ impl Default for QuantizeConfig {
     fn default() -> Self {
         let Feedback { damping, act_order, static_groups } = Feedback::default();
         Self {
-            method: Method::Rtn,
+            method: QuantMethod::Rtn,
             bits: 4,
             group_size: None,
             asymmetric: false,
@@ -85,7 +103,7 @@ impl QuantizeConfig {
     /// # Errors
     /// Settings that contradict each other or the method.
     pub fn validate(&self) -> Result<()> {
-        use Method::{Gptq, Learned, Nf4, Rtn, Vector};
+        use QuantMethod::{Gptq, Learned, Nf4, Rtn, Vector};
         let Self { method, bits, .. } = *self;
         let name = format!("{method:?}").to_lowercase();
         let invalid = |what: String, help: &str| Err(Error::invalid(what, help));
@@ -159,7 +177,7 @@ impl QuantizeConfig {
         Ok(())
     }
 
-    /// Says which settings change nothing without a calibration text.
+    /// Warns of settings that change nothing without a calibration text.
     pub fn warn_of_unused(&self) {
         if self.calibration.is_some() {
             return;
@@ -175,35 +193,35 @@ impl QuantizeConfig {
         }
     }
 
-    /// `None`: a whole row.
+    /// Input features per group; `None`: a whole row.
     pub fn group_size(&self) -> Option<usize> {
-        let default = if self.method == Method::Nf4 { 64 } else { 128 };
+        let default = if self.method == QuantMethod::Nf4 { 64 } else { 128 };
         usize::try_from(self.group_size.unwrap_or(default)).ok()
     }
 
     /// Weights that share a code.
     pub fn vector_size(&self) -> usize {
         match self.method {
-            Method::Vector => self.vector_size.unwrap_or(if self.bits == 2 { 4 } else { 2 }),
+            QuantMethod::Vector => self.vector_size.unwrap_or(if self.bits == 2 { 4 } else { 2 }),
             _ => 1,
         }
     }
 
-    /// For a file that keeps scales as `scale_dtype`.
-    pub fn options(&self, scale_dtype: FloatType) -> Options {
+    /// Options for one matrix, in a file that keeps scales as `scale_dtype`.
+    pub fn options(&self, scale_dtype: FloatType) -> QuantOptions {
         let kind = match self.method {
-            Method::Rtn | Method::Gptq => {
-                let mse = self.mse.unwrap_or(self.method == Method::Gptq);
-                Kind::Integer { bits: self.bits, symmetric: !self.asymmetric, mse }
+            QuantMethod::Rtn | QuantMethod::Gptq => {
+                let mse = self.mse.unwrap_or(self.method == QuantMethod::Gptq);
+                CodeKind::Integer { bits: self.bits, symmetric: !self.asymmetric, mse }
             }
-            Method::Nf4 => Kind::NormalFloat,
-            Method::Learned | Method::Vector => {
+            QuantMethod::Nf4 => CodeKind::NormalFloat,
+            QuantMethod::Learned | QuantMethod::Vector => {
                 let width = self.vector_size();
-                Kind::Learned { bits: self.bits * width as u32, width }
+                CodeKind::Learned { bits: self.bits * width as u32, width }
             }
         };
         let (damping, act_order, static_groups) = (self.damp_percent, self.act_order, self.static_groups);
         let feedback = Feedback { damping, act_order, static_groups };
-        Options { kind, group_size: self.group_size(), scale_dtype, feedback }
+        QuantOptions { kind, group_size: self.group_size(), scale_dtype, feedback }
     }
 }

@@ -10,37 +10,38 @@
 use crate::kernels::multiversion;
 use crate::packed::FloatType;
 
-/// Shares of the whole range that the search tries, in fiftieths.
+/// Shares of the whole range that the search tries, in units of 1/50.
 const SHARES: std::ops::Range<u32> = 25..50;
 
-/// How far from the zero point of the whole range it looks for a better one.
+/// Distances from the zero point of the whole range that the search tries.
 const ZEROS: std::ops::RangeInclusive<i64> = -1..=1;
 
+/// Equally spaced levels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
-    /// 2, 3, 4 or 8.
+    /// Bits per code: 2, 3, 4 or 8.
     pub bits: u32,
     /// One zero point 2^(bits−1) for all groups, else one per group.
     pub symmetric: bool,
     /// Search the range that gives the least squared error; else it spans all weights of the group.
     pub mse: bool,
-    /// What the file will hold.
+    /// Type of the scales in the file.
     pub scale_dtype: FloatType,
 }
 
-/// What a group's codes are multiplied by and counted from.
+/// Scale and zero point of a group: its weights are `scale · (code − zero)`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Group {
+pub struct GroupScale {
     pub scale: f32,
     pub zero: u32,
 }
 
 impl Grid {
-    /// `importance`: what an error in each weight costs, where that is known.
+    /// Fits scale and zero point to a group. `importance`: the cost of an error in each weight, where that is known.
     ///
     /// # Errors
     /// A weight that is not finite, or a scale that `scale_dtype` cannot hold.
-    pub fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<Group, String> {
+    pub fn fit(&self, weights: &[f64], importance: Option<&[f64]>) -> Result<GroupScale, String> {
         let [min, max, finite] = range(weights);
         if finite != 0.0
             && let Some(i) = weights.iter().position(|w| !w.is_finite())
@@ -54,18 +55,23 @@ impl Grid {
         }
     }
 
-    /// As [`Self::fit`], where errors cost the same everywhere.
-    pub fn fit_floats(&self, weights: &[f32]) -> Result<Group, String> {
+    /// Does the same as [`Self::fit`] where all errors cost the same.
+    pub fn fit_floats(&self, weights: &[f32]) -> Result<GroupScale, String> {
         match range_of_floats(weights) {
             Some([min, max]) if !self.mse => self.spanning(min.into(), max.into()),
             _ => self.fit(&weights.iter().map(|w| f64::from(*w)).collect::<Vec<_>>(), None),
         }
     }
 
-    /// The group of least squared error whose range is a share of the whole one.
-    fn search(&self, weights: &[f64], importance: Option<&[f64]>, whole: Group) -> Result<Group, String> {
+    /// The scale and zero point of least squared error, among ranges that are a share of the whole one.
+    fn search(
+        &self,
+        weights: &[f64],
+        importance: Option<&[f64]>,
+        whole: GroupScale,
+    ) -> Result<GroupScale, String> {
         let most = f64::from(self.max_code());
-        let error = |group: Group| -> f64 {
+        let error = |group: GroupScale| -> f64 {
             let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
             squared_error(weights, importance, scale, zero, most) * scale.powi(2)
         };
@@ -79,7 +85,7 @@ impl Grid {
                 if zero > self.max_code() {
                     continue;
                 }
-                let group = Group { scale, zero };
+                let group = GroupScale { scale, zero };
                 let now = error(group);
                 if now < least {
                     (best, least) = (group, now);
@@ -89,7 +95,8 @@ impl Grid {
         Ok(best)
     }
 
-    fn spanning(&self, mut min: f64, mut max: f64) -> Result<Group, String> {
+    /// The scale and zero point whose range spans `min` to `max`.
+    fn spanning(&self, mut min: f64, mut max: f64) -> Result<GroupScale, String> {
         if min == 0.0 && max == 0.0 {
             (min, max) = (-1.0, 1.0);
         }
@@ -103,23 +110,23 @@ impl Grid {
             true => 1 << (self.bits - 1),
             false => (-min / f64::from(scale)).round_ties_even().clamp(0.0, max_code) as u32,
         };
-        Ok(Group { scale, zero })
+        Ok(GroupScale { scale, zero })
     }
 
-    /// The nearest of each; there are as many codes as weights.
-    pub fn codes(&self, weights: &[f32], group: Group, codes: &mut [u8]) {
+    /// Writes the nearest code of each weight; `codes` has as many places as there are weights.
+    pub fn codes(&self, weights: &[f32], group: GroupScale, codes: &mut [u8]) {
         assert_eq!(weights.len(), codes.len());
         let (scale, zero) = (f64::from(group.scale), f64::from(group.zero));
         nearest(weights, scale, zero, f64::from(self.max_code()), codes);
     }
 
-    /// The nearest.
-    pub fn code(&self, weight: f64, group: Group) -> u32 {
+    /// The nearest code of a weight.
+    pub fn code(&self, weight: f64, group: GroupScale) -> u32 {
         let steps = (weight / f64::from(group.scale)).round_ties_even();
         (steps + f64::from(group.zero)).clamp(0.0, f64::from(self.max_code())) as u32
     }
 
-    pub fn value(&self, code: u32, group: Group) -> f64 {
+    pub fn value(&self, code: u32, group: GroupScale) -> f64 {
         f64::from(group.scale) * (f64::from(code) - f64::from(group.zero))
     }
 
@@ -128,11 +135,11 @@ impl Grid {
     }
 }
 
-/// Sums are added up in so many parts on every machine.
+/// Number of parts that sums are added up in: the same on every machine, so that results are.
 const LANES: usize = 8;
 
 multiversion! {
-    /// Least and largest of the weights and 0, and a number that is 0 if all are finite.
+    /// Minimum and maximum of the weights and 0, and a number that is 0 if all are finite.
     fn range(weights: &[f64]) -> [f64; 3] => range_body;
 }
 
@@ -153,7 +160,7 @@ fn range_body(weights: &[f64]) -> [f64; 3] {
     [min.into_iter().fold(0.0, f64::min), max.into_iter().fold(0.0, f64::max), finite.into_iter().sum()]
 }
 
-/// Least and largest of the weights and 0; `None` where one is not finite.
+/// Minimum and maximum of the weights and 0; `None` where a weight is not finite.
 fn range_of_floats(weights: &[f32]) -> Option<[f32; 2]> {
     let [largest, least] = extreme_bits(weights);
     const INFINITE: u32 = 0x7f80_0000;
@@ -165,15 +172,15 @@ fn range_of_floats(weights: &[f32]) -> Option<[f32; 2]> {
 }
 
 multiversion! {
-    /// The bits of the largest number that is not negative, or 0; and those of the least one that is negative,
-    /// where there is one. Bits of floats are in the order of their amounts, those that are no numbers above all
-    /// others; negative ones are the greater integers, and the lesser ones where these have a sign.
+    /// The bits of the largest non-negative number, or 0; and the bits of the most negative number, where there is one.
+    /// Read as signed integers, the bits of non-negative floats are ordered like the floats, and negative floats are
+    /// below them. Read as unsigned integers, negative floats are above, ordered by magnitude. NaN is above infinity.
     fn extreme_bits(weights: &[f32]) -> [u32; 2] => extreme_bits_body;
 }
 
 #[inline(always)]
 fn extreme_bits_body(weights: &[f32]) -> [u32; 2] {
-    // More than one vector, so that a comparison need not wait for the last one.
+    // More than one vector register, so that a comparison does not wait for the one before.
     const LANES: usize = 32;
     let (mut signed, mut unsigned) = ([0i32; LANES], [0u32; LANES]);
     let (chunks, rest) = weights.as_chunks::<LANES>();
@@ -189,7 +196,7 @@ fn extreme_bits_body(weights: &[f32]) -> [u32; 2] {
 }
 
 multiversion! {
-    /// Of the weights' nearest levels, in units of the scale.
+    /// The squared error of the weights' nearest levels, in units of the squared scale.
     fn squared_error(
         weights: &[f64],
         importance: Option<&[f64]>,
@@ -229,14 +236,15 @@ fn squared_error_body(weights: &[f64], importance: Option<&[f64]>, scale: f64, z
 }
 
 multiversion! {
+    /// Writes the nearest code of each weight, at most `most`.
     fn nearest(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u8]) => nearest_body;
 }
 
 #[inline(always)]
 fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u8]) {
     const LANES: usize = 32;
-    // The products in f32 are within 2^-15 of the quotients (below 2^8, beyond which all is clamped), which
-    // decides for all but a few in ten thousand.
+    // Products in f32 differ from the quotients by less than 2^-15 (below 2^8; larger ones are clamped), which decides
+    // the nearest code of all but a few weights in ten thousand.
     const DECIDED: f32 = 0.5 - 1.0 / 16384.0;
     let inverse = (1.0 / scale) as f32;
     let (zero32, most32) = (zero as f32, most as f32);
@@ -248,7 +256,7 @@ fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [
             let steps = weight * inverse;
             let level = steps.round_ties_even();
             undecided |= (steps - level).abs() > DECIDED;
-            // The low bits of the sum are the number; `as` looks for numbers that no u8 holds, one by one.
+            // The low bits of the sum are the integer; `as u8` would clamp each number and be slower.
             *code = ((level + zero32).clamp(0.0, most32) + (1 << 23) as f32).to_bits() as u8;
         }
         if undecided {
@@ -258,9 +266,9 @@ fn nearest_body(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [
     nearest_exact(rest, scale, zero, most, last);
 }
 
-/// The nearest of the quotients, without a division. Of two numbers of 24 bits a quotient is a tie or at least
-/// 2^-25 from one, and the product is within 2^-43 of it: rounded to multiples of 2^-34, by a sum in which these
-/// are the last bit, it is on the same side, and ties are ties again.
+/// Rounds the quotients exactly, without a division. The quotient of two 24-bit numbers is a tie or at least 2^-25 away
+/// from one, and the product with the inverse differs from it by less than 2^-43. Rounded to a multiple of 2^-34, by
+/// adding a number whose last bit that is, the product lies on the same side of the tie, and ties are ties again.
 #[inline(always)]
 fn nearest_exact(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut [u8]) {
     const LAST_BIT: f64 = 1.5 * (1u64 << 18) as f64;
@@ -271,6 +279,8 @@ fn nearest_exact(weights: &[f32], scale: f64, zero: f64, most: f64, codes: &mut 
     }
 }
 
+/// The scale in the type that the file will hold.
+///
 /// # Errors
 /// The scale overflows.
 pub(super) fn scale_as_stored(exact: f64, dtype: FloatType) -> Result<f32, String> {

@@ -1,5 +1,5 @@
-//! What calibration says about a matrix: the Gram matrix of its inputs, and the factor by which GPTQ
-//! passes the error of one feature on to the later ones.
+//! The results of a calibration for one matrix: the Gram matrix of its inputs, and the factor by which GPTQ passes the
+//! error of one feature on to the later ones.
 //!
 //! GPTQ (Frantar et al. 2022) takes the upper Cholesky factor U of H⁻¹ = UᵀU. With J the reversal of all
 //! features and J·H·J = L·Lᵀ, U is J·L⁻¹·J: one factorization and one triangular inverse instead of two
@@ -13,15 +13,15 @@ use faer::{Accum, Auto, MatMut, MatRef, Par};
 
 use crate::error::{Error, Result};
 
-/// Damping is multiplied by this until the factorization succeeds.
+/// Factor by which damping grows until the factorization succeeds.
 const GROWTH: f64 = 10.0;
 
-/// More damping than this means that the matrix is no Gram matrix.
+/// Damping above which the matrix cannot be a Gram matrix.
 const MOST_DAMPING: f64 = 10.0;
 
-/// See the module.
+/// GPTQ's factor U, see the module.
 #[derive(Debug, Clone)]
-pub struct Factor {
+pub struct HessianFactor {
     /// The features in the order in which they are quantized.
     pub order: Vec<usize>,
     /// Features whose input was always 0; in the model's order. Their weights do not matter.
@@ -30,26 +30,26 @@ pub struct Factor {
     upper: Vec<f64>,
 }
 
-/// How a Gram matrix is factored.
+/// Order of the features in a factor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ordering {
-    /// Features with the largest inputs first.
+pub struct FeatureOrdering {
+    /// Whether features with the largest inputs come first.
     pub descending: bool,
-    /// Neighbouring features that stay together.
+    /// Number of neighbouring features that stay together.
     pub width: usize,
 }
 
-impl Factor {
-    /// `gram`: `Σ xᵀx`, `[features × features]`, of any scale.
+impl HessianFactor {
+    /// Factors `gram`: `Σ xᵀx`, `[features × features]`, of any scale.
     ///
     /// # Errors
     /// A matrix that no damping makes positive definite: it holds NaN or infinities.
-    pub fn new(gram: &[f32], features: usize, damping: f64, ordering: Ordering) -> Result<Self> {
+    pub fn new(gram: &[f32], features: usize, damping: f64, ordering: FeatureOrdering) -> Result<Self> {
         let diagonal: Vec<f64> = (0..features).map(|i| f64::from(gram[i * features + i])).collect();
         let dead: Vec<bool> = diagonal.iter().map(|d| *d == 0.0).collect();
         let order = order(&diagonal, ordering);
         let mean = diagonal.iter().sum::<f64>() / features as f64;
-        // All inputs 0: any factor will do.
+        // Where all inputs are 0, any factor will do.
         let mean = if mean == 0.0 { 1.0 } else { mean };
         let mut damping = damping;
         let mut lower = vec![0.0; features * features];
@@ -100,7 +100,7 @@ impl Factor {
         MatRef::from_row_major_slice(&self.upper, self.features(), self.features())
     }
 
-    /// `δ·U⁻¹` in place of δ, for the block of U where the neighbouring features of δ are.
+    /// Replaces δ by `δ·U⁻¹`, where U is the factor's block at the neighbouring features of δ.
     pub fn solve(&self, place: usize, delta: &mut [f64]) {
         for j in 0..delta.len() {
             let earlier: f64 = (0..j).map(|i| delta[i] * self.row(place + i)[place + j]).sum();
@@ -108,8 +108,8 @@ impl Factor {
         }
     }
 
-    /// What a unit of error in each feature, in the model's order, adds to the error of the outputs after
-    /// the later features have made up for it.
+    /// The output error that a unit of error in each feature causes once the later features have compensated for it; the
+    /// features are in the model's order.
     pub fn importance(&self) -> Vec<f64> {
         let mut importance = vec![0.0; self.features()];
         for (i, &feature) in self.order.iter().enumerate() {
@@ -137,7 +137,7 @@ pub fn energies(rows: &[f32], gram: &[f32], features: usize) -> Vec<f64> {
     rows.chunks_exact(features).zip(products.chunks_exact(features)).map(energy).collect()
 }
 
-fn order(diagonal: &[f64], ordering: Ordering) -> Vec<usize> {
+fn order(diagonal: &[f64], ordering: FeatureOrdering) -> Vec<usize> {
     let width = ordering.width;
     let mut vectors: Vec<usize> = (0..diagonal.len() / width).collect();
     if ordering.descending {

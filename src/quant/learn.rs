@@ -3,10 +3,9 @@
 
 use rayon::prelude::*;
 
-use super::BAD_WEIGHT;
-use super::book::{Book, Metric, Search};
-use super::coding::Matrix;
-use super::grid::{Group, scale_as_stored};
+use super::book::{Book, EntrySearch, ErrorMetric};
+use super::coding::{BAD_WEIGHT, DenseMatrix};
+use super::grid::{GroupScale, scale_as_stored};
 use crate::error::{Error, Result};
 use crate::packed::FloatType;
 
@@ -15,45 +14,45 @@ const ROUNDS: usize = 20;
 /// Rounds in which the scales of all rows are fitted to the finished codebook.
 const SCALE_ROUNDS: usize = 4;
 
-/// Vectors that the codebook is fitted to, and at least so many for each entry.
+/// Number of vectors that the codebook is fitted to, and the least number for each entry.
 const SAMPLES: usize = 1 << 16;
 const SAMPLES_PER_ENTRY: usize = 64;
 
-/// Rows whose sums are added up together; fixed, so that the result does not depend on the threads.
+/// Rows whose sums are added up together; a fixed number, so that the result does not depend on the threads.
 const ROWS: usize = 16;
 
 /// A codebook and the scales that go with it, `[out_features × groups]`.
 ///
-/// `importance`: what an error costs in each feature.
+/// `importance`: the cost of an error in each feature.
 ///
 /// # Errors
 /// A weight that is not finite, or a scale that `scale_dtype` cannot hold.
 pub fn learn(
-    matrix: Matrix<'_>,
+    matrix: DenseMatrix<'_>,
     importance: &[f64],
     bits: u32,
     width: usize,
     scale_dtype: FloatType,
-) -> Result<(Book, Vec<Group>)> {
+) -> Result<(Book, Vec<GroupScale>)> {
     let (n, out) = (matrix.in_features, matrix.out_features());
     if let Some(i) = matrix.weight.iter().position(|w| !w.is_finite()) {
         let what = format!("row {}: weight {} is {}", i / n, i % n, matrix.weight[i]);
         return Err(Error::invalid(what, BAD_WEIGHT));
     }
     let mean = importance.iter().sum::<f64>() / n as f64;
-    // Nothing weighs nothing: groups of dead features alone have a scale, too.
+    // No importance is 0: groups of dead features alone need a scale, too.
     let importance: Vec<f64> =
         importance.iter().map(|i| (i / mean.max(f64::MIN_POSITIVE)).max(1e-6)).collect();
     let wanted = SAMPLES.max(SAMPLES_PER_ENTRY << bits).div_ceil(n / width);
     let step = (out / wanted).max(1);
     let sample: Vec<f32> = matrix.weight.chunks_exact(n).step_by(step).flatten().copied().collect();
-    let sample = Learner { matrix: Matrix { weight: &sample, ..matrix }, importance: &importance };
+    let sample = Learner { matrix: DenseMatrix { weight: &sample, ..matrix }, importance: &importance };
     let mut scales = sample.first_scales();
     let mut book = Book { bits, width, entries: sample.first_entries(&scales, bits, width), scale_dtype };
     for _ in 0..ROUNDS {
         book.entries = sample.round(&book, &mut scales);
     }
-    // As the file will hold them.
+    // Rounded to the type that the file will hold.
     book.entries.iter_mut().for_each(|entry| *entry = FloatType::F16.round(*entry as f32).into());
     if width == 1 {
         book.entries.sort_by(f64::total_cmp);
@@ -63,23 +62,23 @@ pub fn learn(
     for _ in 0..SCALE_ROUNDS {
         all.round(&book, &mut scales);
     }
-    let groups: Result<Vec<Group>, String> = scales
+    let groups: Result<Vec<GroupScale>, String> = scales
         .into_iter()
-        .map(|scale| Ok(Group { scale: scale_as_stored(scale, scale_dtype)?, zero: 0 }))
+        .map(|scale| Ok(GroupScale { scale: scale_as_stored(scale, scale_dtype)?, zero: 0 }))
         .collect();
     Ok((book, groups.map_err(|what| Error::invalid(what, BAD_WEIGHT))?))
 }
 
 struct Learner<'a> {
-    matrix: Matrix<'a>,
-    /// Of the features, 1 on the average.
+    matrix: DenseMatrix<'a>,
+    /// Cost of an error in each feature, 1 on average.
     importance: &'a [f64],
 }
 
 impl Learner<'_> {
-    /// Root mean squares of the groups.
+    /// The root mean square of each group.
     fn first_scales(&self) -> Vec<f64> {
-        let Matrix { weight, in_features, group_size, .. } = self.matrix;
+        let DenseMatrix { weight, in_features, group_size, .. } = self.matrix;
         let rms = |(weights, importance): (&[f32], &[f64])| {
             let (sum, total) = weights
                 .iter()
@@ -93,9 +92,9 @@ impl Learner<'_> {
             .collect()
     }
 
-    /// Vectors of the sample, evenly chosen by their lengths.
+    /// Vectors of the sample, at even distances among all sorted by length.
     fn first_entries(&self, scales: &[f64], bits: u32, width: usize) -> Vec<f64> {
-        let Matrix { weight, in_features, group_size, .. } = self.matrix;
+        let DenseMatrix { weight, in_features, group_size, .. } = self.matrix;
         let mut vectors: Vec<(f64, Vec<f64>)> = weight
             .chunks_exact(width)
             .enumerate()
@@ -116,7 +115,7 @@ impl Learner<'_> {
     /// entries that fit best to the scales as they were.
     fn round(&self, book: &Book, scales: &mut [f64]) -> Vec<f64> {
         let (n, groups) = (self.matrix.in_features, self.matrix.groups());
-        let sums: Vec<Sums> = self
+        let sums: Vec<EntrySums> = self
             .matrix
             .weight
             .par_chunks(ROWS * n)
@@ -131,16 +130,16 @@ impl Learner<'_> {
         entries
     }
 
-    fn assign(&self, book: &Book, weights: &[f32], scales: &mut [f64]) -> Sums {
+    fn assign(&self, book: &Book, weights: &[f32], scales: &mut [f64]) -> EntrySums {
         let (n, group_size, groups) = (self.matrix.in_features, self.matrix.group_size, self.matrix.groups());
-        let mut sums = Sums { of: vec![0.0; book.entries.len()], by: vec![0.0; book.entries.len()] };
-        // Of each group: Σ importance · weight · entry, and the same with the entry squared.
+        let mut sums = EntrySums { of: vec![0.0; book.entries.len()], by: vec![0.0; book.entries.len()] };
+        // For each group: Σ importance · weight · entry, and Σ importance · entry².
         let mut fits = vec![(0.0, 0.0); scales.len()];
-        let mut search = Search::default();
+        let mut search = EntrySearch::default();
         let mut vector = [0.0; Book::WIDEST];
         for place in (0..n).step_by(book.width) {
             let importance = &self.importance[place..place + book.width];
-            let mut metric = Metric::default();
+            let mut metric = ErrorMetric::default();
             importance.iter().enumerate().for_each(|(i, importance)| metric[i][i] = importance.sqrt());
             search.prepare(book, metric);
             for (row, weights) in weights.chunks_exact(n).enumerate() {
@@ -170,8 +169,8 @@ impl Learner<'_> {
     }
 }
 
-/// What goes into each entry, `[2^bits × width]`.
-struct Sums {
+/// Sums whose quotient `of / by` is each entry, `[2^bits × width]`.
+struct EntrySums {
     of: Vec<f64>,
     by: Vec<f64>,
 }

@@ -1,10 +1,11 @@
 //! Against independent implementations.
 
+use super::grid::{self, Grid};
 use super::*;
-use crate::packed::get_code;
+use crate::packed::{FloatType, Levels, PackedWeight, get_code};
 use serde_json::Value;
 
-/// Written by `scripts/fixtures/rtn.py`, an independent numpy implementation.
+/// Written by `scripts/fixtures_rtn.py`, an independent numpy implementation.
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rtn/reference.json");
 
 fn integers(value: &Value) -> Vec<u32> {
@@ -15,8 +16,12 @@ fn floats(value: &Value) -> Vec<f32> {
     integers(value).into_iter().map(f32::from_bits).collect()
 }
 
-fn options(bits: u32, symmetric: bool, group_size: Option<usize>) -> Options {
-    Options { kind: Kind::Integer { bits, symmetric, mse: false }, group_size, ..Options::default() }
+fn options(bits: u32, symmetric: bool, group_size: Option<usize>) -> QuantOptions {
+    QuantOptions {
+        kind: CodeKind::Integer { bits, symmetric, mse: false },
+        group_size,
+        ..QuantOptions::default()
+    }
 }
 
 fn codes(packed: &PackedWeight) -> Vec<u32> {
@@ -28,8 +33,8 @@ fn codes(packed: &PackedWeight) -> Vec<u32> {
 
 fn zeros(packed: &PackedWeight) -> Vec<u32> {
     match &packed.levels {
-        PackedLevels::Zero(zero) => vec![u32::from(*zero); packed.scales.len()],
-        PackedLevels::Zeros(zeros) => zeros.iter().map(|&z| u32::from(z)).collect(),
+        Levels::Zero(zero) => vec![u32::from(*zero); packed.scales.len()],
+        Levels::Zeros(zeros) => zeros.iter().map(|&z| u32::from(z)).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -65,24 +70,25 @@ fn a_group_of_zeros_stays_zero() {
 
 #[test]
 fn weights_below_the_smallest_scale_do_not_divide_by_zero() {
-    let packed = quantize(&[1e-9, -1e-9], [1, 2], Options::default()).unwrap();
+    let packed = quantize(&[1e-9, -1e-9], [1, 2], QuantOptions::default()).unwrap();
     assert!(packed.to_dense().iter().all(|w| w.is_finite()));
 }
 
 #[test]
 fn a_weight_that_is_not_finite_or_too_large_is_refused() {
-    for kind in [Options::default().kind, Kind::NormalFloat, Kind::Learned { bits: 2, width: 1 }] {
+    for kind in [QuantOptions::default().kind, CodeKind::NormalFloat, CodeKind::Learned { bits: 2, width: 1 }]
+    {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let options = Options { kind, ..Options::default() };
+            let options = QuantOptions { kind, ..QuantOptions::default() };
             let error = quantize(&[0.0, bad, 0.0, 0.0], [2, 2], options).unwrap_err();
             assert!(error.to_string().contains("row 0"), "{error}");
         }
     }
-    let error = quantize(&[0.0, 3e38, 0.0, 0.0], [2, 2], Options::default()).unwrap_err();
+    let error = quantize(&[0.0, 3e38, 0.0, 0.0], [2, 2], QuantOptions::default()).unwrap_err();
     assert!(error.to_string().contains("row 0, group 0"), "{error}");
     assert!(quantize(&[0.0; 4], [2, 2], options(5, true, None)).is_err());
     assert!(quantize(&[0.0; 4], [2, 2], options(4, true, Some(0))).is_err());
-    assert!(quantize(&[0.0; 4], [usize::MAX, 2], Options::default()).is_err());
+    assert!(quantize(&[0.0; 4], [usize::MAX, 2], QuantOptions::default()).is_err());
 }
 
 /// Uniform in [−1, 1).
@@ -159,7 +165,7 @@ fn gptq(
         .chunks(n)
         .map(|row| order.iter().map(|&i| if dead(i) { 0.0 } else { f64::from(row[i]) }).collect())
         .collect();
-    let fixed: Vec<Vec<grid::Group>> = rows
+    let fixed: Vec<Vec<grid::GroupScale>> = rows
         .iter()
         .map(|row| {
             let mut natural = vec![0.0; n];
@@ -167,7 +173,7 @@ fn gptq(
             natural.chunks(group_size).map(|group| grid.fit(group, None).unwrap()).collect()
         })
         .collect();
-    let mut groups = vec![grid::Group::default(); rows.len()];
+    let mut groups = vec![grid::GroupScale::default(); rows.len()];
     let mut codes = vec![vec![]; rows.len()];
     for place in 0..n {
         let rest = &order[place..];
@@ -229,20 +235,20 @@ fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
     let (out, n) = (64, 256);
     let (weight, gram) = layer(out, n);
     for kind in [
-        Kind::Integer { bits: 4, symmetric: true, mse: false },
-        Kind::Integer { bits: 3, symmetric: false, mse: true },
-        Kind::NormalFloat,
-        Kind::Learned { bits: 3, width: 1 },
-        Kind::Learned { bits: 6, width: 2 },
-        Kind::Learned { bits: 8, width: 4 },
+        CodeKind::Integer { bits: 4, symmetric: true, mse: false },
+        CodeKind::Integer { bits: 3, symmetric: false, mse: true },
+        CodeKind::NormalFloat,
+        CodeKind::Learned { bits: 3, width: 1 },
+        CodeKind::Learned { bits: 6, width: 2 },
+        CodeKind::Learned { bits: 8, width: 4 },
     ] {
         let error = |act_order, static_groups| {
             let feedback = Feedback { act_order, static_groups, ..Feedback::default() };
-            let options = Options { kind, group_size: Some(64), feedback, ..Options::default() };
+            let options = QuantOptions { kind, group_size: Some(64), feedback, ..QuantOptions::default() };
             let (packed, error) = calibrate(&weight, [out, n], options, &gram).unwrap();
             println!("{kind:?} act_order {act_order} static {static_groups}: {error:?}");
             assert_eq!(packed.perm.is_some(), options.layout(64).ordered, "{kind:?}");
-            assert!(packed.perm.is_none() || matches!(kind, Kind::Integer { .. }), "{kind:?}");
+            assert!(packed.perm.is_none() || matches!(kind, CodeKind::Integer { .. }), "{kind:?}");
             error
         };
         let plain = error(false, false);
@@ -256,7 +262,7 @@ fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
 /// What the range search may choose from, by the text of `grid`, each tried in plain loops: the whole range,
 /// and shares of it from 25 to 49 fiftieths with the zero point of the whole range or, where every group
 /// has its own, one beside it. The costs of the whole range, of the best choice, and of `chosen`.
-fn search_in_loops(grid: Grid, weights: &[f64], importance: &[f64], chosen: grid::Group) -> [f64; 3] {
+fn search_in_loops(grid: Grid, weights: &[f64], importance: &[f64], chosen: grid::GroupScale) -> [f64; 3] {
     let most = (1 << grid.bits) - 1;
     let stored = |scale: f64| f64::from(half::f16::from_f32(scale as f32).to_f32());
     let cost = |scale: f64, zero: i64| {
@@ -326,7 +332,7 @@ fn a_matrix_that_comes_in_rows_is_quantized_as_a_whole_one() {
     let shape = [150, 48];
     let weight: Vec<f32> =
         (0..shape[0] * shape[1]).map(|i| ((i * 7919 % 1009) as f32 - 500.0) * 1e-3).collect();
-    let rounded = |weight: &[f32], options: Options, at_a_time: usize| {
+    let rounded = |weight: &[f32], options: QuantOptions, at_a_time: usize| {
         let mut rounding = Rounding::new(shape, options)?;
         for weight in weight.chunks(at_a_time * shape[1]) {
             let rows = |rows: std::ops::Range<usize>, into: &mut [f32]| {
@@ -337,17 +343,17 @@ fn a_matrix_that_comes_in_rows_is_quantized_as_a_whole_one() {
         rounding.finish()
     };
     for kind in [
-        Kind::Integer { bits: 3, symmetric: false, mse: false },
-        Kind::Integer { bits: 4, symmetric: true, mse: true },
-        Kind::NormalFloat,
+        CodeKind::Integer { bits: 3, symmetric: false, mse: false },
+        CodeKind::Integer { bits: 4, symmetric: true, mse: true },
+        CodeKind::NormalFloat,
     ] {
-        let options = Options { kind, group_size: Some(32), ..Options::default() };
+        let options = QuantOptions { kind, group_size: Some(32), ..QuantOptions::default() };
         let whole = quantize(&weight, shape, options).unwrap();
         for at_a_time in [1, 7, 64, 150] {
             assert_eq!(rounded(&weight, options, at_a_time).unwrap(), whole, "{kind:?} {at_a_time}");
         }
     }
-    let options = Options { group_size: Some(32), ..Options::default() };
+    let options = QuantOptions { group_size: Some(32), ..QuantOptions::default() };
     let mut bad = weight.clone();
     bad[140 * shape[1] + 33] = f32::NAN;
     let error = rounded(&bad, options, 60).unwrap_err();
@@ -355,7 +361,7 @@ fn a_matrix_that_comes_in_rows_is_quantized_as_a_whole_one() {
     let more = [&weight[..], &weight[..shape[1]]].concat();
     assert!(rounded(&more, options, 60).unwrap_err().to_string().contains("151 rows of 150"));
     assert!(rounded(&weight[shape[1]..], options, 60).unwrap_err().to_string().contains("149 rows of 150"));
-    let learned = Options { kind: Kind::Learned { bits: 2, width: 2 }, ..options };
+    let learned = QuantOptions { kind: CodeKind::Learned { bits: 2, width: 2 }, ..options };
     assert!(rounded(&weight, learned, 60).is_err());
-    assert!(Rounding::new([0, 48], Options::default()).is_err());
+    assert!(Rounding::new([0, 48], QuantOptions::default()).is_err());
 }

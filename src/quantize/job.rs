@@ -16,7 +16,7 @@ use crate::device::{ComputeType, DeviceSpec};
 use crate::error::{Error, Result};
 use crate::model::{block_by_block, check_tokens};
 use crate::packed::{FloatType, PackedWeight};
-use crate::quant::{CALIBRATION_LENGTH, Options, QuantizeConfig, Rounding};
+use crate::quant::{CALIBRATION_LENGTH, QuantOptions, QuantizeConfig, Rounding};
 
 /// The settings of a quantization that do not decide its numbers.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,12 @@ fn write(
     checkpoint::write(source, workspace.result()?, target, job.max_shard_bytes, linears).map(|_| ())
 }
 
-fn nearest(name: &str, shape: [usize; 2], rows: &RowReader<'_>, options: Options) -> Result<PackedWeight> {
+fn nearest(
+    name: &str,
+    shape: [usize; 2],
+    rows: &RowReader<'_>,
+    options: QuantOptions,
+) -> Result<PackedWeight> {
     let round = || -> Result<PackedWeight> {
         let mut rounding = Rounding::new(shape, options)?;
         rows(&mut |piece| rounding.push(piece.rows(), &|rows, weights| piece.decode(rows, weights)))?;

@@ -8,22 +8,22 @@ use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
 
-/// Zeroed memory.
+/// Zeroed memory. `action` says what it is for, in an error.
 ///
 /// # Errors
 /// The system has not enough of it.
-pub fn anonymous(bytes: usize) -> Result<MmapMut> {
-    MmapMut::map_anon(bytes).map_err(Error::io("memory", "reserving"))
+pub fn anonymous(bytes: usize, action: &'static str) -> Result<MmapMut> {
+    MmapMut::map_anon(bytes).map_err(Error::io("memory", action))
 }
 
-/// A zeroed, nameless file in `directory`, mapped.
+/// A zeroed, nameless file in `directory`, mapped. `action` says what its space is for, in an error.
 ///
 /// # Errors
 /// The disk has not enough space, which is reserved at once: a full disk would end the process with a signal later, at
 /// some write to the map.
-pub fn mapped(bytes: usize, directory: &Path) -> Result<MmapMut> {
+pub fn mapped(bytes: usize, directory: &Path, action: &'static str) -> Result<MmapMut> {
     let file = tempfile::tempfile_in(directory).map_err(Error::io(directory, "creating a file in"))?;
-    reserve(&file, bytes as u64).map_err(Error::io(directory, "reserving space in"))?;
+    reserve(&file, bytes as u64).map_err(Error::io(directory, action))?;
     // SAFETY: the file has no name, so that no other process can open or shorten it.
     unsafe { MmapMut::map_mut(&file) }.map_err(Error::io(directory, "mapping a file in"))
 }

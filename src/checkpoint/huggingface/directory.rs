@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::arch::hf::{self, CONFIG_FILE};
 use crate::arch::{ModelConfig, block_of};
 use crate::checkpoint::leftover::{self, HEAD, Modules};
-use crate::checkpoint::scheme::{self, Layer, Scheme};
+use crate::checkpoint::scheme::{self, Scheme, StoredLinear};
 use crate::checkpoint::shards::Shards;
 use crate::checkpoint::tensor::{StoredTensor, missing, module};
 use crate::checkpoint::wrapped;
@@ -25,7 +25,7 @@ pub struct HuggingFace {
     /// The bytes of the file with the quantization's settings, where config.json has none.
     pub(super) settings_bytes: Option<Vec<u8>>,
     pub(super) shards: Shards,
-    pub(super) scheme: Option<Box<dyn Scheme>>,
+    pub(super) scheme: Option<Scheme>,
     /// The quantized linears: name (`….weight`) → `[out, in]`.
     pub(super) packed: BTreeMap<String, [usize; 2]>,
     /// The config of the text part, in a model that has other parts.
@@ -59,7 +59,7 @@ impl HuggingFace {
         }
         let names: Vec<&str> = shards.names().collect();
         wrapped::check_names(directory, &names)?;
-        if let Some(other) = scheme::undeclared(scheme.as_deref(), &names) {
+        if let Some(other) = scheme::undeclared(scheme.as_ref(), &names) {
             return Err(Error::unsupported(
                 format!(
                     "{}: holds tensors of {other}, and {CONFIG_FILE} does not say that the weights are quantized",
@@ -105,11 +105,11 @@ impl HuggingFace {
     }
 
     /// Opens a quantized linear.
-    pub(super) fn layer(&self, name: &str) -> Result<Box<dyn Layer + '_>> {
+    pub(super) fn layer(&self, name: &str) -> Result<StoredLinear<'_>> {
         let found = self.scheme.as_ref().zip(self.packed.get(name));
         let not_quantized = || Error::tensor(&self.directory, name, "is not quantized");
         let (scheme, shape) = found.ok_or_else(not_quantized)?;
-        scheme.open(&self.shards, module(name), *shape)
+        StoredLinear::open(scheme, &self.shards, module(name), *shape)
     }
 
     pub(super) fn tensor(&self, name: &str) -> Result<StoredTensor<'_>> {
@@ -121,13 +121,13 @@ impl HuggingFace {
     fn find_packed(&mut self) -> Result<()> {
         let tensors: Vec<_> = self.config.tensors().collect();
         for (name, shape) in tensors {
-            let marker = self.scheme.as_ref().and_then(|scheme| Some((scheme, scheme.parts().first()?)));
+            let marker = self.scheme.as_ref().and_then(|scheme| Some((scheme, scheme.parts.first()?)));
             match (marker, &shape[..]) {
                 (Some((scheme, part)), &[out, input])
                     if self.shards.contains(&format!("{}{part}", module(&name))) =>
                 {
-                    let layer = scheme.open(&self.shards, module(&name), [out, input])?;
-                    self.check_table(&name, &*layer)?;
+                    let layer = StoredLinear::open(scheme, &self.shards, module(&name), [out, input])?;
+                    self.check_table(&name, &layer)?;
                     self.packed.insert(name, [out, input]);
                 }
                 _ => {
@@ -143,7 +143,7 @@ impl HuggingFace {
     /// # Errors
     /// A quantized table whose rows cannot be read one by one; a quantized tensor outside the blocks where a tuned copy
     /// is repacked, which would expand it.
-    fn check_table(&self, name: &str, layer: &dyn Layer) -> Result<()> {
+    fn check_table(&self, name: &str, layer: &StoredLinear<'_>) -> Result<()> {
         let tables = [Some(self.config.embed_tokens()), self.config.embed_positions()];
         let is_table = tables.contains(&Some(module(name)));
         let is_expanded = block_of(name).is_none() && layer.repacking().is_some();
@@ -168,7 +168,7 @@ impl HuggingFace {
         for name in self.shards.names().filter(|name| !plain.contains(*name) && !leftover::is_ignored(name)) {
             let tensor = self.tensor(name)?;
             let is_accounted_for = match self.is_part(name) {
-                true => self.scheme.as_ref().is_none_or(|scheme| scheme.accounts_for(&tensor)),
+                true => self.scheme.as_ref().is_none_or(|scheme| scheme.linears.accounts_for(&tensor)),
                 false if modules.has_bias(name) => tensor.is_zero(),
                 false if name == HEAD => {
                     self.shards.have_same_values(&tensor, &self.tensor(&embeddings(config))?)
@@ -182,7 +182,7 @@ impl HuggingFace {
 
     /// Whether a stored tensor is a part of a quantized linear.
     fn is_part(&self, name: &str) -> bool {
-        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts());
+        let parts = self.scheme.as_ref().map_or(&[][..], |scheme| scheme.parts);
         let mut modules = parts.iter().filter_map(|part| name.strip_suffix(part));
         modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
     }

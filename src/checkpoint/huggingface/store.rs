@@ -28,7 +28,7 @@ impl Store for HuggingFace {
     }
 
     fn format(&self) -> Format {
-        self.scheme.as_ref().map_or(Format::HuggingFace, |scheme| scheme.format())
+        self.scheme.as_ref().map_or(Format::HuggingFace, |scheme| scheme.format)
     }
 
     fn files(&self) -> &[MappedFile] {
@@ -51,8 +51,14 @@ impl Store for HuggingFace {
         };
         let packed = |(name, shape): (&String, &[usize; 2])| -> Option<TensorSummary> {
             let scheme = self.scheme.as_ref()?;
-            let stored = format!("{}{}", module(name), scheme.parts().first()?);
-            Some(TensorSummary::new(name, &stored, scheme.name(), shape, self.layer(name).ok()?.bytes()))
+            let stored = format!("{}{}", module(name), scheme.parts.first()?);
+            Some(TensorSummary::new(
+                name,
+                &stored,
+                scheme.name.clone(),
+                shape,
+                self.layer(name).ok()?.bytes(),
+            ))
         };
         let dense = self.unpacked_names().filter_map(dense);
         let mut all: Vec<_> = dense.chain(self.packed.iter().filter_map(packed)).collect();

@@ -1,5 +1,5 @@
-//! AWQ's "gemm" packing (Lin et al. 2023, <https://arxiv.org/abs/2306.00978>) ↔ `PackedWeight`. One linear
-//! `M` of shape `[out, in]`, always 4 bits with zero points:
+//! AWQ's "gemm" packing (Lin et al. 2023, <https://arxiv.org/abs/2306.00978>). One linear `M` of shape
+//! `[out, in]`, always 4 bits with zero points:
 //!
 //! ```text
 //! M.qweight  i32 [in, out/8]      half-byte k of word c, low ones first, is the code of row 8c + ROWS[k]
@@ -16,15 +16,16 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::Format;
-use super::super::safetensors::Dtype;
-use super::super::shards::{Shards, Tensor};
-use super::{Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes};
-use crate::arch::hf::loose::{self, Flag};
-use crate::device::host;
+use super::bytes::word_bytes;
+use super::config::{group_size, group_size_json, read_settings, whole_groups};
+use super::tensors::TensorRole::{Codes, TransposedScales, Zeros};
+use super::tensors::{LinearSpec, TensorSpec};
+use super::traits::{LinearFormat, Packing, Scheme};
+use crate::arch::hf::loose::Flag;
+use crate::checkpoint::Format;
+use crate::checkpoint::safetensors::Dtype;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
-use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
+use crate::packed::{LevelsKind, PackedLayout, words_per_row};
 
 const PARTS: [&str; 3] = [".qweight", ".qzeros", ".scales"];
 
@@ -33,10 +34,13 @@ const BITS: u32 = 4;
 /// The row, of the eight that share a word, whose code is in each half-byte.
 const ROWS: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
-/// Words whose rows are unpacked together: what one cache line of the file holds.
+/// The half-byte of each of the eight rows.
+const HALF_BYTES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// Words whose rows are unpacked together: a cache line of the file.
 const LINE_WORDS: usize = 16;
 
-/// What config.json says; also how directories are written.
+/// Settings in config.json, read or to be written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Awq {
     /// `None`: one group per row (−1 in the file).
@@ -45,7 +49,7 @@ pub struct Awq {
 
 /// Absent keys have transformers' defaults (`AwqConfig`).
 #[derive(Deserialize)]
-struct Settings {
+struct AwqSettings {
     bits: Option<i64>,
     group_size: Option<i64>,
     zero_point: Option<Flag>,
@@ -54,115 +58,51 @@ struct Settings {
 }
 
 impl Awq {
+    pub fn scheme(self) -> Scheme {
+        let name = "AWQ 4-bit".into();
+        Scheme { format: Format::Awq, name, parts: &PARTS, linears: Box::new(self) }
+    }
+
     /// # Errors
     /// Missing or impossible values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let raw: Settings =
-            loose::read(json).map_err(|e| Error::damaged(path, format!("AWQ quantization config: {e}")))?;
+        let raw: AwqSettings = read_settings(path, json, "AWQ")?;
         let version = raw.version.map_or_else(|| "gemm".into(), |version| version.to_lowercase());
         let backend = raw.backend.map_or_else(|| "autoawq".into(), |backend| backend.to_lowercase());
-        let what = match (&*version, &*backend) {
-            ("gemm", "autoawq") if raw.bits.is_some_and(|bits| bits != i64::from(BITS)) => {
-                format!("{} bits", raw.bits.unwrap_or_default())
-            }
-            ("gemm", "autoawq") if raw.zero_point == Some(Flag(false)) => "zero_point false".into(),
-            ("gemm", "autoawq") => {
-                let group_size = super::group_size(path, raw.group_size.unwrap_or(128))?;
-                return Ok(Self { group_size });
-            }
-            (version, "autoawq") => format!("version \"{version}\""),
-            (_, backend) => format!("backend \"{backend}\""),
+        let what = match raw.bits.unwrap_or(i64::from(BITS)) {
+            _ if backend != "autoawq" => format!("backend \"{backend}\""),
+            _ if version != "gemm" => format!("version \"{version}\""),
+            bits if bits != i64::from(BITS) => format!("{bits} bits"),
+            _ if raw.zero_point == Some(Flag(false)) => "zero_point false".into(),
+            _ => return Ok(Self { group_size: group_size(path, raw.group_size.unwrap_or(128))? }),
         };
         Err(Error::unsupported(
             format!("{}: AWQ with {what}", path.display()),
             "works: version \"gemm\" of backend \"autoawq\", 4 bits with zero points",
         ))
     }
-
-    /// In a row.
-    fn groups(&self, [out_features, in_features]: [usize; 2]) -> Result<usize, String> {
-        let size = self.group_size.unwrap_or(in_features).max(1);
-        match (in_features.is_multiple_of(size), out_features.is_multiple_of(ROWS.len())) {
-            (true, true) => Ok(in_features / size),
-            (false, _) => Err(format!("groups of {size} do not fill rows of {in_features}")),
-            (_, false) => Err(format!("{out_features} rows do not fill words of {}", ROWS.len())),
-        }
-    }
 }
 
-impl Scheme for Awq {
-    fn format(&self) -> Format {
-        Format::Awq
-    }
-
-    fn name(&self) -> String {
-        "AWQ 4-bit".into()
-    }
-
-    fn parts(&self) -> &'static [&'static str] {
-        &PARTS
-    }
-
-    fn open<'a>(
-        &'a self,
-        shards: &'a Shards,
-        module: &str,
-        shape: [usize; 2],
-    ) -> Result<Box<dyn Layer + 'a>> {
-        let [out_features, in_features] = shape;
-        let part = |part: &str| shards.tensor(&format!("{module}{part}"));
-        let (qweight, qzeros, scales) = (part(".qweight")?, part(".qzeros")?, part(".scales")?);
-        let groups = self.groups(shape).map_err(|what| qweight.wrong(what))?;
-        qweight.expect_shape(&[in_features, out_features / ROWS.len()])?;
-        qzeros.expect_shape(&[groups, out_features / ROWS.len()])?;
-        scales.expect_shape(&[groups, out_features])?;
-        for tensor in [&qweight, &qzeros] {
-            if tensor.dtype != Dtype::I32 {
-                return Err(tensor.wrong(format!("expected I32, got {:?}", tensor.dtype)));
-            }
-        }
+impl LinearFormat for Awq {
+    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<LinearSpec, String> {
         let group_size = self.group_size.unwrap_or(in_features);
-        let scales = StoredScales::new(scales, [out_features, groups], true)?;
-        Ok(Box::new(AwqLayer { shape, group_size, qweight, qzeros, scales }))
-    }
-}
-
-struct AwqLayer<'a> {
-    shape: [usize; 2],
-    group_size: usize,
-    qweight: Tensor<'a>,
-    qzeros: Tensor<'a>,
-    scales: StoredScales<'a>,
-}
-
-impl Layer for AwqLayer<'_> {
-    fn layout(&self) -> PackedLayout {
-        PackedLayout { bits: BITS, group_size: self.group_size, levels: LevelsKind::Zeros, ordered: false }
-    }
-
-    fn scales(&self) -> &StoredScales<'_> {
-        &self.scales
-    }
-
-    fn levels(&self) -> Result<Levels> {
-        let (groups, words) = (self.qzeros.shape[0], self.qzeros.shape[1]);
-        let mut zeros = vec![0u8; self.shape[0] * groups];
-        for (i, word) in self.qzeros.bytes.as_chunks::<4>().0.iter().enumerate() {
-            let (group, first) = (i / words, i % words * ROWS.len());
-            for (k, row) in ROWS.iter().enumerate() {
-                let zero = u32::from_le_bytes(*word) >> (BITS as usize * k) & 15;
-                zeros[(first + row) * groups + group] = zero as u8;
-            }
+        let groups = whole_groups(in_features, group_size)?;
+        if !out_features.is_multiple_of(ROWS.len()) {
+            return Err(format!("{out_features} rows do not fill words of {}", ROWS.len()));
         }
-        Ok(Levels::Zeros(zeros))
+        let ([qweight, qzeros, scales], columns) = (PARTS, out_features / ROWS.len());
+        let tensors = vec![
+            TensorSpec::new(qweight, Codes, Dtype::I32, &[in_features, columns]),
+            TensorSpec::new(qzeros, Zeros, Dtype::I32, &[groups, columns]),
+            TensorSpec::new(scales, TransposedScales, Dtype::F16, &[groups, out_features]),
+        ];
+        let layout = PackedLayout { bits: BITS, group_size, levels: LevelsKind::Zeros, ordered: false };
+        Ok(LinearSpec { layout, tensors })
     }
 
-    fn packed(&self) -> Result<PackedWeight> {
-        let [out_features, in_features] = self.shape;
+    fn unpack(&self, stored: &[u8], [out_features, in_features]: [usize; 2], codes: &mut [u32]) {
         let (words, columns) = (words_per_row(in_features, BITS), out_features / ROWS.len());
-        let stored = self.qweight.bytes.as_chunks::<4>().0;
-        let mut codes = vec![0u32; out_features * words];
-        host::prefer_huge_pages(&mut codes);
+        let stored = stored.as_chunks::<4>().0;
         codes.par_chunks_mut(LINE_WORDS * ROWS.len() * words).enumerate().for_each(|(line, codes)| {
             for w in 0..words {
                 for (c, rows) in codes.chunks_exact_mut(ROWS.len() * words).enumerate() {
@@ -178,20 +118,10 @@ impl Layer for AwqLayer<'_> {
                 }
             }
         });
-        Ok(PackedWeight {
-            out_features,
-            in_features,
-            bits: BITS,
-            group_size: self.group_size,
-            codes,
-            scales: self.scales.values()?,
-            levels: self.levels()?,
-            perm: None,
-        })
     }
 
-    fn bytes(&self) -> usize {
-        self.qweight.bytes.len() + self.qzeros.bytes.len() + self.scales.tensor().bytes.len()
+    fn zero_place(&self, row: usize, group: usize, [out_features, _]: [usize; 2]) -> (usize, usize) {
+        ((group * out_features + row) / ROWS.len(), HALF_BYTES[row % ROWS.len()])
     }
 }
 
@@ -207,42 +137,20 @@ fn transpose_half_bytes(words: &mut [u32; 8]) {
 }
 
 impl Packing for Awq {
-    fn scale_dtype(&self) -> FloatType {
-        FloatType::F16
-    }
-
     fn settings(&self) -> Value {
         json!({
             "quant_method": "awq",
             "bits": BITS,
-            "group_size": self.group_size.map_or(json!(-1), |size| json!(size)),
+            "group_size": group_size_json(self.group_size),
             "zero_point": true,
             "version": "gemm",
             "modules_to_not_convert": null,
         })
     }
 
-    fn describe(&self, shape: [usize; 2]) -> Result<Vec<(String, Dtype, Vec<usize>)>, String> {
-        let ([out_features, in_features], groups) = (shape, self.groups(shape)?);
-        let parts = [
-            (Dtype::I32, vec![in_features, out_features / ROWS.len()]),
-            (Dtype::I32, vec![groups, out_features / ROWS.len()]),
-            (Dtype::F16, vec![groups, out_features]),
-        ];
-        Ok(PARTS.iter().zip(parts).map(|(part, (dtype, shape))| (part.to_string(), dtype, shape)).collect())
-    }
-
-    fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
-        expect(packed, BITS, self.group_size)?;
-        let (out_features, in_features) = (packed.out_features, packed.in_features);
-        let groups = self.groups([out_features, in_features])?;
-        let zeros = match &packed.levels {
-            Levels::Zeros(zeros) if packed.perm.is_none() || groups == 1 => zeros,
-            _ => return Err("AWQ holds zero points, and groups of neighbouring features".into()),
-        };
-        let (words, columns) = (packed.words_per_row(), out_features / ROWS.len());
-        let (codes, _) = ordering::undo(packed);
-        let (mut qweight, mut qzeros) = (vec![0u32; in_features * columns], vec![0u32; groups * columns]);
+    fn pack(&self, codes: &[u32], [out_features, in_features]: [usize; 2]) -> Vec<u8> {
+        let (words, columns) = (words_per_row(in_features, BITS), out_features / ROWS.len());
+        let mut qweight = vec![0u32; in_features * columns];
         for (column, rows) in codes.chunks_exact(ROWS.len() * words).enumerate() {
             for w in 0..words {
                 let mut square = ROWS.map(|row| rows[row * words + w]);
@@ -252,16 +160,6 @@ impl Packing for Awq {
                 }
             }
         }
-        for (i, word) in qzeros.iter_mut().enumerate() {
-            let (group, first) = (i / columns, i % columns * ROWS.len());
-            for (k, row) in ROWS.iter().enumerate() {
-                *word |= u32::from(zeros[(first + row) * groups + group]) << (BITS as usize * k);
-            }
-        }
-        Ok(vec![
-            word_bytes(&qweight),
-            word_bytes(&qzeros),
-            f16_bytes(&transpose(&packed.scales, out_features, |scale| scale))?,
-        ])
+        word_bytes(&qweight)
     }
 }

@@ -27,47 +27,52 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::Format;
-use super::super::safetensors::Dtype;
-use super::super::shards::{Shards, Tensor};
-use super::{Layer, Packing, Scheme, StoredScales, expect};
-use crate::arch::hf::loose::{self, Flag, is_set};
+use super::config::read_settings;
+use super::tensors::TensorRole::{self, Codes, Private, Scales};
+use super::tensors::{LinearSpec, LinearTensors, TensorSpec};
+use super::traits::{LinearFormat, LinearFormats, Packing, Scheme};
+use crate::arch::hf::loose::{Flag, is_set};
+use crate::checkpoint::Format;
+use crate::checkpoint::safetensors::Dtype;
+use crate::checkpoint::shards::Shards;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
-use crate::packed::{Codebook, Levels, LevelsKind, PackedLayout, PackedWeight};
+use crate::packed::{Codebook, FloatType, Levels, LevelsKind, PackedLayout};
 use crate::quant::NF4;
 
-pub const NF4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__nf4");
-const FP4_PARTS: [&str; 6] = parts(".weight.quant_state.bitsandbytes__fp4");
+const WEIGHT: &str = ".weight";
+pub const ABSMAX: &str = ".weight.absmax";
+const QUANT_MAP: &str = ".weight.quant_map";
+const NESTED_ABSMAX: &str = ".weight.nested_absmax";
+const NESTED_MAP: &str = ".weight.nested_quant_map";
 
-/// The last two are there with double quantization alone.
-const fn parts(state: &'static str) -> [&'static str; 6] {
-    let absmax = ".weight.absmax";
-    [state, ".weight", absmax, ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map"]
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
-    Nf4,
-    Fp4,
-}
-
-/// What config.json says.
+/// Settings in config.json.
 pub struct BitsAndBytes {
-    kind: Kind,
+    quant_type: QuantType,
     settings: Value,
 }
 
+/// "nf4" or "fp4", and the endings of the tensors' names.
+#[derive(Clone, Copy)]
+struct QuantType(&'static str, &'static [&'static str; 6]);
+
+const NF4_TYPE: QuantType = QuantType("nf4", &parts(".weight.quant_state.bitsandbytes__nf4"));
+const FP4_TYPE: QuantType = QuantType("fp4", &parts(".weight.quant_state.bitsandbytes__fp4"));
+
+/// The last two belong to double quantization.
+const fn parts(state: &'static str) -> [&'static str; 6] {
+    [state, WEIGHT, ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_MAP]
+}
+
 #[derive(Deserialize)]
-struct Settings {
+struct BitsAndBytesSettings {
     load_in_4bit: Option<Flag>,
     bnb_4bit_quant_type: Option<String>,
     bnb_4bit_quant_storage: Option<String>,
 }
 
-/// What a layer says about itself.
+/// The JSON that a linear has beside its weight.
 #[derive(Deserialize)]
-struct State {
+struct QuantState {
     blocksize: usize,
     shape: Vec<usize>,
     dtype: Option<String>,
@@ -76,18 +81,22 @@ struct State {
 }
 
 impl BitsAndBytes {
+    pub fn scheme(self) -> Scheme {
+        let QuantType(name, parts) = self.quant_type;
+        Scheme { format: Format::BitsAndBytes, name: name.to_uppercase(), parts, linears: Box::new(self) }
+    }
+
     /// # Errors
     /// Missing values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let settings: Settings = loose::read(json)
-            .map_err(|e| Error::damaged(path, format!("bitsandbytes quantization config: {e}")))?;
+        let settings: BitsAndBytesSettings = read_settings(path, json, "bitsandbytes")?;
         let kind = settings.bnb_4bit_quant_type.as_deref().unwrap_or("fp4");
         let storage = settings.bnb_4bit_quant_storage.as_deref().unwrap_or("uint8");
         let unsupported = match (is_set(settings.load_in_4bit), kind) {
             (false, _) => "8-bit weights",
             (true, _) if storage != "uint8" => "weights stored in other than bytes",
-            (true, "nf4") => return Ok(Self { kind: Kind::Nf4, settings: json.clone() }),
-            (true, "fp4") => return Ok(Self { kind: Kind::Fp4, settings: json.clone() }),
+            (true, "nf4") => return Ok(Self { quant_type: NF4_TYPE, settings: json.clone() }),
+            (true, "fp4") => return Ok(Self { quant_type: FP4_TYPE, settings: json.clone() }),
             (true, _) => "an unknown 4-bit type",
         };
         Err(Error::unsupported(
@@ -97,159 +106,48 @@ impl BitsAndBytes {
     }
 }
 
-impl Scheme for BitsAndBytes {
-    fn format(&self) -> Format {
-        Format::BitsAndBytes
-    }
-
-    fn name(&self) -> String {
-        self.kind.quant_type().to_uppercase()
-    }
-
-    fn parts(&self) -> &'static [&'static str] {
-        self.kind.parts()
-    }
-
-    fn open<'a>(
-        &'a self,
-        shards: &'a Shards,
-        module: &str,
-        shape: [usize; 2],
-    ) -> Result<Box<dyn Layer + 'a>> {
-        let [state, weight, absmax, quant_map, nested_absmax, nested_map] =
-            self.kind.parts().map(|part| format!("{module}{part}"));
-        let (state, weight) = (shards.tensor(&state)?, shards.tensor(&weight)?);
-        let (absmax, quant_map) = (shards.tensor(&absmax)?, shards.tensor(&quant_map)?);
-        let [out_features, in_features] = shape;
-        let said: State = serde_json::from_slice(state.bytes)
-            .map_err(|e| state.wrong(format!("expected JSON that says blocksize and shape: {e}")))?;
-        if said.shape != shape {
-            return Err(state.wrong(format!("says shape {:?}, expected {shape:?}", said.shape)));
+impl LinearFormats for BitsAndBytes {
+    fn linear(&self, shards: &Shards, module: &str, shape: [usize; 2]) -> Result<Box<dyn LinearFormat>> {
+        let tensor = |part: &str| shards.tensor(&format!("{module}{part}"));
+        let (stored, absmax) = (tensor(self.quant_type.1[0])?, tensor(ABSMAX)?);
+        let state: QuantState = serde_json::from_slice(stored.bytes)
+            .map_err(|e| stored.wrong(format!("expected JSON that says blocksize and shape: {e}")))?;
+        if state.shape != shape {
+            return Err(stored.wrong(format!("says shape {:?}, expected {shape:?}", state.shape)));
         }
-        let blocks = blocks(shape, said.blocksize).map_err(|what| weight.wrong(what))?;
-        weight.expect_shape(&[out_features * in_features / 2, 1])?;
-        if weight.dtype != Dtype::U8 {
-            return Err(weight.wrong(format!("expected U8, got {:?}", weight.dtype)));
+        let nested = state.nested_blocksize.filter(|size| *size > 0).zip(state.nested_offset);
+        let is_nested = absmax.dtype == Dtype::U8;
+        if is_nested && nested.is_none() {
+            return Err(stored.wrong("says no nested_blocksize and nested_offset, and absmax is U8"));
         }
-        absmax.expect_shape(&[out_features * blocks])?;
-        quant_map.expect_shape(&[16])?;
-        let (nested, scales) = match absmax.dtype {
-            Dtype::U8 => {
-                let nested = [shards.tensor(&nested_absmax)?, shards.tensor(&nested_map)?];
-                let values = expanded(&said, &state, &absmax, &nested)?;
-                (Some(nested), StoredScales::expanded(absmax, [out_features, blocks], values))
-            }
-            _ => (None, StoredScales::new(absmax, [out_features, blocks], false)?),
-        };
-        Ok(Box::new(Linear { scheme: self, shape, said, state, weight, scales, quant_map, nested }))
+        Ok(Box::new(FourBitLinear {
+            quant_type: self.quant_type,
+            block: state.blocksize,
+            dtype: state.dtype.unwrap_or_default(),
+            settings: self.settings.clone(),
+            state_bytes: Some(stored.bytes.len()),
+            nested: nested.filter(|_| is_nested),
+        }))
     }
 }
 
-impl Kind {
-    fn quant_type(self) -> &'static str {
-        match self {
-            Self::Nf4 => "nf4",
-            Self::Fp4 => "fp4",
-        }
-    }
-
-    fn parts(self) -> &'static [&'static str; 6] {
-        match self {
-            Self::Nf4 => &NF4_PARTS,
-            Self::Fp4 => &FP4_PARTS,
-        }
-    }
-}
-
-/// Blocks in a row.
-fn blocks([_, in_features]: [usize; 2], block: usize) -> Result<usize, String> {
-    match block >= 8 && block.is_power_of_two() && in_features.is_multiple_of(block) {
-        true => Ok(in_features / block),
-        false => Err(format!("blocks of {block} weights do not fill rows of {in_features}")),
-    }
-}
-
-/// Scales that were quantized.
-fn expanded(said: &State, state: &Tensor, absmax: &Tensor, [nested, map]: &[Tensor; 2]) -> Result<Vec<f32>> {
-    let size = said.nested_blocksize.filter(|size| *size > 0).zip(said.nested_offset);
-    let (size, offset) =
-        size.ok_or_else(|| state.wrong("says no nested_blocksize and nested_offset, and absmax is U8"))?;
-    nested.expect_shape(&[absmax.bytes.len().div_ceil(size)])?;
-    map.expect_shape(&[256])?;
-    let (nested, map) = (nested.floats()?, map.floats()?);
-    let blocks = absmax.bytes.chunks(size).zip(nested);
-    Ok(blocks
-        .flat_map(|(codes, scale)| codes.iter().map(move |code| (usize::from(*code), scale)))
-        .map(|(code, scale)| map[code] * scale + offset)
-        .collect())
-}
-
-struct Linear<'a> {
-    scheme: &'a BitsAndBytes,
-    shape: [usize; 2],
-    said: State,
-    state: Tensor<'a>,
-    weight: Tensor<'a>,
-    scales: StoredScales<'a>,
-    quant_map: Tensor<'a>,
-    nested: Option<[Tensor<'a>; 2]>,
-}
-
-impl Layer for Linear<'_> {
-    fn layout(&self) -> PackedLayout {
-        let levels = LevelsKind::Codebook { width: 1, num_codebooks: 1 };
-        PackedLayout { bits: 4, group_size: self.said.blocksize, levels, ordered: false }
-    }
-
-    fn scales(&self) -> &StoredScales<'_> {
-        &self.scales
-    }
-
-    fn levels(&self) -> Result<Levels> {
-        super::codebook(&self.quant_map, 1, 1)
-    }
-
-    fn packed(&self) -> Result<PackedWeight> {
-        let [out_features, in_features] = self.shape;
-        let codes = self.weight.bytes.as_chunks().0.iter();
-        Ok(PackedWeight {
-            out_features,
-            in_features,
-            bits: 4,
-            group_size: self.said.blocksize,
-            codes: codes.map(|word| u32::from_le_bytes(word.map(|byte: u8| byte.rotate_left(4)))).collect(),
-            scales: self.scales.values()?,
-            levels: self.levels()?,
-            perm: None,
-        })
-    }
-
-    fn bytes(&self) -> usize {
-        let parts = [&self.state, &self.weight, self.scales.tensor(), &self.quant_map];
-        parts.into_iter().chain(self.nested.iter().flatten()).map(|part| part.bytes.len()).sum()
-    }
-
-    fn repacking(&self) -> Option<Box<dyn Packing>> {
-        self.nested.as_ref()?;
-        let (block, dtype) = (self.said.blocksize, self.said.dtype.clone().unwrap_or_default());
-        let mut settings = self.scheme.settings.clone();
-        if let Some(settings) = settings.as_object_mut() {
-            settings.insert("bnb_4bit_use_double_quant".into(), false.into());
-        }
-        Some(Box::new(BitsAndBytesPacking { kind: self.scheme.kind, block, dtype, settings }))
-    }
-}
-
-/// How such directories are written.
-pub struct BitsAndBytesPacking {
-    kind: Kind,
+/// Format of one linear, as its state describes it or as it is to be written.
+#[derive(Clone)]
+pub struct FourBitLinear {
+    quant_type: QuantType,
     block: usize,
-    /// The type the weights had, by its name in PyTorch: "float16".
+    /// PyTorch's name of the type that the weights had: "float16".
     dtype: String,
+    /// Settings in config.json.
     settings: Value,
+    /// Length of the state in the file, if there is a file.
+    state_bytes: Option<usize>,
+    /// Scales that share a scale, and the offset that was subtracted from them: double quantization.
+    nested: Option<(usize, f32)>,
 }
 
-impl BitsAndBytesPacking {
+impl FourBitLinear {
+    /// NF4 of weights that had the type `dtype`.
     pub fn nf4(block: usize, dtype: FloatType) -> Self {
         let dtype = match dtype {
             FloatType::F32 => "float32",
@@ -271,18 +169,64 @@ impl BitsAndBytesPacking {
             "llm_int8_skip_modules": ["lm_head"],
             "llm_int8_threshold": 6.0,
         });
-        Self { kind: Kind::Nf4, block, dtype: dtype.into(), settings }
-    }
-
-    fn state(&self, shape: [usize; 2]) -> Vec<u8> {
-        let Self { kind, block, dtype, .. } = self;
-        json!({ "quant_type": kind.quant_type(), "blocksize": block, "dtype": dtype, "shape": shape })
-            .to_string()
-            .into_bytes()
+        Self { quant_type: NF4_TYPE, block, dtype: dtype.into(), settings, state_bytes: None, nested: None }
     }
 }
 
-impl Packing for BitsAndBytesPacking {
+impl LinearFormat for FourBitLinear {
+    fn spec(&self, shape: [usize; 2]) -> Result<LinearSpec, String> {
+        let ([out_features, in_features], block) = (shape, self.block);
+        if block < 8 || !block.is_power_of_two() || !in_features.is_multiple_of(block) {
+            return Err(format!("blocks of {block} weights do not fill rows of {in_features}"));
+        }
+        let blocks = out_features * (in_features / block);
+        let (state, state_bytes) =
+            (self.quant_type.1[0], self.state_bytes.unwrap_or_else(|| self.private_bytes(shape).len()));
+        let absmax = if self.nested.is_some() { Dtype::U8 } else { Dtype::F32 };
+        let mut tensors = vec![
+            TensorSpec::new(state, Private, Dtype::U8, &[state_bytes]),
+            TensorSpec::new(WEIGHT, Codes, Dtype::U8, &[out_features * in_features / 2, 1]),
+            TensorSpec::new(ABSMAX, Scales, absmax, &[blocks]),
+            TensorSpec::new(QUANT_MAP, TensorRole::Codebook, Dtype::F32, &[16]),
+        ];
+        if let Some((size, _)) = self.nested {
+            tensors.push(TensorSpec::new(NESTED_ABSMAX, Private, Dtype::F32, &[blocks.div_ceil(size)]));
+            tensors.push(TensorSpec::new(NESTED_MAP, Private, Dtype::F32, &[256]));
+        }
+        let levels = LevelsKind::Codebook { width: 1, num_codebooks: 1 };
+        let layout = PackedLayout { bits: 4, group_size: block, levels, ordered: false };
+        Ok(LinearSpec { layout, tensors })
+    }
+
+    fn unpack(&self, stored: &[u8], _: [usize; 2], codes: &mut [u32]) {
+        for (word, stored) in codes.iter_mut().zip(stored.as_chunks().0) {
+            *word = u32::from_le_bytes(stored.map(|byte: u8| byte.rotate_left(4)));
+        }
+    }
+
+    fn expanded_scales(&self, tensors: &LinearTensors) -> Result<Option<Vec<f32>>> {
+        let parts = [ABSMAX, NESTED_ABSMAX, NESTED_MAP].map(|ending| tensors.with_ending(ending));
+        let (Some((size, offset)), [Some(absmax), Some(nested), Some(map)]) = (self.nested, parts) else {
+            return Ok(None);
+        };
+        let (nested, map) = (nested.floats()?, map.floats()?);
+        let blocks = absmax.bytes.chunks(size).zip(nested);
+        let codes =
+            blocks.flat_map(|(codes, scale)| codes.iter().map(move |code| (usize::from(*code), scale)));
+        Ok(Some(codes.map(|(code, scale)| map[code] * scale + offset).collect()))
+    }
+
+    fn repacking(&self) -> Option<Box<dyn Packing>> {
+        self.nested?;
+        let mut plain = Self { nested: None, state_bytes: None, ..self.clone() };
+        if let Some(settings) = plain.settings.as_object_mut() {
+            settings.insert("bnb_4bit_use_double_quant".into(), false.into());
+        }
+        Some(Box::new(plain))
+    }
+}
+
+impl Packing for FourBitLinear {
     fn scale_dtype(&self) -> FloatType {
         FloatType::F32
     }
@@ -291,33 +235,22 @@ impl Packing for BitsAndBytesPacking {
         self.settings.clone()
     }
 
-    fn describe(&self, shape: [usize; 2]) -> Result<Vec<(String, Dtype, Vec<usize>)>, String> {
-        let [out_features, in_features] = shape;
-        let blocks = blocks(shape, self.block)?;
-        let parts = [
-            (Dtype::U8, vec![self.state(shape).len()]),
-            (Dtype::U8, vec![out_features * in_features / 2, 1]),
-            (Dtype::F32, vec![out_features * blocks]),
-            (Dtype::F32, vec![16]),
-        ];
-        let named = self.kind.parts().iter().zip(parts);
-        Ok(named.map(|(part, (dtype, shape))| (part.to_string(), dtype, shape)).collect())
+    fn check(&self, levels: &Levels) -> Result<(), String> {
+        let is_nf4 = matches!(levels, Levels::Codebook(Codebook { entries, .. }) if entries[..] == NF4);
+        match is_nf4 || self.quant_type.0 != NF4_TYPE.0 {
+            true => Ok(()),
+            false => Err("the codes are not those of NF4".into()),
+        }
     }
 
-    fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
-        expect(packed, 4, Some(self.block))?;
-        let entries = match &packed.levels {
-            Levels::Codebook(Codebook { width: 1, num_codebooks: 1, entries }) if packed.perm.is_none() => {
-                entries
-            }
-            _ => return Err("this format holds the codes of one codebook, of neighbouring features".into()),
-        };
-        if self.kind == Kind::Nf4 && entries[..] != NF4 {
-            return Err("this format holds the codes of NF4".into());
-        }
-        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let bytes = packed.codes.iter().flat_map(|word| word.to_le_bytes().map(|byte| byte.rotate_left(4)));
-        let shape = [packed.out_features, packed.in_features];
-        Ok(vec![self.state(shape), bytes.collect(), floats(&packed.scales), floats(entries)])
+    fn pack(&self, codes: &[u32], _: [usize; 2]) -> Vec<u8> {
+        codes.iter().flat_map(|word| word.to_le_bytes().map(|byte| byte.rotate_left(4))).collect()
+    }
+
+    fn private_bytes(&self, shape: [usize; 2]) -> Vec<u8> {
+        let Self { quant_type: QuantType(name, _), block, dtype, .. } = self;
+        json!({ "quant_type": name, "blocksize": block, "dtype": dtype, "shape": shape })
+            .to_string()
+            .into_bytes()
     }
 }

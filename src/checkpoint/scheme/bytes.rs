@@ -1,34 +1,45 @@
-//! What schemes have in common in their tensors' bytes.
+//! Conversions between the bytes of tensors and the numbers they hold.
 
 use rayon::prelude::*;
 
-use super::super::shards::Tensor;
+use crate::checkpoint::float;
+use crate::checkpoint::safetensors::{Dtype, dtype};
 use crate::packed::FloatType;
 
-/// The bytes of scales in f16.
-pub fn f16_bytes(scales: &[f32]) -> Result<Vec<u8>, String> {
-    match scales.iter().find(|scale| !FloatType::F16.round(**scale).is_finite()) {
-        Some(scale) => Err(format!("the scale {scale:e} does not fit f16")),
-        None => Ok(scales.iter().flat_map(|scale| half::f16::from_f32(*scale).to_le_bytes()).collect()),
+/// # Errors
+/// A value that the type cannot hold.
+pub fn float_bytes(values: &[f32], stored: Dtype) -> Result<Vec<u8>, String> {
+    let types = [FloatType::F32, FloatType::F16, FloatType::BF16];
+    let float = types.into_iter().find(|float| dtype(*float) == stored);
+    let float = float.ok_or_else(|| format!("{stored:?} holds no floats"))?;
+    match values.iter().find(|value| !float.round(**value).is_finite()) {
+        Some(value) => Err(format!("the value {value:e} does not fit {float:?}")),
+        None => Ok(float::encode(float, values.iter().copied())),
     }
 }
 
-pub fn words_from(tensor: &Tensor) -> Vec<u32> {
-    tensor.bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
+/// Little-endian words into as many numbers.
+pub fn read_words(bytes: &[u8], words: &mut [u32]) {
+    let stored = bytes.as_chunks().0;
+    words.iter_mut().zip(stored).for_each(|(word, stored)| *word = u32::from_le_bytes(*stored));
+}
+
+pub fn words_from(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
 }
 
 pub fn word_bytes(words: &[u32]) -> Vec<u8> {
     words.iter().map(|word| word.to_le_bytes()).collect::<Vec<_>>().into_flattened()
 }
 
-/// `[rows, columns]` → `[columns, rows]`, row-major both, each value as `convert` gives it.
+/// Transposes `[rows, columns]`, row-major, and converts every value.
 pub fn transpose<T: Copy + Sync, U: Copy + Default + Send>(
     values: &[T],
     rows: usize,
     convert: impl Fn(T) -> U + Sync,
 ) -> Vec<U> {
-    /// Rows and columns of a tile: what a cache line holds of words. Lines of the result are written whole, since
-    /// those of a wide matrix are so far apart that few of them stay in the cache together.
+    /// Rows and columns of a tile: the words of a cache line. Every line of the result is written as a whole, because
+    /// lines of a wide matrix lie so far apart that only few of them stay in the cache together.
     const TILE: usize = 16;
     let rows = rows.max(1);
     let columns = (values.len() / rows).max(1);
@@ -37,7 +48,7 @@ pub fn transpose<T: Copy + Sync, U: Copy + Default + Send>(
         let width = to.len() / rows;
         for first in (0..rows).step_by(TILE) {
             let height = TILE.min(rows - first);
-            // By rows first: so many reads of memory at once are no more than one to wait for.
+            // Row by row: reads of independent rows overlap, and cost no more time than one.
             let mut tile = [[U::default(); TILE]; TILE];
             for (row, tile) in tile[..height].iter_mut().enumerate() {
                 let from = &values[(first + row) * columns + part * TILE..][..width];

@@ -1,34 +1,36 @@
-//! The tensor of a linear's scales: what it holds, and what it can hold of others.
+//! The tensor of a linear's scales: its values, and how it holds other ones.
 
-use super::super::float;
-use super::super::shards::Tensor;
 use super::bytes::transpose;
-use crate::error::Result;
+use super::tensors::{LinearTensors, TensorRole};
+use crate::checkpoint::float;
+use crate::checkpoint::tensor::StoredTensor;
+use crate::error::{Error, Result};
 use crate::packed::FloatType;
 
-/// The tensor that training changes.
+/// The tensor of scales, which training changes.
 pub struct StoredScales<'a> {
-    tensor: Tensor<'a>,
+    tensor: StoredTensor<'a>,
     /// `[out, groups]`, which the tensor holds in this order or transposed.
     shape: [usize; 2],
     transposed: bool,
-    /// What the tensor stands for, where it holds the scales quantized: f32 `[out, groups]`.
+    /// The scales `[out, groups]` as f32, where the tensor holds them quantized.
     expanded: Option<Vec<f32>>,
 }
 
 impl<'a> StoredScales<'a> {
-    /// A tensor whose number of values was checked.
-    pub fn new(tensor: Tensor<'a>, shape: [usize; 2], transposed: bool) -> Result<Self> {
-        tensor.float_type()?;
-        Ok(Self { tensor, shape, transposed, expanded: None })
+    /// `shape`: `[out, groups]`; `expanded`: the values of quantized scales.
+    ///
+    /// # Errors
+    /// There is no tensor of scales.
+    pub fn open(tensors: &LinearTensors<'a>, shape: [usize; 2], expanded: Option<Vec<f32>>) -> Result<Self> {
+        let plain = tensors.get(TensorRole::Scales);
+        let tensor = plain.or_else(|| tensors.get(TensorRole::TransposedScales));
+        let no_scales = || Error::invalid("a format of quantized linears without scales", "");
+        let (tensor, transposed) = (*tensor.ok_or_else(no_scales)?, plain.is_none());
+        Ok(Self { tensor, shape, transposed, expanded })
     }
 
-    /// Quantized scales and what they stand for, `[out, groups]`.
-    pub fn expanded(tensor: Tensor<'a>, shape: [usize; 2], values: Vec<f32>) -> Self {
-        Self { tensor, shape, transposed: false, expanded: Some(values) }
-    }
-
-    pub fn tensor(&self) -> &Tensor<'a> {
+    pub fn tensor(&self) -> &StoredTensor<'a> {
         &self.tensor
     }
 
@@ -40,7 +42,7 @@ impl<'a> StoredScales<'a> {
     /// `[out, groups]`
     ///
     /// # Errors
-    /// One that is not finite.
+    /// A scale that is not finite.
     pub fn values(&self) -> Result<Vec<f32>> {
         let stored = self.expanded.clone().map_or_else(|| self.tensor.floats(), Ok)?;
         if stored.iter().any(|scale| !scale.is_finite()) {
@@ -49,7 +51,10 @@ impl<'a> StoredScales<'a> {
         Ok(if self.transposed { transpose(&stored, self.shape[1], |scale| scale) } else { stored })
     }
 
-    /// What the file can hold of `scales` (`[out, groups]`).
+    /// `scales` (`[out, groups]`) rounded to the type of the file.
+    ///
+    /// # Errors
+    /// Another number of scales; one that overflows the type or is not finite.
     pub fn rounded(&self, scales: &[f32]) -> Result<Vec<f32>> {
         let dtype = self.dtype()?;
         Ok(self.checked(scales)?.into_iter().map(|scale| dtype.round(scale)).collect())
@@ -58,23 +63,21 @@ impl<'a> StoredScales<'a> {
     /// The tensor's bytes for `scales` (`[out, groups]`).
     ///
     /// # Errors
-    /// As in `rounded`; the tensor holds them quantized.
+    /// As [`Self::rounded`]; a tensor that holds scales quantized.
     pub fn encode(&self, scales: &[f32]) -> Result<Vec<u8>> {
         let dtype = self.tensor.float_type()?;
         let checked = self.checked(scales)?;
         let stored =
             if self.transposed { transpose(&checked, self.shape[0], |scale| scale) } else { checked };
-        let mut bytes = Vec::with_capacity(self.tensor.bytes.len());
-        stored.into_iter().for_each(|value| float::encode_into(dtype, value, &mut bytes));
-        Ok(bytes)
+        Ok(float::encode(dtype, stored))
     }
 
-    /// What the scales are rounded to: quantized ones are expanded in the tuned copy.
+    /// Type of the scales in a tuned copy, where quantized ones are expanded.
     fn dtype(&self) -> Result<FloatType> {
         if self.expanded.is_some() { Ok(FloatType::F32) } else { self.tensor.float_type() }
     }
 
-    /// The new scales, where the stored ones are not 0: such a group is constant and is not trained.
+    /// The new scales, except where the stored one is 0: such a group is constant and is not trained.
     fn checked(&self, scales: &[f32]) -> Result<Vec<f32>> {
         let dtype = self.dtype()?;
         let stored = self.values()?;

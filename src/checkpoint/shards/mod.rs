@@ -13,9 +13,6 @@ use super::{float, pytorch};
 use crate::error::{Error, Result};
 use crate::storage::pages::{self, MappedFile};
 
-// The name that the files of `scheme` use.
-pub use super::tensor::StoredTensor as Tensor;
-
 /// The tensors of a directory.
 pub struct Shards {
     directory: PathBuf,

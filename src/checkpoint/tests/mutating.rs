@@ -106,7 +106,7 @@ fn use_everything(path: &Path) -> Result<()> {
 }
 
 /// A model in a format for which there is no fixture.
-fn written(format: QuantizedFormat, method: quant::Method, to: &Path) {
+fn written(format: QuantizedFormat, method: quant::QuantMethod, to: &Path) {
     let source = open("hf-f32");
     let config = QuantizeConfig { method, group_size: Some(-1), ..Default::default() };
     let target = format.target(&config, FloatType::F16).unwrap();
@@ -126,8 +126,8 @@ fn damaged_files_are_read_or_refused() {
     let rounds = std::env::var("QZO_MUTATIONS").map_or(300, |rounds| rounds.parse().unwrap());
     let made = tempfile::tempdir().unwrap();
     let [aqlm, qzo] = ["aqlm", "qzo"].map(|name| made.path().join(name));
-    written(QuantizedFormat::Aqlm, quant::Method::Vector, &aqlm);
-    written(QuantizedFormat::Qzo, quant::Method::Learned, &qzo);
+    written(QuantizedFormat::Aqlm, quant::QuantMethod::Vector, &aqlm);
+    written(QuantizedFormat::Qzo, quant::QuantMethod::Learned, &qzo);
     let fixtures = QUANTIZED.into_iter().chain(BITSANDBYTES).chain(["hf-f32", "hf-bf16-sharded", "f16.gguf"]);
     let mut failures = vec![];
     for (seed, original) in fixtures.map(fixture).chain([aqlm, qzo]).enumerate() {

@@ -119,7 +119,7 @@ fn mlx_modes_that_are_not_affine_are_named() {
 #[test]
 fn packed_tensors_of_another_type_or_shape_are_refused_by_name() {
     for (fixture_name, tensor, dtype, shape, expected) in [
-        ("ct-w4-group", "weight_packed", Dtype::U32, vec![32, 4], "expected codes packed in I32, got U32"),
+        ("ct-w4-group", "weight_packed", Dtype::U32, vec![32, 4], "expected I32, got U32"),
         ("ct-w4-group", "weight_packed", Dtype::I32, vec![4, 32], "expected shape [32, 4]"),
         ("ct-w4-group", "weight_scale", Dtype::F16, vec![2, 32], "expected shape [32, 2]"),
         ("ct-w4-group", "weight_scale", Dtype::I16, vec![32, 2], "stored as I16"),
@@ -127,7 +127,7 @@ fn packed_tensors_of_another_type_or_shape_are_refused_by_name() {
         ("ct-w4-group", "weight_shape", Dtype::F64, vec![2], "expected integers"),
         ("ct-w4-group", "weight_shape", Dtype::I64, vec![2], "says [0, 0], expected [32, 32]"),
         ("ct-w4-asym-actorder", "weight_zero_point", Dtype::I8, vec![4, 8], "expected shape [4, 2]"),
-        ("ct-w4-asym-actorder", "weight_zero_point", Dtype::F32, vec![4, 2], "expected codes packed in I32"),
+        ("ct-w4-asym-actorder", "weight_zero_point", Dtype::F32, vec![4, 2], "expected I32, got F32"),
         ("ct-w4-asym-actorder", "weight_g_idx", Dtype::I32, vec![32], "group 1 does not have 16"),
         ("ct-w4-asym-actorder", "weight_g_idx", Dtype::I32, vec![4, 8], "expected shape [32]"),
         ("awq-gemm", "qweight", Dtype::U32, vec![32, 4], "expected I32, got U32"),

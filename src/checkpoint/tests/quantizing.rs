@@ -18,7 +18,7 @@ fn write_quantized(
 
 #[test]
 fn the_quantizers_weights_are_read_back() {
-    use crate::quant::Method::{Learned, Nf4, Rtn, Vector};
+    use crate::quant::QuantMethod::{Learned, Nf4, Rtn, Vector};
     // The calibration text only has to be named: no quantizer of this test reads it.
     let config = |method, bits, group_size| QuantizeConfig { method, bits, group_size, ..Default::default() };
     let mut cases = vec![];
@@ -112,7 +112,7 @@ fn activation_order_survives(into: QuantizedFormat) {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
     let config = QuantizeConfig {
-        method: quant::Method::Gptq,
+        method: quant::QuantMethod::Gptq,
         group_size: Some(16),
         act_order: true,
         asymmetric: true,
@@ -301,7 +301,7 @@ fn an_interrupted_write_is_continued() {
 
 #[test]
 fn a_codebook_that_is_not_finite_is_refused_by_name() {
-    use crate::quant::Method::{Nf4, Vector};
+    use crate::quant::QuantMethod::{Nf4, Vector};
     let source = open("hf-f32");
     for (method, group_size, into, part) in [
         (Nf4, 32, QuantizedFormat::Bitsandbytes, ".weight.quant_map"),

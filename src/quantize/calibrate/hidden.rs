@@ -35,10 +35,10 @@ impl Hidden {
         let bytes = widths.map(|width| tokens * width * size_of::<f32>());
         let needed = beside.saturating_add((bytes[0] + bytes[1]) as u64);
         let in_memory = available.is_none_or(|available| needed < available);
-        let [first, second] =
-            bytes.map(
-                |bytes| if in_memory { scratch::anonymous(bytes) } else { scratch::mapped(bytes, directory) },
-            );
+        let [first, second] = bytes.map(|bytes| match in_memory {
+            true => scratch::anonymous(bytes, "reserving memory for all samples' hidden states"),
+            false => scratch::mapped(bytes, directory, "reserving space for all samples' hidden states in"),
+        });
         tracing::info!(bytes = bytes[0] + bytes[1], in_memory, "hidden states");
         Ok(Self { tables: [first?, second?], widths })
     }
@@ -98,6 +98,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         // More than a file can be.
         let Err(error) = Hidden::within(Some(0), 1 << 58, [1, 1], 0, directory.path()) else { panic!() };
-        assert!(error.to_string().contains("taking room for all samples' hidden states"), "{error}");
+        assert!(error.to_string().contains("reserving space for all samples' hidden states"), "{error}");
     }
 }

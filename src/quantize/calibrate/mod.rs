@@ -22,7 +22,7 @@ use crate::device::host;
 use crate::error::{Error, Result};
 use crate::model::{BlockByBlock, BlockPass, CalibrationStage, SampleRows, memory};
 use crate::packed::PackedWeight;
-use crate::quant::{self, Options, OutputError};
+use crate::quant::{self, OutputError, QuantOptions};
 use hidden::Hidden;
 
 /// Tokens that go through a block together, unless one sample alone has more.
@@ -34,7 +34,7 @@ pub struct Calibration<'a> {
     pub checkpoint: &'a Checkpoint,
     /// Token ids.
     pub samples: &'a [Vec<u32>],
-    pub options: Options,
+    pub options: QuantOptions,
     pub workspace: &'a Workspace,
 }
 

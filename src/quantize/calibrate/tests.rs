@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::device::{ComputeType, DeviceSpec};
 use crate::model;
-use crate::quant::Kind;
+use crate::quant::CodeKind;
 
 fn run(workspace: &Workspace) -> Vec<QuantizeEvent> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/base");
@@ -15,8 +15,8 @@ fn run(workspace: &Workspace) -> Vec<QuantizeEvent> {
     let token = |i: u32| (i * i + 7 * i) % 120 + 4;
     let samples: Vec<Vec<u32>> =
         (0..50).map(|s| (0..90 + s % 7).map(|i| token(31 * s + i)).collect()).collect();
-    let kind = Kind::Integer { bits: 3, symmetric: false, mse: true };
-    let options = Options { kind, group_size: Some(32), ..Options::default() };
+    let kind = CodeKind::Integer { bits: 3, symmetric: false, mse: true };
+    let options = QuantOptions { kind, group_size: Some(32), ..QuantOptions::default() };
     let calibration = Calibration { checkpoint: &checkpoint, samples: &samples, options, workspace };
     let device = "cpu".parse::<DeviceSpec>().unwrap().resolve().unwrap();
     let mut blocks = model::block_by_block(Arc::clone(&checkpoint), &device, ComputeType::F32).unwrap();

@@ -1,6 +1,6 @@
-//! What compressed-tensors says in config.json: its `QuantizationConfig`, in which groups of modules have
-//! settings. Which linears are quantized is seen from their tensors, so that `targets` and `ignore` are not
-//! read; several groups have to say the same about weights.
+//! The settings of compressed-tensors in config.json: its `QuantizationConfig`, in which groups of modules have
+//! settings. A linear is quantized where it has such tensors, so `targets` and `ignore` are not read; all groups have
+//! to say the same about weights.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,18 +8,39 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::group_size;
-use super::{Actorder, CompressedTensors};
-use crate::arch::hf::loose::{self, Flag};
+use super::super::config::{group_size, read_settings};
+use crate::arch::hf::loose::Flag;
 use crate::error::{Error, Result};
+
+const NAME: &str = "compressed-tensors";
 
 const FORMAT: &str = "pack-quantized";
 
 const WORKS: &str = "works: format \"pack-quantized\" with integers of 2, 3, 4 or 8 bits, strategy \"group\" or \
                      \"channel\", the same for all linears, and activations that are not quantized";
 
+/// Settings of all linears, read or to be written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CompressedTensors {
+    pub bits: u32,
+    /// `None`: one group per row (strategy "channel").
+    pub group_size: Option<usize>,
+    /// Without zero points.
+    pub symmetric: bool,
+    pub actorder: Option<Actorder>,
+}
+
+/// Use of the order of the features' activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actorder {
+    /// Groups may hold features that are no neighbours.
+    Group,
+    /// Used only to quantize: groups hold neighbours.
+    Weight,
+}
+
 #[derive(Deserialize)]
-struct Config {
+struct CompressedTensorsSettings {
     config_groups: BTreeMap<String, Value>,
     format: Option<String>,
     quantization_status: Option<String>,
@@ -29,8 +50,8 @@ struct Config {
 }
 
 #[derive(Deserialize)]
-struct Group {
-    weights: Option<Weights>,
+struct ModuleGroup {
+    weights: Option<WeightArgs>,
     input_activations: Option<Value>,
     output_activations: Option<Value>,
     format: Option<String>,
@@ -38,7 +59,7 @@ struct Group {
 
 /// The package's `QuantizationArgs`, with its defaults.
 #[derive(Deserialize)]
-struct Weights {
+struct WeightArgs {
     num_bits: Option<i64>,
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -51,46 +72,83 @@ struct Weights {
     actorder: Value,
 }
 
-pub fn parse(path: &Path, json: &Value) -> Result<CompressedTensors> {
-    let damaged =
-        |e: serde_json::Error| Error::damaged(path, format!("compressed-tensors quantization config: {e}"));
-    let unsupported = |what: String| {
-        Error::unsupported(format!("{}: compressed-tensors with {what}", path.display()), WORKS)
-    };
-    let config: Config = loose::read(json).map_err(damaged)?;
-    match config.quantization_status.as_deref() {
-        None | Some("compressed" | "frozen") => {}
-        Some(other) => return Err(unsupported(format!("quantization_status \"{other}\""))),
-    }
-    if config.kv_cache_scheme.is_some_and(|scheme| !scheme.is_null()) {
-        return Err(unsupported("kv_cache_scheme: quantized keys and values".into()));
-    }
-    if let Some(what) = config.sparsity_config.as_ref().and_then(sparsity) {
-        return Err(unsupported(what));
-    }
-    if config.transform_config.is_some_and(|transforms| !is_empty(&transforms)) {
-        return Err(unsupported("transform_config: rotated weights".into()));
-    }
-    let mut same: Option<(&str, CompressedTensors)> = None;
-    for (name, group) in &config.config_groups {
-        if group.is_array() {
-            return Err(unsupported(format!("the preset \"{name}\" in place of its settings")));
+impl CompressedTensors {
+    /// # Errors
+    /// Missing or impossible values; a variant of the format that is not supported.
+    pub fn parse(path: &Path, json: &Value) -> Result<Self> {
+        let unsupported = |what: String| {
+            Error::unsupported(format!("{}: compressed-tensors with {what}", path.display()), WORKS)
+        };
+        let config: CompressedTensorsSettings = read_settings(path, json, NAME)?;
+        let status = config.quantization_status.filter(|s| !matches!(&**s, "compressed" | "frozen"));
+        let refused = if let Some(status) = status {
+            Some(format!("quantization_status \"{status}\""))
+        } else if config.kv_cache_scheme.is_some_and(|scheme| !scheme.is_null()) {
+            Some("kv_cache_scheme: quantized keys and values".into())
+        } else if config.transform_config.is_some_and(|transforms| !is_empty(&transforms)) {
+            Some("transform_config: rotated weights".into())
+        } else {
+            config.sparsity_config.as_ref().and_then(sparsity)
+        };
+        if let Some(what) = refused {
+            return Err(unsupported(what));
         }
-        let group: Group = loose::read(group).map_err(damaged)?;
-        let scheme = parse_group(path, group, config.format.as_deref(), &unsupported)?;
-        match same {
-            Some((first, other)) if other != scheme => {
-                return Err(unsupported(format!("other settings in \"{name}\" than in \"{first}\"")));
+        let mut same: Option<(&str, Self)> = None;
+        for (name, group) in &config.config_groups {
+            if group.is_array() {
+                return Err(unsupported(format!("the preset \"{name}\" in place of its settings")));
             }
-            _ => same = Some((name, scheme)),
+            let group: ModuleGroup = read_settings(path, group, NAME)?;
+            let scheme = parse_group(path, group, config.format.as_deref(), &unsupported)?;
+            match same {
+                Some((first, other)) if other != scheme => {
+                    return Err(unsupported(format!("other settings in \"{name}\" than in \"{first}\"")));
+                }
+                _ => same = Some((name, scheme)),
+            }
         }
+        same.map(|(_, scheme)| scheme).ok_or_else(|| Error::damaged(path, "config_groups has no group"))
     }
-    same.map(|(_, scheme)| scheme).ok_or_else(|| Error::damaged(path, "config_groups has no group"))
+
+    /// The settings as the package's `ModelCompressor.update_config` writes them.
+    pub fn to_json(self) -> Value {
+        json!({
+            "quant_method": NAME,
+            "format": FORMAT,
+            "quantization_status": "compressed",
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {
+                        "num_bits": self.bits,
+                        "type": "int",
+                        "symmetric": self.symmetric,
+                        "strategy": if self.group_size.is_some() { "group" } else { "channel" },
+                        "group_size": self.group_size,
+                        "actorder": self.actorder.map(|order| match order {
+                            Actorder::Group => "group",
+                            Actorder::Weight => "weight",
+                        }),
+                        "block_structure": null,
+                        "dynamic": false,
+                        "observer": "minmax",
+                        "observer_kwargs": {},
+                    },
+                    "input_activations": null,
+                    "output_activations": null,
+                    "format": FORMAT,
+                },
+            },
+            "ignore": ["lm_head"],
+            "kv_cache_scheme": null,
+            "global_compression_ratio": null,
+        })
+    }
 }
 
 fn parse_group(
     path: &Path,
-    group: Group,
+    group: ModuleGroup,
     format: Option<&str>,
     unsupported: &dyn Fn(String) -> Error,
 ) -> Result<CompressedTensors> {
@@ -128,22 +186,18 @@ fn parse_group(
         }
         (other, _) => return Err(unsupported(format!("strategy \"{}\"", other.unwrap_or("tensor")))),
     };
-    let actorder = match &weights.actorder {
-        Value::Null | Value::Bool(false) => None,
+    let said = weights.actorder.as_str().map(str::to_lowercase);
+    let actorder = match (&weights.actorder, said.as_deref()) {
+        (Value::Null | Value::Bool(false), _) => None,
         _ if group_size.is_none() => return Err(Error::damaged(path, "actorder with strategy \"channel\"")),
-        Value::Bool(true) => Some(Actorder::Group),
-        Value::String(order) if matches!(&*order.to_lowercase(), "group" | "dynamic") => {
-            Some(Actorder::Group)
-        }
-        Value::String(order) if matches!(&*order.to_lowercase(), "weight" | "static") => {
-            Some(Actorder::Weight)
-        }
-        other => return Err(unsupported(format!("actorder {other}"))),
+        (Value::Bool(true), _) | (_, Some("group" | "dynamic")) => Some(Actorder::Group),
+        (_, Some("weight" | "static")) => Some(Actorder::Weight),
+        (other, _) => return Err(unsupported(format!("actorder {other}"))),
     };
     Ok(CompressedTensors { bits, group_size, symmetric: weights.symmetric != Some(Flag(false)), actorder })
 }
 
-/// What is sparse, if anything is.
+/// What is sparse, where anything is.
 fn sparsity(config: &Value) -> Option<String> {
     match config.get("format").and_then(Value::as_str) {
         Some("dense") => None,
@@ -155,39 +209,4 @@ fn sparsity(config: &Value) -> Option<String> {
 
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(|object| object.values().all(is_empty))
-}
-
-/// As the package's `ModelCompressor.update_config`.
-pub fn write(scheme: &CompressedTensors) -> Value {
-    json!({
-        "quant_method": "compressed-tensors",
-        "format": FORMAT,
-        "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {
-                    "num_bits": scheme.bits,
-                    "type": "int",
-                    "symmetric": scheme.symmetric,
-                    "strategy": if scheme.group_size.is_some() { "group" } else { "channel" },
-                    "group_size": scheme.group_size,
-                    "actorder": scheme.actorder.map(|order| match order {
-                        Actorder::Group => "group",
-                        Actorder::Weight => "weight",
-                    }),
-                    "block_structure": null,
-                    "dynamic": false,
-                    "observer": "minmax",
-                    "observer_kwargs": {},
-                },
-                "input_activations": null,
-                "output_activations": null,
-                "format": FORMAT,
-            },
-        },
-        "ignore": ["lm_head"],
-        "kv_cache_scheme": null,
-        "global_compression_ratio": null,
-    })
 }

@@ -1,4 +1,4 @@
-//! GPTQ's tensors ↔ `PackedWeight`. One linear `M` of shape `[out, in]` is stored as
+//! GPTQ's tensors. One linear `M` of shape `[out, in]` is stored as
 //!
 //! ```text
 //! M.qweight  i32 [⌈in·bits/32⌉, out]      a column is one row of the weight: its codes along `in`, low
@@ -20,44 +20,46 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::Format;
-use super::super::safetensors::Dtype;
-use super::super::shards::{Shards, Tensor};
-use super::{
-    Layer, Packing, Scheme, StoredScales, expect, f16_bytes, ordering, transpose, word_bytes, words_from,
-};
-use crate::arch::hf::loose::{self, Flag, is_set};
-use crate::device::host;
+use super::bytes::transpose;
+use super::config::{group_size, group_size_json, read_settings};
+use super::tensors::TensorRole::{Codes, GroupIndex, TransposedScales, Zeros};
+use super::tensors::{LinearSpec, TensorSpec};
+use super::traits::{LinearFormat, Packing, Scheme};
+use crate::arch::hf::loose::{Flag, is_set};
+use crate::checkpoint::Format;
+use crate::checkpoint::safetensors::Dtype;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
-use crate::packed::{Levels, LevelsKind, PackedLayout, PackedWeight, get_code, put_code, words_per_row};
+use crate::packed::{Levels, LevelsKind, PackedLayout, words_per_row};
 
-/// Rows that are transposed together: what one cache line of the file holds.
+/// Rows that are transposed together: a cache line of the file holds a word of each.
 const TRANSPOSED_ROWS: usize = 16;
 
 pub const PARTS: [&str; 4] = [".qweight", ".qzeros", ".scales", ".g_idx"];
 
-/// What `quantization_config` says about all layers.
-#[derive(Debug, Clone, PartialEq)]
+/// Settings in config.json, read or to be written.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gptq {
-    bits: u32,
+    pub bits: u32,
     /// `None`: one group per row (−1 in the file).
-    group_size: Option<usize>,
+    pub group_size: Option<usize>,
     /// checkpoint_format "gptq" rather than "gptq_v2".
-    zeros_minus_one: bool,
+    pub zeros_minus_one: bool,
     /// One zero point for all groups.
-    symmetric: bool,
-    /// Groups may hold features that are no neighbours.
-    desc_act: bool,
+    pub symmetric: bool,
+    /// Whether groups may hold features that are no neighbours.
+    pub desc_act: bool,
+    /// How the weights were quantized. Only written, because other tools expect the keys.
+    pub static_groups: bool,
+    pub damp_percent: f64,
 }
 
 /// Absent keys have transformers' defaults (`GPTQConfig`).
 #[derive(Deserialize)]
-struct QuantizationConfig {
+struct GptqSettings {
     bits: u32,
     group_size: Option<i64>,
     checkpoint_format: Option<String>,
-    /// Its name in newer files of GPTQModel.
+    /// Name of `checkpoint_format` in newer files of GPTQModel.
     format: Option<String>,
     pack_dtype: Option<String>,
     dynamic: Option<Value>,
@@ -68,139 +70,62 @@ struct QuantizationConfig {
 }
 
 impl Gptq {
+    /// Settings to write with: asymmetric weights are written in the version that holds every zero point.
+    pub fn new(bits: u32, group_size: Option<usize>, symmetric: bool, desc_act: bool) -> Self {
+        let (zeros_minus_one, static_groups, damp_percent) = (symmetric, false, 0.01);
+        Self { bits, group_size, zeros_minus_one, symmetric, desc_act, static_groups, damp_percent }
+    }
+
+    pub fn scheme(self) -> Scheme {
+        let name = format!("GPTQ {}-bit", self.bits);
+        Scheme { format: Format::Gptq, name, parts: &PARTS, linears: Box::new(self) }
+    }
+
     /// # Errors
     /// Missing or impossible values; a variant of the format that is not supported.
     pub fn parse(path: &Path, json: &Value) -> Result<Self> {
-        let raw: QuantizationConfig =
-            loose::read(json).map_err(|e| Error::damaged(path, format!("GPTQ quantization config: {e}")))?;
-        let unsupported = |what: String, works: &str| {
-            Err(Error::unsupported(
-                format!("{}: GPTQ with {what}", path.display()),
-                format!("works: {works}"),
-            ))
-        };
-        if !matches!(raw.bits, 2 | 3 | 4 | 8) {
-            return unsupported(format!("{} bits", raw.bits), "2, 3, 4 and 8 bits");
-        }
-        let group_size = super::group_size(path, raw.group_size.unwrap_or(128))?;
-        if raw.dynamic.is_some_and(|d| d.as_object().is_none_or(|d| !d.is_empty())) {
-            return unsupported("`dynamic` settings per layer".into(), "the same settings for all layers");
-        }
-        if is_set(raw.planar) || raw.pack_dtype.as_deref().is_some_and(|d| d != "int32") {
-            return unsupported("another packing than 32-bit words".into(), "pack_dtype \"int32\"");
-        }
-        let zeros_minus_one = match raw.checkpoint_format.as_deref().or(raw.format.as_deref()) {
-            _ if is_set(raw.is_marlin_format) => {
-                return unsupported("is_marlin_format".into(), "gptq, gptq_v2");
+        let raw: GptqSettings = read_settings(path, json, "GPTQ")?;
+        let version = raw.checkpoint_format.or(raw.format).unwrap_or_else(|| "gptq".into());
+        let is_dynamic = raw.dynamic.is_some_and(|d| d.as_object().is_none_or(|d| !d.is_empty()));
+        let (what, works) = match &*version {
+            _ if !matches!(raw.bits, 2 | 3 | 4 | 8) => (format!("{} bits", raw.bits), "2, 3, 4 and 8 bits"),
+            _ if is_dynamic => ("`dynamic` settings per layer".into(), "the same settings for all layers"),
+            _ if is_set(raw.planar) || raw.pack_dtype.is_some_and(|dtype| dtype != "int32") => {
+                ("another packing than 32-bit words".into(), "pack_dtype \"int32\"")
             }
-            None | Some("gptq") => true,
-            Some("gptq_v2") => false,
-            Some(other) => {
-                return unsupported(format!("checkpoint_format \"{other}\""), "gptq, gptq_v2");
+            _ if is_set(raw.is_marlin_format) => ("is_marlin_format".into(), "gptq, gptq_v2"),
+            "gptq" | "gptq_v2" => {
+                let group_size = group_size(path, raw.group_size.unwrap_or(128))?;
+                // Files have zero points whatever `sym` says, and they are read.
+                let settings = Self::new(raw.bits, group_size, is_set(raw.sym), is_set(raw.desc_act));
+                return Ok(Self { zeros_minus_one: version == "gptq", ..settings });
             }
+            other => (format!("checkpoint_format \"{other}\""), "gptq, gptq_v2"),
         };
-        // Zero points are there and are read in either case.
-        let (symmetric, desc_act) = (is_set(raw.sym), is_set(raw.desc_act));
-        Ok(Self { bits: raw.bits, group_size, zeros_minus_one, symmetric, desc_act })
+        Err(Error::unsupported(format!("{}: GPTQ with {what}", path.display()), format!("works: {works}")))
     }
 }
 
-impl Scheme for Gptq {
-    fn format(&self) -> Format {
-        Format::Gptq
-    }
-
-    fn name(&self) -> String {
-        format!("GPTQ {}-bit", self.bits)
-    }
-
-    fn parts(&self) -> &'static [&'static str] {
-        &PARTS
-    }
-
-    fn open<'a>(
-        &'a self,
-        shards: &'a Shards,
-        module: &str,
-        shape: [usize; 2],
-    ) -> Result<Box<dyn Layer + 'a>> {
-        Ok(Box::new(GptqLayer::open(shards, module, shape, self)?))
-    }
-}
-
-struct GptqLayer<'a> {
-    shape: [usize; 2],
-    bits: u32,
-    group_size: usize,
-    zeros_minus_one: bool,
-    symmetric: bool,
-    desc_act: bool,
-    qweight: Tensor<'a>,
-    qzeros: Tensor<'a>,
-    scales: StoredScales<'a>,
-    g_idx: Option<Tensor<'a>>,
-    order: Option<Vec<u32>>,
-}
-
-impl<'a> GptqLayer<'a> {
-    fn open(shards: &'a Shards, module: &str, shape: [usize; 2], scheme: &Gptq) -> Result<Self> {
-        let [out_features, in_features] = shape;
-        let group_size = scheme.group_size.unwrap_or(in_features);
+impl LinearFormat for Gptq {
+    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<LinearSpec, String> {
+        let group_size = self.group_size.unwrap_or(in_features).max(1);
         let groups = in_features.div_ceil(group_size);
-        let part = |part: &str| shards.tensor(&format!("{module}{part}"));
-        let (qweight, qzeros, scales) = (part(".qweight")?, part(".qzeros")?, part(".scales")?);
-        qweight.expect_shape(&[words_per_row(in_features, scheme.bits), out_features])?;
-        qzeros.expect_shape(&[groups, words_per_row(out_features, scheme.bits)])?;
-        scales.expect_shape(&[groups, out_features])?;
-        for tensor in [&qweight, &qzeros] {
-            if tensor.dtype != Dtype::I32 {
-                return Err(tensor.wrong(format!("expected I32, got {:?}", tensor.dtype)));
-            }
-        }
-        let g_idx = shards.get(&format!("{module}.g_idx"));
-        let order =
-            g_idx.map(|g_idx| ordering::of_groups(&g_idx, in_features, group_size)).transpose()?.flatten();
-        Ok(Self {
-            shape,
-            bits: scheme.bits,
-            group_size,
-            zeros_minus_one: scheme.zeros_minus_one,
-            symmetric: scheme.symmetric,
-            desc_act: scheme.desc_act,
-            qweight,
-            qzeros,
-            scales: StoredScales::new(scales, [out_features, groups], true)?,
-            g_idx,
-            order,
-        })
-    }
-
-    fn groups(&self) -> usize {
-        self.shape[1].div_ceil(self.group_size)
-    }
-}
-
-impl Layer for GptqLayer<'_> {
-    fn layout(&self) -> PackedLayout {
+        let words = |codes| words_per_row(codes, self.bits);
         let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
-        PackedLayout { bits: self.bits, group_size: self.group_size, levels, ordered: self.desc_act }
+        let [qweight, qzeros, scales, g_idx] = PARTS;
+        let tensors = vec![
+            TensorSpec::new(qweight, Codes, Dtype::I32, &[words(in_features), out_features]),
+            TensorSpec::new(qzeros, Zeros, Dtype::I32, &[groups, words(out_features)]),
+            TensorSpec::new(scales, TransposedScales, Dtype::F16, &[groups, out_features]),
+            TensorSpec { optional: true, ..TensorSpec::new(g_idx, GroupIndex, Dtype::I32, &[in_features]) },
+        ];
+        let layout = PackedLayout { bits: self.bits, group_size, levels, ordered: self.desc_act };
+        Ok(LinearSpec { layout, tensors })
     }
 
-    fn scales(&self) -> &StoredScales<'_> {
-        &self.scales
-    }
-
-    fn bytes(&self) -> usize {
-        let tensors = [Some(self.qweight), Some(self.qzeros), Some(*self.scales.tensor()), self.g_idx];
-        tensors.iter().flatten().map(|tensor| tensor.bytes.len()).sum()
-    }
-
-    fn packed(&self) -> Result<PackedWeight> {
-        let [out_features, in_features] = self.shape;
+    fn unpack(&self, stored: &[u8], [out_features, in_features]: [usize; 2], codes: &mut [u32]) {
         let words = words_per_row(in_features, self.bits);
-        let column_words = self.qweight.bytes.as_chunks::<4>().0;
-        let mut codes = vec![0u32; out_features * words];
-        host::prefer_huge_pages(&mut codes);
+        let column_words = stored.as_chunks::<4>().0;
         // The unused high bits of a row's last word.
         let unused = words * 32 - in_features * self.bits as usize;
         codes.par_chunks_mut(TRANSPOSED_ROWS * words).enumerate().for_each(|(block, rows)| {
@@ -215,93 +140,47 @@ impl Layer for GptqLayer<'_> {
                 row[words - 1] &= u32::MAX >> unused;
             }
         });
-        if let Some(order) = &self.order {
-            ordering::apply(&mut codes, self.bits, order);
-        }
-        Ok(PackedWeight {
-            out_features,
-            in_features,
-            bits: self.bits,
-            group_size: self.group_size,
-            codes,
-            scales: self.scales.values()?,
-            levels: self.levels()?,
-            perm: self.order.clone(),
-        })
     }
 
-    fn levels(&self) -> Result<Levels> {
-        let ([out_features, _], groups, bits) = (self.shape, self.groups(), self.bits);
-        let words = words_per_row(out_features, bits);
-        let mut packed = words_from(&self.qzeros);
-        // Zero points that wrapped when 1 was subtracted from whole words borrowed from their
-        // neighbour: adding 1 to every field of a word at once gives it back. (3-bit fields straddle
-        // words; there each field wraps by itself, as in GPTQModel.)
-        let whole_words = self.zeros_minus_one && bits != 3;
-        if whole_words {
-            let ones = (0..32).step_by(bits as usize).fold(0u32, |ones, bit| ones | 1 << bit);
-            packed.iter_mut().for_each(|word| *word = word.wrapping_add(ones));
+    fn zero_place(&self, row: usize, group: usize, [out_features, _]: [usize; 2]) -> (usize, usize) {
+        (group * words_per_row(out_features, self.bits), row)
+    }
+
+    /// Where 1 was subtracted from whole words, zero points that wrapped borrowed from their neighbour: adding 1 to
+    /// every field of a word at once gives it back. 3-bit fields straddle words; there each one wraps by itself, as in
+    /// GPTQModel.
+    fn correct_zeros(&self, words: &mut [u32]) {
+        if self.zeros_minus_one && self.bits != 3 {
+            let ones = (0..32).step_by(self.bits as usize).fold(0u32, |ones, bit| ones | 1 << bit);
+            words.iter_mut().for_each(|word| *word = word.wrapping_add(ones));
         }
-        let offset = u32::from(self.zeros_minus_one && !whole_words);
-        let zero = |o: usize, g: usize| {
-            let field = get_code(&packed[g * words..(g + 1) * words], o, bits);
-            ((field + offset) & ((1 << bits) - 1)) as u8
-        };
-        let zeros: Vec<u8> = (0..out_features * groups).map(|i| zero(i / groups, i % groups)).collect();
-        Ok(match zeros.first() {
-            Some(&first) if zeros.iter().all(|&z| z == first) => Levels::Zero(first),
+    }
+
+    fn zeros(&self, mut zeros: Vec<u8>) -> Levels {
+        if self.zeros_minus_one && self.bits == 3 {
+            zeros.iter_mut().for_each(|zero| *zero = (*zero + 1) & 7);
+        }
+        match zeros.first() {
+            Some(&first) if zeros.iter().all(|&zero| zero == first) => Levels::Zero(first),
             _ => Levels::Zeros(zeros),
-        })
-    }
-}
-
-/// How GPTQ directories are written.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GptqPacking {
-    pub bits: u32,
-    /// `None`: one group per row.
-    pub group_size: Option<usize>,
-    pub symmetric: bool,
-    /// Whether groups may hold features that are no neighbours.
-    pub desc_act: bool,
-    /// Recorded in the config, where other tools expect them.
-    pub static_groups: bool,
-    pub damp_percent: f64,
-    pub true_sequential: bool,
-}
-
-impl Default for GptqPacking {
-    fn default() -> Self {
-        Self {
-            bits: 4,
-            group_size: Some(128),
-            symmetric: true,
-            desc_act: false,
-            static_groups: false,
-            damp_percent: 0.01,
-            true_sequential: true,
         }
     }
 }
 
-impl Packing for GptqPacking {
-    fn scale_dtype(&self) -> FloatType {
-        FloatType::F16
-    }
-
+impl Packing for Gptq {
     fn settings(&self) -> Value {
         json!({
             "quant_method": "gptq",
             "bits": self.bits,
-            "group_size": self.group_size.map_or(json!(-1), |size| json!(size)),
+            "group_size": group_size_json(self.group_size),
             "desc_act": self.desc_act,
             "sym": self.symmetric,
             "lm_head": false,
             "damp_percent": self.damp_percent,
-            "true_sequential": self.true_sequential,
+            "true_sequential": true,
             "static_groups": self.static_groups,
             "pack_dtype": "int32",
-            "checkpoint_format": if self.symmetric { "gptq" } else { "gptq_v2" },
+            "checkpoint_format": if self.zeros_minus_one { "gptq" } else { "gptq_v2" },
         })
     }
 
@@ -309,48 +188,15 @@ impl Packing for GptqPacking {
         true
     }
 
-    fn describe(
-        &self,
-        [out_features, in_features]: [usize; 2],
-    ) -> Result<Vec<(String, Dtype, Vec<usize>)>, String> {
-        let groups = in_features.div_ceil(self.group_size.unwrap_or(in_features).max(1));
-        let parts = [
-            (Dtype::I32, vec![words_per_row(in_features, self.bits), out_features]),
-            (Dtype::I32, vec![groups, words_per_row(out_features, self.bits)]),
-            (Dtype::F16, vec![groups, out_features]),
-            (Dtype::I32, vec![in_features]),
-        ];
-        Ok(PARTS.iter().zip(parts).map(|(part, (dtype, shape))| (part.to_string(), dtype, shape)).collect())
+    fn pack(&self, codes: &[u32], [out_features, _]: [usize; 2]) -> Vec<u8> {
+        transpose(codes, out_features, u32::to_le_bytes).into_flattened()
     }
 
-    fn encode(&self, packed: &PackedWeight) -> Result<Vec<Vec<u8>>, String> {
-        expect(packed, self.bits, self.group_size)?;
-        let (out_features, groups, bits) = (packed.out_features, packed.groups(), packed.bits);
-        let words = words_per_row(out_features, bits);
-        let mut qzeros = vec![0u32; groups * words];
-        for o in 0..out_features {
-            for g in 0..groups {
-                let zero = match &packed.levels {
-                    Levels::Zero(zero) => *zero,
-                    Levels::Zeros(zeros) => zeros[o * groups + g],
-                    _ => {
-                        return Err("GPTQ stores integer zero points, not minima or codebooks".into());
-                    }
-                };
-                let stored = match self.symmetric {
-                    true => zero.checked_sub(1).ok_or("a zero point of 0 in a symmetric GPTQ checkpoint")?,
-                    false => zero,
-                };
-                put_code(&mut qzeros[g * words..(g + 1) * words], o, bits, u32::from(stored));
-            }
+    fn stored_zero(&self, zero: u8) -> Result<u8, String> {
+        match self.zeros_minus_one {
+            true => zero.checked_sub(1).ok_or("a zero point of 0 in a symmetric GPTQ checkpoint".into()),
+            false => Ok(zero),
         }
-        let (codes, g_idx) = ordering::undo(packed);
-        Ok(vec![
-            transpose(&codes, out_features, u32::to_le_bytes).into_flattened(),
-            word_bytes(&qzeros),
-            f16_bytes(&transpose(&packed.scales, out_features, |scale| scale))?,
-            word_bytes(&g_idx),
-        ])
     }
 }
 
