@@ -64,7 +64,10 @@ impl QuantizedFormat {
         })
     }
 
-    /// The packing of a directory, or what to do where the format cannot hold the weights.
+    /// The packing of a directory.
+    ///
+    /// # Errors
+    /// The format cannot hold the weights; the text is the help.
     fn packing(self, config: &QuantizeConfig, dtype: FloatType) -> Result<Box<dyn Packing>, &'static str> {
         let QuantizeConfig { bits, act_order, static_groups, .. } = *config;
         let (vector_size, group_size, symmetric) =
@@ -126,7 +129,10 @@ impl QuantizedFormat {
     }
 }
 
-/// The block type of a GGUF file, or what to do where none holds the weights.
+/// The block type of a GGUF file.
+///
+/// # Errors
+/// No type holds the weights; the text is the help.
 fn block_type(config: &QuantizeConfig) -> Result<GgmlType, &'static str> {
     if !matches!(config.method, QuantMethod::Rtn | QuantMethod::Gptq) {
         return Err("use --method rtn or gptq, or leave --format out");

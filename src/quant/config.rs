@@ -8,6 +8,7 @@ use super::options::{CodeKind, Feedback, QuantOptions};
 use crate::error::{Error, Result};
 use crate::packed::FloatType;
 
+/// Methods of quantization.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum,
 )]

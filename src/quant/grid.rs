@@ -3,7 +3,7 @@
 //! The formulas are those of the GPTQ reference code's `Quantizer.find_params` (Frantar et al. 2022,
 //! <https://github.com/IST-DASLab/gptq>, `quant.py`), so results are interchangeable with other GPTQ tools;
 //! its `mse` option searches a smaller range here too, by the squared error instead of its power 2.4, weighted
-//! by what calibration says, and over zero points as well.
+//! by the importance that calibration gives, and over zero points as well.
 //! Arithmetic is f64 and ties round to even. The scale is rounded to the type the file will store *before*
 //! codes are chosen, so that every code is the nearest one for the scale that is really used.
 

@@ -1,5 +1,5 @@
 //! Codebooks fitted to a weight: Lloyd's iteration (1957; Max 1960) on scalars or short vectors, every
-//! feature weighted by what its error costs, with the scales of the groups fitted in the same rounds.
+//! feature weighted by the cost of its error, with the scales of the groups fitted in the same rounds.
 
 use rayon::prelude::*;
 

@@ -5,7 +5,7 @@
 //! options   how one matrix is quantized
 //! grid      integer levels: scale and zero point of a group
 //! book      levels or vectors of a codebook; learn fits one to a weight
-//! hessian   what calibration says: the factor of GPTQ's error feedback
+//! hessian   the result of a calibration: the factor of GPTQ's error feedback
 //! coding    weights → codes, with that feedback or to the nearest; pack makes them a packed weight
 //! whole     quantizes whole matrices; rounding those whose rows arrive one after the other
 //! ```

@@ -259,7 +259,7 @@ fn feedback_at_least_halves_the_error_of_a_correlated_layer() {
     }
 }
 
-/// What the range search may choose from, by the text of `grid`, each tried in plain loops: the whole range,
+/// Tries in plain loops everything that the range search may choose by the text of `grid`: the whole range,
 /// and shares of it from 25 to 49 fiftieths with the zero point of the whole range or, where every group
 /// has its own, one beside it. The costs of the whole range, of the best choice, and of `chosen`.
 fn search_in_loops(grid: Grid, weights: &[f64], importance: &[f64], chosen: grid::GroupScale) -> [f64; 3] {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::config::read_settings;
 use super::tensors::TensorRole::{Codebook, Codes, Scales};
-use super::tensors::{LinearSpec, TensorSpec};
+use super::tensors::{StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, Packing, Scheme};
 use crate::checkpoint::Format;
 use crate::checkpoint::safetensors::Dtype;
@@ -67,10 +67,8 @@ impl Aqlm {
         let what = format!(
             "AQLM with {num_codebooks} codebooks of {bits} bits for {out_group_size} × {in_group_size} weights"
         );
-        if !(1..=16).contains(&bits)
-            || !(1..=8).contains(&num_codebooks)
-            || !(1..=64).contains(&in_group_size)
-        {
+        let possible = (1..=16).contains(&bits) && (1..=8).contains(&num_codebooks);
+        if !possible || !(1..=64).contains(&in_group_size) {
             return Err(Error::damaged(path, what));
         }
         if out_group_size != 1 {
@@ -93,7 +91,7 @@ impl Aqlm {
 }
 
 impl LinearFormat for Aqlm {
-    fn spec(&self, shape: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, shape: [usize; 2]) -> Result<StoredLayout, String> {
         let Self { nbits_per_codebook: bits, num_codebooks: books, in_group_size: width, .. } = *self;
         let [out_features, in_features] = shape;
         if !in_features.is_multiple_of(width) {
@@ -108,7 +106,7 @@ impl LinearFormat for Aqlm {
         ];
         let levels = LevelsKind::Codebook { width, num_codebooks: books };
         let layout = PackedLayout { bits, group_size: in_features, levels, ordered: false };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 
     fn unpack(&self, stored: &[u8], [_, in_features]: [usize; 2], codes: &mut [u32]) {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::bytes::word_bytes;
 use super::config::{group_size, group_size_json, read_settings, whole_groups};
 use super::tensors::TensorRole::{Codes, TransposedScales, Zeros};
-use super::tensors::{LinearSpec, TensorSpec};
+use super::tensors::{StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, Packing, Scheme};
 use crate::arch::hf::loose::Flag;
 use crate::checkpoint::Format;
@@ -59,8 +59,7 @@ struct AwqSettings {
 
 impl Awq {
     pub fn scheme(self) -> Scheme {
-        let name = "AWQ 4-bit".into();
-        Scheme { format: Format::Awq, name, parts: &PARTS, linears: Box::new(self) }
+        Scheme { format: Format::Awq, name: "AWQ 4-bit".into(), parts: &PARTS, linears: Box::new(self) }
     }
 
     /// # Errors
@@ -84,7 +83,7 @@ impl Awq {
 }
 
 impl LinearFormat for Awq {
-    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<StoredLayout, String> {
         let group_size = self.group_size.unwrap_or(in_features);
         let groups = whole_groups(in_features, group_size)?;
         if !out_features.is_multiple_of(ROWS.len()) {
@@ -97,7 +96,7 @@ impl LinearFormat for Awq {
             TensorSpec::new(scales, TransposedScales, Dtype::F16, &[groups, out_features]),
         ];
         let layout = PackedLayout { bits: BITS, group_size, levels: LevelsKind::Zeros, ordered: false };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 
     fn unpack(&self, stored: &[u8], [out_features, in_features]: [usize; 2], codes: &mut [u32]) {

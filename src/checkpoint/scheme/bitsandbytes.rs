@@ -1,14 +1,14 @@
 //! bitsandbytes' 4-bit types, as `save_pretrained` writes them. One linear `M` of shape `[out, in]`:
 //!
 //! ```text
-//! M.weight                                     u8 [out·in/2, 1]   two codes a byte, the first in the high half
+//! M.weight                                     u8 [out·in/2, 1]   two codes per byte, the first in the high half
 //! M.weight.absmax                              f32 [out·in/block] the scale of each block of the flattened weight
-//! M.weight.quant_map                           f32 [16]           what the codes stand for
+//! M.weight.quant_map                           f32 [16]           the values of the codes
 //! M.weight.quant_state.bitsandbytes__nf4       u8 [n]             JSON: quant_type, blocksize, dtype, shape
 //! weight[i] = absmax[i / block] · quant_map[code[i]]
 //! ```
 //!
-//! With double quantization the scales are codes, too, and the JSON has nested_blocksize and nested_offset:
+//! With double quantization the scales are codes themselves, and the JSON has nested_blocksize and nested_offset:
 //!
 //! ```text
 //! M.weight.absmax                              u8 [out·in/block]
@@ -17,7 +17,7 @@
 //! absmax[b] = nested_absmax[b / nested_blocksize] · nested_quant_map[code[b]] + nested_offset
 //! ```
 //!
-//! Such scales are expanded to be trained, and a tuned copy has them as f32.
+//! Such scales are expanded for training, and a tuned copy stores them as f32.
 //!
 //! Layout: bitsandbytes `functional.py` (`QuantState.as_dict`, `quantize_4bit`). Blocks are groups of input
 //! features where they fill the rows.
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 use super::config::read_settings;
 use super::tensors::TensorRole::{self, Codes, Private, Scales};
-use super::tensors::{LinearSpec, LinearTensors, TensorSpec};
+use super::tensors::{LinearTensors, StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, LinearFormats, Packing, Scheme};
 use crate::arch::hf::loose::{Flag, is_set};
 use crate::checkpoint::Format;
@@ -174,7 +174,7 @@ impl FourBitLinear {
 }
 
 impl LinearFormat for FourBitLinear {
-    fn spec(&self, shape: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, shape: [usize; 2]) -> Result<StoredLayout, String> {
         let ([out_features, in_features], block) = (shape, self.block);
         if block < 8 || !block.is_power_of_two() || !in_features.is_multiple_of(block) {
             return Err(format!("blocks of {block} weights do not fill rows of {in_features}"));
@@ -195,7 +195,7 @@ impl LinearFormat for FourBitLinear {
         }
         let levels = LevelsKind::Codebook { width: 1, num_codebooks: 1 };
         let layout = PackedLayout { bits: 4, group_size: block, levels, ordered: false };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 
     fn unpack(&self, stored: &[u8], _: [usize; 2], codes: &mut [u32]) {

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::config::{group_size, group_size_json, read_settings};
 use super::tensors::TensorRole::{Codebook, Codes, Scales};
-use super::tensors::{LinearSpec, TensorSpec};
+use super::tensors::{StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, Packing, Scheme};
 use crate::checkpoint::Format;
 use crate::checkpoint::safetensors::{Dtype, dtype};
@@ -81,19 +81,16 @@ impl CodebookScheme {
         }
         let possible = (1..=16).contains(&bits) && (1..=64).contains(&vector_size);
         if !possible || !(1..=8).contains(&num_codebooks) {
-            return Err(Error::damaged(
-                path,
-                format!("{num_codebooks} codebooks of {bits} bits for vectors of {vector_size}"),
-            ));
+            let what = format!("{num_codebooks} codebooks of {bits} bits for vectors of {vector_size}");
+            return Err(Error::damaged(path, what));
         }
         let group_size = group_size(path, settings.group_size)?;
-        let codebook_dtype = FloatType::F16;
-        Ok(Self { bits, vector_size, num_codebooks, group_size, codebook_dtype })
+        Ok(Self { bits, vector_size, num_codebooks, group_size, codebook_dtype: FloatType::F16 })
     }
 }
 
 impl LinearFormat for CodebookScheme {
-    fn spec(&self, shape: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, shape: [usize; 2]) -> Result<StoredLayout, String> {
         let Self { bits, vector_size: width, num_codebooks: books, .. } = *self;
         let [out_features, in_features] = shape;
         let group_size = self.group_size.unwrap_or(in_features);
@@ -112,7 +109,7 @@ impl LinearFormat for CodebookScheme {
         ];
         let levels = LevelsKind::Codebook { width, num_codebooks: books };
         let layout = PackedLayout { bits, group_size, levels, ordered: false };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 }
 

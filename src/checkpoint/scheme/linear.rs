@@ -3,10 +3,9 @@
 use rayon::prelude::*;
 
 use super::bytes::words_from;
-use super::minima;
 use super::ordering;
-use super::scales::StoredScales;
-use super::tensors::{LinearSpec, LinearTensors, TensorRole, finite_floats};
+use super::scales::{StoredScales, minima_levels, moved_minima};
+use super::tensors::{LinearTensors, StoredLayout, TensorRole, finite_floats};
 use super::traits::{LinearFormat, Packing, Scheme};
 use crate::checkpoint::float;
 use crate::checkpoint::shards::Shards;
@@ -33,7 +32,7 @@ impl<'a> StoredLinear<'a> {
     /// A tensor that is missing, of another shape or type, or says something else than the settings.
     pub fn open(scheme: &Scheme, shards: &'a Shards, module: &str, shape: [usize; 2]) -> Result<Self> {
         let format = scheme.linears.linear(shards, module, shape)?;
-        let LinearSpec { layout, tensors } = match format.spec(shape) {
+        let StoredLayout { layout, tensors } = match format.spec(shape) {
             Ok(spec) => spec,
             Err(what) => return Err(shards.tensor(&format!("{module}{}", scheme.parts[0]))?.wrong(what)),
         };
@@ -75,7 +74,7 @@ impl<'a> StoredLinear<'a> {
             return Ok(self.format.zeros(self.zeros(words_from(stored.bytes))));
         }
         if let Some(stored) = tensor(TensorRole::Minima) {
-            return Ok(minima::levels(&self.scales.values()?, finite_floats(stored, "a bias")?));
+            return Ok(minima_levels(&self.scales.values()?, finite_floats(stored, "a bias")?));
         }
         match (self.layout.levels, tensor(TensorRole::Codebook)) {
             (LevelsKind::Codebook { width, num_codebooks: books }, Some(codebook)) => {
@@ -135,8 +134,8 @@ impl<'a> StoredLinear<'a> {
         let Some(stored) = self.tensors.get(TensorRole::Minima) else {
             return Ok((self.scales.rounded(scales)?, self.levels()?));
         };
-        let (scales, minima) = minima::moved(stored, &self.scales, scales)?;
-        let levels = minima::levels(&scales, minima);
+        let (scales, minima) = moved_minima(stored, &self.scales, scales)?;
+        let levels = minima_levels(&scales, minima);
         Ok((scales, levels))
     }
 
@@ -153,7 +152,7 @@ impl<'a> StoredLinear<'a> {
         let Some(stored) = self.tensors.get(TensorRole::Minima) else {
             return Ok(vec![self.scales.encode(scales)?]);
         };
-        let (scales, minima) = minima::moved(stored, &self.scales, scales)?;
+        let (scales, minima) = moved_minima(stored, &self.scales, scales)?;
         let dtype = stored.float_type()?;
         Ok(vec![float::encode(dtype, scales), float::encode(dtype, minima)])
     }

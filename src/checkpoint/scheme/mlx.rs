@@ -9,14 +9,14 @@
 //! ```
 //!
 //! config.json says `group_size` and `bits` under `quantization`, and those of single modules where they differ; here
-//! both follow from the shapes of the tensors. A bias moves with its scale, see [`super::minima`].
+//! both follow from the shapes of the tensors. A bias moves with its scale, see [`super::scales`].
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::tensors::TensorRole::{Codes, Minima, Scales};
-use super::tensors::{LinearSpec, LinearTensors, TensorSpec};
+use super::tensors::{LinearTensors, StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, LinearFormats, Scheme};
 use crate::checkpoint::safetensors::{Dtype, dtype};
 use crate::checkpoint::shards::Shards;
@@ -35,8 +35,7 @@ pub struct Mlx;
 
 impl Mlx {
     pub fn scheme(self) -> Scheme {
-        let name = "MLX affine".into();
-        Scheme { format: Format::Mlx, name, parts: &PARTS, linears: Box::new(self) }
+        Scheme { format: Format::Mlx, name: "MLX affine".into(), parts: &PARTS, linears: Box::new(self) }
     }
 
     /// # Errors
@@ -92,7 +91,7 @@ struct MlxLinear {
 }
 
 impl LinearFormat for MlxLinear {
-    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<StoredLayout, String> {
         let (&Self { bits, group_size, .. }, float) = (self, dtype(self.float));
         let (words, groups) = (words_per_row(in_features, bits), in_features / group_size);
         let tensors = vec![
@@ -101,7 +100,7 @@ impl LinearFormat for MlxLinear {
             TensorSpec::new(BIASES, Minima, float, &[out_features, groups]),
         ];
         let layout = PackedLayout { bits, group_size, levels: LevelsKind::Minimum, ordered: false };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 
     fn row(&self, tensors: &LinearTensors, shape: [usize; 2], row: usize) -> Option<Vec<f32>> {

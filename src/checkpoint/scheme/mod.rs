@@ -2,9 +2,9 @@
 //! tensors' names and layouts, in both directions.
 //!
 //! ```text
-//! traits            what a scheme's file implements; tensors what it states about each tensor
+//! traits            the traits of a scheme's file; tensors its statements about each tensor
 //! linear            StoredLinear: opens and checks a linear's tensors and gives its weight, in every scheme
-//! scales, minima    the tensors that training changes
+//! scales            the tensors that training changes
 //! ordering          features that were quantized in another order than the model's
 //! declared          which scheme config.json declares; config the keys that several schemes have
 //! bytes             conversions between bytes and numbers
@@ -25,7 +25,6 @@ mod config;
 mod declared;
 pub mod gptq;
 mod linear;
-mod minima;
 pub mod mlx;
 mod ordering;
 mod scales;

@@ -1,11 +1,12 @@
-//! The tensor of a linear's scales: its values, and how it holds other ones.
+//! The tensor of a linear's scales, its values and how it holds other ones; and float minima of groups, which move with
+//! the scales by the same factor, so that a group is scaled as a whole.
 
 use super::bytes::transpose;
-use super::tensors::{LinearTensors, TensorRole};
+use super::tensors::{LinearTensors, TensorRole, finite_floats};
 use crate::checkpoint::float;
 use crate::checkpoint::tensor::StoredTensor;
 use crate::error::{Error, Result};
-use crate::packed::FloatType;
+use crate::packed::{FloatType, Levels};
 
 /// The tensor of scales, which training changes.
 pub struct StoredScales<'a> {
@@ -92,4 +93,34 @@ impl<'a> StoredScales<'a> {
         });
         checked.collect()
     }
+}
+
+/// Minima in units of the scales. Where a scale is 0 the group is constant, and the level is the minimum itself.
+pub fn minima_levels(scales: &[f32], minima: Vec<f32>) -> Levels {
+    let units = |(minimum, scale): (f32, &f32)| if *scale == 0.0 { minimum } else { minimum / scale };
+    Levels::Minimum(minima.into_iter().zip(scales).map(units).collect())
+}
+
+/// The new scales and the minima that moved with them, both rounded to the type of the file.
+///
+/// # Errors
+/// A scale or a minimum that overflows that type or is not finite.
+pub fn moved_minima(
+    stored: &StoredTensor,
+    scales: &StoredScales,
+    new: &[f32],
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (dtype, new) = (stored.float_type()?, scales.rounded(new)?);
+    let (old, mut minima) = (scales.values()?, finite_floats(stored, "a bias")?);
+    for (minimum, (new, old)) in minima.iter_mut().zip(new.iter().zip(old)) {
+        if *new != old {
+            *minimum = dtype.round(new * (*minimum / old));
+            if !minimum.is_finite() {
+                return Err(
+                    stored.wrong(format!("the bias of the tuned scale {new:e} does not fit {dtype:?}"))
+                );
+            }
+        }
+    }
+    Ok((new, minima))
 }

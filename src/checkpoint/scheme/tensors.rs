@@ -57,7 +57,7 @@ impl TensorSpec {
 }
 
 /// All tensors of a linear, in the order in which they are written, and its layout in memory.
-pub struct LinearSpec {
+pub struct StoredLayout {
     pub layout: PackedLayout,
     pub tensors: Vec<TensorSpec>,
 }
@@ -99,7 +99,7 @@ impl<'a> LinearTensors<'a> {
     }
 }
 
-/// The values of a tensor of floats; `what` names one of them.
+/// The values of a tensor of floats; `what` is the error's word for one of them.
 ///
 /// # Errors
 /// A value that is not finite.

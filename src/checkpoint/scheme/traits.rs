@@ -1,11 +1,11 @@
-//! What the file of a scheme gives the others: a [`Scheme`] and its [`LinearFormat`] to read a directory, and a
-//! [`Packing`] to write one.
+//! The interface of a scheme's file: a [`Scheme`] and its [`LinearFormat`] to read a directory, and a [`Packing`] to
+//! write one.
 
 use serde_json::Value;
 
 use super::bytes::{float_bytes, read_words, transpose, word_bytes};
 use super::ordering;
-use super::tensors::{LinearSpec, LinearTensors, TensorRole, TensorSpec};
+use super::tensors::{LinearTensors, StoredLayout, TensorRole, TensorSpec};
 use crate::checkpoint::Format;
 use crate::checkpoint::safetensors::Dtype;
 use crate::checkpoint::shards::Shards;
@@ -24,7 +24,7 @@ pub struct Scheme {
     pub linears: Box<dyn LinearFormats>,
 }
 
-/// The formats of a scheme's linears. A format that is the same for all of them is one itself.
+/// The formats of a scheme's linears. A [`LinearFormat`] that holds for all of them implements this trait, too.
 pub trait LinearFormats: Send + Sync {
     /// The format of one linear of shape `[out, in]`; `module` is the name of the weight without `.weight`.
     ///
@@ -52,7 +52,7 @@ impl<F: LinearFormat + Copy + 'static> LinearFormats for F {
 pub trait LinearFormat: Send + Sync {
     /// # Errors
     /// A shape that does not fit the format.
-    fn spec(&self, shape: [usize; 2]) -> Result<LinearSpec, String>;
+    fn spec(&self, shape: [usize; 2]) -> Result<StoredLayout, String>;
 
     /// See [`LinearFormats::accounts_for`].
     fn accounts_for(&self, _part: &StoredTensor<'_>) -> bool {
@@ -71,7 +71,7 @@ pub trait LinearFormat: Send + Sync {
         (0, 0)
     }
 
-    /// Changes the words of zero points that stand for others, before they are unpacked.
+    /// Undoes changes that writers make to whole words of zero points, before these are unpacked.
     fn correct_zeros(&self, _words: &mut [u32]) {}
 
     /// The levels of unpacked zero points, `[out, groups]`.
@@ -180,7 +180,7 @@ pub trait Packing: LinearFormat {
 }
 
 /// Refuses a packed weight that is not as the layout says, or whose order of features has no place in the tensors.
-fn check_layout(packed: &PackedWeight, spec: &LinearSpec) -> Result<(), String> {
+fn check_layout(packed: &PackedWeight, spec: &StoredLayout) -> Result<(), String> {
     let PackedLayout { bits, group_size, levels, .. } = spec.layout;
     if (packed.bits, packed.group_size) != (bits, group_size) {
         return Err(format!(

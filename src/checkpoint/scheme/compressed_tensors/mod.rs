@@ -23,7 +23,7 @@ use super::bytes::{word_bytes, words_from};
 use super::config::whole_groups;
 use super::ordering;
 use super::tensors::TensorRole::{Codes, GroupIndex, Scales, Shape, Zeros};
-use super::tensors::{LinearSpec, TensorSpec};
+use super::tensors::{StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, Packing, Scheme};
 use crate::checkpoint::Format;
 use crate::checkpoint::safetensors::Dtype;
@@ -48,8 +48,8 @@ impl CompressedTensors {
         self.actorder == Some(Actorder::Group)
     }
 
-    /// Whether zero points of symmetric weights are the middle of the codes, which the package counts as 0: it writes
-    /// them packed or as plain numbers.
+    /// Whether all zero points are the middle of the codes, as symmetric weights have it. The package counts it as 0, and
+    /// writes it packed or as a plain number.
     fn is_middle(&self, zero_point: &StoredTensor<'_>) -> bool {
         let middle = |codes: usize| {
             (0..codes).fold(0u32, |word, i| word | 1 << (i as u32 * self.bits + self.bits - 1))
@@ -60,7 +60,7 @@ impl CompressedTensors {
         packed || zero_point.bytes.iter().all(|byte| *byte == 0)
     }
 
-    /// Whether the groups are of neighbours, for which −1 for every feature stands, too.
+    /// Whether groups hold neighbours. −1 for every feature says the same.
     fn is_own_order(&self, g_idx: &StoredTensor<'_>) -> bool {
         let features = g_idx.shape.first().copied().unwrap_or(0);
         let size = self.group_size.unwrap_or(features).max(1);
@@ -73,14 +73,14 @@ impl CompressedTensors {
         (32 / self.bits) as usize
     }
 
-    /// Words of the file for so many codes.
+    /// Words that hold a number of codes in the file.
     fn words(&self, codes: usize) -> usize {
         codes.div_ceil(self.codes_per_word())
     }
 }
 
 impl LinearFormat for CompressedTensors {
-    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<StoredLayout, String> {
         let group_size = self.group_size.unwrap_or(in_features);
         let groups = whole_groups(in_features, group_size)?;
         let mut tensors = vec![
@@ -96,7 +96,7 @@ impl LinearFormat for CompressedTensors {
         }
         let levels = if self.symmetric { LevelsKind::Zero } else { LevelsKind::Zeros };
         let layout = PackedLayout { bits: self.bits, group_size, levels, ordered: self.ordered() };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 
     fn accounts_for(&self, part: &StoredTensor<'_>) -> bool {

@@ -197,7 +197,7 @@ fn parse_group(
     Ok(CompressedTensors { bits, group_size, symmetric: weights.symmetric != Some(Flag(false)), actorder })
 }
 
-/// What is sparse, where anything is.
+/// A description of the sparse weights, if there are any.
 fn sparsity(config: &Value) -> Option<String> {
     match config.get("format").and_then(Value::as_str) {
         Some("dense") => None,

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::bytes::transpose;
 use super::config::{group_size, group_size_json, read_settings};
 use super::tensors::TensorRole::{Codes, GroupIndex, TransposedScales, Zeros};
-use super::tensors::{LinearSpec, TensorSpec};
+use super::tensors::{StoredLayout, TensorSpec};
 use super::traits::{LinearFormat, Packing, Scheme};
 use crate::arch::hf::loose::{Flag, is_set};
 use crate::checkpoint::Format;
@@ -77,8 +77,12 @@ impl Gptq {
     }
 
     pub fn scheme(self) -> Scheme {
-        let name = format!("GPTQ {}-bit", self.bits);
-        Scheme { format: Format::Gptq, name, parts: &PARTS, linears: Box::new(self) }
+        Scheme {
+            format: Format::Gptq,
+            name: format!("GPTQ {}-bit", self.bits),
+            parts: &PARTS,
+            linears: Box::new(self),
+        }
     }
 
     /// # Errors
@@ -107,7 +111,7 @@ impl Gptq {
 }
 
 impl LinearFormat for Gptq {
-    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<LinearSpec, String> {
+    fn spec(&self, [out_features, in_features]: [usize; 2]) -> Result<StoredLayout, String> {
         let group_size = self.group_size.unwrap_or(in_features).max(1);
         let groups = in_features.div_ceil(group_size);
         let words = |codes| words_per_row(codes, self.bits);
@@ -120,7 +124,7 @@ impl LinearFormat for Gptq {
             TensorSpec { optional: true, ..TensorSpec::new(g_idx, GroupIndex, Dtype::I32, &[in_features]) },
         ];
         let layout = PackedLayout { bits: self.bits, group_size, levels, ordered: self.desc_act };
-        Ok(LinearSpec { layout, tensors })
+        Ok(StoredLayout { layout, tensors })
     }
 
     fn unpack(&self, stored: &[u8], [out_features, in_features]: [usize; 2], codes: &mut [u32]) {
