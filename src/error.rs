@@ -81,7 +81,7 @@ impl Error {
     }
 
     pub fn device(what: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::Device { what: what.into(), help: Some(help.into()).filter(|help| !help.is_empty()) }
+        Self::Device { what: what.into(), help: Some(help.into()) }
     }
 
     pub fn hub(what: impl Into<String>, help: impl Into<String>) -> Self {
@@ -101,13 +101,21 @@ impl Error {
         Self::Invalid { what: what.into(), help: help.into() }
     }
 
+    /// The same error, with the name of what it is about before an [`Error::Invalid`].
+    pub fn about(self, name: &str) -> Self {
+        match self {
+            Self::Invalid { what, help } => Self::Invalid { what: format!("{name}: {what}"), help },
+            other => other,
+        }
+    }
+
     /// The user's next step, where the message alone does not say it.
     pub fn help(&self) -> Option<&str> {
         match self {
             Self::Unsupported { help, .. }
             | Self::Hub { help, .. }
             | Self::Diverged { help, .. }
-            | Self::Invalid { help, .. } => Some(help).filter(|help| !help.is_empty()).map(String::as_str),
+            | Self::Invalid { help, .. } => Some(help),
             Self::Device { help, .. } => help.as_deref(),
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Some("check the path"),

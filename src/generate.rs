@@ -113,7 +113,7 @@ fn choose(logits: &[f32], options: &GenerateOptions, position: u32) -> Result<u3
         // The first of equals, like argmax in other programs.
         let best =
             order.into_iter().reduce(|best, token| if logit(&token) > logit(&best) { token } else { best });
-        return Ok(best.unwrap_or(0));
+        return best.ok_or_else(|| Error::internal("a model without logits"));
     }
     order.sort_unstable_by(|a, b| logit(b).total_cmp(&logit(a)).then(a.cmp(b)));
     let max = order.first().map_or(0.0, logit);

@@ -90,8 +90,7 @@ impl ReadAhead {
     pub fn next_matrix(&self, rows: usize, each: &mut dyn FnMut(&RowChunk) -> Result<()>) -> Result<()> {
         let mut left = rows;
         while left > 0 {
-            let ended =
-                || Error::invalid("reading ahead ended too early", "this is a bug in qzo: please report it");
+            let ended = || Error::internal("reading ahead ended too early");
             let chunk = self.chunks.recv().map_err(|_| ended())??;
             left = left.checked_sub(chunk.rows()).ok_or_else(ended)?;
             each(&chunk)?;

@@ -26,7 +26,8 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
     match &args.config {
         Some(path) => {
             let config = recipe(path, &args.recipe, None, common)?;
-            console.result(&config, || config.to_toml().unwrap_or_default())
+            let text = config.to_toml()?;
+            console.result(&config, || text.trim_end().to_owned())
         }
         None => console.print(&format!("{:#}\n", Config::schema())),
     }

@@ -20,7 +20,6 @@ pub fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>
         Ok::<_, ExecutionError>(data)
     })?;
     let values = data.convert::<f32>().into_vec();
-    values.map_err(|error| {
-        Error::device(format!("the device's answer is not a list of numbers: {error:?}"), "")
-    })
+    values
+        .map_err(|error| Error::internal(format!("the device's answer is not a list of numbers: {error:?}")))
 }

@@ -55,7 +55,7 @@ impl<B: Kernels> DecoderBlock<B> {
         };
         let linear = |role: LinearRole| {
             let block = config.block_prefix(index);
-            optional(role)?.ok_or_else(|| Error::tensor(checkpoint.path(), block, format!("has no {role:?}")))
+            optional(role)?.ok_or_else(|| Error::internal(format!("{block} has no {role:?}")))
         };
         let norm = |role: NormRole| {
             let spec = norms.iter().find(|norm| norm.role == role);

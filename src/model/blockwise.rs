@@ -116,7 +116,7 @@ impl<B: Kernels> BlockwiseDecoder<B> {
 
     fn layer(&self) -> Result<&DecoderBlock<B>> {
         let layer = self.entered.as_ref().map(|(_, layer)| layer);
-        layer.ok_or_else(|| Error::tensor(self.checkpoint.path(), "model.layers", "no block was entered"))
+        layer.ok_or_else(|| Error::internal("no block was entered"))
     }
 
     fn upload(&self, values: &[f32], rows: usize) -> Tensor<B, 2> {
@@ -171,13 +171,12 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
     }
 
     fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()> {
-        let path = self.checkpoint.path().to_path_buf();
         let weight = DeviceWeight::upload(weight, None, self.dtype, &self.device);
         let names = CalibrationStage::ALL.map(|stage| self.linears(stage)).concat();
         let layer = self.entered.as_mut().map(|(_, layer)| layer.linears_mut());
         let mut linears = layer.into_iter().flatten().zip(names);
         let found: Option<&mut Linear<B>> = linears.find(|(_, n)| n == name).map(|(linear, _)| linear);
-        let linear = found.ok_or_else(|| Error::tensor(path, name, "is not in the block at hand"))?;
+        let linear = found.ok_or_else(|| Error::internal(format!("{name} is not in the block at hand")))?;
         linear.weight = LinearWeight::Packed(weight);
         Ok(())
     }

@@ -133,9 +133,8 @@ fn forward<B: Kernels, const N: usize>(
 }
 
 fn all_packed<B: Kernels, const N: usize>(linears: [&Linear<B>; N]) -> Option<[&DeviceWeight<B>; N]> {
-    let first = linears.first()?.packed()?;
-    let weights = linears.map(Linear::packed);
-    weights.iter().all(Option::is_some).then(|| weights.map(|weight| weight.unwrap_or(first)))
+    let weights: Vec<_> = linears.into_iter().map(Linear::packed).collect::<Option<_>>()?;
+    weights.try_into().ok()
 }
 
 /// A rank-1 tensor of the checkpoint.

@@ -53,7 +53,7 @@ impl Rounding {
         let first_row = self.rows;
         self.rows += rows;
         if self.rows > out_features {
-            return Err(Error::invalid(format!("{} rows of {out_features}", self.rows), ""));
+            return Err(Error::internal(format!("{} rows of {out_features}", self.rows)));
         }
         let group_size = self.options.group_size.unwrap_or(in_features);
         let (words, groups) = (self.codes.len() / out_features, self.groups.len() / out_features);
@@ -75,7 +75,7 @@ impl Rounding {
     pub fn finish(self) -> Result<PackedWeight> {
         let Self { shape, options, levels, codes, groups, rows } = self;
         if rows < shape[0] {
-            return Err(Error::invalid(format!("{rows} rows of {}", shape[0]), ""));
+            return Err(Error::internal(format!("{rows} rows of {}", shape[0])));
         }
         let group_size = options.group_size.unwrap_or(shape[1]);
         Ok(pack(shape, group_size, &levels, Coded { codes, groups, reordered: false }, None))

@@ -57,7 +57,7 @@ pub fn calibrate(
     let matrix = check(weight, shape, options)?;
     let n = matrix.in_features;
     if gram.len() != n * n {
-        return Err(Error::invalid(format!("a Gram matrix of {} values for {n} features", gram.len()), ""));
+        return Err(Error::internal(format!("a Gram matrix of {} values for {n} features", gram.len())));
     }
     let Feedback { damping, act_order, static_groups } = options.feedback;
     let ordering = FeatureOrdering { descending: act_order, width: options.kind.width() };

@@ -120,10 +120,7 @@ fn nearest(
         rows(&mut |piece| rounding.push(piece.rows(), &|rows, weights| piece.decode(rows, weights)))?;
         rounding.finish()
     };
-    round().map_err(|error| match error {
-        Error::Invalid { what, help } => Error::invalid(format!("{name}: {what}"), help),
-        other => other,
-    })
+    round().map_err(|error| error.about(name))
 }
 
 /// Windows of tokens.

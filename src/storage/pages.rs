@@ -33,12 +33,8 @@ impl MappedFile {
     }
 
     pub fn name(&self) -> Result<&OsStr> {
-        self.path.file_name().ok_or_else(|| {
-            Error::invalid(
-                format!("{}: a file without a name", self.path.display()),
-                "this is a bug in qzo: please report it",
-            )
-        })
+        let nameless = || Error::internal(format!("{}: a file without a name", self.path.display()));
+        self.path.file_name().ok_or_else(nameless)
     }
 
     /// Reads `to.len()` bytes from `start`. For many small parts that lie apart this is faster than the map, which costs

@@ -120,8 +120,7 @@ pub fn copy_with_replacements<T>(
     mut replacement: impl FnMut(&T) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let misplaced = |range: &Range<usize>| {
-        let what = format!("{}: bytes {range:?} cannot be replaced by these", to.display());
-        Error::invalid(what, "this is a bug in qzo: please report it")
+        Error::internal(format!("{}: bytes {range:?} cannot be replaced by these", to.display()))
     };
     let file = File::create_new(to).map_err(Error::io(to, "creating"))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);

@@ -70,6 +70,12 @@ impl MetricLine {
         }
     }
 
+    fn to_line(&self) -> Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self).map_err(|error| Error::internal(error.to_string()))?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
     fn step(&self) -> u64 {
         match self {
             Self::Eval { step, .. } | Self::Step { step, .. } => *step,
@@ -106,17 +112,14 @@ impl Metrics {
         };
         let logged = kept.iter().filter(|m| !m.is_eval()).map(MetricLine::step).max().unwrap_or(0);
         kept.extend((logged + 1..=done).map(missing));
-        let lines: Vec<String> = kept.iter().filter_map(|m| serde_json::to_string(m).ok()).collect();
-        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        write_atomically(&path, text.as_bytes())?;
+        let lines = kept.iter().map(MetricLine::to_line).collect::<Result<Vec<_>>>()?;
+        write_atomically(&path, &lines.concat())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "opening"))?;
         Ok((Self { path, file }, kept))
     }
 
     pub fn write(&mut self, metric: &MetricLine) -> Result<()> {
-        let mut line = serde_json::to_vec(metric).unwrap_or_default();
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io(&self.path, "writing"))?;
+        self.file.write_all(&metric.to_line()?).map_err(Error::io(&self.path, "writing"))?;
         // Steps are in the journal, too. Only this file tells which evaluation was the best.
         match metric.is_eval() {
             true => atomic::sync_data(&self.file, &self.path),

@@ -58,7 +58,7 @@ pub fn replay(
         let id = trained.binary_search_by(|t| t.as_str().cmp(name));
         let id = id.map_err(|_| Error::internal(format!("{name} is not a trained weight")))? as u32;
         let Weight::Packed(weight) = base.weight(name)? else {
-            return Err(Error::tensor(base.path(), name, "is not quantized"));
+            return Err(Error::internal(format!("{name} is not quantized")));
         };
         let mut scales = lone_scales(device, name, id, weight.scales);
         scales.apply(Update::Moves(&moves))?;

@@ -263,7 +263,7 @@ fn a_model_that_a_format_cannot_hold_is_refused_and_requantized_on_request() {
         ("eight --format gguf -o out.gguf".to_string(), "zero points"),
         ("three --format awq -o out".to_string(), "3 bits, not 4"),
         ("three --format huggingface -o out".to_string(), "expanded to f16 are rounded"),
-        (format!("{q4_1} --format gptq -o out"), "no zero point"),
+        (format!("{q4_1} --format gptq -o out"), "not a zero point"),
     ];
     let left = |place: &Workplace| {
         let names = std::fs::read_dir(place.path("")).unwrap();

@@ -56,7 +56,7 @@ fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> 
     if let Some(variable) = environment::offline() {
         let absent = || {
             let what = format!("{model} is not in the cache, and {variable} is set");
-            Error::invalid(what, "unset it, or give a local path")
+            Error::hub(what, "unset it, or give a local path")
         };
         return match &id.file {
             Some(file) => first(parts(file).iter().map(|f| folder.file(&id.revision, f).ok_or_else(absent))),
@@ -104,7 +104,5 @@ fn parts(file: &str) -> Vec<String> {
 /// The first of some paths, once all are there.
 fn first(paths: impl Iterator<Item = Result<PathBuf>>) -> Result<PathBuf> {
     let paths = paths.collect::<Result<Vec<_>>>()?;
-    paths.into_iter().next().ok_or_else(|| {
-        Error::invalid("a model in files of no number", "this is a bug in qzo: please report it")
-    })
+    paths.into_iter().next().ok_or_else(|| Error::internal("a model of no files"))
 }

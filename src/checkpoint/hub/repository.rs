@@ -125,7 +125,7 @@ impl Repository<'_> {
         };
         remove(&path)?;
         remove(&blob)?;
-        Err(Error::invalid(
+        Err(Error::hub(
             format!("{name}: fetching from the Hugging Face hub: {difference}"),
             "the file was deleted; try again, and if the error stays, the copy on the hub is damaged",
         ))
@@ -187,7 +187,7 @@ pub fn failed(what: &str, error: &ApiError) -> Error {
         "check the network, or give a local directory or .gguf file; an unfinished download is continued, and \
          with HF_HUB_OFFLINE=1 the files in the cache are used"
     };
-    Error::invalid(format!("{what}: fetching from the Hugging Face hub: {text}"), help)
+    Error::hub(format!("{what}: fetching from the Hugging Face hub: {text}"), help)
 }
 
 fn is_status(text: &str, statuses: &[&str]) -> bool {
@@ -196,7 +196,7 @@ fn is_status(text: &str, statuses: &[&str]) -> bool {
 
 /// The error for an answer whose commit or ETag cannot be part of a path.
 pub fn unusable(what: &str) -> Error {
-    Error::invalid(
+    Error::hub(
         format!("{what}: the hub's answer names a commit or an ETag that cannot be a file's name"),
         "check HF_ENDPOINT",
     )

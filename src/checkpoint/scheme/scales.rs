@@ -26,7 +26,7 @@ impl<'a> StoredScales<'a> {
     pub fn open(tensors: &LinearTensors<'a>, shape: [usize; 2], expanded: Option<Vec<f32>>) -> Result<Self> {
         let plain = tensors.get(TensorRole::Scales);
         let tensor = plain.or_else(|| tensors.get(TensorRole::TransposedScales));
-        let no_scales = || Error::invalid("a format of quantized linears without scales", "");
+        let no_scales = || Error::internal("a format of quantized linears without scales");
         let (tensor, transposed) = (*tensor.ok_or_else(no_scales)?, plain.is_none());
         Ok(Self { tensor, shape, transposed, expanded })
     }

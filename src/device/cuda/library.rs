@@ -129,7 +129,7 @@ pub(super) fn find(
     driver: Option<Version>,
 ) -> Result<CudaLibrary> {
     let Some(wanted) = KNOWN.iter().find(|wanted| wanted.stem == stem) else {
-        return Err(Error::device(format!("qzo does not know how to find lib{stem}"), ""));
+        return Err(Error::internal(format!("no rule to find lib{stem}")));
     };
     if let Some(path) = environment.folder(wanted.variable) {
         return open(wanted.stem, &path).map(ready).map_err(|error| {

@@ -133,8 +133,7 @@ impl Calibration<'_> {
         let &[out, input] = &shape[..] else {
             return Err(Error::internal(format!("{name} is no matrix: {shape:?}")));
         };
-        quant::calibrate(&weight, [out, input], self.options, gram)
-            .map_err(|error| Error::invalid(format!("{name}: {error}"), error.help().unwrap_or_default()))
+        quant::calibrate(&weight, [out, input], self.options, gram).map_err(|error| error.about(name))
     }
 
     fn embed(&self, model: &dyn BlockByBlock) -> Result<Hidden> {

@@ -151,7 +151,7 @@ impl FinishedLinears<'_> {
     /// # Errors
     /// No finished block has the linear, or as in [`Workspace::load`].
     pub fn take(&mut self, name: &str) -> Result<PackedWeight> {
-        let missing = || Error::tensor(&self.workspace.path, name, "was not quantized");
+        let missing = || Error::internal(format!("{name} was not quantized"));
         let index = block_of(name).ok_or_else(missing)?;
         let mut weights = match self.block.take() {
             Some((at, weights)) if at == index => weights,

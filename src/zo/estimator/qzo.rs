@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn an_error_of_the_loss_ends_the_step() {
         let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 1);
-        let failed = qzo.estimate(0, 1.0, &mut |_| Err(Error::device("device lost", "")));
+        let failed = qzo.estimate(0, 1.0, &mut |_| Err(Error::device("device lost", "try again")));
         assert!(matches!(failed, Err(Error::Device { .. })));
     }
 }
