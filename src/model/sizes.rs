@@ -1,4 +1,4 @@
-//! Room on the device for passes of different sizes. The pools keep what was freed, for buffers of exactly
+//! Memory on the device for passes of different sizes. The pools keep what was freed, for buffers of exactly
 //! its size: those of an earlier batch have to be given back before a batch of another size takes its own.
 
 use std::sync::Mutex;

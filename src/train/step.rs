@@ -10,7 +10,7 @@ use crate::zo::journal::Record;
 /// from it.
 ///
 /// # Errors
-/// What the device or `journal` reports. The scales have not moved then, unless the method updates them itself.
+/// The device or `journal` fails. The scales have not moved then, unless the method updates them itself.
 pub fn step<O: Objective>(
     method: &mut dyn Method<O>,
     objective: &O,

@@ -9,7 +9,7 @@ use super::launch::{CUBE, cubes};
 use super::noise::{NoiseArgs, NoiseKind, args, integer_noise, moved};
 use crate::zo::direction::Move;
 
-/// `out` begins with the scales moved by +coefficient; where it has room for both signs, those moved by
+/// `out` begins with the scales moved by +coefficient; where it is long enough for both signs, those moved by
 /// −coefficient follow.
 #[cube(launch)]
 fn move_scales(

@@ -263,7 +263,7 @@ impl<R: CubeRuntime> CubeWeight<R> {
         let client = self.codes.client.clone();
         // A buffer that a kernel is compiled not to read still has to be bound.
         let unread = || {
-            // SAFETY: the handle was just made with room for one 4-byte element.
+            // SAFETY: the handle was just made for one 4-byte element.
             unsafe { ArrayArg::<R>::from_raw_parts(client.empty(4), 1) }
         };
         let (groups, words_per_row, sub_blocks) = (self.groups(), self.words_per_row(), self.sub_blocks());

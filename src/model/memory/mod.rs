@@ -1,4 +1,4 @@
-//! What a run needs, in bytes, before anything is loaded: so that what cannot fit is refused up front.
+//! Bytes that a run needs, counted before anything is loaded: a run that cannot fit is refused at once.
 //!
 //! Weights are counted exactly. Activations are what one decoder block and the head hold at their widest,
 //! as `model::decoder` computes them: on the host at a time, on a card in its pools. Tests hold the sum
@@ -83,7 +83,7 @@ const EMBEDDING_BYTES: u64 = 4 << 20;
 /// Plans `workload` for a model whose matrices lie in memory as `layout` says.
 ///
 /// # Errors
-/// What `layout` reports.
+/// `layout` fails.
 pub fn plan(
     config: &ModelConfig,
     layout: &dyn Fn(&str) -> Result<Layout>,

@@ -19,7 +19,7 @@ impl Hidden {
     /// `beside`: bytes of memory that are needed for other things. A file lies in `directory`, nameless.
     ///
     /// # Errors
-    /// Neither the memory nor the disk has the room.
+    /// Neither the memory nor the disk has enough space.
     pub fn new(tokens: usize, widths: [usize; 2], beside: u64, directory: &Path) -> Result<Self> {
         Self::within(host::available(), tokens, widths, beside, directory)
     }
@@ -43,7 +43,7 @@ impl Hidden {
         Ok(Self { tables: [first?, second?], widths })
     }
 
-    /// Of some tokens.
+    /// The rows of some tokens in both tables.
     pub fn rows(&mut self, rows: Range<usize>) -> (&mut [f32], &mut [f32]) {
         let [first, second] = &mut self.tables;
         let [first, second] = [first, second].map(|table| bytemuck::cast_slice_mut(table));

@@ -64,7 +64,7 @@ impl Calibration<'_> {
     /// Quantizes every linear of every block into the workspace.
     ///
     /// # Errors
-    /// What the device, the disk or a quantizer reports; what was finished stays in the workspace.
+    /// The device, the disk or a quantizer fails; finished blocks stay in the workspace.
     pub fn run(&self, model: &mut dyn BlockByBlock, on_event: &mut dyn FnMut(QuantizeEvent)) -> Result<()> {
         let of = self.checkpoint.config().num_hidden_layers;
         let finished = (0..of).take_while(|block| self.workspace.is_finished(*block)).count();

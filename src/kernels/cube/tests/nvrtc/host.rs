@@ -28,7 +28,7 @@ fn milliseconds_per_pass(tables: Tables, layers: usize) -> f64 {
 }
 
 /// Bounds the time of a pass. Two idle cores take 5 ms for 40 layers with the tables on the device, and 32 ms with
-/// them in the file; the bounds leave room for other programs.
+/// them in the file; the bounds allow for other programs.
 /// cubecl hands launches over in batches of 32 between two threads that wait by spinning, so that a shared core
 /// costs a time slice for each; and the rows of a file, 42 MB, are written to memory that is new.
 fn takes_little_time(layers: usize) {
