@@ -58,9 +58,11 @@ impl QuantizedFormat {
         };
         target.map_err(|help| {
             let method = format!("{:?}", config.method).to_lowercase();
-            let format = self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-            let what = format!("the format {format} does not hold what {method} gives with these settings");
-            Error::invalid(what, help)
+            let format = match self.to_possible_value() {
+                Some(value) if self != Self::Gguf => format!("the format {}", value.get_name()),
+                _ => "GGUF".into(),
+            };
+            Error::invalid(format!("{format} does not hold what {method} gives with these settings"), help)
         })
     }
 

@@ -60,7 +60,7 @@ pub trait Kernels: Backend {
         Self::float_matmul(Self::float_transpose(x.clone()), x)
     }
 
-    /// See [`attention`](super::attention).
+    /// See [`attention`](fn@super::attention).
     fn packed_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

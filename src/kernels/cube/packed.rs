@@ -65,7 +65,7 @@ pub fn group_of(packed: &Packed, column: usize) -> usize {
     column / comptime!(packed.scheme.group_size)
 }
 
-/// [`weights`] under a given scale.
+/// [`weights`](fn@weights) under a given scale.
 #[cube]
 pub fn scaled_weights<N: Size>(packed: &Packed, scale: f32, row: usize, first: usize) -> Vector<f32, N> {
     let lanes = N::value().comptime();
