@@ -1,5 +1,5 @@
-//! The configuration of a run: each module's own table, read from TOML in one pass. Precedence: flag, then
-//! `--set section.key=value`, then the file, then the defaults, which stand in each table's `Default`.
+//! The configuration of a run, read from TOML in one pass. Each module defines its own table. Precedence: flag, then
+//! `--set section.key=value`, then the file, then the `Default` of each table.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::quant::QuantizeConfig;
 use crate::train::TrainConfig;
 use crate::zo::schedule::LrScheduler;
 
-/// A recipe.
+/// A recipe: the configuration of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -28,9 +28,9 @@ pub struct Config {
     /// Type of the arithmetic of activations: auto, f32, f16 or bf16.
     #[schemars(with = "String")]
     pub dtype: DtypeSpec,
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// The rows, and the task that they are of.
+    /// The dataset and its task.
     pub data: DataConfig,
     /// How the model is quantized, if it is not quantized yet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,14 +54,14 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads a file and lays `settings` (`section.key=value`, later ones win) over it.
+    /// Reads a file, then overrides its values by `settings` (`section.key=value`, later ones win).
     ///
     /// # Errors
-    /// A file that cannot be read, an unknown key (with its line and the nearest known one), a value of
-    /// the wrong type or outside its range.
+    /// The file cannot be read, a key is unknown (the error names its line and the nearest known key), or a value has
+    /// the wrong type or is outside its range.
     pub fn load(path: &Path, settings: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
-        // Once as it stands, for errors with a line; once more with the settings laid over.
+        // The file is first parsed without the settings, because only errors of the file itself have a line.
         toml::from_str::<Self>(&text).map_err(|error| at_line(path, &text, &error))?;
         let mut table: Table = toml::from_str(&text).map_err(|error| at_line(path, &text, &error))?;
         for setting in settings {
@@ -73,7 +73,7 @@ impl Config {
                 format!("check --set and the flags: {}", settings.join(", ")),
             )
         })?;
-        config.find_files_beside(path);
+        config.resolve_paths(path);
         config.validate()?;
         Ok(config)
     }
@@ -88,9 +88,9 @@ impl Config {
         toml::to_string_pretty(self).map_err(|error| Error::internal(error.to_string()))
     }
 
-    /// Identifies what decides the course of a run: two runs that share it, the model and the data take
-    /// the same steps. Places, devices and how often something is saved or logged are not part of it. Every key is
-    /// named here, on one side or the other, so that a new one cannot be forgotten.
+    /// Hash of the settings that determine the steps of a run: two runs with the same fingerprint, model and data take
+    /// the same steps. Paths, devices and the intervals of saving and logging are not part of it. The function names
+    /// every key, as hashed or as ignored, so that a new one cannot be forgotten.
     pub fn fingerprint(&self) -> [u8; 32] {
         let Self { model: _, output_dir: _, device: _, dtype, seed, data, quantize: _, train } = self;
         let TrainConfig {
@@ -113,7 +113,7 @@ impl Config {
         } = train;
         let data = DataConfig { train: None, dev: None, ..data.clone() };
         let decays = *lr_scheduler_type != LrScheduler::Constant;
-        let decisive = serde_json::json!({
+        let hashed = serde_json::json!({
             "seed": seed,
             "dtype": dtype,
             "data": data,
@@ -130,11 +130,13 @@ impl Config {
             "perturbation": perturbation,
             "probes": probes,
         });
-        *blake3::hash(decisive.to_string().as_bytes()).as_bytes()
+        *blake3::hash(hashed.to_string().as_bytes()).as_bytes()
     }
 
+    /// Checks the values of all tables.
+    ///
     /// # Errors
-    /// No model, or a value outside its range.
+    /// The configuration names no model, or a value is outside its range.
     pub fn validate(&self) -> Result<()> {
         if self.model.is_empty() {
             return Err(Error::invalid("the configuration names no model", "set `model`, or give --model"));
@@ -145,12 +147,12 @@ impl Config {
         self.train.validate()
     }
 
-    /// Paths are relative to the current directory; what is not there is looked for beside the
-    /// configuration file, so that a recipe can be moved together with its model and data.
-    fn find_files_beside(&mut self, config: &Path) {
-        let beside = config.parent().unwrap_or(Path::new(""));
+    /// Resolves relative paths. They are relative to the current directory; a file that does not exist there is looked
+    /// for in the folder of the configuration file, so that a recipe can be moved together with its model and data.
+    fn resolve_paths(&mut self, config: &Path) {
+        let folder = config.parent().unwrap_or(Path::new(""));
         let find = |path: &Path| {
-            let other = beside.join(path);
+            let other = folder.join(path);
             (path.is_relative() && !path.exists() && other.exists()).then_some(other)
         };
         let calibration = self.quantize.as_mut().and_then(|quantize| quantize.calibration.as_mut());
@@ -166,7 +168,7 @@ impl Config {
     }
 }
 
-/// `key=value` with a dotted key; the value is TOML, or else a plain string.
+/// Sets `key=value` in a table. The key is dotted; a value that is not TOML is a plain string.
 fn set(table: &mut Table, setting: &str) -> Result<()> {
     let usage = || Error::Usage(format!("--set takes section.key=value, got `{setting}`"));
     let (key, text) = setting.split_once('=').ok_or_else(usage)?;
@@ -189,7 +191,7 @@ fn at_line(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     Error::line(path, line, explain(error.message()))
 }
 
-/// serde lists every known key after an unknown one; the nearest is what helps.
+/// Rewords serde's message on an unknown key: serde lists all known keys, but the nearest of them helps most.
 fn explain(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     match quoted.next() {
@@ -236,19 +238,19 @@ mod tests {
     #[test]
     fn files_beside_the_recipe_are_found() {
         let directory = tempfile::tempdir().unwrap();
-        let place = |name: &str| directory.path().join(name);
-        std::fs::write(place("m.gguf"), "").unwrap();
-        std::fs::write(place("rows.jsonl"), "").unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("m.gguf"), "").unwrap();
+        std::fs::write(path("rows.jsonl"), "").unwrap();
         let recipe = "model = \"m.gguf\"\n[data]\ntrain = \"rows.jsonl\"\ndev = \"absent.jsonl\"\n";
-        std::fs::write(place("run.toml"), recipe).unwrap();
-        let config = Config::load(&place("run.toml"), &[]).unwrap();
-        assert_eq!(Path::new(&config.model), place("m.gguf"));
-        assert_eq!(config.data.train, Some(place("rows.jsonl")));
+        std::fs::write(path("run.toml"), recipe).unwrap();
+        let config = Config::load(&path("run.toml"), &[]).unwrap();
+        assert_eq!(Path::new(&config.model), path("m.gguf"));
+        assert_eq!(config.data.train, Some(path("rows.jsonl")));
         assert_eq!(config.data.dev, Some("absent.jsonl".into()));
     }
 
     #[test]
-    fn a_wrong_type_names_the_line() {
+    fn a_value_of_the_wrong_type_is_refused_with_its_line() {
         let error = load("model = \"m\"\n\n[train]\nmax_steps = \"many\"\n", &[]).unwrap_err().to_string();
         assert!(error.contains("run.toml:4:"), "{error}");
     }
@@ -266,10 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_decides_the_course_changes_the_fingerprint() {
-        let of = |settings: &[&str]| load("model = \"m\"\n", settings).unwrap().fingerprint();
-        assert_eq!(of(&[]), of(&["device=cpu", "output_dir=x", "train.max_steps=9", "train.save_steps=1"]));
-        assert_ne!(of(&[]), of(&["seed=1"]));
-        assert_ne!(of(&[]), of(&["train.zo_eps=0.5"]));
+    fn only_settings_that_determine_the_steps_change_the_fingerprint() {
+        let fingerprint = |settings: &[&str]| load("model = \"m\"\n", settings).unwrap().fingerprint();
+        let ignored = ["device=cpu", "output_dir=x", "train.max_steps=9", "train.save_steps=1"];
+        assert_eq!(fingerprint(&[]), fingerprint(&ignored));
+        assert_ne!(fingerprint(&[]), fingerprint(&["seed=1"]));
+        assert_ne!(fingerprint(&[]), fingerprint(&["train.zo_eps=0.5"]));
     }
 }

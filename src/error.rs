@@ -8,7 +8,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused: missing file, no permission, full disk.
+    /// An operation on a file failed: missing file, no permission, full disk.
     #[error("{}: {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: std::io::Error },
 
@@ -16,23 +16,23 @@ pub enum Error {
     #[error("{}: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
 
-    /// A tensor that is missing or is not what the model needs.
+    /// A tensor is missing or is not as the model needs it.
     #[error("{}: tensor `{tensor}`: {what}", path.display())]
     Tensor { path: PathBuf, tensor: String, what: String },
 
-    /// A line of a dataset or a configuration file.
+    /// A line of a dataset or a configuration file is wrong.
     #[error("{}:{line}: {what}", path.display())]
     Line { path: PathBuf, line: usize, what: String },
 
-    /// Well formed, but not something qzo can do.
+    /// The input is well formed, but qzo does not support it.
     #[error("{what}")]
     Unsupported { what: String, help: String },
 
-    /// A device, driver or backend that is missing or failed.
+    /// A device, driver or backend is missing or failed.
     #[error("{what}")]
     Device { what: String, help: Option<String> },
 
-    /// The hub does not answer, refuses, or does not have what was asked for.
+    /// The hub does not answer, refuses the request, or does not have the file or repository.
     #[error("{what}")]
     Hub { what: String, help: String },
 
@@ -40,11 +40,11 @@ pub enum Error {
     #[error("{what}")]
     Diverged { what: String, help: String },
 
-    /// A request that contradicts itself or the input: a bad flag, key or value.
+    /// A request contradicts itself or the input: a bad flag, key or value.
     #[error("{what}")]
     Invalid { what: String, help: String },
 
-    /// Something that cannot happen has happened.
+    /// An assumption of the program does not hold: a bug.
     #[error("internal error: {0}")]
     Internal(String),
 
@@ -52,13 +52,13 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
-    /// Ctrl-C or SIGTERM, after everything was saved: exit code 130.
+    /// Ctrl-C or SIGTERM ended the run, after everything was saved: exit code 130.
     #[error("interrupted: {0}")]
     Interrupted(String),
 }
 
 impl Error {
-    /// For `map_err(Error::io(path, "reading"))`.
+    /// Returns the function that `map_err` needs: `map_err(Error::io(path, "reading"))`.
     pub fn io(path: impl AsRef<Path>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { path, action, source }
@@ -92,7 +92,7 @@ impl Error {
         Self::Diverged { what: what.into(), help: help.into() }
     }
 
-    /// A fault that no input can cause. The user is asked to report it.
+    /// An error that no input can cause. Its help asks the user to report it.
     pub fn internal(what: impl Into<String>) -> Self {
         Self::Internal(what.into())
     }
@@ -101,7 +101,7 @@ impl Error {
         Self::Invalid { what: what.into(), help: help.into() }
     }
 
-    /// The same error, with the name of what it is about before an [`Error::Invalid`].
+    /// Puts `name`, the subject of the error, before the message of an [`Error::Invalid`].
     pub fn about(self, name: &str) -> Self {
         match self {
             Self::Invalid { what, help } => Self::Invalid { what: format!("{name}: {what}"), help },
@@ -109,7 +109,7 @@ impl Error {
         }
     }
 
-    /// The user's next step, where the message alone does not say it.
+    /// The user's next step, if the message alone does not say it.
     pub fn help(&self) -> Option<&str> {
         match self {
             Self::Unsupported { help, .. }
@@ -144,7 +144,7 @@ impl Error {
     }
 }
 
-/// The candidate nearest to `given`, for "did you mean".
+/// The candidate most similar to `given`, for "did you mean"; `None` if none is similar enough.
 pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()

@@ -2,8 +2,8 @@
 //! the packed codes as they are (QZO: Shang et al., arXiv 2505.13430).
 //!
 //! A weight is `scale · level(code)`. A step of zeroth order perturbs every scale by ±ε along a direction that is never
-//! stored, because it can be computed from a seed wherever it is needed, and moves the scales along it by what the two
-//! losses say. The tuned model is written in the format it came in.
+//! stored, because it can be computed from a seed wherever it is needed. The difference of the two losses decides how
+//! far the scales move along the direction. The tuned model is written in the format it came in.
 //!
 //! # Use
 //!
@@ -12,13 +12,13 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let place = tempfile::tempdir()?;
-//! # let rows = place.path().join("rows.jsonl");
+//! # let folder = tempfile::tempdir()?;
+//! # let rows = folder.path().join("rows.jsonl");
 //! # let row = |i: u32| format!("{{\"text\": \"film number {i}\", \"label\": {}}}\n", i % 2);
 //! # std::fs::write(&rows, (0..16).map(row).collect::<String>())?;
 //! let mut config = qzo::Config {
 //!     model: "tests/fixtures/runs/q4_1.gguf".into(),
-//!     output_dir: place.path().join("run"),
+//!     output_dir: folder.path().join("run"),
 //!     ..Default::default()
 //! };
 //! config.data.train = Some(rows);
@@ -28,38 +28,40 @@
 //!
 //! let report = qzo::finetune(&config, &mut |event| println!("{event:?}"))?;
 //! assert_eq!(report.steps, 3);
-//! assert!(place.path().join("run/final/q4_1.gguf").exists());
+//! assert!(folder.path().join("run/final/q4_1.gguf").exists());
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Modules
 //!
-//! Each imports only those above it, and the files inside one do not import each other in a circle; tests hold both.
+//! A module imports only modules above it in this table, and the files inside a module do not import each other in a
+//! circle. Tests check both rules.
 //!
-//! | module | what it owns |
+//! | module | contents |
 //! |---|---|
-//! | [`error`] | one typed error |
+//! | [`error`] | the error type |
 //! | [`storage`] | files that survive a power cut; locks, maps |
 //! | [`rng`] | Philox, and the one list of its streams |
 //! | [`packed`] | the packed weight: one description for every quantized format |
 //! | [`zo`] | directions, estimators, schedules, the journal: scalars only |
 //! | [`data`] | tokenizers, chat templates, datasets, tasks, batches: knows no model |
 //! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |
-//! | [`arch`] | what a model is: its numbers, its tensors, `config.json` |
-//! | [`kernels`] | packed products, attention and moves of scales, on the CPU and in cubecl |
+//! | [`arch`] | the description of a model: its sizes, its tensors, `config.json` |
+//! | [`kernels`] | products with packed weights, attention and updates of scales, on the CPU and in cubecl |
 //! | [`quant`] | one matrix → a packed weight |
 //! | [`checkpoint`] | files ↔ weights, one file per format |
 //! | [`model`] | forward passes, and the memory they take |
-//! | [`mod@quantize`] | a whole model, rounded or calibrated |
+//! | [`mod@quantize`] | a whole model → its quantized checkpoint, by rounding or calibration |
 //! | [`generate`], [`eval`] | text and measurements from a model |
 //! | [`train`] | objective, step, loop, run directory, replay |
 //! | [`config`] | every module's settings, read in one pass |
-//! | [`app`] | whole jobs |
+//! | [`app`] | whole jobs, as functions |
 //! | [`cli`] | one file per subcommand; the only module that prints |
 //!
-//! One step: seed = f(run seed, step) → batch → loss at +ε and −ε through the same codes → estimator →
-//! journal record, durable → the f32 scales move by the same seed → event → metrics, now and then an evaluation.
+//! One training step: seed = f(run seed, step) → batch → loss at +ε and −ε through the same codes → estimator →
+//! journal record, durable → the f32 scales move along the same direction → event → metrics and, at intervals, an
+//! evaluation.
 
 pub mod error;
 pub mod storage;

@@ -1,4 +1,4 @@
-//! Parse, run, print the error, exit code.
+//! The program: parses the command line, runs the command, prints an error and sets the exit code.
 #![expect(clippy::print_stderr, reason = "the one place where errors are printed")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,8 +17,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_freed_memory();
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // Without a session there is no display to choose a device by, and Mesa's layer for that would
-        // complain on stderr each time Vulkan is opened.
+        // Without a desktop session there is no display. Mesa's layer that selects a device by its display would
+        // complain on stderr each time Vulkan is opened; this variable switches the layer off.
         // SAFETY: nothing has been started yet, so no other thread can be reading the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         // SAFETY: nothing has been started yet, so no other thread can be reading the environment.
         unsafe { std::env::set_var("CUDA_PATH", folder) };
     }
-    // Drivers and their bindings panic on what they cannot do; the message is shown below, once. What a
-    // device's own threads panic with, `faults` keeps; it leaves this hook in place.
+    // Drivers and their bindings panic on errors. The message is printed once, below, so the hook prints nothing.
+    // `faults` records the panics of a device's own threads and then calls this hook.
     std::panic::set_hook(Box::new(|_| ()));
     match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -36,12 +36,12 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
         Err(panic) => {
-            // Where a device has failed, that is the cause.
+            // If a device has failed, its failure is the cause of the panic.
             let error = faults::check().err().unwrap_or_else(|| {
                 let text = faults::message(&*panic);
                 Error::device(
-                    format!("the program stopped where it should not have: {text}"),
-                    "a device out of memory shows up like this: try a smaller batch or --device cpu; else please report it",
+                    format!("the program failed unexpectedly: {text}"),
+                    "a device that runs out of memory can fail like this: try a smaller batch or --device cpu; otherwise please report it",
                 )
             });
             show(&error);
@@ -57,18 +57,20 @@ fn show(error: &Error) {
     }
 }
 
-/// Activations are allocated and freed again layer after layer. By default glibc gives blocks of their size
-/// back to the system each time and pays for every page of the next one with a fault. Larger blocks than
-/// this still go back: kept, they would leave holes that nothing fits into.
+/// Tells glibc to keep freed blocks of up to 16 MiB instead of returning them to the system.
+///
+/// Activations are allocated and freed again in every layer. By default glibc returns blocks of their size each time,
+/// and every page of the next block costs a page fault. Larger blocks are still returned, because their freed space
+/// would fragment the heap.
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        const KEPT: libc::c_int = 16 << 20;
-        const FREE_AT_THE_TOP: libc::c_int = 1 << 30;
+        const MMAP_THRESHOLD: libc::c_int = 16 << 20;
+        const TRIM_THRESHOLD: libc::c_int = 1 << 30;
         // SAFETY: only sets parameters of the allocator; nothing has been started yet.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, FREE_AT_THE_TOP);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
         }
     }
 }

@@ -86,7 +86,7 @@ impl Finetune<'_> {
 
         let mut method = config.train.method();
         let header = JournalHeader {
-            method: Method::<TextObjective<'_>>::recorded(&method),
+            method: Method::<TextObjective<'_>>::journal_method(&method),
             base_model: base.fingerprint()?,
             config: config.fingerprint(),
             tokenizer: tokenizer.fingerprint()?,

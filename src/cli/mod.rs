@@ -7,7 +7,7 @@ mod completions;
 mod config;
 mod console;
 #[cfg(test)]
-mod device_tests;
+mod tests;
 mod doctor;
 mod eval;
 mod export;

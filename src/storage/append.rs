@@ -1,4 +1,4 @@
-//! A file that only grows, one process at a time: every addition is durable before the next. Knows no format.
+//! An append-only file, written by one process at a time. Every addition is durable before the next one is written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -8,22 +8,22 @@ use super::atomic;
 use super::lock::Locked;
 use crate::error::{Error, Result};
 
-/// The file, locked as long as this lives.
+/// An append-only file, locked until this is dropped.
 #[derive(Debug)]
 pub struct AppendFile {
     path: PathBuf,
     file: Locked,
-    /// The end of the last complete addition, in bytes.
+    /// Offset of the end of the last complete addition, in bytes.
     end: u64,
     /// Whether an addition failed and its bytes could not be removed again.
     broken: bool,
 }
 
 impl AppendFile {
-    /// Creates a file that begins with `bytes`. When this returns, it is durable.
+    /// Creates a file that begins with `bytes`. When this returns, the file is durable.
     ///
     /// # Errors
-    /// `busy` if another process is creating it, `exists` if the file is there already; the disk refuses.
+    /// `busy` if another process is creating the file, `exists` if it exists already; an I/O error.
     pub fn create(
         path: &Path,
         bytes: &[u8],
@@ -36,13 +36,13 @@ impl AppendFile {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
         let mut file = Locked::new(file.map_err(Error::io(&partial, "creating"))?, path, busy)?;
-        // Asked only now: of two creators that wait for the lock, the second finds the file of the first.
+        // Checked only under the lock: of two processes that create the file at once, the second finds the first's.
         if path.symlink_metadata().is_ok() {
             return Err(exists());
         }
         let written = write_whole(&mut file, bytes).and_then(|()| fs::rename(&partial, path));
         if written.is_err() {
-            // Best effort: the reason why writing failed is the error to report.
+            // Best effort: the failed write is the error to report.
             let _ = fs::remove_file(&partial);
         }
         let durable = written.and_then(|()| atomic::sync_directory(atomic::parent(path)));
@@ -53,7 +53,7 @@ impl AppendFile {
     /// Opens the file of an earlier process and returns its bytes. [`Self::keep`] decides how many of them stay.
     ///
     /// # Errors
-    /// `busy` if another process has the file; it is missing, or the disk refuses.
+    /// `busy` if another process holds the file; the file is missing, or another I/O error.
     pub fn open(path: &Path, busy: impl FnOnce() -> Error) -> Result<(Self, Vec<u8>)> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         let mut file = Locked::new(file.map_err(Error::io(path, "opening"))?, path, busy)?;
@@ -62,11 +62,11 @@ impl AppendFile {
         Ok((Self { path: path.to_path_buf(), file, end: bytes.len() as u64, broken: false }, bytes))
     }
 
-    /// Cuts off everything from byte `end`, and makes the rest durable: the process that wrote it may have been killed
+    /// Cuts off all bytes from `end` on and makes the rest durable: the process that wrote them may have been killed
     /// before it synced.
     ///
     /// # Errors
-    /// The disk refuses.
+    /// An I/O error.
     pub fn keep(&mut self, end: u64) -> Result<()> {
         if end < self.end {
             self.file.set_len(end).map_err(Error::io(&self.path, "cutting the torn tail of"))?;
@@ -78,10 +78,13 @@ impl AppendFile {
     /// Adds bytes at the end. When this returns, they are durable.
     ///
     /// # Errors
-    /// The disk refuses. Then the file is as it was before, and can be added to once there is space again.
+    /// An I/O error. The file is then as it was before, and bytes can be added once there is space again.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         if self.broken {
-            let what = format!("an earlier addition failed and could not be removed at byte {}", self.end);
+            let what = format!(
+                "an earlier addition failed and its bytes, from byte {} on, could not be removed",
+                self.end
+            );
             return Err(Error::damaged(&self.path, what));
         }
         if let Err(error) = self.write_at_end(bytes) {

@@ -1,5 +1,5 @@
-//! Durability: the bytes of a file survive a power cut once the file is synced, its name once its directory is. So the
-//! order is always bytes, name, directory.
+//! Durable writes. The bytes of a file survive a power cut once the file is synced, and its name once its directory is
+//! synced. Therefore the order is always: sync the bytes, give the name, sync the directory.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The prefix of every unfinished file's name, by which the remains of a killed process can be recognised.
 pub const STAGING_PREFIX: &str = ".qzo-writing-";
 
-/// The directory that a path is in.
+/// The directory that contains a path.
 pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -20,26 +20,25 @@ pub fn sync_file(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes the bytes that were written to an open file durable; its other metadata need not be.
+/// Makes the bytes that were written to an open file durable, without its other metadata.
 ///
 /// # Errors
-/// The disk refuses.
+/// An I/O error.
 pub fn sync_data(file: &File, path: &Path) -> Result<()> {
     file.sync_data().map_err(Error::io(path, "syncing"))
 }
 
-/// Gives a file or directory another name in the same file system, and makes the name durable. Its bytes are to be
-/// durable before.
+/// Renames a file or directory within its file system and makes the new name durable. Its bytes must be durable already.
 ///
 /// # Errors
-/// The disk refuses; `action` says what was tried.
+/// An I/O error, which names the `action`.
 pub fn rename(from: &Path, to: &Path, action: &'static str) -> Result<()> {
     fs::rename(from, to).map_err(Error::io(to, action))?;
     let directory = parent(to);
     sync_directory(directory).map_err(Error::io(directory, "syncing"))
 }
 
-/// Makes the names in a directory durable. Does nothing where the system or file system cannot.
+/// Makes the names in a directory durable. Does nothing on systems and file systems that cannot sync a directory.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -55,7 +54,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 /// Makes a directory and all missing ones above it, and makes their names durable.
 ///
 /// # Errors
-/// Something else has one of the names; the disk refuses.
+/// A file has one of the names; an I/O error.
 pub fn create_directory(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -72,19 +71,19 @@ pub fn create_directory(path: &Path) -> Result<()> {
     sync_directory(above).map_err(Error::io(above, "syncing"))
 }
 
-/// Replaces a file so that at any time either the whole new one or the old one is there: temporary file in the same
-/// directory, fsync, rename, fsync of the directory.
+/// Replaces a file so that at any time either the complete new one or the old one exists: writes a temporary file in the
+/// same directory, syncs it, renames it and syncs the directory.
 ///
 /// # Errors
-/// The disk refuses. The old file is still there.
+/// An I/O error. The old file still exists.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     stream_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path, "writing")))
 }
 
-/// Like [`write_atomically`], for bytes that `write` writes piece by piece.
+/// Like [`write_atomically`], for a file that `write` writes piece by piece.
 ///
 /// # Errors
-/// Those of `write`; the disk refuses.
+/// Those of `write`; an I/O error.
 pub fn stream_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let failed = || Error::io(path, "writing");
     let directory = parent(path);
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_directories_are_made_and_files_are_left_alone() {
+    fn missing_directories_are_made_and_existing_files_stay_as_they_are() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("a/b/c");
         create_directory(&deep).unwrap();

@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::staging::write_bytes;
 use crate::error::{Error, Result};
 
-/// Reads a JSON file whole.
+/// Reads a JSON file.
 ///
 /// # Errors
-/// It is missing or not JSON.
+/// The file is missing or not JSON.
 pub fn read_json(path: &Path) -> Result<Value> {
     parse_json(path, &std::fs::read(path).map_err(Error::io(path, "reading"))?)
 }

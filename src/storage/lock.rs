@@ -1,4 +1,4 @@
-//! A file that only one process holds at a time.
+//! Locks on files: one process at a time holds a file.
 
 use std::fs::{File, TryLockError};
 use std::ops::{Deref, DerefMut};
@@ -6,21 +6,25 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// A file, locked as long as this lives. The system unlocks it when the process ends, however it ends.
+/// A file that stays locked until this value is dropped. The system also unlocks it when the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct Locked(File);
 
 impl Locked {
-    /// Locks a file. On a file system without locks, this warns and gives no protection.
+    /// Locks a file. On a file system without locks, this logs a warning and the file stays unprotected.
     ///
     /// # Errors
-    /// `busy` if another holds the lock; the disk fails.
+    /// `busy` if another process holds the lock; an I/O error.
     pub fn new(file: File, path: &Path, busy: impl FnOnce() -> Error) -> Result<Self> {
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(busy()),
             Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-                tracing::warn!("{}: this file system has no locks", path.display());
+                tracing::warn!(
+                    "{}: this file system has no locks; make sure that no other process uses this file",
+                    path.display()
+                );
                 Ok(Self(file))
             }
             Err(TryLockError::Error(error)) => Err(Error::io(path, "locking")(error)),
@@ -29,8 +33,8 @@ impl Locked {
 }
 
 impl Drop for Locked {
-    /// Unlocks explicitly. Closing is not enough: the lock belongs to all copies of the handle, and a child process that
-    /// another thread is just starting has a copy until it runs its own program.
+    /// Unlocks the file explicitly. Closing it is not enough: all copies of the handle share the lock, and a child
+    /// process that another thread is just starting has a copy until it runs its own program.
     fn drop(&mut self) {
         // Best effort: the handle is closed next.
         let _ = self.0.unlock();

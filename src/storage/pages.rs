@@ -1,4 +1,4 @@
-//! Files mapped into memory, and control of which of their pages stay there.
+//! Files mapped into memory, and functions that load and drop their pages.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -22,6 +22,8 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
+    /// Opens a file and maps it read-only.
+    ///
     /// # Errors
     /// The file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
@@ -33,15 +35,15 @@ impl MappedFile {
     }
 
     pub fn name(&self) -> Result<&OsStr> {
-        let nameless = || Error::internal(format!("{}: a file without a name", self.path.display()));
+        let nameless = || Error::internal(format!("{}: this path has no file name", self.path.display()));
         self.path.file_name().ok_or_else(nameless)
     }
 
-    /// Reads `to.len()` bytes from `start`. For many small parts that lie apart this is faster than the map, which costs
-    /// a page fault for each and keeps their neighbours in memory.
+    /// Reads `to.len()` bytes from offset `start`. For many small parts far from each other this is faster than the map,
+    /// which costs a page fault for each part and keeps the neighbouring pages in memory.
     ///
     /// # Errors
-    /// The file ends before, or the disk fails.
+    /// The file is too short, or an I/O error.
     pub fn read_at(&self, start: usize, to: &mut [u8]) -> Result<()> {
         #[cfg(unix)]
         let read = std::os::unix::fs::FileExt::read_exact_at(&self.file, to, start as u64);
@@ -58,8 +60,8 @@ impl MappedFile {
 pub fn release(map: &Mmap) {
     #[cfg(unix)]
     {
-        // SAFETY: the map is private, of a file, and never written through: a page that is dropped is
-        // read from the file again with the same bytes.
+        // SAFETY: the map is a private map of a file and is never written through: a dropped page is read from the
+        // file again with the same bytes.
         let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         // Where the system refuses, the pages stay: nothing but memory is lost.
         let _ = advised;
@@ -87,7 +89,7 @@ pub fn forget(map: &Mmap, path: &Path, range: Range<usize>) {
     let _ = map;
 }
 
-/// Drops a range of a file from the system's page cache, but for pages that are not on the disk yet.
+/// Drops a range of a file from the system's page cache, except for pages that are not on the disk yet.
 pub fn uncache(file: &File, range: Range<usize>) {
     #[cfg(target_os = "linux")]
     {
@@ -100,11 +102,11 @@ pub fn uncache(file: &File, range: Range<usize>) {
     let _ = (file, range);
 }
 
-/// Asks the system to read a range of a map soon, and does not wait for it.
+/// Asks the system to read a range of a map soon, without waiting for it.
 pub fn prefetch(map: &Mmap, range: Range<usize>) {
     #[cfg(unix)]
     {
-        // For one request, Linux reads no more than its read-ahead, 128 KiB by default.
+        // Linux reads no more than its read-ahead for one request, by default 128 KiB.
         const REQUEST: usize = 128 << 10;
         for start in range.clone().step_by(REQUEST) {
             // Where the system refuses, the bytes are read when they are needed.

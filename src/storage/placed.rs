@@ -1,7 +1,7 @@
-//! A file whose parts are written in any order, each at the place that its header gives it. Knows no format.
+//! A file whose parts are written in any order, each at its own offset.
 //!
-//! A large file is synced in batches of parts while the next parts are written, and a log beside the file lists the parts
-//! that are durable: created again with the same header, the file continues from it.
+//! A large file is synced in batches of parts while the next parts are written, and a log beside the file lists the
+//! durable parts. A later process that creates the file with the same header continues after the parts in the log.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use super::{atomic, pages};
 use crate::error::{Error, Result};
 
-/// A file that is complete at `finish`. It belongs in a directory that is published afterwards.
+/// A file that is complete once `finish` returns. It belongs in a directory that is published afterwards.
 pub struct PlacedFile {
     path: PathBuf,
     file: File,
@@ -23,11 +23,11 @@ pub struct PlacedFile {
 }
 
 impl PlacedFile {
-    /// Creates the file with its header, or continues one that an ended process left with the same header. (Without a log
-    /// it starts again.) The file is at least `length` bytes long.
+    /// Creates the file with its header, or continues the file that an ended process left, if it has the same header and
+    /// a log. The file is at least `length` bytes long.
     ///
     /// # Errors
-    /// Two parts share a name, or the disk fails.
+    /// Two parts share a name, or an I/O error.
     pub fn create(path: &Path, header: &[u8], parts: Vec<(String, Range<u64>)>, length: u64) -> Result<Self> {
         let end = parts.iter().map(|(_, range)| range.end).fold(length.max(header.len() as u64), u64::max);
         let mut pending = HashMap::with_capacity(parts.len());
@@ -60,10 +60,11 @@ impl PlacedFile {
     /// Writes a part.
     ///
     /// # Errors
-    /// A name that has no place or was written before, or another number of bytes; the disk fails.
+    /// The name is unknown or its part was written before, the number of bytes is wrong, or an I/O error.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let range = self.pending.remove(name);
-        let range = range.ok_or_else(|| Error::tensor(&self.path, name, "not a tensor that is due"))?;
+        let range =
+            range.ok_or_else(|| Error::tensor(&self.path, name, "is unknown here, or was written before"))?;
         if range.end - range.start != bytes.len() as u64 {
             let expected = range.end - range.start;
             let what = format!("expected {expected} bytes to write, got {}", bytes.len());
@@ -79,7 +80,7 @@ impl PlacedFile {
     /// Syncs the file.
     ///
     /// # Errors
-    /// A part is still missing, or the disk failed.
+    /// A part is still missing, or an I/O error.
     pub fn finish(mut self) -> Result<()> {
         if let Some(name) = self.pending.keys().min() {
             return Err(Error::tensor(&self.path, name, "was never written"));
@@ -90,20 +91,21 @@ impl PlacedFile {
     }
 }
 
-/// The log of durable parts: the digest of the header, and one name per line.
+/// The log of durable parts: the digest of the header, then the name of a part in each line.
 struct PartLog {
     file: PathBuf,
     path: PathBuf,
     digest: String,
-    /// The names and bytes of the parts since the last batch.
+    /// Names of the parts that were written since the last batch, one per line.
     names: String,
+    /// Their bytes.
     bytes: usize,
-    /// Syncs the last batch, then adds its names to the log.
+    /// The thread that syncs the last batch, then adds its names to the log.
     syncing: Option<JoinHandle<Result<()>>>,
 }
 
 impl PartLog {
-    /// The bytes of a batch: enough for a disk's full speed, and few enough that a kill loses only a second or so of work.
+    /// Bytes of a batch: enough for a disk's full speed, few enough that a kill loses only about a second of work.
     const BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 20 };
 
     fn new(file: &Path, header: &[u8]) -> Self {
@@ -120,10 +122,10 @@ impl PartLog {
         }
     }
 
-    /// The names in the log; `None` where there is none of a file with the same header.
+    /// Reads the names in the log. `None`: there is no log, or its file has another header.
     fn read(&self) -> Result<Option<String>> {
         match fs::read_to_string(&self.path) {
-            // The last line may have been cut off: only complete lines count.
+            // The last line may be incomplete: only lines with an end count.
             Ok(text) => Ok(text
                 .strip_prefix(&self.digest)
                 .map(|names| names.rsplit_once('\n').map_or("", |(whole, _)| whole).to_owned())),
@@ -139,23 +141,23 @@ impl PartLog {
         if self.bytes < Self::BYTES {
             return Ok(());
         }
-        // One batch at a time, which also bounds the memory that waits for a slow disk.
+        // Only one batch is synced at a time, which also limits the dirty pages that wait for a slow disk.
         self.wait()?;
         let is_new = !self.path.exists();
         let first = if is_new { &*self.digest } else { "" };
         let lines = format!("{first}{}", std::mem::take(&mut self.names));
         self.bytes = 0;
-        let (of, path) = (self.file.clone(), self.path.clone());
-        let file = file.try_clone().map_err(Error::io(&of, "syncing"))?;
+        let (target, path) = (self.file.clone(), self.path.clone());
+        let file = file.try_clone().map_err(Error::io(&target, "syncing"))?;
         self.syncing = Some(std::thread::spawn(move || {
-            file.sync_data().map_err(Error::io(&of, "syncing"))?;
+            file.sync_data().map_err(Error::io(&target, "syncing"))?;
             pages::uncache(&file, 0..usize::MAX >> 1);
             // First the file's name becomes durable, then the log's lines, then the log's own name.
             let directory = atomic::parent(&path);
-            let named = || if is_new { atomic::sync_directory(directory) } else { Ok(()) };
-            let log = named().and_then(|()| File::options().create(true).append(true).open(&path));
+            let sync_names = || if is_new { atomic::sync_directory(directory) } else { Ok(()) };
+            let log = sync_names().and_then(|()| File::options().create(true).append(true).open(&path));
             log.and_then(|mut log| log.write_all(lines.as_bytes()).and_then(|()| log.sync_data()))
-                .and_then(|()| named())
+                .and_then(|()| sync_names())
                 .map_err(Error::io(&path, "writing"))
         }));
         Ok(())
@@ -180,7 +182,7 @@ impl PartLog {
 }
 
 impl Drop for PartLog {
-    /// After an error elsewhere, waits for the last batch, so that no thread writes to a directory that is removed next.
+    /// Waits for the last batch, so that after an error no thread writes into a directory that is being removed.
     fn drop(&mut self) {
         let _ = self.wait();
     }
@@ -192,7 +194,7 @@ mod tests {
 
     const PART: u64 = PartLog::BYTES as u64;
 
-    /// A file of two parts, each of which is a batch.
+    /// Creates a file of two parts, each as large as a batch.
     fn create(path: &Path, header: &[u8]) -> Result<PlacedFile> {
         let parts = vec![("a".to_owned(), 8..8 + PART), ("b".to_owned(), 8 + PART..8 + 2 * PART)];
         PlacedFile::create(path, header, parts, 0)

@@ -1,5 +1,5 @@
 //! Directories that appear whole or not at all: everything is written and synced in a temporary
-//! directory beside the target, which is renamed at the end. Knows no format.
+//! directory beside the target, which is renamed at the end.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,7 +12,8 @@ use memmap2::Mmap;
 use super::atomic::{self, STAGING_PREFIX};
 use crate::error::{Error, Result};
 
-/// A directory that is being written. If it is dropped before `publish`, a temporary one is removed with its files.
+/// A directory that is being written. If this is dropped before `publish`, a temporary directory is removed with its
+/// files, and one made by [`Self::kept`] stays.
 pub struct Staging {
     directory: PathBuf,
     temporary: Option<tempfile::TempDir>,
@@ -20,7 +21,7 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// A temporary directory beside `out`.
+    /// Makes a temporary directory beside `out`.
     ///
     /// # Errors
     /// `out` exists already, or its parent cannot be written.
@@ -42,8 +43,8 @@ impl Staging {
         Ok(Self { directory: path, temporary: Some(directory), out: out.to_path_buf() })
     }
 
-    /// A directory that stays until it is published, with the files that are in it already. It lies in the same file system
-    /// as `out`.
+    /// Takes or makes `directory`, which keeps its files across processes until it is published. It must lie in the same
+    /// file system as `out`.
     ///
     /// # Errors
     /// Those of [`Self::new`].
@@ -57,33 +58,33 @@ impl Staging {
         &self.directory
     }
 
-    /// The path that it will have once it is published.
+    /// The path of the directory after publication.
     pub fn out(&self) -> &Path {
         &self.out
     }
 
-    /// Makes the names in the directory durable and gives it its own name.
+    /// Makes the names in the directory durable and renames it to `out`.
     pub fn publish(self) -> Result<()> {
         sync_directory(self.path())?;
         expect_absent(&self.out)?;
         atomic::rename(self.path(), &self.out, "renaming the finished directory to")?;
-        // It was renamed: there is nothing left to remove.
+        // The directory was renamed: there is nothing left to remove.
         let _ = self.temporary.map(tempfile::TempDir::keep);
         Ok(())
     }
 
-    /// Publishes only a file of the directory, which was synced, under the name that the directory would have had.
+    /// Publishes one synced file of the directory as `out`, in the place of the directory.
     pub fn publish_file(self, file: &Path) -> Result<()> {
         expect_absent(&self.out)?;
         atomic::rename(file, &self.out, "renaming the finished file to")
     }
 }
 
-/// Puts a new directory in the place of one that may be there. The old one is removed only once the new one is whole;
-/// until then the new one has the name of unfinished work, by which the remains of a killed process are recognised.
+/// Replaces the directory `out`, if there is one, by a new one, which `write` makes at the path that it receives. The old
+/// directory is removed only once the new one is complete; until then the new one is named with [`STAGING_PREFIX`].
 ///
 /// # Errors
-/// Those of `write`, which makes the directory that it is given; the disk refuses.
+/// Those of `write`; an I/O error.
 pub fn replace_directory(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if !out.exists() {
         return write(out);
@@ -120,7 +121,8 @@ pub fn copy_with_replacements<T>(
     mut replacement: impl FnMut(&T) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let misplaced = |range: &Range<usize>| {
-        Error::internal(format!("{}: bytes {range:?} cannot be replaced by these", to.display()))
+        let what = "out of order, outside the file or of another length than their replacement";
+        Error::internal(format!("{}: bytes {range:?} cannot be replaced: {what}", to.display()))
     };
     let file = File::create_new(to).map_err(Error::io(to, "creating"))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
@@ -144,7 +146,7 @@ fn sync_directory(path: &Path) -> Result<()> {
 }
 
 /// # Errors
-/// There is something at the path of an output.
+/// `out` exists.
 fn expect_absent(out: &Path) -> Result<()> {
     if out.symlink_metadata().is_err() {
         return Ok(());

@@ -9,7 +9,7 @@ use crate::zo::direction::{Distribution, ScaleMode};
 use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
 use crate::zo::schedule::{LrScheduler, Schedule};
 
-/// The configuration's name of a method of training.
+/// Name of a method of training in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodKind {
@@ -22,41 +22,41 @@ pub enum MethodKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// How a step is taken.
+    /// Method of training.
     pub method: MethodKind,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub max_steps: u64,
     /// Rows per step.
     pub batch_size: usize,
-    /// How zeroth order turns losses into a step.
+    /// Estimator with which zeroth order turns losses into a step.
     pub estimator: EstimatorKind,
     /// Factor of the gradient in a step. 5e-3 is usual in relative mode, 1e-7 in absolute mode.
     pub learning_rate: f64,
-    /// How the learning rate changes over the run.
+    /// Shape of the learning rate over the run.
     pub lr_scheduler_type: LrScheduler,
     /// Steps over which the learning rate rises from 0.
     pub warmup_steps: u64,
-    /// ε: how far the two losses of a step lie from the current scales.
+    /// ε: size of the perturbation at which the two losses of a step are taken.
     pub zo_eps: f64,
     /// Bound of the projected gradient (directional-derivative clipping); inf switches it off.
     pub clip: f64,
-    /// Whether a step adds to a scale or multiplies it.
+    /// Whether a step is added to a scale or multiplies it.
     pub scale_mode: ScaleMode,
     /// Distribution of the directions.
     pub perturbation: Distribution,
     /// Directions per step.
     pub probes: u32,
-    /// Steps between evaluations on the dev set; 0: only before and after.
+    /// Steps between evaluations on the dev set; 0: only before the first step and after the last.
     pub eval_steps: u64,
-    /// Steps between snapshots of the scales, which bound how much a resumed run replays; 0: none.
+    /// Steps between snapshots of the scales, which limit how many steps a resumed run replays; 0: only after the last step.
     pub save_steps: u64,
-    /// Steps between lines of the log; 0: none.
+    /// Steps between lines of the log; 0: no lines.
     pub logging_steps: u64,
-    /// Steps in a row that may be skipped because a loss was NaN or infinite.
+    /// Number of successive steps that may be skipped because a loss was NaN or infinite; one more ends the run.
     pub max_skipped_steps: u64,
 }
 
-/// Relative mode with one ε for all layers; the paper's absolute settings stand in `configs/`.
+/// The defaults use relative mode with one ε for all layers. `configs/` holds the paper's settings, in absolute mode.
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
@@ -81,21 +81,24 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// Checks the values.
+    ///
     /// # Errors
-    /// A value outside its range, by its name.
+    /// A value is outside its range; the error gives its key.
     pub fn validate(&self) -> Result<()> {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size is 0", "set batch_size to 1 or more"));
         }
         if !self.learning_rate.is_finite() || self.learning_rate < 0.0 {
             return Err(Error::invalid(
-                format!("learning_rate is {}: expected a number that is not negative", self.learning_rate),
+                format!("learning_rate is {}: expected 0 or a positive number", self.learning_rate),
                 "5e-3 is usual in relative mode, 1e-7 in absolute mode",
             ));
         }
         self.qzo().validate()
     }
 
+    /// The method of training with its settings.
     pub fn method(&self) -> ZerothOrder {
         match self.method {
             MethodKind::Zo => ZerothOrder { estimator: self.estimator() },
@@ -108,6 +111,7 @@ impl TrainConfig {
         }
     }
 
+    /// The learning rate at `step`, counted from 0.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
         let schedule =
             Schedule { lr_scheduler_type: self.lr_scheduler_type, warmup_steps: self.warmup_steps };

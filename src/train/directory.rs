@@ -1,8 +1,8 @@
-//! The run directory: where each part of a run lies.
+//! The run directory and the names of its parts.
 //!
 //! ```text
 //! config.toml        the resolved configuration
-//! base/, base.json   the quantized model and where it comes from, where the run quantized it itself
+//! base/, base.json   the quantized model and its origin, if the run quantized the model itself
 //! journal            every step, durable before the scales move
 //! metrics.jsonl      every step and every evaluation
 //! snapshot.safetensors, best.safetensors    f32 scales, to resume from and to write best/ from
@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::storage::atomic::{self, STAGING_PREFIX, write_atomically};
 
+/// The directory of a run.
 #[derive(Debug, Clone)]
 pub struct RunDir(PathBuf);
 
@@ -24,10 +25,10 @@ impl RunDir {
         Self(path.into())
     }
 
-    /// Makes the directory for a new run; with `resume`, an existing one is kept as it is.
+    /// Makes the directory of a new run. With `resume`, an existing directory is kept as it is.
     ///
     /// # Errors
-    /// Something is there already and it is not to be resumed.
+    /// Without `resume`, a directory with contents, or a file, exists at the path; or an I/O error.
     pub fn create(&self, resume: bool) -> Result<()> {
         let occupied = std::fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some());
         if (occupied || self.0.is_file()) && !resume {
@@ -51,10 +52,10 @@ impl RunDir {
         self.0.join("base")
     }
 
-    /// The record of where `base/` comes from.
+    /// Reads the origin of `base/`; `None` if the run has recorded none.
     ///
     /// # Errors
-    /// It is there, but cannot be read.
+    /// The file exists, but cannot be read.
     pub fn read_origin<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
         let path = self.origin();
         let bytes = match std::fs::read(&path) {
@@ -65,6 +66,7 @@ impl RunDir {
         serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::damaged(&path, error.to_string()))
     }
 
+    /// Records the origin of `base/`.
     pub fn write_origin(&self, origin: &impl Serialize) -> Result<()> {
         let path = self.origin();
         let text = serde_json::to_vec(origin).map_err(|error| Error::damaged(&path, error.to_string()))?;
@@ -99,8 +101,8 @@ impl RunDir {
         self.0.join("final")
     }
 
-    /// Removes what a killed run was writing. Only for the holder of the journal's lock: another process
-    /// may be at work otherwise.
+    /// Removes the unfinished files of a killed run. The caller must hold the journal's lock, because otherwise another
+    /// process may still be writing them.
     pub fn remove_abandoned(&self) -> Result<()> {
         let entries = std::fs::read_dir(&self.0).map_err(Error::io(&self.0, "listing"))?;
         for entry in entries {

@@ -1,16 +1,17 @@
-//! How a step is taken: the seam between the loop and the methods of training.
+//! The interface between the training loop and the methods of training.
 
 use super::objective::Objective;
 use crate::error::{Error, Result};
-use crate::zo::journal::{Hash, Record, Recorded};
+use crate::zo::journal::{Hash, JournalMethod, Record};
 
-/// A method of training. To add one: a file here, its fields in `zo::journal`, its name in [`super::MethodKind`].
+/// A method of training. To add one, write a file here, and add its fields to `zo::journal` and its name to
+/// [`super::MethodKind`].
 pub trait Method<O: Objective + ?Sized> {
-    /// How its steps are journalled.
-    fn recorded(&self) -> Recorded;
+    /// The method as the journal's header records it.
+    fn journal_method(&self) -> JournalMethod;
 
-    /// Takes a step up to its record. Moves that the record implies are made by the caller once it is durable; a
-    /// [`crate::model::Update::Dense`] has been applied when this returns.
+    /// Takes a step and returns its record. The caller applies the moves that follow from the record, once the record is
+    /// durable. A method that makes a [`crate::model::Update::Dense`] applies it itself before it returns.
     ///
     /// # Errors
     /// The device fails. A loss that is NaN or infinite is no error: the step is then skipped.
@@ -22,48 +23,48 @@ pub trait Method<O: Objective + ?Sized> {
         batch: &O::Batch,
     ) -> Result<Record>;
 
-    /// The gradient that a record tells of.
+    /// The measure of the gradient that a record holds.
     fn gradient(&self, record: &Record) -> Gradient;
 
-    /// Passes over a batch that a step takes.
+    /// Number of passes over its batch that a step takes.
     fn passes(&self) -> f64;
 
-    /// The state of its optimizer, by names. It is kept in snapshots beside the scales.
+    /// The optimizer's state, as names and values. Snapshots keep it beside the scales.
     fn state(&self) -> Vec<(String, &[f32])> {
         Vec::new()
     }
 
-    /// Takes the state that a snapshot holds.
+    /// Restores the optimizer's state from a snapshot.
     ///
     /// # Errors
-    /// It is not the state of this method.
+    /// The state is not one of this method.
     fn restore(&mut self, state: Vec<(String, Vec<f32>)>) -> Result<()> {
         match state.is_empty() {
             true => Ok(()),
-            false => Err(Error::internal("a snapshot with an optimizer's state, for a method without one")),
+            false => Err(Error::internal("the snapshot holds optimizer state, but the method has none")),
         }
     }
 }
 
-/// The circumstances in which a step begins.
+/// The inputs of a step that the loop determines.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepStart {
-    /// Counted from 0.
+    /// Number of the step, from 0.
     pub step: u64,
-    /// Seed of the step, which follows from the run's.
+    /// Seed of the step, derived from the run's seed.
     pub seed: u64,
     pub learning_rate: f64,
-    /// Rows taken when the step is done.
+    /// Rows of the run's order that are used up after the step.
     pub data_cursor: u64,
-    /// Digest of the last snapshot; zeros where there is none.
+    /// Digest of the last snapshot; zeros if there is none.
     pub snapshot: Hash,
 }
 
-/// A step's measure of the gradient.
+/// The size of the gradient in a step, as its method measures it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gradient {
-    /// Along the direction of the step; of several directions, the mean.
+    /// Derivative along the direction of the step; the mean if there are several directions.
     Projected(f64),
-    /// Euclidean norm.
+    /// Euclidean norm of the gradient.
     Norm(f64),
 }

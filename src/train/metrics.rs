@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: every step and every evaluation, a line each.
+//! `metrics.jsonl`: one line for every step and every evaluation.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ use crate::zo::journal::Record;
 #[serde(untagged)]
 pub enum MetricLine {
     Eval {
-        /// Steps done when it was measured.
+        /// Number of steps done before the evaluation.
         step: u64,
         eval_nll: f64,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,9 +25,9 @@ pub enum MetricLine {
         eval_n: usize,
     },
     Step {
-        /// Counted from 1.
+        /// Number of the step, from 1.
         step: u64,
-        /// Mean of the step's losses; null where one was not finite.
+        /// Mean of the step's losses; null if one was not finite.
         loss: Option<f64>,
         #[serde(flatten)]
         gradient: LoggedGradient,
@@ -39,7 +39,7 @@ pub enum MetricLine {
     },
 }
 
-/// The gradient of a step, under the key of its kind; null where it was not finite.
+/// The size of the gradient, under a key that depends on how it is measured; null if it was not finite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LoggedGradient {
@@ -58,7 +58,7 @@ impl From<Gradient> for LoggedGradient {
 }
 
 impl MetricLine {
-    /// The line of a journalled step.
+    /// Makes the line of a journalled step.
     pub fn of(record: &Record, gradient: Gradient, lr: f64, tokens_per_second: Option<f64>) -> Self {
         Self::Step {
             step: record.step + 1,
@@ -94,8 +94,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file of a run that has done `done` steps according to its journal. Lines of later steps go, and so
-    /// does the evaluation at `done`, which is made again; `missing` gives the lines that a killed run did not write.
+    /// Opens the file of a run that has done `done` steps according to its journal. Removes the lines of later steps and
+    /// of the evaluation after step `done`, which will be repeated. `missing` makes the lines that a killed run did not
+    /// write.
     pub fn open(
         run: &RunDir,
         done: u64,
@@ -120,7 +121,7 @@ impl Metrics {
 
     pub fn write(&mut self, metric: &MetricLine) -> Result<()> {
         self.file.write_all(&metric.to_line()?).map_err(Error::io(&self.path, "writing"))?;
-        // Steps are in the journal, too. Only this file tells which evaluation was the best.
+        // Only evaluations are synced: steps are in the journal, too, but this is the only record of evaluations.
         match metric.is_eval() {
             true => atomic::sync_data(&self.file, &self.path),
             false => Ok(()),

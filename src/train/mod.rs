@@ -1,13 +1,13 @@
-//! Training. The loop owns no tensor: an objective gives losses, a method turns them into an update, the journal makes
-//! the step durable, and the scales move. Everything that happens is told as events; nothing is printed here.
+//! Training. The loop handles no tensors: an objective gives losses, a method turns them into an update, the journal
+//! makes the step durable, and the scales move. The loop reports its progress as events and prints nothing.
 //!
 //! ```text
-//! objective      what is trained, and what for: a loss over batches, as a function of scales; text is a task's
-//! method         how a step is taken; zeroth_order is the one of the paper
-//! step           the step: losses, record, update
+//! objective      the loss over batches, as a function of the scales; text implements it for a task
+//! method         the interface of a training method; zeroth_order implements the method of the paper
+//! step           one step: losses, record, update
 //! run            the loop: resume, step, evaluate, save
-//! directory      where each part of a run lies; metrics, snapshot two of its files
-//! replay         from base checkpoint and journal to the tuned checkpoint
+//! directory      the run directory; metrics and snapshot are two of its files
+//! replay         rebuilds the tuned checkpoint from the base checkpoint and the journal
 //! ```
 
 mod config;

@@ -1,4 +1,4 @@
-//! The goal of training: a loss over batches of rows, as a function of scales.
+//! The objective of training: a loss over batches of rows, as a function of the scales.
 
 use crate::data::LossSum;
 use crate::error::Result;
@@ -6,25 +6,25 @@ use crate::eval::TaskReport;
 use crate::model::Scales;
 use crate::zo::direction::Signs;
 
-/// A loss that scales can be trained for. The loop sees no more of data and model than this.
+/// A loss for which scales can be trained. The training loop uses data and model only through this trait.
 pub trait Objective {
-    /// Has the scales that the loss depends on.
+    /// The model, whose scales determine the loss.
     type Model: Scales + ?Sized;
     type Batch;
 
-    /// The next `size` rows of the run, of which `cursor` were taken before.
+    /// Makes a batch of the `size` rows that follow the first `cursor` rows of the run's order.
     fn batch(&mut self, cursor: u64, size: usize) -> Self::Batch;
 
-    /// Tokens that one pass over the batch reads.
+    /// Number of tokens that one pass over the batch reads.
     fn tokens(&self, batch: &Self::Batch) -> usize;
 
-    /// The batch's loss, once for each part of `signs`, as sums that losses of other rows can be added to.
+    /// Computes the batch's loss for each part of `signs`, as sums to which the losses of other rows can be added.
     ///
     /// # Errors
     /// The device fails.
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, signs: Signs) -> Result<Vec<LossSum>>;
 
-    /// Measures the model on held-out rows, if there are any. `progress` gets the rows done, and of how many.
+    /// Measures the model on held-out rows, if there are any. `progress` receives the number of rows done and the total.
     ///
     /// # Errors
     /// The device fails.
@@ -37,7 +37,7 @@ pub trait Objective {
         Ok(None)
     }
 
-    /// The report of an earlier evaluation of `n` rows, from what was kept of it.
+    /// Rebuilds the report of an earlier evaluation of `n` rows from its logged figures.
     fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
         let _ = (n, accuracy, nll);
         None

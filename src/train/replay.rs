@@ -1,4 +1,4 @@
-//! From base checkpoint and journal to the tuned checkpoint, without a forward pass.
+//! Rebuilds the tuned checkpoint from the base checkpoint and the journal, without a forward pass.
 
 use std::path::Path;
 
@@ -11,20 +11,21 @@ use crate::model::{Update, lone_scales};
 use crate::zo::direction::Move;
 use crate::zo::journal::{self, TornTail};
 
+/// The result of a replay.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReplayReport {
     pub steps: u64,
-    /// Directions applied: skipped steps have none.
+    /// Number of moves applied. Skipped steps have none.
     pub updates: usize,
     #[serde(skip)]
     pub torn: Option<TornTail>,
 }
 
-/// Applies the first `steps` steps of `journal` (all, where `None`) to the scales of `base`, one weight
+/// Applies the first `steps` steps of `journal` (`None`: all steps) to the scales of `base`, one weight
 /// at a time, and writes the result to `out`.
 ///
 /// # Errors
-/// A journal made with another base model, one with fewer steps, and what reading and writing meet.
+/// The journal was made with another base model, has fewer steps or cannot be replayed; reading or writing fails.
 pub fn replay(
     base: &Checkpoint,
     journal: &Path,

@@ -22,14 +22,16 @@ use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken, TornTa
 /// The events of a run, in order.
 #[derive(Debug, Clone)]
 pub enum TrainEvent {
-    /// A journal was there: `done` steps of it count, `repeated` of them were made again.
+    /// The run continues an earlier one.
     Resumed {
+        /// Steps in the journal.
         done: u64,
+        /// Steps since the last snapshot, which are replayed or taken again.
         repeated: u64,
         torn: Option<TornTail>,
     },
     Step {
-        /// Counted from 1.
+        /// Number of the step, from 1.
         step: u64,
         loss: f64,
         gradient: Gradient,
@@ -37,7 +39,7 @@ pub enum TrainEvent {
         tokens_per_second: f64,
         skipped: bool,
     },
-    /// Rows of an evaluation done up to now.
+    /// Progress of an evaluation, in rows.
     Evaluating {
         step: u64,
         done: usize,
@@ -53,19 +55,20 @@ pub enum TrainEvent {
     },
 }
 
+/// The outcome of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     pub steps: u64,
-    /// On the dev set, before the first step.
+    /// Evaluation on the dev set before the first step.
     pub before: Option<TaskReport>,
-    /// With the f32 scales of the last step.
+    /// Evaluation on the dev set with the f32 scales of the last step.
     pub after: Option<TaskReport>,
-    /// Step of the lowest dev NLL.
+    /// Step with the lowest dev NLL.
     pub best_step: Option<u64>,
     pub train_seconds: f64,
 }
 
-/// A run: made by the caller, so that nothing here reads a configuration file.
+/// The settings of a run. The caller provides them, so that this module reads no configuration file.
 pub struct Run<'a> {
     pub config: &'a TrainConfig,
     pub seed: u64,
@@ -73,16 +76,16 @@ pub struct Run<'a> {
     pub directory: &'a RunDir,
     /// The resolved configuration, for the run directory.
     pub resolved: &'a str,
-    /// Set by Ctrl-C: the step under way is finished and saved.
+    /// Set to true by Ctrl-C. The run then finishes its current step, saves the scales and ends.
     pub stop: &'a AtomicBool,
 }
 
-/// The parts that a run trains with, and what it remembers.
+/// The state of a run in progress.
 struct Training<'a, O: Objective> {
     method: &'a mut dyn Method<O>,
     objective: &'a mut O,
     model: &'a mut O::Model,
-    /// Digest of the last snapshot; zeros where there is none.
+    /// Digest of the last snapshot; zeros if there is none.
     snapshot: Hash,
     history: History,
 }
@@ -92,23 +95,24 @@ struct Training<'a, O: Objective> {
 struct History {
     before: Option<TaskReport>,
     after: Option<TaskReport>,
-    /// Step and dev NLL.
+    /// Step and dev NLL of the best evaluation.
     best: Option<(u64, f64)>,
 }
 
-/// A journal, its records, and the step at which the scales stand.
+/// An open journal with its records.
 struct Opened {
     journal: Journal,
     records: Vec<Record>,
+    /// Number of steps that the scales have taken.
     start: u64,
 }
 
 impl Run<'_> {
-    /// Trains from where the journal ends, or from the start, up to `max_steps`.
+    /// Trains from the end of the journal, or from the first step, up to `max_steps`.
     ///
     /// # Errors
-    /// A journal of another run, a device or disk that fails, too many skipped steps, a repeated step with another
-    /// loss than the journal's, or [`Error::Interrupted`] once everything is saved.
+    /// The journal belongs to another run, the device or disk fails, too many steps are skipped, a repeated step gives
+    /// another loss than the journal's, or [`Error::Interrupted`] after everything is saved.
     pub fn train<O: Objective>(
         &self,
         method: &mut dyn Method<O>,
@@ -116,42 +120,43 @@ impl Run<'_> {
         model: &mut O::Model,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<Outcome> {
-        let mut all =
+        let mut training =
             Training { method, objective, model, snapshot: Hash::default(), history: History::default() };
-        let Opened { mut journal, records, start } = self.open_journal(&mut all, on_event)?;
+        let Opened { mut journal, records, start } = self.open_journal(&mut training, on_event)?;
         let done = records.len() as u64;
-        // Not before the journal is known to be this run's, and locked.
+        // Written only now that the journal is locked and known to belong to this run.
         self.directory.write_config(self.resolved)?;
         let (mut metrics, lines) = Metrics::open(self.directory, done, &mut |step| {
-            self.metric(all.method, &records[step as usize - 1], None)
+            self.metric(training.method, &records[step as usize - 1], None)
         })?;
-        all.history = History::of(&lines, all.objective);
+        training.history = History::of(&lines, training.objective);
         let mut skipped_in_a_row = records.iter().rev().take_while(|r| r.skipped).count() as u64;
         if start == done {
-            self.after_step(&mut all, done, &mut metrics, on_event)?;
+            self.after_step(&mut training, done, &mut metrics, on_event)?;
         }
 
         let clock = Instant::now();
         for step in start..self.config.max_steps {
             let repeats = records.get(step as usize);
             if self.stop.load(Ordering::Relaxed) && repeats.is_none() {
-                self.save(&mut all, step, on_event)?;
+                self.save(&mut training, step, on_event)?;
                 return Err(Error::Interrupted(format!(
                     "{step} steps are saved in {}; continue with --resume",
                     self.directory.path().display()
                 )));
             }
-            let (record, tokens_per_second) = self.step(&mut all, step, &mut |record| match repeats {
-                Some(known) => self.check_repeated(known, record),
-                None => journal.append(record),
-            })?;
+            let (record, tokens_per_second) =
+                self.step(&mut training, step, &mut |record| match repeats {
+                    Some(known) => self.check_repeated(known, record),
+                    None => journal.append(record),
+                })?;
             if repeats.is_none() {
-                metrics.write(&self.metric(all.method, &record, Some(tokens_per_second)))?;
+                metrics.write(&self.metric(training.method, &record, Some(tokens_per_second)))?;
                 skipped_in_a_row = if record.skipped { skipped_in_a_row + 1 } else { 0 };
                 on_event(TrainEvent::Step {
                     step: step + 1,
                     loss: record.loss(),
-                    gradient: all.method.gradient(&record),
+                    gradient: training.method.gradient(&record),
                     lr: self.config.learning_rate_at(step),
                     tokens_per_second,
                     skipped: record.skipped,
@@ -161,10 +166,10 @@ impl Run<'_> {
                 }
             }
             if step + 1 >= done {
-                self.after_step(&mut all, step + 1, &mut metrics, on_event)?;
+                self.after_step(&mut training, step + 1, &mut metrics, on_event)?;
             }
         }
-        let History { before, after, best } = all.history;
+        let History { before, after, best } = training.history;
         Ok(Outcome {
             steps: self.config.max_steps,
             before,
@@ -174,34 +179,34 @@ impl Run<'_> {
         })
     }
 
-    /// Takes step number `step`. Gives the tokens of its passes per second, too.
+    /// Takes step `number`. Returns its record, and the tokens that its passes read per second.
     fn step<O: Objective>(
         &self,
-        all: &mut Training<'_, O>,
+        training: &mut Training<'_, O>,
         number: u64,
         journal: &mut dyn FnMut(&Record) -> Result<()>,
     ) -> Result<(Record, f64)> {
         let clock = Instant::now();
         let size = self.config.batch_size;
         let cursor = number * size as u64;
-        let batch = all.objective.batch(cursor, size);
+        let batch = training.objective.batch(cursor, size);
         let now = StepStart {
             step: number,
             seed: step_seed(self.seed, number),
             learning_rate: self.config.learning_rate_at(number),
             data_cursor: cursor + size as u64,
-            snapshot: all.snapshot,
+            snapshot: training.snapshot,
         };
-        let record = step(all.method, all.objective, all.model, &batch, now, journal)?;
-        let tokens = all.method.passes() * all.objective.tokens(&batch) as f64;
+        let record = step(training.method, training.objective, training.model, &batch, now, journal)?;
+        let tokens = training.method.passes() * training.objective.tokens(&batch) as f64;
         Ok((record, tokens / clock.elapsed().as_secs_f64()))
     }
 
-    /// Opens or begins the journal and brings the scales to where it ends, or for a method whose steps do not follow
-    /// from their records, to the last snapshot before.
+    /// Opens or creates the journal and restores the scales: to the end of the journal or, for a method whose steps do
+    /// not follow from their records, to the last snapshot.
     fn open_journal<O: Objective>(
         &self,
-        all: &mut Training<'_, O>,
+        training: &mut Training<'_, O>,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<Opened> {
         let path = self.directory.journal();
@@ -227,27 +232,27 @@ impl Run<'_> {
             records.get(restored.step as usize).is_none_or(|next| is_named(restored, next))
         };
         let restored =
-            snapshot::restore(&self.directory.snapshot(), all.model, done, &self.header.id(), named)?;
+            snapshot::restore(&self.directory.snapshot(), training.model, done, &self.header.id(), named)?;
         let mut start = 0;
         if let Some(Restored { step, digest, state }) = restored {
-            all.method.restore(state)?;
-            (start, all.snapshot) = (step, digest);
+            training.method.restore(state)?;
+            (start, training.snapshot) = (step, digest);
         }
         let moves: Vec<_> =
             records[start as usize..].iter().flat_map(|record| self.header.method.moves(record)).collect();
         on_event(TrainEvent::Resumed { done, repeated: done - start, torn });
         if self.header.method.is_replayed() {
-            all.model.apply(Update::Moves(&moves))?;
+            training.model.apply(Update::Moves(&moves))?;
             start = done;
         }
         Ok(Opened { journal, records, start })
     }
 
-    /// Evaluates and saves where `step` calls for it. On a resumed run this happens again for the last
-    /// step, because it may have been killed in between; the results are the same.
+    /// Evaluates and saves if that is due after `step`. A resumed run does this again for its last step, because it may
+    /// have been killed in between; the results are the same.
     fn after_step<O: Objective>(
         &self,
-        all: &mut Training<'_, O>,
+        training: &mut Training<'_, O>,
         step: u64,
         metrics: &mut Metrics,
         on_event: &mut dyn FnMut(TrainEvent),
@@ -255,27 +260,27 @@ impl Run<'_> {
         let last = step == self.config.max_steps;
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         if step == 0 || last || due(self.config.eval_steps) {
-            self.evaluate(all, step, metrics, on_event)?;
+            self.evaluate(training, step, metrics, on_event)?;
         }
         if step > 0 && (last || due(self.config.save_steps)) {
-            self.save(all, step, on_event)?;
+            self.save(training, step, on_event)?;
         }
         Ok(())
     }
 
     fn evaluate<O: Objective>(
         &self,
-        all: &mut Training<'_, O>,
+        training: &mut Training<'_, O>,
         step: u64,
         metrics: &mut Metrics,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let progress = &mut |done, of| on_event(TrainEvent::Evaluating { step, done, of });
-        let Some(report) = all.objective.evaluate(all.model, progress)? else { return Ok(()) };
-        let best = report.nll < all.history.best.map_or(f64::INFINITY, |(_, nll)| nll);
+        let Some(report) = training.objective.evaluate(training.model, progress)? else { return Ok(()) };
+        let best = report.nll < training.history.best.map_or(f64::INFINITY, |(_, nll)| nll);
         if best {
-            all.history.best = Some((step, report.nll));
-            snapshot::save(&self.directory.best_snapshot(), all.model, &[], step, &self.header.id())?;
+            training.history.best = Some((step, report.nll));
+            snapshot::save(&self.directory.best_snapshot(), training.model, &[], step, &self.header.id())?;
         }
         metrics.write(&MetricLine::Eval {
             step,
@@ -285,20 +290,20 @@ impl Run<'_> {
         })?;
         on_event(TrainEvent::Evaluated { step, report: report.clone(), best });
         match step {
-            0 => all.history.before = Some(report),
-            _ => all.history.after = Some(report),
+            0 => training.history.before = Some(report),
+            _ => training.history.after = Some(report),
         }
         Ok(())
     }
 
     fn save<O: Objective>(
         &self,
-        all: &mut Training<'_, O>,
+        training: &mut Training<'_, O>,
         step: u64,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let (path, id) = (self.directory.snapshot(), self.header.id());
-        all.snapshot = snapshot::save(&path, all.model, &all.method.state(), step, &id)?;
+        training.snapshot = snapshot::save(&path, training.model, &training.method.state(), step, &id)?;
         on_event(TrainEvent::Saved { step });
         Ok(())
     }
@@ -313,16 +318,18 @@ impl Run<'_> {
         MetricLine::of(record, method.gradient(record), lr, tokens_per_second)
     }
 
+    /// Compares a repeated step with its record in the journal.
+    ///
     /// # Errors
-    /// The step gives another loss than it gave before.
+    /// The step gives another loss than the journal's.
     fn check_repeated(&self, known: &Record, record: &Record) -> Result<()> {
         let (then, now) = (known.loss(), record.loss());
         if then.to_bits() == now.to_bits() && known.skipped == record.skipped {
             return Ok(());
         }
         Err(Error::invalid(
-            format!("step {} gives a loss of {now}, and gave {then} before", known.step + 1),
-            "resume on the device and with the number of threads that the run was begun with, or start it anew",
+            format!("step {} gives a loss of {now}, but the journal has {then}", known.step + 1),
+            "resume on the device and with the number of threads that the run began with, or start the run again",
         ))
     }
 }
@@ -344,7 +351,7 @@ impl History {
     }
 }
 
-/// Whether a step was begun from this snapshot. Records of zeroth order name none.
+/// Whether the next step's record names this snapshot. Zeroth-order records name none, so any snapshot matches.
 fn is_named(snapshot: &Restored, next: &Record) -> bool {
     match &next.taken {
         StepTaken::Exact { snapshot: named, .. } => *named == snapshot.digest,
@@ -352,11 +359,11 @@ fn is_named(snapshot: &Restored, next: &Record) -> bool {
     }
 }
 
-/// Writes `final/` from the model's scales, then `best/` from those of the best evaluation, which
-/// the model holds afterwards. Checkpoints of an earlier, shorter part of the run are replaced.
+/// Writes `final/` from the model's scales, then restores the scales of the best evaluation and writes `best/` from them.
+/// Existing checkpoints, from before the run was continued, are replaced.
 ///
 /// # Errors
-/// As [`Checkpoint::save_tuned`].
+/// Those of [`Checkpoint::save_tuned`].
 pub fn write_checkpoints<S: Scales + ?Sized>(
     run: &Run<'_>,
     checkpoint: &Checkpoint,

@@ -1,5 +1,5 @@
-//! All trained scales at one step, with the state of the optimizer that moves them, so that a resumed run need not
-//! begin anew. A snapshot is only a shortcut: a missing or damaged one costs time, never a result.
+//! Snapshots: all trained scales at one step, with the state of the optimizer, so that a resumed run need not repeat
+//! every step. Without a usable snapshot, a run takes longer to resume and gives the same result.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,25 +14,25 @@ use crate::zo::journal::Hash;
 
 const STEP: &str = "step";
 const RUN: &str = "run";
-/// Name of the last tensor: BLAKE3 over the names, lengths and bytes of the others.
+/// Name of the last tensor, which holds BLAKE3 over the names, lengths and bytes of the others.
 const DIGEST: &str = "blake3";
-/// Begins the names of the optimizer's state.
+/// Prefix of the names of the optimizer's state.
 const STATE: &str = "optimizer.";
 
 type NamedBytes<'a> = Vec<(String, &'a [u8])>;
 
-/// The contents of a snapshot beside the scales, which are in the model.
+/// A snapshot whose scales were restored into the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
-    /// Steps done when it was written.
+    /// Number of steps done when the snapshot was written.
     pub step: u64,
     pub digest: Hash,
-    /// The optimizer's state, by names.
+    /// The optimizer's state: names and values.
     pub state: Vec<(String, Vec<f32>)>,
 }
 
-/// Writes the scales as they are after `step` steps of the run `run` (a hash that names it), one weight in memory at
-/// a time, and the optimizer's `state`. Gives the snapshot's digest.
+/// Writes the scales after `step` steps of the run, one weight in memory at a time, and the optimizer's `state`. `run` is
+/// the hash that identifies the run. Returns the snapshot's digest.
 pub fn save<S: Scales + ?Sized>(
     path: &Path,
     scales: &S,
@@ -83,8 +83,8 @@ pub fn save<S: Scales + ?Sized>(
     Ok(digest.finish())
 }
 
-/// Puts a snapshot's scales into a model; `None` where there is no usable snapshot of this run up to `last_step`
-/// that `accept` takes.
+/// Restores a snapshot's scales into a model. Returns `None` if there is no undamaged snapshot of this run, or if it is of
+/// a later step than `last_step` or `accept` rejects it.
 pub fn restore<S: Scales + ?Sized>(
     path: &Path,
     scales: &mut S,
@@ -97,11 +97,17 @@ pub fn restore<S: Scales + ?Sized>(
     }
     let bytes = map(path)?;
     let Some((restored, values)) = parse(&bytes, run, scales.trained()) else {
-        tracing::warn!("{}: damaged or of another run; going back to the journal instead", path.display());
+        tracing::warn!(
+            "{}: this snapshot is damaged or of another run; it is not used, and the run resumes from its journal alone",
+            path.display()
+        );
         return Ok(None);
     };
     if restored.step > last_step || !accept(&restored) {
-        tracing::warn!("{}: not of this journal; going back to the journal instead", path.display());
+        tracing::warn!(
+            "{}: this snapshot does not match the journal; it is not used, and the run resumes from its journal alone",
+            path.display()
+        );
         return Ok(None);
     }
     for (name, values) in values {
@@ -111,7 +117,8 @@ pub fn restore<S: Scales + ?Sized>(
     Ok(Some(restored))
 }
 
-/// The step and the state, and each weight's scales as bytes, where everything is as `save` wrote it.
+/// Parses a snapshot into its step and state, and the bytes of each weight's scales. Returns `None` if anything differs
+/// from what `save` writes.
 fn parse<'a>(bytes: &'a [u8], run: &str, trained: &[String]) -> Option<(Restored, NamedBytes<'a>)> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let about = metadata.metadata().as_ref()?;

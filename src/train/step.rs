@@ -1,4 +1,4 @@
-//! One training step: the only one there is, for training, benchmarks and tests.
+//! One training step. Training, benchmarks and tests all use this one.
 
 use super::method::{Method, StepStart};
 use super::objective::Objective;
@@ -6,11 +6,11 @@ use crate::error::Result;
 use crate::model::{Scales, Update};
 use crate::zo::journal::Record;
 
-/// Takes a step: the method's losses and updates, the record made durable by `journal`, then the moves that follow
-/// from it.
+/// Takes a step: the method computes the record, `journal` makes it durable, then the moves that follow from it are
+/// applied.
 ///
 /// # Errors
-/// The device or `journal` fails. The scales have not moved then, unless the method updates them itself.
+/// The device or `journal` fails. The scales have not moved then, unless the method itself updates them.
 pub fn step<O: Objective>(
     method: &mut dyn Method<O>,
     objective: &O,
@@ -21,7 +21,7 @@ pub fn step<O: Objective>(
 ) -> Result<Record> {
     let record = method.take(now, objective, model, batch)?;
     journal(&record)?;
-    let moves = method.recorded().moves(&record);
+    let moves = method.journal_method().moves(&record);
     model.apply(Update::Moves(&moves))?;
     Ok(record)
 }

@@ -1,4 +1,4 @@
-//! A second method, plain gradient descent on a quadratic, through the loop, journal, snapshots and resume of the first.
+//! Tests of the loop, journal, snapshots and resume, with gradient descent on a quadratic as a second method.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::eval::TaskReport;
 use crate::model::{Scales, Update};
 use crate::zo::direction::Signs;
-use crate::zo::journal::{self, JournalHeader, Record, Recorded, StepTaken};
+use crate::zo::journal::{self, JournalHeader, JournalMethod, Record, StepTaken};
 
 /// Two weights of three scales.
 struct Weights {
@@ -60,9 +60,9 @@ impl Scales for Weights {
     }
 }
 
-/// ½ Σ (scale − target)², where the target is a number of the batch.
+/// ½ Σ (scale − target)². A batch is one target.
 struct Quadratic {
-    /// Added to the target: as a device that rounds otherwise would.
+    /// Error added to the target, like the rounding of another device.
     error: f32,
 }
 
@@ -116,8 +116,8 @@ struct Descent {
 }
 
 impl Method<Quadratic> for Descent {
-    fn recorded(&self) -> Recorded {
-        Recorded::Exact
+    fn journal_method(&self) -> JournalMethod {
+        JournalMethod::Exact
     }
 
     fn take(
@@ -176,12 +176,12 @@ fn config(max_steps: u64) -> TrainConfig {
     }
 }
 
-/// Runs to `max_steps`, or stops after `stop_after` steps of this process; gives the scales at the end.
+/// Runs to `max_steps`, or stops after `stop_after` steps of this call. Returns the scales at the end.
 fn run(path: &Path, max_steps: u64, stop_after: Option<u64>, error: f32) -> (Result<Outcome>, Weights) {
     let (directory, stop, config) = (RunDir::new(path), AtomicBool::new(false), config(max_steps));
     directory.create(true).unwrap();
     let [base_model, hash, tokenizer, data] = [[1; 32], [2; 32], [3; 32], [4; 32]];
-    let header = JournalHeader { method: Recorded::Exact, base_model, config: hash, tokenizer, data };
+    let header = JournalHeader { method: JournalMethod::Exact, base_model, config: hash, tokenizer, data };
     let run = Run { config: &config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
     let (mut method, mut weights) = (Descent { momentum: vec![0.0; 6] }, Weights::new());
     let mut steps = 0;
@@ -194,7 +194,7 @@ fn run(path: &Path, max_steps: u64, stop_after: Option<u64>, error: f32) -> (Res
     (outcome, weights)
 }
 
-/// The tensors of both snapshots.
+/// The bytes of the tensors in both snapshots.
 fn snapshots(path: &Path) -> [Vec<u8>; 2] {
     ["snapshot.safetensors", "best.safetensors"].map(|name| {
         let bytes = std::fs::read(path.join(name)).unwrap();
@@ -205,17 +205,17 @@ fn snapshots(path: &Path) -> [Vec<u8>; 2] {
 
 #[test]
 fn another_method_goes_through_loop_journal_snapshots_and_resume() {
-    let place = tempfile::tempdir().unwrap();
-    let [whole, parts] = ["whole", "parts"].map(|name| place.path().join(name));
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
     let (outcome, expected) = run(&whole, 18, None, 0.0);
     let outcome = outcome.unwrap();
     assert!(outcome.after.unwrap().nll < 0.1 * outcome.before.unwrap().nll);
     let (header, records, _) = journal::read(&whole.join("journal")).unwrap();
-    assert_eq!((header.method, records.len()), (Recorded::Exact, 18));
+    assert_eq!((header.method, records.len()), (JournalMethod::Exact, 18));
     let lines = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
     assert!(lines.contains("\"grad_norm\":") && !lines.contains("projected_grad"), "{lines}");
 
-    // Stopped where a snapshot is written at once, and where a process dies without one.
+    // After 4 steps the loop has just written a snapshot; after 3 and 6 the interruption makes it write one.
     for steps in [3, 4, 6] {
         let (outcome, _) = run(&parts, 18, Some(steps), 0.0);
         assert!(matches!(outcome, Err(Error::Interrupted(_))), "{outcome:?}");
@@ -227,12 +227,12 @@ fn another_method_goes_through_loop_journal_snapshots_and_resume() {
 
 #[test]
 fn steps_since_the_last_snapshot_are_taken_again_and_must_agree() {
-    let place = tempfile::tempdir().unwrap();
-    let [whole, killed, other] = ["whole", "killed", "other"].map(|name| place.path().join(name));
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, killed, other] = ["whole", "killed", "other"].map(|name| folder.path().join(name));
     let (_, expected) = run(&whole, 12, None, 0.0);
     for path in [&killed, &other] {
         run(path, 12, Some(5), 0.0).0.unwrap_err();
-        // As a kill after step 5 leaves it: the snapshot is that of an earlier step, or none.
+        // A kill after step 5 would leave an older snapshot, or none.
         std::fs::remove_file(path.join("snapshot.safetensors")).unwrap();
     }
     let (outcome, got) = run(&killed, 12, None, 0.0);
@@ -254,25 +254,25 @@ fn steps_since_the_last_snapshot_are_taken_again_and_must_agree() {
 
 #[test]
 fn a_snapshot_that_the_journal_does_not_name_is_not_used() {
-    let place = tempfile::tempdir().unwrap();
-    let [one, two] = ["one", "two"].map(|name| place.path().join(name));
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
     run(&one, 12, Some(8), 0.0).0.unwrap_err();
-    // Of the same run and step, but other scales.
+    // A snapshot of the same run and step with other scales.
     run(&two, 12, Some(4), 1e-2).0.unwrap_err();
     std::fs::copy(two.join("snapshot.safetensors"), one.join("snapshot.safetensors")).unwrap();
     let (outcome, got) = run(&one, 12, None, 0.0);
     outcome.unwrap();
-    assert_eq!(got.scales, run(&place.path().join("whole"), 12, None, 0.0).1.scales);
+    assert_eq!(got.scales, run(&folder.path().join("whole"), 12, None, 0.0).1.scales);
 }
 
 #[test]
 fn zeroth_order_trains_the_same_objective() {
-    let place = tempfile::tempdir().unwrap();
-    let (directory, stop) = (RunDir::new(place.path().join("run")), AtomicBool::new(false));
+    let folder = tempfile::tempdir().unwrap();
+    let (directory, stop) = (RunDir::new(folder.path().join("run")), AtomicBool::new(false));
     directory.create(false).unwrap();
     let config = TrainConfig { learning_rate: 2e-2, ..config(200) };
     let mut method = config.method();
-    let method_of_header = Method::<Quadratic>::recorded(&method);
+    let method_of_header = Method::<Quadratic>::journal_method(&method);
     let [base_model, hash, tokenizer, data] = [[1; 32]; 4];
     let header = JournalHeader { method: method_of_header, base_model, config: hash, tokenizer, data };
     let run = Run { config: &config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };

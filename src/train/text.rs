@@ -9,20 +9,20 @@ use crate::eval::{TaskReport, evaluate};
 use crate::model::LanguageModel;
 use crate::zo::direction::Signs;
 
-/// Steps whose batches are looked at to find the widest.
-const PLANNED_STEPS: u64 = 10_000;
+/// Longest run, in steps, whose batches are all examined to find the widest.
+const EXAMINED_STEPS: u64 = 10_000;
 
-/// The rows of a run.
+/// The task of a run and its tokenized rows.
 pub struct TrainingData {
-    /// BLAKE3 of the files' bytes as they were parsed: of the training rows, and with a dev set of its own of
-    /// both digests. The best step is told by the dev set, whose figures compare with no other's.
+    /// BLAKE3 of the training file as it was parsed; with a dev file, BLAKE3 of the digests of both files. The dev file
+    /// is included because it decides which step is the best.
     pub digest: [u8; 32],
     pub task: Task,
     pub train: TokenizedDataset,
     pub dev: Option<TokenizedDataset>,
 }
 
-/// A task's loss on the rows of a run, in the order that its seed gives.
+/// The loss of a task on the rows of a run, which are drawn in an order that follows from the seed.
 pub struct TextObjective<'a> {
     data: &'a TrainingData,
     sampler: Sampler,
@@ -59,8 +59,8 @@ impl Objective for TextObjective<'_> {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<TaskReport>> {
         let Some(dev) = &self.data.dev else { return Ok(None) };
-        let of = dev.examples.len();
-        evaluate(model, &self.data.task, dev, &mut |done| progress(done, of)).map(Some)
+        let total = dev.examples.len();
+        evaluate(model, &self.data.task, dev, &mut |done| progress(done, total)).map(Some)
     }
 
     fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
@@ -68,11 +68,11 @@ impl Objective for TextObjective<'_> {
     }
 }
 
-/// The most that one forward pass of a run's training takes, for one sign of the perturbation.
+/// The largest load of a forward pass in a run's training, for one sign of the perturbation.
 pub fn widest_batch(config: &TrainConfig, seed: u64, train: &TokenizedDataset) -> Load {
     let mut loads = train.loads();
-    if config.max_steps > PLANNED_STEPS {
-        // Too many to go through: the longest rows that there are.
+    if config.max_steps > EXAMINED_STEPS {
+        // Too many batches to examine: assume that the longest rows form one batch.
         loads.sort_by_key(|load| std::cmp::Reverse(load.tokens));
         return loads.into_iter().cycle().take(config.batch_size).sum();
     }

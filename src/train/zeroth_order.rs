@@ -1,20 +1,21 @@
-//! Zeroth order: losses at perturbed scales in, moves along the same directions out.
+//! The zeroth-order method: an estimator turns losses at perturbed scales into moves along the same directions.
 
 use super::method::{Gradient, Method, StepStart};
 use super::objective::Objective;
 use crate::error::{Error, Result};
 use crate::zo::direction::Signs;
 use crate::zo::estimator::Estimator;
-use crate::zo::journal::{Record, Recorded, StepTaken};
+use crate::zo::journal::{JournalMethod, Record, StepTaken};
 
+/// The zeroth-order method of training.
 pub struct ZerothOrder {
     pub estimator: Estimator,
 }
 
 impl<O: Objective + ?Sized> Method<O> for ZerothOrder {
-    fn recorded(&self) -> Recorded {
+    fn journal_method(&self) -> JournalMethod {
         let (probes, distribution, mode) = self.estimator.directions();
-        Recorded::Zo { probes, distribution, mode }
+        JournalMethod::Zo { probes, distribution, mode }
     }
 
     fn take(
@@ -29,7 +30,7 @@ impl<O: Objective + ?Sized> Method<O> for ZerothOrder {
             .as_slice()
         {
             [plus, minus] => Ok([plus.mean(), minus.mean()]),
-            other => Err(Error::internal(format!("{} losses for two signs", other.len()))),
+            other => Err(Error::internal(format!("got {} losses for two signs", other.len()))),
         })?;
         Ok(Record::of_probes(now.step, now.seed, now.data_cursor, &outcome))
     }

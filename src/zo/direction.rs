@@ -1,30 +1,31 @@
-//! Distribution version 1: the direction a seed means, and how a coefficient moves a scale along it.
+//! Perturbation, version 1: the direction that a seed stands for, and how a coefficient moves a scale along it.
 //! Journals and kernels on every device rely on these bits: a change here is a new version.
 //!
-//! Move is a small integer k made by integer operations alone. Every coefficient that multiplies it is
-//! first rounded to 16 significant bits; as |k| ≤ 64 has at most 7, their product is exact in f32. Then
-//! each line of [`Move::apply`] rounds the same whether or not a compiler fuses multiply and add.
+//! The component of a direction at one scale is a small integer k, made by integer operations alone. Every coefficient
+//! that multiplies k is first rounded to 16 significant bits. As |k| ≤ 64 has at most 7 bits, the product is exact in
+//! f32, and each line of [`Move::apply`] rounds the same whether or not a compiler fuses multiply and add.
 //!
-//! Parameter ids, scale order and the storage of scales belong to the checkpoint and the model.
+//! The checkpoint and the model define parameter ids, the order of the scales and their storage.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::{Stream, random_bits};
 
+/// Version of the perturbation, recorded in every journal.
 pub const PERTURBATION_VERSION: u32 = 1;
 
 /// The largest |k| of any [`Distribution`].
 pub const MAX_ABS_NOISE: i32 = 64;
 
-/// Distribution of the direction z.
+/// Distribution of the components z of a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Distribution {
     /// z = k/√32 with k = popcount(128 random bits) − 64: mean 0, variance 1, kurtosis 2.98.
     #[default]
     Gaussian,
-    /// z = k = ±1, one random bit each.
+    /// z = k = ±1, from one random bit each.
     Rademacher,
 }
 
@@ -35,20 +36,20 @@ pub enum ScaleMode {
     /// s + e·k, as in the QZO paper (arXiv 2505.13430).
     #[default]
     Absolute,
-    /// s·(1 + e·k): one ε fits layers whose scales differ by orders of magnitude.
+    /// s·(1 + e·k), so that one ε fits layers whose scales differ by orders of magnitude.
     Relative,
 }
 
-/// k of scale `index` of `parameter` in probe number `probe` of the step seeded with `seed`.
+/// Returns k for scale `index` of `parameter`, in probe number `probe` of the step with seed `seed`.
 ///
 /// Philox key: (seed low word, seed high word). Counter: (c0, parameter, probe, stream), where c0 is
-/// `index` for gaussian and `index >> 7` for rademacher, which takes bit `index & 127` of the 128 bits
-/// (bit 0 is the lowest of the first word) as +1 where it is set.
+/// `index` for gaussian and `index >> 7` for rademacher. For rademacher, k is +1 if bit `index & 127` of the 128 bits is
+/// set (bit 0 is the lowest of the first word), else −1.
 ///
 /// For seed `0x123456789abcdef0`, parameter 7, probe 0, indices 0 to 15:
 /// gaussian −1 −7 −8 −8 10 1 −1 0 −6 −5 0 −3 −6 −5 1 −10; rademacher + + − − − + − + + + + − − − − −.
-pub fn integer_noise(kind: Distribution, seed: u64, parameter: u32, probe: u32, index: u32) -> i32 {
-    match kind {
+pub fn integer_noise(distribution: Distribution, seed: u64, parameter: u32, probe: u32, index: u32) -> i32 {
+    match distribution {
         Distribution::Gaussian => {
             let words = random_bits(seed, [index, parameter, probe], Stream::Gaussian);
             words.iter().map(|word| word.count_ones() as i32).sum::<i32>() - 64
@@ -61,17 +62,17 @@ pub fn integer_noise(kind: Distribution, seed: u64, parameter: u32, probe: u32, 
     }
 }
 
-/// The factor of the integer k that stands for `value`·z: `value`/√32 for gaussian and `value` for
+/// The factor of the integer k that gives `value`·z: `value`/√32 for gaussian and `value` for
 /// rademacher, rounded to 16 significant bits.
-pub fn coefficient(kind: Distribution, value: f64) -> f32 {
-    match kind {
-        // 4·√2 = √32, exactly as rounded as the square root itself.
+pub fn coefficient(distribution: Distribution, value: f64) -> f32 {
+    match distribution {
+        // 4·√2 equals √32, rounded like √2, because 4 is a power of two.
         Distribution::Gaussian => round_to_16_bits(value / (4.0 * std::f64::consts::SQRT_2)),
         Distribution::Rademacher => round_to_16_bits(value),
     }
 }
 
-/// `value` rounded once to 16 significant bits, ties to even: exact in f32.
+/// Rounds `value` once to 16 significant bits, ties to even. The result is exact in f32.
 ///
 /// A value that f32 holds only as a subnormal becomes 0 with its sign, because some devices flush subnormals;
 /// a value beyond f32 becomes infinite; NaN stays NaN.
@@ -82,7 +83,7 @@ pub fn round_to_16_bits(value: f64) -> f32 {
     }
     let bits = value.to_bits();
     let last_kept = (bits >> DROPPED) & 1;
-    // A carry out of the significand moves on into the exponent, which is the right result.
+    // A carry out of the significand increments the exponent, which is the correct result.
     let rounded = (bits + (1 << (DROPPED - 1)) - 1 + last_kept) & !((1 << DROPPED) - 1);
     let rounded = f64::from_bits(rounded);
     if rounded.abs() < f64::from(f32::MIN_POSITIVE) {
@@ -91,37 +92,37 @@ pub fn round_to_16_bits(value: f64) -> f32 {
     rounded as f32
 }
 
-/// Which way every scale goes: the number k of each scale follows from this alone.
+/// A direction in the space of all scales: the integer k of every scale follows from these fields alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
     pub distribution: Distribution,
     pub mode: ScaleMode,
     pub seed: u64,
-    /// Counts the directions of a step.
+    /// Number of the direction among those of its step, from 0.
     pub probe: u32,
 }
 
-/// A direction and how far to go along it: ε for a forward pass, the step for an update.
+/// A displacement of all scales along a direction: by ε in a forward pass, by the step in an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Move {
     pub direction: Direction,
-    /// Factor of the integer k, of at most 16 significant bits: see [`coefficient`].
+    /// Factor of the integer k, with at most 16 significant bits: see [`coefficient`].
     pub coefficient: f32,
 }
 
 impl Move {
-    /// The same direction, the other way.
+    /// The displacement as far in the opposite direction.
     pub fn reversed(self) -> Self {
         Self { coefficient: -self.coefficient, ..self }
     }
 
-    /// k of scale `index` of `parameter`: see [`integer_noise`].
+    /// Returns k for scale `index` of `parameter`: see [`integer_noise`].
     pub fn k(&self, parameter: u32, index: u32) -> i32 {
         let Direction { distribution, seed, probe, .. } = self.direction;
         integer_noise(distribution, seed, parameter, probe, index)
     }
 
-    /// `scale` moved by the coefficient along `k`. A scale of 0 stays 0: its block is constant.
+    /// Moves `scale`, whose component of the direction is `k`. A scale of 0 stays 0, because its group is constant.
     pub fn apply(&self, scale: f32, k: i32) -> f32 {
         if scale == 0.0 {
             return scale;
@@ -137,32 +138,32 @@ impl Move {
     }
 }
 
-/// The places at which the rows of a forward pass see the trained scales.
+/// Displacement of the trained scales in a forward pass. With both signs, the two halves of the rows see different scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Signs {
-    /// The scales as they are.
+    /// All rows see the scales as they are.
     #[default]
     Neither,
-    /// The scales, moved.
+    /// All rows see the scales displaced.
     One(Move),
-    /// The first half of the rows sees them moved, the second half moved as far the other way.
+    /// The first half of the rows sees the scales displaced, the second half displaced in the opposite direction.
     Both(Move),
 }
 
 impl Signs {
-    /// One entry for each equal part of the rows, in their order.
+    /// The displacement of each part of the rows, in order. All parts have the same number of rows.
     pub fn parts(self) -> impl ExactSizeIterator<Item = Option<Move>> {
         let (first, second) = match self {
             Self::Neither => (None, None),
-            Self::One(noise) => (Some(noise), None),
-            Self::Both(noise) => (Some(noise), Some(noise.reversed())),
+            Self::One(perturbation) => (Some(perturbation), None),
+            Self::Both(perturbation) => (Some(perturbation), Some(perturbation.reversed())),
         };
         let count = if matches!(self, Self::Both(_)) { 2 } else { 1 };
         [first, second].into_iter().take(count)
     }
 }
 
-/// The seed of one step: the first two words (low, high) of Philox at counter
+/// Derives the seed of a step: the first two words (low, high) of Philox at counter
 /// (step low word, step high word, 0, 5) under the key `run_seed`.
 pub fn step_seed(run_seed: u64, step: u64) -> u64 {
     let [low, high, ..] = random_bits(run_seed, [step as u32, (step >> 32) as u32, 0], Stream::StepSeed);
@@ -175,13 +176,13 @@ mod tests {
     use crate::rng::philox4x32_10;
 
     const SEED: u64 = 0x1234_5678_9abc_def0;
-    const KINDS: [Distribution; 2] = [Distribution::Gaussian, Distribution::Rademacher];
+    const DISTRIBUTIONS: [Distribution; 2] = [Distribution::Gaussian, Distribution::Rademacher];
 
-    fn sequence(kind: Distribution, probe: u32, indices: std::ops::Range<u32>) -> Vec<i32> {
-        indices.map(|index| integer_noise(kind, SEED, 7, probe, index)).collect()
+    fn sequence(distribution: Distribution, probe: u32, indices: std::ops::Range<u32>) -> Vec<i32> {
+        indices.map(|index| integer_noise(distribution, SEED, 7, probe, index)).collect()
     }
 
-    // Expected numbers of this module come from an independent Python implementation on unbounded
+    // The expected numbers in these tests come from an independent Python implementation with unbounded
     // integers and exact fractions.
 
     #[test]
@@ -216,21 +217,21 @@ mod tests {
     #[test]
     fn noise_has_the_moments_of_its_distribution() {
         let n = 200_000;
-        for (kind, unit, kurtosis) in
+        for (distribution, unit, kurtosis) in
             [(Distribution::Gaussian, 32.0_f64.sqrt(), 2.98), (Distribution::Rademacher, 1.0, 1.0)]
         {
             let moment = |power: i32| {
-                let z = |index| f64::from(integer_noise(kind, 1, 2, 3, index)) / unit;
+                let z = |index| f64::from(integer_noise(distribution, 1, 2, 3, index)) / unit;
                 (0..n).map(|index| z(index).powi(power)).sum::<f64>() / f64::from(n)
             };
-            assert!(moment(1).abs() < 0.01, "{kind:?} mean {}", moment(1));
-            assert!((moment(2) - 1.0).abs() < 0.02, "{kind:?} variance {}", moment(2));
-            assert!((moment(4) - kurtosis).abs() < 0.1, "{kind:?} kurtosis {}", moment(4));
+            assert!(moment(1).abs() < 0.01, "{distribution:?} mean {}", moment(1));
+            assert!((moment(2) - 1.0).abs() < 0.02, "{distribution:?} variance {}", moment(2));
+            assert!((moment(4) - kurtosis).abs() < 0.1, "{distribution:?} kurtosis {}", moment(4));
         }
     }
 
     #[test]
-    fn rounds_to_sixteen_significant_bits_ties_to_even() {
+    fn rounding_keeps_sixteen_significant_bits_and_sends_ties_to_even() {
         let golden = [
             (1e-3, 0x3a83_1200),
             (1e-2, 0x3c23_d700),
@@ -272,7 +273,7 @@ mod tests {
         assert!(round_to_16_bits(f64::NAN).is_nan());
     }
 
-    /// Coefficients and scales over many orders of magnitude, from the generator under test.
+    /// Coefficients and scales over many orders of magnitude, drawn with Philox.
     fn samples() -> impl Iterator<Item = (f32, f32)> {
         (0..2000_u32).map(|i| {
             let [a, b, c, d] = philox4x32_10([i, 0, 0, 9], [1, 2]);
@@ -286,16 +287,16 @@ mod tests {
     fn the_product_with_noise_is_exact_so_fusing_changes_nothing() {
         for (e, scale) in samples() {
             for k in -MAX_ABS_NOISE..=MAX_ABS_NOISE {
-                let noise = |mode| Move {
-                    direction: Direction { distribution: KINDS[0], mode, seed: 0, probe: 0 },
+                let perturbation = |mode| Move {
+                    direction: Direction { distribution: DISTRIBUTIONS[0], mode, seed: 0, probe: 0 },
                     coefficient: e,
                 };
                 let k_f32 = k as f32;
                 assert_eq!(f64::from(e * k_f32), f64::from(e) * f64::from(k), "{e} · {k}");
 
-                let absolute = noise(ScaleMode::Absolute).apply(scale, k);
+                let absolute = perturbation(ScaleMode::Absolute).apply(scale, k);
                 assert_eq!(absolute.to_bits(), e.mul_add(k_f32, scale).to_bits(), "{scale} + {e}·{k}");
-                let relative = noise(ScaleMode::Relative).apply(scale, k);
+                let relative = perturbation(ScaleMode::Relative).apply(scale, k);
                 let fused = scale * e.mul_add(k_f32, 1.0);
                 assert_eq!(relative.to_bits(), fused.to_bits(), "{scale}·(1 + {e}·{k})");
             }
@@ -304,24 +305,23 @@ mod tests {
 
     #[test]
     fn a_scale_of_zero_is_never_moved() {
-        for kind in KINDS {
+        for distribution in DISTRIBUTIONS {
             for mode in [ScaleMode::Absolute, ScaleMode::Relative] {
-                let noise = Move {
-                    direction: Direction { distribution: kind, mode, seed: 0, probe: 0 },
-                    coefficient: 0.5,
-                };
+                let perturbation =
+                    Move { direction: Direction { distribution, mode, seed: 0, probe: 0 }, coefficient: 0.5 };
                 for zero in [0.0_f32, -0.0] {
-                    assert_eq!(noise.apply(zero, 10).to_bits(), zero.to_bits());
+                    assert_eq!(perturbation.apply(zero, 10).to_bits(), zero.to_bits());
                 }
-                assert_ne!(noise.apply(0.25, 1), 0.25);
-                assert_eq!(Move { coefficient: 0.0, ..noise }.apply(0.25, 1), 0.25);
+                assert_ne!(perturbation.apply(0.25, 1), 0.25);
+                assert_eq!(Move { coefficient: 0.0, ..perturbation }.apply(0.25, 1), 0.25);
             }
         }
     }
 
     #[test]
-    fn reads_and_writes_the_names_of_the_configuration() {
-        let json = serde_json::to_string(&(KINDS, [ScaleMode::Absolute, ScaleMode::Relative])).unwrap();
+    fn names_in_the_configuration_are_lowercase() {
+        let json =
+            serde_json::to_string(&(DISTRIBUTIONS, [ScaleMode::Absolute, ScaleMode::Relative])).unwrap();
         assert_eq!(json, r#"[["gaussian","rademacher"],["absolute","relative"]]"#);
     }
 }

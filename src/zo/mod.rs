@@ -1,6 +1,6 @@
-//! Zeroth-order optimization in plain scalars: which noise a seed means, what two losses say about a
-//! direction, and the journal that makes a run replayable. No tensor and no device is known here: all of it is
-//! tested on a quadratic.
+//! Zeroth-order optimization in plain scalars: the direction that a seed stands for, the step that follows from losses
+//! along it, and the journal that makes a run replayable. This module uses neither tensors nor devices, and its tests
+//! optimize a quadratic function.
 //!
 //! A new estimator is one file in `estimator/` and one arm in its `match`.
 

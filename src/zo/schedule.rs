@@ -1,6 +1,6 @@
 //! The learning rate of each step. Shapes and names are those of Hugging Face `transformers`
-//! (`optimization.py`), with one difference: `constant` honours `warmup_steps` as well, where
-//! transformers has a second name (`constant_with_warmup`) for it.
+//! (`optimization.py`), with one difference: `constant` honours `warmup_steps`, too, for which
+//! transformers has a second name, `constant_with_warmup`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,15 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LrScheduler {
-    /// The paper's setting.
+    /// The same rate in every step, as in the paper.
     #[default]
     Constant,
-    /// Down to 0 at `max_steps`.
+    /// Falls linearly to 0 at `max_steps`.
     Linear,
-    /// Half a cosine down to 0 at `max_steps`.
+    /// Falls to 0 at `max_steps` along half a cosine.
     Cosine,
 }
 
+/// A learning rate schedule: its shape and its warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Schedule {
@@ -27,7 +28,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The learning rate of `step`, counted from 0.
+    /// The learning rate at `step`, counted from 0.
     pub fn at(&self, step: u64, max_steps: u64, base_lr: f64) -> f64 {
         if step < self.warmup_steps {
             return base_lr * (step as f64 / self.warmup_steps as f64);
@@ -48,7 +49,7 @@ mod tests {
 
     const STEPS: [u64; 9] = [0, 1, 5, 10, 11, 37, 55, 99, 100];
 
-    /// Expected: `get_*_schedule_with_warmup(optimizer, warmup, 100)` of transformers 4.57.6.
+    /// Compares with `get_*_schedule_with_warmup(optimizer, warmup, 100)` of transformers 4.57.6.
     fn assert_follows(lr_scheduler_type: LrScheduler, warmup_steps: u64, expected: [f64; 9]) {
         let schedule = Schedule { lr_scheduler_type, warmup_steps };
         for (step, expected) in STEPS.into_iter().zip(expected) {
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_schedules_of_transformers() {
+    fn rates_equal_those_of_transformers() {
         assert_follows(LrScheduler::Constant, 10, [0.0, 0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
         assert_follows(
             LrScheduler::Linear,
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn stays_finite_when_the_run_is_shorter_than_its_warmup_or_goes_on_past_its_end() {
+    fn rates_stay_finite_when_the_warmup_is_longer_than_the_run_and_after_its_end() {
         for lr_scheduler_type in [LrScheduler::Constant, LrScheduler::Linear, LrScheduler::Cosine] {
             for (warmup_steps, max_steps) in [(0, 0), (10, 5), (10, 10)] {
                 let schedule = Schedule { lr_scheduler_type, warmup_steps };
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_names_users_know() {
+    fn keys_have_the_names_of_transformers() {
         let schedule: Schedule =
             serde_json::from_str(r#"{"lr_scheduler_type": "cosine", "warmup_steps": 7}"#).unwrap();
         assert_eq!(schedule, Schedule { lr_scheduler_type: LrScheduler::Cosine, warmup_steps: 7 });

@@ -161,7 +161,7 @@ impl Answer {
         for part in parts {
             assert!(errors[0].contains(part), "`{part}` is missing in: {}", errors[0]);
         }
-        for word in ["panicked", "stopped where it should not have", "RUST_BACKTRACE"] {
+        for word in ["panicked", "failed unexpectedly", "RUST_BACKTRACE"] {
             assert!(!self.stderr.contains(word), "{self:#?}");
         }
         assert_eq!(self.stdout, "", "a failure has no result: {self:#?}");

@@ -1,7 +1,7 @@
-//! Estimators: from losses at perturbed scales to the coefficients of a step. They see scalars only; the
+//! Estimators compute the coefficients of a step from losses at perturbed scales. They work on scalars only: the
 //! caller evaluates the losses and moves the scales.
 //!
-//! A new estimator is one file here, one variant of [`EstimatorKind`] and [`Estimator`], and their arms.
+//! To add an estimator, write a file here and give [`EstimatorKind`], [`Estimator`] and their `match`es a case.
 
 mod outcome;
 pub mod qzo;
@@ -14,7 +14,7 @@ pub use self::qzo::Qzo;
 use super::direction::{Distribution, Move, ScaleMode};
 use crate::error::Result;
 
-/// The configuration's name of an estimator.
+/// Name of an estimator in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EstimatorKind {
@@ -23,18 +23,19 @@ pub enum EstimatorKind {
     Qzo,
 }
 
+/// An estimator with its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Estimator {
     Qzo(Qzo),
 }
 
 impl Estimator {
-    /// Asks `losses` for the mean losses at +coefficient and −coefficient of each perturbation it wants
-    /// and says how far to go.
+    /// Calls `losses` for the mean losses at +coefficient and −coefficient along each direction of the step, and
+    /// computes the coefficients of the update from them.
     ///
     /// # Errors
-    /// Whatever `losses` returns, or settings that make no sense. A loss that is NaN or infinite is no
-    /// error: the outcome is then skipped.
+    /// Those of `losses`, or a setting is outside its range. A loss that is NaN or infinite is no error: the outcome is
+    /// then marked as skipped.
     pub fn estimate(
         &self,
         seed: u64,
@@ -46,14 +47,14 @@ impl Estimator {
         }
     }
 
-    /// ε: how far the losses of a direction lie from the current scales.
+    /// ε: distance along a direction between the current scales and those of either loss.
     pub fn eps(&self) -> f64 {
         match self {
             Self::Qzo(qzo) => qzo.eps,
         }
     }
 
-    /// Directions per step, their distribution, and what they are added to.
+    /// Number of directions per step, their distribution, and the way in which they change a scale.
     pub fn directions(&self) -> (u32, Distribution, ScaleMode) {
         match self {
             Self::Qzo(qzo) => (qzo.probes, qzo.distribution, qzo.mode),

@@ -1,6 +1,6 @@
 //! The losses of a step's directions, and the moves that follow from them.
 
-/// The losses and the move of one direction.
+/// The losses along one direction, and the coefficient that follows from them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probe {
     pub loss_plus: f64,
@@ -11,11 +11,11 @@ pub struct Probe {
     pub coefficient: f32,
 }
 
-/// One step, ready to be journalled and then applied: probe i moves the scales along direction i.
+/// The outcome of an estimation, to be journalled and then applied: probe i moves the scales along direction i.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOutcome {
     pub probes: Vec<Probe>,
-    /// Something was NaN or infinite: every coefficient is 0 and the scales stay.
+    /// A loss or a coefficient was NaN or infinite: every coefficient is 0, so the scales do not move.
     pub skipped: bool,
 }
 

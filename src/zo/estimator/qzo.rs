@@ -5,21 +5,24 @@ use super::outcome::{Probe, StepOutcome};
 use crate::error::{Error, Result};
 use crate::zo::direction::{Direction, Distribution, MAX_ABS_NOISE, Move, ScaleMode, coefficient};
 
+/// Settings of the estimator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Qzo {
-    /// ε: distance of the two losses from the current scales.
+    /// ε: distance along a direction between the current scales and those of either loss.
     pub eps: f64,
-    /// C: bound of |d|; infinite switches clipping off.
+    /// C: bound of |d|; infinity switches clipping off.
     pub clip: f64,
-    /// Directions per step; their steps are averaged.
+    /// Directions per step, whose updates are averaged.
     pub probes: u32,
     pub distribution: Distribution,
     pub mode: ScaleMode,
 }
 
 impl Qzo {
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// A setting outside its range, by its name in the configuration.
+    /// A setting is outside its range; the error gives its name in the configuration.
     pub fn validate(&self) -> Result<()> {
         let eps = coefficient(self.distribution, self.eps);
         if !(self.eps > 0.0 && eps > 0.0 && is_usable(eps)) {
@@ -35,12 +38,15 @@ impl Qzo {
             ));
         }
         if self.probes == 0 {
-            return Err(Error::invalid("probes is 0: a step needs a direction", "set probes to 1 or more"));
+            return Err(Error::invalid(
+                "probes is 0: a step needs at least one direction",
+                "set probes to 1 or more",
+            ));
         }
         Ok(())
     }
 
-    /// For each probe: d = (L₊ − L₋)/2ε, d' = clip(d, −C, C), c = −lr·d'/probes.
+    /// Estimates a step. For each probe: d = (L₊ − L₋)/2ε, d' = clip(d, −C, C), c = −lr·d'/probes.
     ///
     /// # Errors
     /// Those of [`Self::validate`] and of `losses`.
@@ -54,11 +60,11 @@ impl Qzo {
         let e = coefficient(self.distribution, self.eps);
         let mut probes = Vec::new();
         for probe in 0..self.probes {
-            let noise = Move {
+            let perturbation = Move {
                 direction: Direction { distribution: self.distribution, mode: self.mode, seed, probe },
                 coefficient: e,
             };
-            let [loss_plus, loss_minus] = losses(noise)?;
+            let [loss_plus, loss_minus] = losses(perturbation)?;
             let d = (loss_plus - loss_minus) / (2.0 * self.eps);
             let c = coefficient(self.distribution, -lr * self.clipped(d) / f64::from(self.probes));
             probes.push(Probe { loss_plus, loss_minus, projected_grad: d, coefficient: c });
@@ -70,13 +76,13 @@ impl Qzo {
         Ok(StepOutcome { probes, skipped })
     }
 
-    /// NaN passes through, so that it is seen.
+    /// Clips a directional derivative. NaN stays NaN, so that the step is skipped.
     fn clipped(&self, d: f64) -> f64 {
         if d.abs() > self.clip { self.clip.copysign(d) } else { d }
     }
 }
 
-/// Whether the product with every k is finite too.
+/// Whether the product of the coefficient and any possible k is finite.
 fn is_usable(coefficient: f32) -> bool {
     (coefficient * MAX_ABS_NOISE as f32).is_finite()
 }
@@ -86,7 +92,7 @@ mod tests {
     use super::*;
     use crate::zo::direction::step_seed;
 
-    const KINDS: [Distribution; 2] = [Distribution::Gaussian, Distribution::Rademacher];
+    const DISTRIBUTIONS: [Distribution; 2] = [Distribution::Gaussian, Distribution::Rademacher];
     const MODES: [ScaleMode; 2] = [ScaleMode::Absolute, ScaleMode::Relative];
 
     /// L(s) = ½ Σ curvature·(s − target)².
@@ -106,15 +112,15 @@ mod tests {
             1.0 + 0.5 * (i % 4) as f64
         }
 
-        fn loss(&self, noise: Move) -> f64 {
+        fn loss(&self, perturbation: Move) -> f64 {
             let term = |(i, (&s, &target)): (usize, (&f32, &f32))| {
-                let s = noise.apply(s, noise.k(0, i as u32));
+                let s = perturbation.apply(s, perturbation.k(0, i as u32));
                 0.5 * Self::curvature(i) * (f64::from(s) - f64::from(target)).powi(2)
             };
             self.scales.iter().zip(&self.target).enumerate().map(term).sum()
         }
 
-        /// With respect to what the noise is added to: s, or log s.
+        /// The gradient with respect to s in absolute mode, to log s in relative mode.
         fn gradient(&self, mode: ScaleMode) -> Vec<f64> {
             let component = |(i, (&s, &target)): (usize, (&f32, &f32))| {
                 let by_scale = Self::curvature(i) * (f64::from(s) - f64::from(target));
@@ -126,39 +132,41 @@ mod tests {
             self.scales.iter().zip(&self.target).enumerate().map(component).collect()
         }
 
-        fn step(&mut self, noise: Move) {
+        fn step(&mut self, update: Move) {
             for (i, s) in self.scales.iter_mut().enumerate() {
-                *s = noise.apply(*s, noise.k(0, i as u32));
+                *s = update.apply(*s, update.k(0, i as u32));
             }
         }
     }
 
     /// The losses at both signs.
-    fn both(noise: Move, loss: impl Fn(Move) -> f64) -> Result<[f64; 2]> {
-        Ok([loss(noise), loss(noise.reversed())])
+    fn both(perturbation: Move, loss: impl Fn(Move) -> f64) -> Result<[f64; 2]> {
+        Ok([loss(perturbation), loss(perturbation.reversed())])
     }
 
-    fn paper(kind: Distribution, mode: ScaleMode, probes: u32) -> Qzo {
-        Qzo { eps: 1e-3, clip: 100.0, probes, distribution: kind, mode }
+    fn paper(distribution: Distribution, mode: ScaleMode, probes: u32) -> Qzo {
+        Qzo { eps: 1e-3, clip: 100.0, probes, distribution, mode }
     }
 
-    fn step_noise(qzo: &Qzo, seed: u64, probe: usize, coefficient: f32) -> Move {
+    fn probe_move(qzo: &Qzo, seed: u64, probe: usize, coefficient: f32) -> Move {
         let direction =
             Direction { distribution: qzo.distribution, mode: qzo.mode, seed, probe: probe as u32 };
         Move { direction, coefficient }
     }
 
-    /// −g estimated from one step at lr 1: Σ over probes of coefficient·k.
+    /// Estimate of the negative gradient from one step with lr 1: Σ over probes of coefficient·k.
     fn direction(qzo: &Qzo, quadratic: &Quadratic, seed: u64) -> Vec<f64> {
-        let outcome = qzo.estimate(seed, 1.0, &mut |noise| both(noise, |n| quadratic.loss(n))).unwrap();
+        let outcome = qzo
+            .estimate(seed, 1.0, &mut |perturbation| both(perturbation, |signed| quadratic.loss(signed)))
+            .unwrap();
         let along = |i: usize| {
             let moves = outcome.probes.iter().enumerate().map(|(p, probe)| {
-                let noise = step_noise(qzo, seed, p, probe.coefficient);
-                f64::from(noise.coefficient) * f64::from(noise.k(0, i as u32))
+                let update = probe_move(qzo, seed, p, probe.coefficient);
+                f64::from(update.coefficient) * f64::from(update.k(0, i as u32))
             });
             moves.sum::<f64>()
         };
-        // E[z·z] = 1 for z = k/√32: the coefficient of a gaussian k already carries the 1/√32.
+        // E[z·z] = 1 for z = k/√32; the coefficient of a gaussian k contains the factor 1/√32 already.
         (0..quadratic.scales.len()).map(along).collect()
     }
 
@@ -167,33 +175,36 @@ mod tests {
     }
 
     #[test]
-    fn converges_on_a_quadratic_in_both_modes() {
-        for kind in KINDS {
+    fn steps_converge_on_a_quadratic_in_both_modes() {
+        for distribution in DISTRIBUTIONS {
             for mode in MODES {
-                let qzo = paper(kind, mode, 2);
+                let qzo = paper(distribution, mode, 2);
                 let mut quadratic = Quadratic::new(24);
-                let still = step_noise(&qzo, 0, 0, 0.0);
+                let still = probe_move(&qzo, 0, 0, 0.0);
                 let before = quadratic.loss(still);
                 for step in 0..600 {
                     let seed = step_seed(3, step);
-                    let outcome =
-                        qzo.estimate(seed, 0.015, &mut |noise| both(noise, |n| quadratic.loss(n))).unwrap();
+                    let outcome = qzo
+                        .estimate(seed, 0.015, &mut |perturbation| {
+                            both(perturbation, |signed| quadratic.loss(signed))
+                        })
+                        .unwrap();
                     for (p, probe) in outcome.probes.iter().enumerate() {
-                        quadratic.step(step_noise(&qzo, seed, p, probe.coefficient));
+                        quadratic.step(probe_move(&qzo, seed, p, probe.coefficient));
                     }
                 }
                 let after = quadratic.loss(still);
-                assert!(after < 0.01 * before, "{kind:?} {mode:?}: {before} to {after}");
+                assert!(after < 0.01 * before, "{distribution:?} {mode:?}: {before} to {after}");
             }
         }
     }
 
     #[test]
-    fn points_along_the_true_gradient_on_average() {
+    fn the_mean_estimate_points_along_the_true_gradient() {
         let quadratic = Quadratic::new(24);
-        for kind in KINDS {
+        for distribution in DISTRIBUTIONS {
             for mode in MODES {
-                let qzo = paper(kind, mode, 1);
+                let qzo = paper(distribution, mode, 1);
                 let gradient = quadratic.gradient(mode);
                 let steps = 2000;
                 let mut mean = vec![0.0; gradient.len()];
@@ -204,8 +215,8 @@ mod tests {
                 }
                 let cosine = dot(&mean, &gradient) / (dot(&mean, &mean) * dot(&gradient, &gradient)).sqrt();
                 let length = dot(&mean, &gradient) / dot(&gradient, &gradient);
-                assert!(cosine > 0.97, "{kind:?} {mode:?}: cosine {cosine}");
-                assert!((length - 1.0).abs() < 0.1, "{kind:?} {mode:?}: length {length}");
+                assert!(cosine > 0.97, "{distribution:?} {mode:?}: cosine {cosine}");
+                assert!((length - 1.0).abs() < 0.1, "{distribution:?} {mode:?}: length {length}");
             }
         }
     }
@@ -228,20 +239,20 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_each_direction_exactly() {
+    fn each_direction_of_a_step_is_evaluated_once() {
         let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 3);
         let mut asked = Vec::new();
-        qzo.estimate(11, 1.0, &mut |noise| {
-            asked.push(noise);
+        qzo.estimate(11, 1.0, &mut |perturbation| {
+            asked.push(perturbation);
             Ok([0.0, 0.0])
         })
         .unwrap();
-        let expected = |p| step_noise(&qzo, 11, p, coefficient(qzo.distribution, 1e-3));
+        let expected = |p| probe_move(&qzo, 11, p, coefficient(qzo.distribution, 1e-3));
         assert_eq!(asked, [0, 1, 2].map(expected));
     }
 
     #[test]
-    fn clips_the_directional_derivative_and_keeps_its_sign() {
+    fn clipping_bounds_the_directional_derivative_and_keeps_its_sign() {
         let with_losses = |qzo: &Qzo, plus: f64, minus: f64| {
             qzo.estimate(0, 0.5, &mut |_| Ok([plus, minus])).unwrap().probes[0]
         };
@@ -256,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn skips_a_step_with_anything_not_finite() {
+    fn a_step_with_a_number_that_is_not_finite_is_skipped() {
         let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 2);
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             for bad_call in 0..4 {
@@ -274,17 +285,21 @@ mod tests {
         }
         let both_infinite = qzo.estimate(0, 1.0, &mut |_| Ok([f64::INFINITY; 2])).unwrap();
         assert!(both_infinite.skipped);
-        let step_too_long =
-            qzo.estimate(0, 1e39, &mut |noise| both(noise, |n| f64::from(n.coefficient))).unwrap();
+        let step_too_long = qzo
+            .estimate(0, 1e39, &mut |perturbation| both(perturbation, |signed| f64::from(signed.coefficient)))
+            .unwrap();
         assert!(step_too_long.skipped);
-        let fine =
-            qzo.estimate(0, 1.0, &mut |noise| both(noise, |n| 1.0 + f64::from(n.coefficient))).unwrap();
+        let fine = qzo
+            .estimate(0, 1.0, &mut |perturbation| {
+                both(perturbation, |signed| 1.0 + f64::from(signed.coefficient))
+            })
+            .unwrap();
         assert!(fine.is_finite());
         assert_eq!(fine.loss(), 1.0);
     }
 
     #[test]
-    fn refuses_settings_outside_their_range() {
+    fn settings_outside_their_range_are_refused() {
         let fine = paper(Distribution::Gaussian, ScaleMode::Relative, 1);
         assert!(fine.validate().is_ok());
         for eps in [0.0, -1e-3, f64::NAN, f64::INFINITY, 1e-50, 1e38] {
@@ -298,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_loss_ends_the_step() {
+    fn an_error_from_the_losses_ends_the_step() {
         let qzo = paper(Distribution::Gaussian, ScaleMode::Relative, 1);
         let failed = qzo.estimate(0, 1.0, &mut |_| Err(Error::device("device lost", "try again")));
         assert!(matches!(failed, Err(Error::Device { .. })));

@@ -1,10 +1,10 @@
-//! The journal as a file: written record by record, read whole.
+//! The file of a journal: it is written record by record and read as a whole.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::header::{HEADER_BYTES, JournalHeader};
-use super::record::{Record, RecordError, Recorded};
+use super::record::{JournalMethod, Record, RecordError};
 use crate::error::{Error, Result};
 use crate::storage::append::AppendFile;
 
@@ -15,22 +15,22 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
-/// The one writer of a journal. The file is locked while this lives.
+/// The only writer of a journal. The file stays locked until this is dropped.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     log: AppendFile,
     header_crc: u32,
-    method: Recorded,
+    method: JournalMethod,
     records: u64,
     last_step: Option<u64>,
 }
 
 impl Journal {
-    /// Starts a journal where there is none. When this returns, the header is durable.
+    /// Creates a journal. When this returns, its header is durable.
     ///
     /// # Errors
-    /// The file exists, another process is creating it, or the disk refuses.
+    /// The file exists, another process is creating it, or an I/O error.
     pub fn create(path: &Path, header: &JournalHeader) -> Result<Self> {
         header.method.check().map_err(|what| Error::invalid(what, "set train.probes to a smaller number"))?;
         let (bytes, header_crc) = header.encode();
@@ -48,18 +48,18 @@ impl Journal {
         Ok(Self::at_end(path, log, header, header_crc, &[]))
     }
 
-    /// Goes on with the journal of an earlier run, of which it returns the records. A torn tail is cut
-    /// from the file and reported.
+    /// Opens the journal of an earlier run to continue it, and returns its records. A torn tail is cut off the file and
+    /// reported.
     ///
     /// # Errors
-    /// Another process has the journal open, its header is not `expected`, or it is damaged.
+    /// Another process has the journal open, its header is not `expected`, or the journal is damaged.
     pub fn open(path: &Path, expected: &JournalHeader) -> Result<(Self, Vec<Record>, Option<TornTail>)> {
         let (mut log, bytes) = AppendFile::open(path, || busy(path))?;
         let Scanned { header, header_crc, records, torn } = scan(path, &bytes)?;
         let differences = header.differences(expected);
         if !differences.is_empty() {
             return Err(Error::invalid(
-                format!("{}: the journal is of another run: {}", path.display(), differences.join(", ")),
+                format!("{}: the journal belongs to another run: {}", path.display(), differences.join(", ")),
                 "resume with the model, config and data the run began with, or choose another output_dir",
             ));
         }
@@ -67,11 +67,11 @@ impl Journal {
         Ok((Self::at_end(path, log, &header, header_crc, &records), records, torn))
     }
 
-    /// Adds the record of the next step. When this returns, it is durable.
+    /// Appends the record of the next step. When this returns, the record is durable.
     ///
     /// # Errors
-    /// A record that does not follow the last one, or a disk that refuses. Then the journal is as it was
-    /// before, and can be appended to once there is space again.
+    /// The record does not follow the last one, or an I/O error. The journal is then as it was before, and records can be
+    /// appended once there is space again.
     pub fn append(&mut self, record: &Record) -> Result<()> {
         let refused = |what: String| {
             Error::internal(format!("{}: record of step {}: {what}", self.path.display(), record.step))
@@ -102,11 +102,11 @@ impl Journal {
     }
 }
 
-/// The whole journal, unchanged on disk. Of a run in progress, the record being written may be reported
-/// as a torn tail.
+/// Reads a journal without changing the file. While a run is in progress, the record that is being written may be
+/// reported as a torn tail.
 ///
 /// # Errors
-/// It cannot be read, or it is damaged.
+/// The journal cannot be read or is damaged.
 pub fn read(path: &Path) -> Result<(JournalHeader, Vec<Record>, Option<TornTail>)> {
     let bytes = fs::read(path).map_err(Error::io(path, "reading the journal"))?;
     let Scanned { header, records, torn, .. } = scan(path, &bytes)?;

@@ -1,10 +1,10 @@
-//! The journal's header: which run the records belong to. Its layout is drawn in [`super`].
+//! The journal's header, which identifies the run. [`super`] shows its layout.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use super::bytes::take;
-use super::record::{Hash, MAX_PROBES, Recorded};
+use super::record::{Hash, JournalMethod, MAX_PROBES};
 use crate::error::{Error, Result};
 use crate::zo::direction::{Distribution, PERTURBATION_VERSION, ScaleMode};
 
@@ -12,10 +12,10 @@ pub(super) const HEADER_BYTES: usize = 164;
 const FORMAT_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"qzo-jrnl";
 
-/// A journal replays only onto the same base model, and a run resumes only with all of these equal.
+/// The identity of a run. A journal replays only onto the same base model, and a run resumes only if all fields agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalHeader {
-    pub method: Recorded,
+    pub method: JournalMethod,
     pub base_model: Hash,
     pub config: Hash,
     pub tokenizer: Hash,
@@ -23,7 +23,7 @@ pub struct JournalHeader {
 }
 
 impl JournalHeader {
-    /// Names each thing that differs from `expected`; empty when nothing does.
+    /// Describes every field that differs from `expected`.
     pub fn differences(&self, expected: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let mut note = |name: &str, journal: String, now: String| {
@@ -33,8 +33,8 @@ impl JournalHeader {
         };
         match (self.method, expected.method) {
             (
-                Recorded::Zo { probes, distribution, mode },
-                Recorded::Zo { probes: now, distribution: distribution_now, mode: mode_now },
+                JournalMethod::Zo { probes, distribution, mode },
+                JournalMethod::Zo { probes: now, distribution: distribution_now, mode: mode_now },
             ) => {
                 note("probes", probes.to_string(), now.to_string());
                 note("perturbation", lowercase(distribution), lowercase(distribution_now));
@@ -57,7 +57,7 @@ impl JournalHeader {
         differences
     }
 
-    /// One hash of the run: what it reads, and how it trains.
+    /// Hash that identifies the run: a hash of its base model, configuration, tokenizer and data.
     pub fn id(&self) -> String {
         let Self { method: _, base_model, config, tokenizer, data } = self;
         let mut hash = blake3::Hasher::new();
@@ -67,15 +67,15 @@ impl JournalHeader {
         hash.finalize().to_hex().to_string()
     }
 
-    /// The header's bytes, of which the last four are their checksum.
+    /// Encodes the header. Returns its bytes, and the checksum that its last four bytes hold.
     pub(super) fn encode(&self) -> ([u8; HEADER_BYTES], u32) {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend(MAGIC);
         let (tag, probes, distribution, mode) = match self.method {
-            Recorded::Zo { probes, distribution, mode } => {
+            JournalMethod::Zo { probes, distribution, mode } => {
                 (0, probes, distribution_tag(distribution), mode_tag(mode))
             }
-            Recorded::Exact => (1, 0, 0, 0),
+            JournalMethod::Exact => (1, 0, 0, 0),
         };
         let length = self.method.record_bytes() as u32;
         for number in [FORMAT_VERSION, length, tag, PERTURBATION_VERSION, probes] {
@@ -92,10 +92,10 @@ impl JournalHeader {
         (header, crc)
     }
 
-    /// Reads a header from the start of a journal's bytes; gives its checksum, too.
+    /// Decodes the header at the start of a journal. Returns it with its checksum.
     ///
     /// # Errors
-    /// Not a journal, a version this program does not know, or bytes that contradict their checksum.
+    /// The bytes are not a journal, its version is unknown, or the header is damaged.
     pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Self, u32)> {
         let cut_short = || {
             let what = format!("the journal's header is cut short: {} of {HEADER_BYTES} bytes", file.len());
@@ -133,9 +133,9 @@ impl JournalHeader {
     }
 }
 
-impl Recorded {
+impl JournalMethod {
     /// # Errors
-    /// A number of probes that no run has.
+    /// The number of probes is not between 1 and [`MAX_PROBES`].
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self::Zo { probes, .. } if !(1..=MAX_PROBES).contains(probes) => {
@@ -168,7 +168,7 @@ fn mode_tag(mode: ScaleMode) -> u8 {
     }
 }
 
-fn method(tag: u32, probes: u32, distribution: u8, mode: u8) -> Result<Recorded, String> {
+fn method(tag: u32, probes: u32, distribution: u8, mode: u8) -> Result<JournalMethod, String> {
     let distribution = match distribution {
         0 => Distribution::Gaussian,
         1 => Distribution::Rademacher,
@@ -180,8 +180,8 @@ fn method(tag: u32, probes: u32, distribution: u8, mode: u8) -> Result<Recorded,
         _ => return Err(format!("unknown scale mode {mode}")),
     };
     let method = match tag {
-        0 => Recorded::Zo { probes, distribution, mode },
-        1 => Recorded::Exact,
+        0 => JournalMethod::Zo { probes, distribution, mode },
+        1 => JournalMethod::Exact,
         _ => return Err(format!("unknown method {tag}")),
     };
     method.check().map(|()| method)
@@ -194,7 +194,7 @@ fn known_version(path: &Path, name: &str, found: [u8; 4], known: u32) -> Result<
     }
     Err(Error::unsupported(
         format!("{}: {name} version {found}, expected {known}", path.display()),
-        "finish this run with the qzo version that began it, or start it anew in another output_dir",
+        "finish this run with the qzo version that began it, or start it again in another output_dir",
     ))
 }
 
@@ -202,7 +202,7 @@ fn lowercase(variant: impl std::fmt::Debug) -> String {
     format!("{variant:?}").to_lowercase()
 }
 
-/// Enough of a hash to tell two apart.
+/// The first six bytes of a hash, enough to tell two hashes apart.
 fn hex(hash: &Hash) -> String {
     hash.iter().take(6).fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -1,5 +1,5 @@
-//! The journal: an append-only file from which a run resumes. It knows neither weights nor datasets; snapshots of
-//! the scales are kept elsewhere.
+//! The journal: an append-only file from which a run resumes. It stores neither weights nor data; snapshots of the
+//! scales are separate files.
 //!
 //! All numbers are little endian. A header of 164 bytes, then one record per step:
 //!
@@ -7,7 +7,7 @@
 //! header                                     record
 //!   0  8  magic "qzo-jrnl"                     0  8  step
 //!   8  4  journal format version, 2            8  8  data cursor after the step
-//!  12  4  length of a record in bytes         16  4  flags: bit 0 = skipped, not finite
+//!  12  4  length of a record in bytes         16  4  flags: bit 0 = step skipped
 //!  16  4  method: 0 zo, 1 exact               20     the method's own fields
 //!  20  4  perturbation version, 1            end  4  CRC-32 of: header CRC-32 (4), ordinal of the
 //!  24  4  zo: probes per step                        record (8), all bytes of the record before
@@ -21,13 +21,13 @@
 //! 160  4  CRC-32 of bytes 0 to 159                as applied
 //! ```
 //!
-//! The scales of a zo run follow from its base model and its records, to the same bits on any device. Those of an
-//! exact run are kept in snapshots; its records hold the losses that the same steps must give again.
+//! The scales of a zo run follow from its base model and its records, to the same bits on any device. The scales of an
+//! exact run are kept in snapshots; its records hold the losses that the same steps must give when they are repeated.
 //!
-//! A record is durable before its successor is written, and a new journal appears under its name only
-//! when its header is durable. So a crash can leave exactly one trace, the **torn tail**: after the last
-//! good record, fewer bytes than a record, or one record's length of bytes that fail the checksum. It is
-//! cut and reported. Everything else is damage and is refused: nothing after it could be trusted.
+//! A record is durable before the next one is written, and a new journal appears under its name only after its header is
+//! durable. Therefore a crash can leave only one kind of trace, the **torn tail**: bytes after the last good record that
+//! are fewer than a record, or exactly as many as a record but with a wrong checksum. A torn tail is cut and reported.
+//! Any other error in the file is damage, and the journal is refused, because no record after it could be trusted.
 
 mod bytes;
 mod file;
@@ -36,7 +36,7 @@ mod record;
 
 pub use file::{Journal, TornTail, read};
 pub use header::JournalHeader;
-pub use record::{Hash, MAX_PROBES, ProbeRecord, Record, Recorded, StepTaken};
+pub use record::{Hash, JournalMethod, MAX_PROBES, ProbeRecord, Record, StepTaken};
 
 #[cfg(test)]
 mod tests;

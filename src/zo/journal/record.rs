@@ -1,61 +1,62 @@
-//! One step of the journal. Its layout is drawn in [`super`].
+//! A record of the journal: one training step. [`super`] shows its layout.
 
 use super::bytes::take;
 use crate::zo::direction::{Direction, Distribution, MAX_ABS_NOISE, Move, ScaleMode, round_to_16_bits};
 use crate::zo::estimator::StepOutcome;
 
 const SKIPPED: u32 = 1;
-/// Step, data cursor and flags before a method's own fields, and the checksum behind them.
+/// Bytes of the step, the data cursor and the flags before a method's own fields, and of the checksum after them.
 const FRAME_BYTES: usize = 24;
 const PROBE_BYTES: usize = 20;
 const EXACT_BYTES: usize = 56;
 
-/// More directions than this in one step are taken for a mistake.
+/// Largest number of directions in a step. More are assumed to be a mistake.
 pub const MAX_PROBES: u32 = 1 << 16;
 
-/// 32 bytes that identify a file or what was read from it.
+/// A hash of 32 bytes that identifies a file or its contents.
 pub type Hash = [u8; 32];
 
-/// The method that a journal's records are of, and what is the same in all of them.
+/// The method of training that a journal records, with the settings that all its records share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recorded {
-    /// Zeroth order: the scales follow from the records alone.
+pub enum JournalMethod {
+    /// Zeroth order. The scales follow from the records alone.
     Zo { probes: u32, distribution: Distribution, mode: ScaleMode },
-    /// Exact gradients: the scales are kept in snapshots, which the records name.
+    /// Exact gradients. The scales are kept in snapshots, which the records name by their hash.
     Exact,
 }
 
-/// All that a step changed, and what it saw.
+/// The record of a step: its update, and the losses from which the update follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub step: u64,
-    /// The position in the data order after this step, as the data order counts.
+    /// Rows of the data order that are used up after this step.
     pub data_cursor: u64,
-    /// A loss was NaN or infinite: the scales did not move.
+    /// A loss was NaN or infinite, so the scales did not move.
     pub skipped: bool,
     pub taken: StepTaken,
 }
 
-/// The fields that each method records of a step.
+/// The fields of a record that depend on the method.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepTaken {
     Zo {
         /// Seed of the step's directions.
         seed: u64,
-        /// The header tells their number.
+        /// One entry per direction. The header holds their number.
         probes: Vec<ProbeRecord>,
     },
     Exact {
         loss: f64,
-        /// Euclidean norm of the gradient, before it is clipped.
+        /// Euclidean norm of the gradient before clipping.
         grad_norm: f64,
-        /// The rate as it was applied.
+        /// The learning rate as applied.
         learning_rate: f64,
-        /// BLAKE3 of the last snapshot written before this step; zeros before the first.
+        /// BLAKE3 of the last snapshot written before this step; zeros if there was none.
         snapshot: Hash,
     },
 }
 
+/// The recorded losses along one direction, and the coefficient of the update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ProbeRecord {
     pub loss_plus: f64,
@@ -64,8 +65,8 @@ pub struct ProbeRecord {
     pub coefficient: f32,
 }
 
-impl Recorded {
-    /// Length of a record.
+impl JournalMethod {
+    /// Length of a record in bytes.
     pub fn record_bytes(&self) -> usize {
         FRAME_BYTES
             + match self {
@@ -79,8 +80,8 @@ impl Recorded {
         matches!(self, Self::Zo { .. })
     }
 
-    /// The moves of a record's step, in the order in which they are made. Training and replay both make exactly
-    /// these. Empty for a skipped step, and for a method whose steps do not follow from its records.
+    /// The moves of a record's step, in order. Training and replay apply exactly these. There are none for a skipped step,
+    /// and none for a method whose steps do not follow from its records.
     pub fn moves(&self, record: &Record) -> Vec<Move> {
         let (Self::Zo { distribution, mode, .. }, StepTaken::Zo { seed, probes }) = (*self, &record.taken)
         else {
@@ -95,7 +96,7 @@ impl Recorded {
 }
 
 impl Record {
-    /// The record of a step of zeroth order.
+    /// Makes the record of a zeroth-order step.
     pub fn of_probes(step: u64, seed: u64, data_cursor: u64, outcome: &StepOutcome) -> Self {
         let probes = outcome.probes.iter().map(|probe| ProbeRecord {
             loss_plus: probe.loss_plus,
@@ -106,7 +107,7 @@ impl Record {
         Self { step, data_cursor, skipped: outcome.skipped, taken }
     }
 
-    /// The loss of the step; with several, their mean.
+    /// The mean of the step's losses.
     pub fn loss(&self) -> f64 {
         match &self.taken {
             StepTaken::Zo { probes, .. } => {
@@ -116,23 +117,25 @@ impl Record {
         }
     }
 
-    /// Refuses what no run writes: a record of another method or number of probes, or a coefficient that devices
-    /// would not agree on.
-    pub(super) fn check(&self, of: &Recorded) -> Result<(), String> {
-        match (of, &self.taken) {
-            (Recorded::Zo { probes: expected, .. }, StepTaken::Zo { probes, .. }) => {
+    /// Checks that a run with `method` could have written this record.
+    ///
+    /// # Errors
+    /// The record has another method or number of probes, or a coefficient whose products would differ between devices.
+    pub(super) fn check(&self, method: &JournalMethod) -> Result<(), String> {
+        match (method, &self.taken) {
+            (JournalMethod::Zo { probes: expected, .. }, StepTaken::Zo { probes, .. }) => {
                 if probes.len() != *expected as usize {
                     return Err(format!("{} probes, expected {expected}", probes.len()));
                 }
                 probes.iter().try_for_each(|probe| probe.check(self.skipped))
             }
-            (Recorded::Exact, StepTaken::Exact { .. }) => Ok(()),
+            (JournalMethod::Exact, StepTaken::Exact { .. }) => Ok(()),
             _ => Err("a step of another method than the journal's".into()),
         }
     }
 
-    /// `header_crc` and `ordinal`, the number of records before this one, are covered by the checksum
-    /// but not stored: a record is valid in one place of one journal.
+    /// Encodes the record. Its checksum covers `header_crc` and `ordinal`, the number of records before this one, which
+    /// are not stored: a record is valid only at one position of one journal.
     pub(super) fn encode(&self, header_crc: u32, ordinal: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(self.step.to_le_bytes());
@@ -162,27 +165,27 @@ impl Record {
         bytes: &[u8],
         header_crc: u32,
         ordinal: u64,
-        of: &Recorded,
+        method: &JournalMethod,
     ) -> Result<Self, RecordError> {
         let (body, stored) = bytes.split_last_chunk().ok_or(RecordError::Checksum)?;
         if checksum(header_crc, ordinal, body) != u32::from_le_bytes(*stored) {
             return Err(RecordError::Checksum);
         }
-        let (record, flags) = Self::fields(body, of).ok_or(RecordError::Checksum)?;
+        let (record, flags) = Self::fields(body, method).ok_or(RecordError::Checksum)?;
         if flags & !SKIPPED != 0 {
             return Err(RecordError::Content(format!("unknown flags {flags:#x}")));
         }
-        record.check(of).map_err(RecordError::Content)?;
+        record.check(method).map_err(RecordError::Content)?;
         Ok(record)
     }
 
-    fn fields(mut body: &[u8], of: &Recorded) -> Option<(Self, u32)> {
+    fn fields(mut body: &[u8], method: &JournalMethod) -> Option<(Self, u32)> {
         let rest = &mut body;
         let step = u64::from_le_bytes(take(rest)?);
         let data_cursor = u64::from_le_bytes(take(rest)?);
         let flags = u32::from_le_bytes(take(rest)?);
-        let taken = match of {
-            Recorded::Zo { .. } => {
+        let taken = match method {
+            JournalMethod::Zo { .. } => {
                 let seed = u64::from_le_bytes(take(rest)?);
                 let mut probes = Vec::with_capacity(rest.len() / PROBE_BYTES);
                 while !rest.is_empty() {
@@ -194,7 +197,7 @@ impl Record {
                 }
                 StepTaken::Zo { seed, probes }
             }
-            Recorded::Exact => {
+            JournalMethod::Exact => {
                 let mut number = || take(rest).map(f64::from_le_bytes);
                 let (loss, grad_norm, learning_rate) = (number()?, number()?, number()?);
                 StepTaken::Exact { loss, grad_norm, learning_rate, snapshot: take(rest)? }
@@ -217,10 +220,11 @@ impl ProbeRecord {
     }
 }
 
+/// The reason why a record cannot be decoded.
 pub(super) enum RecordError {
-    /// The bytes are not those that were written.
+    /// The checksum does not match: the bytes are not those that were written.
     Checksum,
-    /// The bytes are those that were written, and no qzo of this version writes them.
+    /// The checksum matches, but this version of qzo never writes such a record.
     Content(String),
 }
 

@@ -40,7 +40,7 @@ fn prepare(place: &Path) {
 
 #[test]
 fn a_device_that_fails_within_a_step_ends_the_run_which_then_goes_on() {
-    const NAME: &str = "cli::device_tests::a_device_that_fails_within_a_step_ends_the_run_which_then_goes_on";
+    const NAME: &str = "cli::tests::a_device_that_fails_within_a_step_ends_the_run_which_then_goes_on";
     const STAGES: [(&str, &str); 3] = [("fails", "4"), ("goes on", ""), ("replays", "")];
     const PLACE: &str = "QZO_TEST_PLACE";
     if for_tests("wgpu").is_none() {
