@@ -1,4 +1,4 @@
-//! The quantized model that a run makes for itself, where its model is dense.
+//! The base model of a run whose model is dense: the run quantizes it first and keeps the result.
 
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use crate::quant::QuantizeConfig;
 use crate::quantize::{self, QuantizeJob};
 use crate::train::RunDir;
 
-/// How the model still has to be quantized; `None` where it is quantized.
+/// The settings with which the run has to quantize its model; `None` if the model is quantized already.
 ///
 /// # Errors
-/// A dense model without a `[quantize]` table; a quantized one whose scales are not finite.
+/// The model is dense and the configuration has no `[quantize]` table, or the scales of a quantized model are not
+/// finite.
 pub fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeConfig>> {
     if source.format() != Format::HuggingFace {
         source.check_trainable()?;
@@ -39,10 +40,10 @@ pub fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<Quant
     Ok(Some(quantize))
 }
 
-/// The quantized model that the journal will refer to, made once and kept in the run directory.
+/// Opens the quantized model in the run directory, to which the journal refers. The first call makes it.
 ///
 /// # Errors
-/// The run was begun with another model, text or settings; what quantizing meets.
+/// The run began with another model, text or settings; those of [`quantize::quantize`].
 pub fn quantized(
     source: &Arc<Checkpoint>,
     quantize: QuantizeConfig,
@@ -52,7 +53,7 @@ pub fn quantized(
 ) -> Result<Arc<Checkpoint>> {
     let model = blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string();
     let known = directory.read_origin::<Origin>()?;
-    // Once the base is there, its text may go; one that is there is held against it.
+    // Once the base model exists, its calibration text may be removed. A text that still exists must be the same.
     let text = quantize.calibration.as_ref().filter(|text| !directory.base().exists() || text.exists());
     let samples = match text {
         Some(text) => {
@@ -76,10 +77,10 @@ pub fn quantized(
     Ok(Arc::new(Checkpoint::open(&directory.base())?))
 }
 
-/// The origin of `base/`.
+/// The origin of `base/`: the inputs from which it was made.
 #[derive(Debug, Serialize, Deserialize)]
 struct Origin {
-    /// Fingerprint of the source, hexadecimal.
+    /// Fingerprint of the dense model, hexadecimal.
     model: String,
     quantize: QuantizeConfig,
     /// BLAKE3 of the calibration text's tokens, hexadecimal.
@@ -88,18 +89,20 @@ struct Origin {
 }
 
 impl Origin {
+    /// Compares the recorded origin with that of the current call.
+    ///
     /// # Errors
-    /// `now` is of another model, text or settings.
+    /// `now` has another model, text or settings.
     fn check(&self, now: &Self, source: &Checkpoint) -> Result<()> {
         let (what, help) = if self.model != now.model {
-            let what =
-                format!("{} is another model than the one this run quantized", source.path().display());
+            let what = format!("{} is not the model that this run quantized", source.path().display());
             (what, "resume with the same model, or start another run with -o")
         } else if self.has_other_text(now) {
-            let what = "the calibration text is another one than this run quantized its model with".into();
+            let what = "the calibration text is not the one with which this run quantized its model".into();
             (what, "resume with the same text, or start another run with -o")
         } else if self.settings() != now.settings() {
-            let what = format!("[quantize] differs from what this run was started with: {:?}", self.quantize);
+            let what =
+                format!("[quantize] differs from the settings at the start of this run: {:?}", self.quantize);
             (what, "resume with the same settings, or start another run with -o")
         } else {
             return Ok(());
@@ -107,7 +110,7 @@ impl Origin {
         Err(Error::invalid(what, help))
     }
 
-    /// Whether the calibration texts differ: by their tokens if both are known, else by their paths.
+    /// Whether the calibration texts differ. Their tokens are compared if both are known, otherwise their paths.
     fn has_other_text(&self, other: &Self) -> bool {
         match (&self.calibration, &other.calibration) {
             (Some(one), Some(other)) => one != other,

@@ -1,4 +1,4 @@
-//! The rows of a run, by its configuration.
+//! Reads and tokenizes the rows of a run.
 
 use super::event::{Event, OnEvent};
 use crate::checkpoint::Checkpoint;
@@ -7,10 +7,10 @@ use crate::data::{DataConfig, Dataset, Limits, Overlong, TokenizedDataset, Token
 use crate::error::{Error, Result};
 use crate::train::TrainingData;
 
-/// Reads and tokenizes the training rows and the dev rows, if there are any.
+/// Reads and tokenizes the training rows, and the dev rows if there are any.
 ///
 /// # Errors
-/// No training rows are named; a row that is not of the task, or too long.
+/// The configuration names no training data; a row does not fit the task or is too long.
 pub fn training_data(
     config: &Config,
     checkpoint: &Checkpoint,
@@ -49,21 +49,21 @@ pub fn training_data(
         on_event(Event::Rows { set, kept: data.examples.len(), lengths: data.lengths });
         Ok::<_, Error>(data)
     };
-    // The model's context alone limits the dev set: its figures must compare with those of `qzo eval`.
-    let whole = Limits { max_seq_length: None, ..limits };
-    let (train, dev) =
-        (tokenize("train", &train.rows, limits)?, dev.map(|rows| tokenize("dev", &rows, whole)).transpose()?);
+    // Only the model's context limits dev rows, so that the results can be compared with those of `qzo eval`.
+    let dev_limits = Limits { max_seq_length: None, ..limits };
+    let train = tokenize("train", &train.rows, limits)?;
+    let dev = dev.map(|rows| tokenize("dev", &rows, dev_limits)).transpose()?;
     Ok(TrainingData { digest, task, train, dev })
 }
 
-/// Limits of a row that come from the model. Longer rows are refused.
+/// The limits of a row that follow from the model. Longer rows are refused.
 pub fn model_limits(checkpoint: &Checkpoint) -> Limits {
     let config = checkpoint.config();
     let (max_position, vocab_size) = (config.max_position_embeddings, config.vocab_size);
     Limits { max_seq_length: None, overlong: None, max_position, vocab_size }
 }
 
-/// Limits of a training row that come from the model and the `[data]` table.
+/// The limits of a training row that follow from the model and the `[data]` table.
 pub fn training_limits(checkpoint: &Checkpoint, data: &DataConfig) -> Limits {
     let limits = model_limits(checkpoint);
     if let Some(limit) = data.max_seq_length.filter(|limit| *limit > limits.max_position + 1) {

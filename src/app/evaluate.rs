@@ -1,4 +1,4 @@
-//! Measuring a model.
+//! Measures a model.
 
 use std::path::{Path, PathBuf};
 
@@ -24,25 +24,25 @@ pub struct Evaluation {
     pub dtype: DtypeSpec,
 }
 
-/// The kinds of measurements.
+/// A kind of measurement.
 pub enum Measure {
     /// Accuracy and NLL on the rows of a task.
     Task {
         data: PathBuf,
         task: Task,
-        /// Only the first rows.
+        /// Number of rows to measure, from the first; `None`: all.
         limit: Option<usize>,
-        /// The fate of rows beyond the model's context; `None`: an error.
+        /// Treatment of rows that are longer than the model's context; `None`: an error.
         overlong: Option<Overlong>,
     },
     /// Perplexity of a text, in windows of `window` tokens.
     Perplexity {
         text: PathBuf,
         window: usize,
-        /// Only the first windows.
+        /// Number of windows to measure, from the first; `None`: all.
         windows: Option<usize>,
     },
-    /// −log p of every token of given sequences, JSONL with `text` or `input_ids`.
+    /// −log p of every token of given sequences, which are JSONL rows with `text` or `input_ids`.
     Score { sequences: PathBuf },
 }
 
@@ -58,19 +58,19 @@ pub enum Measured {
 /// Measures a model.
 ///
 /// # Errors
-/// A model, data or device that cannot be used; a row that is not of the task.
-pub fn evaluate(all: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
-    let device = all.device.resolve()?;
-    let checkpoint = open::checkpoint(&all.model, on_event)?;
+/// The model, the data or the device cannot be used, or a row does not fit the task.
+pub fn evaluate(job: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
+    let device = job.device.resolve()?;
+    let checkpoint = open::checkpoint(&job.model, on_event)?;
     let tokenizer = open::tokenizer(&checkpoint)?;
     let load = |on_event: OnEvent<'_>| {
-        open::model(&checkpoint, &device, compute_type(&device, all.dtype)?, Tables::InFile, on_event)
+        open::model(&checkpoint, &device, compute_type(&device, job.dtype)?, Tables::InFile, on_event)
     };
-    match &all.measure {
+    match &job.measure {
         Measure::Perplexity { text, window, windows } => {
-            // No more of the text is read than the windows need.
-            let most = windows.and_then(|windows| windows.checked_mul(*window));
-            let tokens = tokenizer.with_special(tokens_of_file(text, &tokenizer, most)?)?;
+            // Only as much of the text is read as the windows need.
+            let token_limit = windows.and_then(|windows| windows.checked_mul(*window));
+            let tokens = tokenizer.with_special(tokens_of_file(text, &tokenizer, token_limit)?)?;
             let model = load(on_event)?;
             let progress = &mut |done, of| on_event(Event::Evaluate { unit: "windows", done, of });
             eval::perplexity(model.as_ref(), &tokens, *window, *windows, progress).map(Measured::Perplexity)
@@ -90,7 +90,7 @@ pub fn evaluate(all: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
 
 type Loader<'a> = &'a dyn Fn(OnEvent<'_>) -> Result<Box<dyn LanguageModel>>;
 
-/// The rows of a task that are measured.
+/// The rows of a task to measure.
 struct Rows<'a> {
     data: &'a Path,
     limit: Option<usize>,

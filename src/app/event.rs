@@ -1,4 +1,4 @@
-//! The events of long work.
+//! The events of jobs.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub type OnEvent<'a> = &'a mut dyn FnMut(Event);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// Bytes of a file fetched from the hub.
+    /// Progress of a download from the hub, in bytes.
     Download {
         file: String,
         done: u64,
@@ -28,7 +28,7 @@ pub enum Event {
         kept: usize,
         lengths: LengthReport,
     },
-    /// Blocks of the model that are on the device.
+    /// Progress of loading a model, in decoder blocks.
     Load {
         done: usize,
         of: usize,
@@ -45,17 +45,17 @@ pub enum Event {
     Quantize(QuantizeEvent),
     /// A tensor of an exported model is written.
     Export(Passed),
-    /// Rows, windows or sequences that are measured.
+    /// Progress of a measurement, in rows, windows or sequences.
     Evaluate {
         unit: &'static str,
         done: usize,
         of: usize,
     },
-    /// Weights that are replayed.
+    /// Progress of a replay, in weights.
     Replay {
         done: usize,
         of: usize,
     },
-    /// A replayed journal ends in a record that was not finished.
+    /// A replayed journal ends in an incomplete record.
     TornTail(TornTail),
 }

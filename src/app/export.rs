@@ -1,4 +1,4 @@
-//! A quantized model in another format, without quantizing it again.
+//! Writes a quantized model in another format without quantizing it again.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,13 +19,13 @@ pub struct ExportJob {
     pub output: PathBuf,
     /// Input features that share a scale; −1: a whole row; `None`: as in the model.
     pub group_size: Option<i64>,
-    /// Round scales to f16 and requantize where the format does not hold what the model has.
+    /// Round scales to f16 and requantize weights that the format cannot hold exactly.
     pub allow_lossy: bool,
-    /// No safetensors file is larger, but for a single tensor that is. `None`: 5 GB.
+    /// Largest size of a safetensors file, unless a single tensor is larger. `None`: 5 GB.
     pub max_shard_bytes: Option<u64>,
 }
 
-/// The result of an export: how many linears are the same, and what became of the others.
+/// The result of an export: the number of linears that were copied exactly, rounded, requantized or expanded.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
     pub output: PathBuf,
@@ -33,9 +33,9 @@ pub struct ExportReport {
     pub exact: usize,
     pub scales_rounded: usize,
     pub requantized: usize,
-    /// To f16.
+    /// Linears that were expanded to f16.
     pub expanded: usize,
-    /// How far a minimum was rounded at most, in units of its scale.
+    /// Largest rounding error of a minimum, in units of its scale.
     pub minimum_rounding: f32,
     pub seconds: f64,
 }
@@ -43,12 +43,12 @@ pub struct ExportReport {
 /// Writes a model in another format.
 ///
 /// # Errors
-/// The format does not hold the model; an output that exists; a failing disk.
+/// The format cannot hold the model, the output exists, or an I/O error.
 pub fn export(job: &ExportJob, on_event: OnEvent<'_>) -> Result<ExportReport> {
     let is_gguf = job.format == ExportFormat::Gguf;
     check_output(&job.output, is_gguf)?;
     if is_gguf && job.max_shard_bytes.is_some() {
-        tracing::warn!("--max-shard-size is not used: a GGUF is one file");
+        tracing::warn!("--max-shard-size is not used: a GGUF model is a single file");
     }
     let source = open::checkpoint(&job.model, on_event)?;
     let started = Instant::now();

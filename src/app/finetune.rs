@@ -1,4 +1,4 @@
-//! Training the scales of a model on a task.
+//! Trains the scales of a model on a task.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::quantize::QuantizeJob;
 use crate::train::{Method, Outcome, Run, RunDir, TextObjective, write_checkpoints};
 use crate::zo::journal::JournalHeader;
 
-/// A training run, by its configuration.
+/// A training run.
 #[derive(Debug, Clone, Copy)]
 pub struct Finetune<'a> {
     pub config: &'a Config,
-    /// Continue the run in the run directory; begin it where there is none.
+    /// Continue the run in the run directory, or begin it if there is none.
     pub resume: bool,
-    /// Once it is set, the step under way is finished and saved, and the run ends as interrupted.
+    /// Set to true to interrupt the run: it finishes its current step, saves the scales and ends.
     pub stop: &'a AtomicBool,
 }
 
-/// The result of a run.
+/// The result of a training run.
 #[derive(Debug, Clone, Serialize)]
 pub struct FinetuneReport {
     pub output_dir: PathBuf,
@@ -35,10 +35,10 @@ pub struct FinetuneReport {
     pub train_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<TaskReport>,
-    /// With the f32 scales of the last step.
+    /// Evaluation with the f32 scales of the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<TaskReport>,
-    /// `final/`, read back from disk: scales rounded to the type of its file.
+    /// Evaluation of `final/` as read from disk, with scales rounded to the type of the file.
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
     pub last: Option<TaskReport>,
     /// NLL of `final` minus NLL of `after`.
@@ -48,25 +48,27 @@ pub struct FinetuneReport {
     pub best_step: Option<u64>,
 }
 
-/// Trains the scales of a model as a recipe says, in a new run directory.
+/// Trains the scales of a model according to a recipe, in a new run directory.
 ///
 /// # Errors
-/// An input that does not hold together, before anything is written; a device or disk that fails; a loss that is not
-/// finite for too long.
+/// The inputs contradict each other, which is found before anything is written; the device or disk fails; the loss is
+/// not finite in too many steps.
 pub fn finetune(config: &Config, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
     let never = AtomicBool::new(false);
     Finetune { config, resume: false, stop: &never }.run(on_event)
 }
 
 impl Finetune<'_> {
+    /// Runs or resumes the training.
+    ///
     /// # Errors
-    /// As [`finetune`]; [`crate::error::Error::Interrupted`] once `stop` is set and everything is saved.
+    /// Those of [`finetune`]; [`crate::error::Error::Interrupted`] after `stop` was set and everything is saved.
     pub fn run(&self, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
         let config = self.config;
         config.validate()?;
         let device = config.device.resolve()?;
         let directory = RunDir::new(&config.output_dir);
-        // Everything that can be wrong with the input is found before anything is written.
+        // All checks of the input come before anything is written.
         let source = open::checkpoint(&config.model, on_event)?;
         let tokenizer = open::tokenizer(&source)?;
         let data = data::training_data(config, &source, &tokenizer, on_event)?;

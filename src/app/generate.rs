@@ -1,4 +1,4 @@
-//! Text from a model.
+//! Generates text.
 
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use crate::model::{Tables, compute_type};
 pub struct GenerateJob {
     pub model: String,
     pub prompt: String,
-    /// The prompt is a user's message, which goes through the model's chat template.
+    /// Whether the prompt is a user's message, to be formatted with the model's chat template.
     pub chat: bool,
     /// System message of the chat.
     pub system: Option<String>,
@@ -33,10 +33,10 @@ pub struct GenerateReport {
     pub stop: Stop,
 }
 
-/// Generates text; `on_text` gets each piece as it comes, and says whether to go on.
+/// Generates text. `on_text` receives each piece of text as it is generated, and returns whether to continue.
 ///
 /// # Errors
-/// A model, prompt or device that cannot be used.
+/// The model, the prompt or the device cannot be used.
 pub fn text(
     job: &GenerateJob,
     on_event: OnEvent<'_>,
@@ -48,7 +48,7 @@ pub fn text(
     let prompt = if job.chat {
         let system = job.system.iter().map(|content| Message::new("system", content));
         let messages: Vec<_> = system.chain([Message::new("user", &job.prompt)]).collect();
-        // The template writes the special tokens itself.
+        // The template itself adds the special tokens.
         tokenizer.encode(&tokenizer.render_chat(&messages, true)?, false)?
     } else {
         tokenizer.encode(&job.prompt, true)?

@@ -1,17 +1,18 @@
-//! The functions a program calls: whole jobs, as the command line runs them. Each takes its settings and a function
-//! that receives events, and returns a report. Nothing here prints.
+//! Whole jobs as functions, which the command line and other programs call. Each takes its settings and a function that
+//! receives events, and returns a report. Nothing here prints.
 //!
 //! ```text
-//! finetune   train the scales of a model on a task; base is the quantized model that a run makes for itself
-//! quantize   a dense checkpoint to a quantized one
-//! plan       the memory a run needs, before anything is loaded
-//! evaluate   a task, a perplexity, or the likelihood of given sequences
-//! generate   text from a model
-//! replay     the tuned checkpoint of a run, from its base model and its journal
-//! export     a quantized model in another format
-//! bench      the time of steps and of products
-//! event      the events of all of them
-//! open, data   from names of models and files to what the jobs work on
+//! finetune   trains the scales of a model on a task; base makes the quantized model of a run whose model is dense
+//! quantize   quantizes a dense checkpoint
+//! plan       computes the memory that a run needs, before anything is loaded
+//! evaluate   measures a model on a task, a text or given sequences
+//! generate   generates text
+//! replay     rebuilds the tuned checkpoint of a run from its base model and journal
+//! export     writes a quantized model in another format
+//! bench      times training steps and matrix products
+//! event      the events of all jobs
+//! open       opens models, texts and tokenizers by their names; data reads the rows of a run
+//! output     checks the name of an output
 //! ```
 
 mod base;

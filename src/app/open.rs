@@ -1,4 +1,4 @@
-//! From the names of models and texts to what the jobs work on, with what is fetched and loaded told as events.
+//! Opens models, texts and tokenizers by their names, and reports downloads and loading as events.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::model::{self, LanguageModel, Tables};
 /// Opens a model by its directory, its .gguf file, or its Hugging Face id.
 ///
 /// # Errors
-/// It is not there, or not a model that qzo reads.
+/// The model does not exist, or qzo cannot read it.
 pub fn checkpoint(model: &str, on_event: OnEvent<'_>) -> Result<Arc<Checkpoint>> {
     let path = hub::locate(model, &mut |file, done, of| {
         on_event(Event::Download { file: file.to_owned(), done, of });
@@ -22,20 +22,20 @@ pub fn checkpoint(model: &str, on_event: OnEvent<'_>) -> Result<Arc<Checkpoint>>
     Ok(Arc::new(Checkpoint::open(&path)?))
 }
 
-/// The path of a text: a file, or one of a dataset on the hub.
+/// Finds the local path of a text: a file, or a file of a dataset on the hub, which is downloaded.
 ///
 /// # Errors
-/// The hub does not give it.
+/// The file does not exist, or the download fails.
 pub fn text(text: &Path, on_event: OnEvent<'_>) -> Result<PathBuf> {
     hub::locate_text(&text.to_string_lossy(), &mut |file, done, of| {
         on_event(Event::Download { file: file.to_owned(), done, of });
     })
 }
 
-/// The tokenizer that belongs to a model.
+/// Loads the tokenizer of a model.
 ///
 /// # Errors
-/// It is missing, damaged, or of a kind that qzo does not know.
+/// The tokenizer is missing, damaged, or of an unsupported kind.
 pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     match checkpoint.tokenizer_source()? {
         TokenizerSource::HuggingFace(directory) => Tokenizer::from_dir(&directory),
@@ -43,7 +43,8 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     }
 }
 
-/// Says where the tables of embeddings go, by what the plan leaves of a card, and adds them to the plan.
+/// Decides where the embedding tables are kept: on the device, if it is a GPU and the plan leaves enough memory. The
+/// plan then includes them.
 ///
 /// # Errors
 /// The model has no head.
@@ -57,10 +58,10 @@ pub fn tables(
     Ok(if on_device { Tables::OnDevice } else { Tables::InFile })
 }
 
-/// Brings a model onto a device.
+/// Loads a model onto a device.
 ///
 /// # Errors
-/// A damaged file, or a device that fails.
+/// A file is damaged, or the device fails.
 pub fn model(
     checkpoint: &Arc<Checkpoint>,
     device: &Device,

@@ -1,4 +1,4 @@
-//! The memory that a run needs, before anything is loaded.
+//! Computes the memory that a run needs, before anything is loaded.
 
 use serde::Serialize;
 
@@ -15,25 +15,25 @@ use crate::model::memory::{self, Plan, Workload};
 use crate::packed::FloatType;
 use crate::train::{TrainConfig, TrainingData, widest_batch};
 
-/// The memory of a run, part by part.
+/// The memory of a run, by purpose.
 #[derive(Debug, Clone, Serialize)]
 pub struct PlanReport {
     pub device: String,
     pub dtype: String,
-    /// The widest training batch, for one sign.
+    /// The largest training batch, for one sign.
     pub batch: Load,
     #[serde(flatten)]
     pub plan: Plan,
     pub fits: bool,
-    /// The change that would make it fit, if it does not.
+    /// A change with which the run would fit, if it does not fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
 
-/// Says how much memory a recipe needs, and whether it fits.
+/// Computes the memory that a recipe needs, and whether it fits.
 ///
 /// # Errors
-/// A model, data or device that cannot be used.
+/// The model, the data or the device cannot be used.
 pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
     config.validate()?;
     let device = config.device.resolve()?;
@@ -55,7 +55,7 @@ pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
     })
 }
 
-/// Plans a run whose data is at hand.
+/// Plans a run whose data is loaded already.
 pub struct Planner<'a> {
     pub config: &'a Config,
     pub checkpoint: &'a Checkpoint,
@@ -65,8 +65,10 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    /// Checks that the run fits, and returns its plan.
+    ///
     /// # Errors
-    /// The run cannot fit; the help names what to change.
+    /// The run does not fit; the help proposes a change.
     pub fn check(&self) -> Result<Plan> {
         let plan = self.plan(self.config.train.batch_size)?;
         match plan.available_bytes {
@@ -81,7 +83,7 @@ impl Planner<'_> {
 
     fn plan(&self, batch_size: usize) -> Result<Plan> {
         let config = self.config;
-        // A dense model will be quantized by the run itself.
+        // The run itself quantizes a dense model.
         let quantize = config.quantize.as_ref().filter(|_| self.checkpoint.trained_names().is_empty());
         let linears = quantize.map(|_| self.checkpoint.config().block_linears());
         let layout = |name: &str| match (quantize, &linears) {
@@ -105,14 +107,14 @@ impl Planner<'_> {
         }
     }
 
-    /// The change that would make it fit.
+    /// A change with which the run would fit.
     fn help(&self) -> Result<String> {
-        // With a margin: free memory changes from one minute to the next.
+        // A margin is left, because free memory changes from one minute to the next.
         let fits = |batch_size: usize| {
             let plan = self.plan(batch_size)?;
             Ok::<_, Error>(plan.available_bytes.is_none_or(|free| plan.total_bytes <= free / 20 * 19))
         };
-        // The largest that fits, by halving: memory grows with the batch.
+        // Bisection finds the largest batch that fits, because memory grows with the batch.
         let (mut low, mut high) = (0, self.config.train.batch_size);
         while high - low > 1 {
             let middle = (low + high) / 2;
@@ -126,9 +128,9 @@ impl Planner<'_> {
         let weights_fit = plan.available_bytes.is_none_or(|available| fixed < available);
         Ok(match weights_fit {
             true if plan.parts.evaluation > 0 => {
-                "one row of data.dev is too long: leave the longest rows out".to_string()
+                "a row of data.dev is too long for this memory: leave the longest rows out".to_string()
             }
-            true => "lower data.max_seq_length: one row alone is too long".to_string(),
+            true => "lower data.max_seq_length: a single row needs too much memory".to_string(),
             false if self.device.is_host() => {
                 "close other programs, or use a smaller model or one with fewer bits per weight".to_string()
             }

@@ -1,4 +1,4 @@
-//! Quantizing a dense checkpoint.
+//! Quantizes a dense checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,14 +21,14 @@ pub struct Quantize {
     /// A directory or a Hugging Face id.
     pub model: String,
     pub config: QuantizeConfig,
-    /// `None`: the usual one of the method.
+    /// `None`: the usual format of the method.
     pub format: Option<QuantizedFormat>,
-    /// `None`: MODEL-gptq-4bit and the like, in this directory.
+    /// `None`: a name like MODEL-gptq-4bit in the current directory.
     pub output: Option<PathBuf>,
-    /// Opened for calibration alone.
+    /// Device for calibration. It is not opened otherwise.
     pub device: DeviceSpec,
     pub seed: u64,
-    /// No safetensors file is larger, but for a single tensor that is. `None`: 5 GB.
+    /// Largest size of a safetensors file, unless a single tensor is larger. `None`: 5 GB.
     pub max_shard_bytes: Option<u64>,
 }
 
@@ -39,37 +39,37 @@ pub struct QuantizeReport {
     pub format: QuantizedFormat,
     pub method: QuantMethod,
     pub bits: u32,
-    /// −1: a whole row.
+    /// Input features that share a scale; −1: a whole row.
     pub group_size: i64,
     pub symmetric: bool,
-    /// Bits per weight of the quantized weights, scales included.
+    /// Bits per quantized weight, including scales.
     pub bits_per_weight: f64,
     pub bytes_before: usize,
     pub bytes_after: usize,
     pub seconds: f64,
-    /// The calibrated linears.
+    /// Output errors of the calibrated linears.
     pub linears: Vec<LinearReport>,
 }
 
-/// Quantizes a model. A run that was killed is continued by the same call.
+/// Quantizes a model. If the process is killed, the same call continues the work.
 ///
 /// # Errors
-/// Settings that contradict each other; a model that is quantized already; an output that exists; what the device,
-/// the disk or a quantizer reports.
-pub fn quantize(all: &Quantize, on_event: OnEvent<'_>) -> Result<QuantizeReport> {
-    let Quantize { model, config, device, seed, .. } = all;
+/// The settings contradict each other, the model is quantized already, or the output exists; the device, the disk or a
+/// quantizer fails.
+pub fn quantize(settings: &Quantize, on_event: OnEvent<'_>) -> Result<QuantizeReport> {
+    let Quantize { model, config, device, seed, .. } = settings;
     config.validate()?;
     config.warn_of_unused();
-    let target = all.format.unwrap_or(QuantizedFormat::of(config.method));
+    let target = settings.format.unwrap_or(QuantizedFormat::of(config.method));
     target.target(config, FloatType::F16)?;
-    let output = all.output.clone().unwrap_or_else(|| default_output(model, config, target));
+    let output = settings.output.clone().unwrap_or_else(|| default_output(model, config, target));
     check_output(&output, target == QuantizedFormat::Gguf)?;
-    if target == QuantizedFormat::Gguf && all.max_shard_bytes.is_some() {
-        tracing::warn!("--max-shard-size is not used: a GGUF is one file");
+    if target == QuantizedFormat::Gguf && settings.max_shard_bytes.is_some() {
+        tracing::warn!("--max-shard-size is not used: a GGUF model is a single file");
     }
     let source = open::checkpoint(model, on_event)?;
     let started = Instant::now();
-    let max_shard_bytes = all.max_shard_bytes.unwrap_or(MAX_SHARD_BYTES);
+    let max_shard_bytes = settings.max_shard_bytes.unwrap_or(MAX_SHARD_BYTES);
     let job = QuantizeJob { device: *device, seed: *seed, max_shard_bytes };
     quantize::check_new(&source, &output)?;
     let samples = match &config.calibration {
@@ -99,7 +99,7 @@ pub fn quantize(all: &Quantize, on_event: OnEvent<'_>) -> Result<QuantizeReport>
     })
 }
 
-/// Bits per weight of the quantized weights, scales and all.
+/// Bits per quantized weight, including scales.
 fn bits_per_weight(written: &Checkpoint) -> f64 {
     let trained = written.trained_names();
     let weights = written.tensors().filter(|tensor| trained.binary_search(&tensor.name).is_ok());
@@ -111,7 +111,7 @@ fn bits_per_weight(written: &Checkpoint) -> f64 {
 }
 
 fn default_output(model: &str, config: &QuantizeConfig, format: QuantizedFormat) -> PathBuf {
-    // A revision may have slashes; what is left of it is no directory.
+    // A revision may contain slashes, which must not become directories.
     let model = match model.split_once('@') {
         Some((name, revision)) if !Path::new(model).exists() => {
             &format!("{name}@{}", revision.replace('/', "-"))

@@ -1,4 +1,4 @@
-//! The tuned checkpoint of a run, from its base model and its journal.
+//! Rebuilds the tuned checkpoint of a run from its base model and its journal.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::train::{self, ReplayReport, RunDir};
 pub struct Replay {
     /// The run directory.
     pub run: PathBuf,
-    /// A new directory for the checkpoint.
+    /// New directory for the checkpoint.
     pub output: PathBuf,
-    /// Stop after this many steps; `None`: at the journal's end.
+    /// Number of steps to replay; `None`: all steps of the journal.
     pub step: Option<u64>,
-    /// The base model, where it is no longer where the run found it.
+    /// The base model, if it is no longer in the place that the run's configuration names.
     pub model: Option<String>,
     pub device: DeviceSpec,
 }
@@ -27,17 +27,17 @@ pub struct Replay {
 /// Rebuilds the tuned checkpoint of a run, without a forward pass.
 ///
 /// # Errors
-/// Another base model than the run's; a damaged journal; an output that exists.
-pub fn replay(all: &Replay, on_event: OnEvent<'_>) -> Result<ReplayReport> {
-    let device = all.device.resolve()?;
-    let run = RunDir::new(&all.run);
-    let base = match &all.model {
+/// The base model is not that of the run, the journal is damaged, or the output exists.
+pub fn replay(job: &Replay, on_event: OnEvent<'_>) -> Result<ReplayReport> {
+    let device = job.device.resolve()?;
+    let run = RunDir::new(&job.run);
+    let base = match &job.model {
         Some(model) => open::checkpoint(model, on_event)?,
         None if run.base().exists() => Checkpoint::open(&run.base())?.into(),
         None => open::checkpoint(&Config::load(&run.config(), &[])?.model, on_event)?,
     };
     let progress = &mut |done, of| on_event(Event::Replay { done, of });
-    let report = train::replay(&base, &run.journal(), all.step, &device, Path::new(&all.output), progress)?;
+    let report = train::replay(&base, &run.journal(), job.step, &device, Path::new(&job.output), progress)?;
     if let Some(torn) = report.torn {
         on_event(Event::TornTail(torn));
     }

@@ -9,42 +9,42 @@ use crate::app::bench::{self, ShapeBench, matmul::MatmulBench};
 use crate::checkpoint::ModelShape;
 use crate::error::{Error, Result};
 
-/// Time the steps of a recipe or of a model's shape, or the packed matrix product
+/// Time the training steps of a recipe or of a model's shape, or the packed matrix product
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["config", "shape", "matmul"]))]
 pub struct BenchArgs {
-    /// Time ± steps of this recipe; nothing is written
+    /// Time training steps of this recipe; nothing is written
     #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "matmul"])]
     config: Option<PathBuf>,
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Time ± steps on random packed weights of a known model's shape: tinyllama-1.1b, llama3.2-1b,
+    /// Time training steps on random packed weights of a known model's shape: tinyllama-1.1b, llama3.2-1b,
     /// llama2-7b, llama2-13b, qwen2.5-32b, llama3-70b, or tiny
     #[arg(long)]
     shape: Option<ModelShape>,
-    /// Bits per weight of a shape
+    /// Bits per weight of the shape
     #[arg(long, conflicts_with = "config", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=8))]
     bits: u32,
-    /// Input features that share a scale, of a shape
+    /// Input features of the shape that share a scale
     #[arg(long, conflicts_with = "config", default_value_t = 128)]
     group_size: usize,
-    /// Tokens per batch of a shape; the most of a sweep
+    /// Tokens per batch of the shape; with --matmul, the largest number of tokens
     #[arg(long, conflicts_with = "config", default_value_t = 1024)]
     tokens: usize,
-    /// Tokens per sequence of a shape
+    /// Tokens per sequence of the shape
     #[arg(long, conflicts_with = "config", default_value_t = 256)]
     seq_length: usize,
-    /// Steps to time, after one that is not counted; of a shape, 0 scores one batch instead
+    /// Steps to time, after a first one that is not counted; with --shape, 0 scores one batch instead
     #[arg(long, default_value_t = 5)]
     steps: u64,
-    /// Sweep the product of activations with a packed 4-bit weight, of the linears of --shape where one is
-    /// given
+    /// Time products of activations with a packed 4-bit weight for several numbers of tokens, with the linears
+    /// of --shape if it is given
     #[arg(long)]
     matmul: bool,
 }
 
 impl BenchArgs {
-    /// Whether the seed matters: the sweep of products has fixed numbers.
+    /// Whether the seed matters. The products are timed with fixed numbers.
     pub fn is_seeded(&self) -> bool {
         !self.matmul
     }

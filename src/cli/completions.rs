@@ -10,7 +10,7 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// `command` is the whole command line.
+/// Prints the completions of `command`, which is the program with all its subcommands.
 pub fn run(args: &CompletionsArgs, mut command: clap::Command, common: &Common) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "qzo", &mut script);

@@ -7,11 +7,11 @@ use super::recipe::{RecipeArgs, recipe};
 use crate::config::Config;
 use crate::error::Result;
 
-/// Show a recipe with every key as it will be used, or the JSON schema of recipes
+/// Show a recipe with the resolved value of every key, or the JSON schema of recipes
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["config", "schema"]))]
 pub struct ConfigArgs {
-    /// Recipe: see configs/
+    /// Recipe; configs/ has examples
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]

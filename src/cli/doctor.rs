@@ -19,7 +19,7 @@ pub fn run(_: &DoctorArgs, common: &Common) -> Result<()> {
     common.console().result(&report, || {
         let mut lines: Vec<String> = survey.iter().map(|(name, found)| format!("{name:5} {found}")).collect();
         lines.push(format!("auto  {auto}"));
-        // Without a driver the line of cuda says what to do first.
+        // Without a driver, the line of cuda already says what is missing, so the libraries are left out.
         lines.extend(libraries.filter(|found| found.driver.is_some()).map(|found| found.to_string()));
         lines.join("\n")
     })

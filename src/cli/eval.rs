@@ -28,7 +28,7 @@ pub struct EvalArgs {
     /// Drop or truncate rows that are longer than the model's context [default: refuse them]
     #[arg(long, value_name = "HOW", requires = "data")]
     overlong: Option<Overlong>,
-    /// Report the chosen candidate of every row
+    /// Also report the predicted candidate of every row
     #[arg(long, requires = "data")]
     predictions: bool,
     /// Text file, scored in windows
@@ -40,7 +40,7 @@ pub struct EvalArgs {
     /// Only the first N windows
     #[arg(long, value_name = "N", requires = "perplexity", value_parser = at_least_one)]
     windows: Option<usize>,
-    /// JSONL rows with `text` or `input_ids`: −log p of every token
+    /// Sequences to score by −log p of every token: JSONL rows with `text` or `input_ids`
     #[arg(long, value_name = "FILE.jsonl")]
     score: Option<PathBuf>,
 }
@@ -88,7 +88,7 @@ fn text(report: &Measured) -> String {
 }
 
 fn at_least_one(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number from 1 on".to_string())
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number of at least 1".to_string())
 }
 
 fn score_lines(report: &ScoreReport) -> String {

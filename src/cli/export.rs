@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// Write a quantized model in another format, without quantizing it again
 ///
-/// Codes are copied and scales are the same numbers; what the format does not hold is refused, unless
+/// Codes and scales are copied exactly. A model that the format cannot hold exactly is refused, unless
 /// --allow-lossy is given.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -21,14 +21,14 @@ pub struct ExportArgs {
     /// New directory for the result; with --format gguf a new file, NAME.gguf
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Input features that share a scale; -1: a whole row. Groups are split, or joined where their scales are
-    /// the same [default: as in the model]
+    /// Input features that share a scale; -1: a whole row. Groups are split, or joined if their scales are
+    /// equal [default: as in the model]
     #[arg(long, allow_negative_numbers = true)]
     group_size: Option<i64>,
-    /// Round scales to f16 and requantize to the nearest where the format does not hold what the model has
+    /// Round scales to f16 and requantize to the nearest level where the format cannot hold the model exactly
     #[arg(long)]
     allow_lossy: bool,
-    /// No safetensors file is larger, but for a single tensor that is [default: 5GB]
+    /// Largest size of a safetensors file, unless a single tensor is larger [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<ByteSize>,
 }
@@ -48,7 +48,7 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<()> {
 
 fn text(report: &ExportReport) -> String {
     let kinds = [
-        (report.exact, "the same"),
+        (report.exact, "copied exactly"),
         (report.scales_rounded, "with scales rounded to f16"),
         (report.requantized, "requantized"),
         (report.expanded, "expanded to f16"),
@@ -57,8 +57,8 @@ fn text(report: &ExportReport) -> String {
     let kinds: Vec<String> = kinds.map(|(count, what)| format!("{count} linears {what}")).collect();
     let rounded = match report.minimum_rounding {
         0.0 => String::new(),
-        most => format!("; minima rounded by at most {most:.1e} of a step"),
+        most => format!("; minima rounded by at most {most:.1e} of their scale"),
     };
-    let kinds = if kinds.is_empty() { "floats as they were".into() } else { kinds.join(", ") };
+    let kinds = if kinds.is_empty() { "no quantized linears".into() } else { kinds.join(", ") };
     format!("{}: {kinds}{rounded}", report.output.display())
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// Train the quantization scales of a model on a task, with forward passes only
 #[derive(Debug, Args)]
 pub struct FinetuneArgs {
-    /// Recipe: see configs/
+    /// Recipe; configs/ has examples
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub struct FinetuneArgs {
     /// Run directory
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Continue the run in the run directory; starts it where there is none
+    /// Continue the run in the run directory, or start it if there is none
     #[arg(long)]
     resume: bool,
 }
@@ -36,7 +36,8 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     common.console().result(&report, || text(&report))
 }
 
-/// The first Ctrl-C or SIGTERM asks the run to stop after its step; the second ends the process.
+/// Installs a handler of Ctrl-C and SIGTERM: the first signal asks the run to stop after its current step, the second
+/// ends the process.
 fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -45,7 +46,7 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
             std::process::exit(130);
         }
     })
-    .map_err(|error| Error::internal(format!("no interrupt handler: {error}")))?;
+    .map_err(|error| Error::internal(format!("cannot install a handler of Ctrl-C: {error}")))?;
     Ok(stop)
 }
 

@@ -12,7 +12,7 @@ pub struct GenerateArgs {
     model: String,
     #[arg(long)]
     prompt: String,
-    /// Put the prompt through the model's chat template, as the user's message
+    /// Format the prompt as a user's message with the model's chat template
     #[arg(long)]
     chat: bool,
     /// System message of the chat
@@ -20,15 +20,16 @@ pub struct GenerateArgs {
     system: Option<String>,
     #[arg(long, default_value_t = GenerateOptions::default().max_new_tokens)]
     max_new_tokens: usize,
-    /// 0 takes the most likely token each time
+    /// Sampling temperature; 0 always takes the most likely token
     #[arg(long, default_value_t = GenerateOptions::default().temperature)]
     temperature: f64,
-    /// Sample among the likeliest tokens that together have this probability
+    /// Sample from the most likely tokens that together have this probability
     #[arg(long, default_value_t = GenerateOptions::default().top_p)]
     top_p: f64,
 }
 
 impl GenerateArgs {
+    /// Whether tokens are sampled, so that the seed matters.
     pub fn is_sampled(&self) -> bool {
         self.temperature > 0.0
     }
@@ -42,7 +43,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
         ));
     }
     if !args.is_sampled() && args.top_p < 1.0 {
-        tracing::warn!("--top-p is not used: at --temperature 0 the likeliest token is taken");
+        tracing::warn!("--top-p is not used: --temperature 0 always takes the most likely token");
     }
     let job = GenerateJob {
         model: args.model.clone(),

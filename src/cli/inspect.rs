@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Layout, TensorSummary};
 use crate::error::Result;
 use crate::packed::{LevelsKind, PackedLayout};
 
-/// Show what a model is, tensor by tensor, and how many bits its weights take
+/// Show the tensors of a model and the bits per weight
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     model: String,
@@ -34,7 +34,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
     let training = training(&checkpoint, tensors.iter().filter(|t| is_trained(t)))?;
     let bits = |bytes: usize, elements: usize| bytes as f64 * 8.0 / elements.max(1) as f64;
     let report = json!({
-        // Only named: a cache may lie where the name is no UTF-8.
+        // Lossy, because the path of a cache may not be UTF-8.
         "path": checkpoint.path().to_string_lossy(),
         "format": checkpoint.format().to_string(),
         "architecture": config.family.architecture(),
@@ -100,7 +100,7 @@ pub fn run(args: &InspectArgs, common: &Common) -> Result<()> {
     })
 }
 
-/// The trained part of each type of weight.
+/// Describes the trained part of each type of weight.
 fn training<'a>(
     checkpoint: &Checkpoint,
     tensors: impl Iterator<Item = &'a TensorSummary>,
@@ -122,13 +122,17 @@ fn in_words(layout: &PackedLayout, width: usize) -> String {
     };
     let rest = match layout.levels {
         LevelsKind::Zero => String::new(),
-        LevelsKind::Zeros => "; zero points stay".into(),
-        LevelsKind::Minimum => ", the minimum moves with it".into(),
-        LevelsKind::SubBlocks { width, mins: false } => format!("; integer scales of {width} weights stay"),
-        LevelsKind::SubBlocks { width, mins: true } => {
-            format!(", the unit of minima moves with it; integer scales and minima of {width} weights stay")
+        LevelsKind::Zeros => "; zero points stay fixed".into(),
+        LevelsKind::Minimum => ", with the group's minimum".into(),
+        LevelsKind::SubBlocks { width, mins: false } => {
+            format!("; the integer scales of sub-blocks of {width} weights stay fixed")
         }
-        LevelsKind::Codebook { .. } => "; the codebook stays".into(),
+        LevelsKind::SubBlocks { width, mins: true } => {
+            format!(
+                ", with the scale of the minima; the integer scales and minima of sub-blocks of {width} weights stay fixed"
+            )
+        }
+        LevelsKind::Codebook { .. } => "; the codebook stays fixed".into(),
     };
     format!("a scale per {group}{rest}")
 }

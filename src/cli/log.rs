@@ -1,4 +1,4 @@
-//! Logs and warnings on standard error.
+//! Sets up logs and warnings on standard error.
 
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, FilterFn};
@@ -7,6 +7,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::warnings::{self, Warnings};
 
+/// Installs the tracing subscriber that prints logs and warnings.
 pub fn log_to_stderr(verbose: u8, quiet: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
@@ -21,6 +22,6 @@ pub fn log_to_stderr(verbose: u8, quiet: bool) {
         .with_filter(FilterFn::new(|event| !warnings::is_warning(event)))
         .with_filter(EnvFilter::new(level));
     let warnings = Warnings { quiet }.with_filter(FilterFn::new(warnings::is_warning));
-    // Already set only where a test calls `run` twice.
+    // A subscriber exists already only in tests, which call `run` more than once.
     let _ = tracing_subscriber::registry().with(log).with(warnings).try_init();
 }

@@ -13,7 +13,7 @@ pub struct ManArgs {
     directory: PathBuf,
 }
 
-/// `command` is the whole command line.
+/// Writes the man pages of `command`, which is the program with all its subcommands.
 pub fn run(args: &ManArgs, command: clap::Command, common: &Common) -> Result<()> {
     create_directory(&args.directory)?;
     clap_mangen::generate_to(command, &args.directory).map_err(Error::io(&args.directory, "writing"))?;

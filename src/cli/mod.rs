@@ -1,5 +1,5 @@
-//! The command line: one file per subcommand, from its flags through a job of [`crate::app`] to its report. The only
-//! module that prints.
+//! The command line: one file per subcommand, which turns its flags into a job of [`crate::app`] and prints the report.
+//! Only this module prints.
 
 mod bench;
 mod common;
@@ -65,9 +65,9 @@ enum Command {
 }
 
 impl Command {
-    /// Warns of flags that every command accepts and this one does not use.
+    /// Warns of common flags that this command does not use.
     fn warn_of_unused(&self, common: &Common) {
-        // The device, the compute type and the seed.
+        // Whether the command uses the device, the compute type and the seed.
         let (name, [device, dtype, seed]) = match self {
             Self::Quantize(args) => ("quantize", [args.is_calibrated(), false, args.is_calibrated()]),
             Self::Finetune(_) => ("finetune", [true; 3]),
@@ -94,19 +94,21 @@ impl Command {
     }
 }
 
+/// Checks that all arguments are UTF-8.
+///
 /// # Errors
-/// An argument is not UTF-8. Recipes, reports and the files of a run are UTF-8 and could not hold such a path.
+/// An argument is not UTF-8. Recipes, reports and the files of a run are UTF-8 and cannot contain such a path.
 pub fn check_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
-    let foreign = arguments.into_iter().skip(1).find(|argument| argument.to_str().is_none());
-    match foreign {
-        Some(foreign) => Err(Error::Usage(format!(
-            "{foreign:?} is not UTF-8, and recipes and reports could not name it: rename it or choose another name"
+    let not_utf8 = arguments.into_iter().skip(1).find(|argument| argument.to_str().is_none());
+    match not_utf8 {
+        Some(argument) => Err(Error::Usage(format!(
+            "{argument:?} is not UTF-8, so recipes and reports cannot name it: rename it or choose another name"
         ))),
         None => Ok(()),
     }
 }
 
-/// Runs what the command line asks for.
+/// Runs the command.
 pub fn run(cli: Cli) -> Result<()> {
     log_to_stderr(cli.common.verbose, cli.common.quiet);
     let common = &cli.common;

@@ -8,10 +8,10 @@ use super::recipe::{RecipeArgs, recipe};
 use crate::app::{PlanReport, plan};
 use crate::error::Result;
 
-/// Say how much memory a recipe needs, part by part, before anything is loaded
+/// Show how much memory a recipe needs, by purpose, before anything is loaded
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Recipe: see configs/
+    /// Recipe; configs/ has examples
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
@@ -36,7 +36,7 @@ fn text(report: &PlanReport) -> String {
     lines.push(match plan.available_bytes {
         Some(available) if plan.fits() => format!("fits: {} are free", gigabytes(available)),
         Some(available) => format!("does not fit: {} are free", gigabytes(available)),
-        None => "the driver does not tell how much is free".to_string(),
+        None => "the driver does not report how much memory is free".to_string(),
     });
     lines.extend(report.help.iter().cloned());
     lines.join("\n")

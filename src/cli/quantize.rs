@@ -12,8 +12,8 @@ use crate::quant::QuantizeConfig;
 
 /// Quantize a Hugging Face checkpoint
 ///
-/// `gptq`, `learned` and `vector` are calibrated on a text; so is `nf4` where one is given. A run that is
-/// killed continues where it was when the same command is given again.
+/// `gptq`, `learned` and `vector` are calibrated on a text, and so is `nf4` if a text is given. After a kill,
+/// the same command continues the work.
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
     model: String,
@@ -22,11 +22,11 @@ pub struct QuantizeArgs {
     /// Format of the result [default: gptq for rtn and gptq, bitsandbytes for nf4, else qzo]
     #[arg(long, value_enum)]
     format: Option<QuantizedFormat>,
-    /// New directory for the result; with --format gguf a new file, NAME.gguf [default: MODEL-gptq-4bit and the
-    /// like, in this directory]
+    /// New directory for the result; with --format gguf a new file, NAME.gguf [default: a name like
+    /// MODEL-gptq-4bit in the current directory]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
-    /// No safetensors file is larger, but for a single tensor that is [default: 5GB]
+    /// Largest size of a safetensors file, unless a single tensor is larger [default: 5GB]
     #[arg(long, value_name = "SIZE")]
     max_shard_size: Option<ByteSize>,
 }
@@ -53,6 +53,7 @@ pub fn run(args: &QuantizeArgs, common: &Common) -> Result<()> {
 }
 
 impl QuantizeArgs {
+    /// Whether the weights are calibrated, so that the device and the seed matter.
     pub fn is_calibrated(&self) -> bool {
         self.config.calibration.is_some()
     }

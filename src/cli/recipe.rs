@@ -1,4 +1,4 @@
-//! A recipe, with the flags that stand for its keys laid over it.
+//! Recipes, and the flags that override their keys.
 
 use std::path::{Path, PathBuf};
 
@@ -8,27 +8,28 @@ use super::common::Common;
 use crate::config::Config;
 use crate::error::Result;
 
-/// Flags that stand for keys of a recipe.
+/// Flags that override keys of a recipe.
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
     /// Override a key of the recipe; may be given more than once
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// Directory, .gguf file or Hugging Face id
+    /// Model: a directory, a .gguf file or a Hugging Face id
     #[arg(long)]
     model: Option<String>,
-    /// Training rows, JSONL
+    /// Training data: a JSONL file
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
 }
 
 impl RecipeArgs {
+    /// Whether any of the flags is given.
     pub fn is_given(&self) -> bool {
         !self.set.is_empty() || self.model.is_some() || self.data.is_some()
     }
 }
 
-/// The recipe at `path` with the flags laid over it.
+/// Loads the recipe at `path` and overrides its keys by the flags.
 pub fn recipe(path: &Path, args: &RecipeArgs, output: Option<&Path>, common: &Common) -> Result<Config> {
     let text = |value: &str| toml::Value::from(value).to_string();
     let flags = [

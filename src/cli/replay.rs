@@ -15,10 +15,10 @@ pub struct ReplayArgs {
     /// New directory for the checkpoint
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Stop after this many steps
+    /// Number of steps to replay [default: all]
     #[arg(long)]
     step: Option<u64>,
-    /// The base model, where it is no longer where the run found it
+    /// The base model, if it is no longer in the place that the run's configuration names
     #[arg(long)]
     model: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! Reports in words.
+//! Reports as text.
 
 use crate::eval::TaskReport;
 
-/// A report in one line.
+/// Describes a report in one line.
 pub fn describe(report: &TaskReport) -> String {
     let accuracy =
         report.accuracy.map(|a| format!("accuracy {a:.4} ± {:.4}, ", report.stderr.unwrap_or(0.0)));

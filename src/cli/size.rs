@@ -1,8 +1,8 @@
-//! Sizes of files as people write them.
+//! File sizes with units.
 
 use std::str::FromStr;
 
-/// `5GB`, `500MB`, `2GiB`, or a number of bytes: as transformers' `max_shard_size`.
+/// A size like `5GB`, `500MB` or `2GiB`, or a number of bytes, as in transformers' `max_shard_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteSize(pub u64);
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_transformers_reads_them() {
+    fn sizes_are_parsed_as_in_transformers() {
         for (text, bytes) in [("5GB", 5_000_000_000), ("200kb", 200_000), ("2GiB", 2 << 30), ("12", 12)] {
             assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize(bytes)));
         }

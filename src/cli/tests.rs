@@ -1,4 +1,4 @@
-//! A device that fails in the middle of a run.
+//! Tests of a device that fails in the middle of a run.
 
 use std::path::Path;
 
@@ -31,11 +31,11 @@ fn qzo(line: &str) -> Result<()> {
     run(Cli::parse_from(["qzo", "--quiet"].into_iter().chain(line.split_whitespace())))
 }
 
-fn prepare(place: &Path) {
+fn prepare(folder: &Path) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/runs/q4_1.gguf");
-    std::fs::write(place.join("run.toml"), format!("model = {model:?}{RECIPE}")).unwrap();
+    std::fs::write(folder.join("run.toml"), format!("model = {model:?}{RECIPE}")).unwrap();
     let row = |i: u32| format!("{{\"text\": \"the best of times {i}\", \"label\": {}}}\n", i % 2);
-    std::fs::write(place.join("train.jsonl"), (0..32).map(row).collect::<String>()).unwrap();
+    std::fs::write(folder.join("train.jsonl"), (0..32).map(row).collect::<String>()).unwrap();
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_device_that_fails_within_a_step_ends_the_run_which_then_goes_on() {
         let error = qzo("finetune --config run.toml").unwrap_err();
         assert!(error.to_string().contains("refused a buffer of"), "{error}");
         assert_eq!(error.exit_code(), 1);
-        // One pass a step: three were taken, and the fourth left nothing.
+        // A step takes one pass: three steps are recorded, and the fourth left no trace.
         assert_eq!(records(), 3);
         assert_eq!(std::fs::metadata("run/journal").unwrap().len(), HEADER_BYTES + 3 * RECORD_BYTES);
         assert!(!Path::new("run/final").exists());
@@ -63,7 +63,7 @@ fn a_device_that_fails_within_a_step_ends_the_run_which_then_goes_on() {
     let replays = || {
         qzo("replay run -o again --device cpu").unwrap();
         let tuned = |folder: &str| std::fs::read(Path::new(folder).join("q4_1.gguf")).unwrap();
-        assert!(tuned("run/final") == tuned("again"), "the resumed run is not what its journal says");
+        assert!(tuned("run/final") == tuned("again"), "the resumed run differs from its replayed journal");
     };
     let bodies: [&dyn Fn(); 3] = [&fails, &goes_on, &replays];
     let fresh = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! One decoder block: its weights, and the steps of its pass.
+//! One decoder block: its weights, and the parts of its forward pass.
 
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, Scores};
 use crate::zo::direction::Signs;
 
+/// A decoder block: attention and an MLP.
 pub struct DecoderBlock<B: Backend> {
     pub attention_norms: Norms<B>,
     qkv: Projections<B, 3>,
@@ -24,20 +25,24 @@ pub struct DecoderBlock<B: Backend> {
     pub mlp_norms: Norms<B>,
     expand: Expand<B>,
     pub down_proj: Linear<B>,
-    /// Whether it sees a window of the keys.
+    /// Whether attention is limited to a sliding window of keys.
     sliding: bool,
 }
 
-/// The first linears of an MLP.
+/// The input projections of an MLP, with its activation.
 enum Expand<B: Backend> {
     Gated { gate_up: Projections<B, 2>, activation: Activation },
     Relu(Linear<B>),
 }
 
-/// Keys and values of the earlier tokens, `[S, kv_heads, head_dim]` each.
+/// Keys and values of the tokens fed so far, `[S, kv_heads, head_dim]` each.
 pub type LayerCache<B> = Option<(Tensor<B, 3>, Tensor<B, 3>)>;
 
 impl<B: Kernels> DecoderBlock<B> {
+    /// Loads block `index` onto a device.
+    ///
+    /// # Errors
+    /// A tensor is missing or damaged.
     pub fn load(
         checkpoint: &Checkpoint,
         index: usize,
@@ -101,6 +106,7 @@ impl<B: Kernels> DecoderBlock<B> {
         })
     }
 
+    /// Runs the whole block on all rows: `[T, hidden]` → `[T, hidden]`.
     pub fn forward(
         &self,
         residual: Residual<B>,
@@ -108,12 +114,12 @@ impl<B: Kernels> DecoderBlock<B> {
         config: &ModelConfig,
         cache: Option<&mut LayerCache<B>>,
     ) -> Residual<B> {
-        self.forward_of(None, residual, pass, config, cache)
+        self.forward_rows(None, residual, pass, config, cache)
     }
 
-    /// The same for some rows alone, where nobody asks for the others: all their keys and values count, but
-    /// what follows attention does not mix rows.
-    pub fn forward_of(
+    /// Like [`Self::forward`], but returns only `rows`. Attention still runs on all rows, whose keys and values the
+    /// others need; the rest of the block treats each row by itself, so that it can leave the others out.
+    pub fn forward_rows(
         &self,
         rows: Option<&Tensor<B, 1, Int>>,
         residual: Residual<B>,
@@ -133,7 +139,7 @@ impl<B: Kernels> DecoderBlock<B> {
         self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.signs))
     }
 
-    /// Attention before its output projection: `[T, heads · head_dim]`.
+    /// Runs attention up to its output projection: `[T, hidden]` → `[T, heads · head_dim]`.
     pub fn attend(
         &self,
         h: Tensor<B, 2>,
@@ -159,9 +165,9 @@ impl<B: Kernels> DecoderBlock<B> {
         self.softmax(q, k, v, pass, config).reshape([rows, config.num_attention_heads * config.head_dim])
     }
 
-    /// The attention that the first keys of each sequence receive: `Σ p²` over queries and heads, f32
-    /// `[T, head_dim]` by query, column `i` for the key `i` places behind the first of its sequence.
-    pub fn received(
+    /// Sum over the heads of the squared attention probabilities that each query gives to the first keys of its
+    /// sequence: f32 `[T, head_dim]`, a row per query, and a column `i` for the key at position `i` of the sequence.
+    pub fn attention_received(
         &self,
         h: Tensor<B, 2>,
         pass: &Pass<B>,
@@ -172,16 +178,16 @@ impl<B: Kernels> DecoderBlock<B> {
         let (kv_heads, dim) = (config.num_key_value_heads, config.head_dim);
         let device = h.device();
         let [q, k, _] = self.queries_keys_values(h, pass, config);
-        // Values that name their keys make attention give its own probabilities.
-        let name = |i: usize| (0..kv_heads * dim).map(move |at| if at % dim == i { 1.0f32 } else { 0.0 });
-        let names: Vec<f32> = lengths.iter().flat_map(|length| (0..*length).flat_map(name)).collect();
-        let names = TensorData::new(names, [rows, kv_heads, dim]);
-        let names = Tensor::<B, 3>::from_data(names, (&device, DType::F32)).cast(k.dtype());
-        let p = self.softmax(q, k, names, pass, config).cast(DType::F32); // [T, nh, D]
+        // With one-hot values, attention returns its own probabilities.
+        let one_hot = |i: usize| (0..kv_heads * dim).map(move |at| if at % dim == i { 1.0f32 } else { 0.0 });
+        let values: Vec<f32> = lengths.iter().flat_map(|length| (0..*length).flat_map(one_hot)).collect();
+        let values = TensorData::new(values, [rows, kv_heads, dim]);
+        let values = Tensor::<B, 3>::from_data(values, (&device, DType::F32)).cast(k.dtype());
+        let p = self.softmax(q, k, values, pass, config).cast(DType::F32); // [T, nh, D]
         (p.clone() * p).sum_dim(1).reshape([rows, dim])
     }
 
-    /// The MLP before its output projection: `[T, intermediate]`.
+    /// Runs the MLP up to its output projection: `[T, hidden]` → `[T, intermediate]`.
     pub fn expand(&self, h: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         match &self.expand {
             Expand::Gated { gate_up, activation } => {
@@ -192,18 +198,18 @@ impl<B: Kernels> DecoderBlock<B> {
         }
     }
 
-    /// The most weights that a product here unpacks, those of one input together.
-    pub fn unpacked(&self) -> usize {
+    /// Largest number of weights that are unpacked at a time. The linears of one input are unpacked together.
+    pub fn largest_unpacked(&self) -> usize {
         let Self { qkv, o_proj, expand, down_proj, .. } = self;
         let expand = match expand {
             Expand::Gated { gate_up, .. } => gate_up.linears(),
             Expand::Relu(up) => std::slice::from_ref(up),
         };
-        let of = |linears: &[Linear<B>]| {
+        let elements = |linears: &[Linear<B>]| {
             linears.iter().filter_map(Linear::packed).map(DeviceWeight::elements).sum()
         };
         let products = [qkv.linears(), std::slice::from_ref(o_proj), expand, std::slice::from_ref(down_proj)];
-        products.map(of).into_iter().max().unwrap_or(0)
+        products.map(elements).into_iter().max().unwrap_or(0)
     }
 
     /// The linears in the order of [`ModelConfig::linears`].
@@ -226,7 +232,7 @@ impl<B: Kernels> DecoderBlock<B> {
         qkv.linears_mut().iter_mut().chain([o_proj]).chain(expand).chain([down_proj])
     }
 
-    /// `[T, heads, head_dim]`, `[T, kv_heads, head_dim]` twice; queries and keys rotated.
+    /// Queries `[T, heads, head_dim]`, keys and values `[T, kv_heads, head_dim]`. Queries and keys are rotated.
     fn queries_keys_values(
         &self,
         h: Tensor<B, 2>,
@@ -237,15 +243,15 @@ impl<B: Kernels> DecoderBlock<B> {
         let (heads, kv_heads, dim) =
             (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let [q, k, v] = self.qkv.forward(h, pass.signs);
-        let heads_of = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
+        let split_heads = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
             let x = x.reshape([rows, heads, dim]);
             match norm {
                 Some(norm) => norm.heads(x),
                 None => x,
             }
         };
-        let qk = [heads_of(q, heads, &self.q_norm), heads_of(k, kv_heads, &self.k_norm)];
-        let [q, k] = match &pass.view(self.sliding).rotation {
+        let qk = [split_heads(q, heads, &self.q_norm), split_heads(k, kv_heads, &self.k_norm)];
+        let [q, k] = match &pass.attention_inputs(self.sliding).rotation {
             Some(rotation) => rotation.apply(qk),
             None => qk,
         };
@@ -262,6 +268,6 @@ impl<B: Kernels> DecoderBlock<B> {
     ) -> Tensor<B, 3> {
         let scale = (config.query_pre_attn_scalar as f32).sqrt().recip();
         let scores = Scores { scale, cap: config.attn_logit_softcapping };
-        kernels::attention(q, k, v, &pass.view(self.sliding).keys, scores) // [T, nh, D]
+        kernels::attention(q, k, v, &pass.attention_inputs(self.sliding).keys, scores) // [T, nh, D]
     }
 }

@@ -1,5 +1,5 @@
-//! A model of which one decoder block at a time is on the device: what calibration needs, whatever the
-//! model's size. Between the steps the hidden states of all samples lie with the caller.
+//! A model for calibration that keeps only one decoder block at a time on the device, so that its size does not matter.
+//! Between the parts of a pass the caller holds the hidden states of all samples.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use burn::tensor::{DType, Tensor, TensorData};
 use super::block::DecoderBlock;
 use super::embedding::Embedding;
 use super::linear::{Linear, LinearWeight};
-use super::pass::{Pass, visible};
+use super::pass::{Pass, query_rows};
+use super::pool_usage::PoolUsage;
 use super::rope::Rope;
-use super::sizes::Sizes;
 use crate::arch::LinearRole;
 use crate::checkpoint::Checkpoint;
 use crate::data::Sequence;
@@ -20,11 +20,11 @@ use crate::kernels::{self, DeviceWeight, Kernels, read};
 use crate::packed::PackedWeight;
 use crate::zo::direction::Signs;
 
-/// The inputs that some linears of a block share, in the order in which a pass comes to them.
+/// A group of linears in a block that share their inputs. The stages are in the order of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CalibrationStage {
     Query,
-    /// The inputs of `Query`, weighted otherwise.
+    /// The inputs of `Query` with other weights.
     KeyValue,
     Output,
     Gate,
@@ -34,6 +34,7 @@ pub enum CalibrationStage {
 impl CalibrationStage {
     pub const ALL: [Self; 5] = [Self::Query, Self::KeyValue, Self::Output, Self::Gate, Self::Down];
 
+    /// The stage of a linear.
     fn of(role: LinearRole) -> Self {
         match role {
             LinearRole::Query | LinearRole::QueryKeyValue => Self::Query,
@@ -45,48 +46,50 @@ impl CalibrationStage {
     }
 }
 
-/// The part of a block that a pass goes through, from where the pass before it stopped.
+/// A part of the forward pass through a block. It begins where the part before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockPass {
-    /// From the stage before to the inputs of this one, whose weighted products are added up.
+    /// From the stage before to the inputs of this stage, which are added to the Gram matrix.
     To(CalibrationStage),
     /// From the inputs of `Down` to the end of the block.
     Finish,
-    /// From the beginning of the block to its end.
+    /// The whole block.
     Through,
 }
 
 /// The hidden states of some samples.
 pub struct SampleRows<'a> {
-    /// f32 `[T, hidden]`: between blocks, and within one the residual.
+    /// f32 `[T, hidden]`: between blocks the hidden states, within a block the residual.
     pub hidden: &'a mut [f32],
-    /// f32 `[T, heads · head_dim]`: between `Output` and `Gate`.
+    /// f32 `[T, heads · head_dim]`: between `Output` and `Gate`, the results of attention.
     pub attended: &'a mut [f32],
-    /// Tokens of each sample; T together.
+    /// Number of tokens of each sample; T in total.
     pub lengths: &'a [usize],
 }
 
-/// See the module.
+/// A model that goes through calibration one decoder block at a time.
 pub trait BlockByBlock {
-    /// f32 `[T, hidden]`
+    /// Embeds a sample: f32 `[T, hidden]`.
     fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>>;
 
-    /// Brings a block onto the device, dense, in the place of the one before.
+    /// Loads a dense block onto the device, in the place of the one before.
     fn enter(&mut self, block: usize) -> Result<()>;
 
-    /// Names of the linears that read the inputs of a stage.
+    /// Names of the linears of a stage in the current block.
     fn linears(&self, stage: CalibrationStage) -> Vec<String>;
 
-    /// Puts a quantized weight in the place of a linear's.
+    /// Replaces the weight of a linear in the current block by a quantized one.
     fn replace(&mut self, name: &str, weight: PackedWeight) -> Result<()>;
 
-    fn advance(&mut self, step: BlockPass, rows: SampleRows<'_>) -> Result<()>;
+    /// Runs `part` of the pass through the current block on some samples, and updates their hidden states.
+    fn advance(&mut self, part: BlockPass, rows: SampleRows<'_>) -> Result<()>;
 
-    /// `Σ w·xᵀx` of the inputs since the last call, `[features, features]`; w is what an error there does
-    /// to the residual, which the next norm divides by its length, so that it counts relative to that.
+    /// Returns the Gram matrix `Σ w·xᵀx` of the inputs since the last call, `[features, features]`, and starts a new
+    /// one. The weight w of a token says how much an error in the linears' outputs for this token matters.
     fn take_gram(&mut self) -> Result<Vec<f32>>;
 }
 
+/// A decoder of which one block at a time is on the device.
 pub struct BlockwiseDecoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     device: B::Device,
@@ -95,7 +98,7 @@ pub struct BlockwiseDecoder<B: Kernels> {
     rope: Option<Rope>,
     entered: Option<(usize, DecoderBlock<B>)>,
     gram: Option<Tensor<B, 2>>,
-    sizes: Sizes,
+    pool_usage: PoolUsage,
 }
 
 impl<B: Kernels> BlockwiseDecoder<B> {
@@ -110,13 +113,13 @@ impl<B: Kernels> BlockwiseDecoder<B> {
             rope,
             entered: None,
             gram: None,
-            sizes: Sizes::default(),
+            pool_usage: PoolUsage::default(),
         })
     }
 
     fn layer(&self) -> Result<&DecoderBlock<B>> {
         let layer = self.entered.as_ref().map(|(_, layer)| layer);
-        layer.ok_or_else(|| Error::internal("no block was entered"))
+        layer.ok_or_else(|| Error::internal("no decoder block is on the device"))
     }
 
     fn upload(&self, values: &[f32], rows: usize) -> Tensor<B, 2> {
@@ -133,11 +136,11 @@ impl<B: Kernels> BlockwiseDecoder<B> {
                 Sequence::alone(end - length..end)
             })
             .collect();
-        let rows = sequences.iter().flat_map(|sequence| visible(sequence, 0));
+        let rows = sequences.iter().flat_map(|sequence| query_rows(sequence, 0));
         Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), Signs::Neither, &self.device)
     }
 
-    /// `weights`: f32 `[T, 1]`
+    /// Adds inputs `[T, features]` to the Gram matrix, with f32 `weights` `[T, 1]`.
     fn add_to_gram(&mut self, x: Tensor<B, 2>, weights: Tensor<B, 2>) {
         let gram = kernels::gram(x.cast(DType::F32) * weights.sqrt());
         self.gram = Some(match self.gram.take() {
@@ -153,7 +156,7 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
     }
 
     fn enter(&mut self, block: usize) -> Result<()> {
-        // The memory of the one before is needed for this one.
+        // The block before is freed first, because its memory is needed.
         self.entered = None;
         B::memory_cleanup(&self.device);
         let layer = DecoderBlock::load(&self.checkpoint, block, &[], &self.device, self.dtype)?;
@@ -176,14 +179,14 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
         let layer = self.entered.as_mut().map(|(_, layer)| layer.linears_mut());
         let mut linears = layer.into_iter().flatten().zip(names);
         let found: Option<&mut Linear<B>> = linears.find(|(_, n)| n == name).map(|(linear, _)| linear);
-        let linear = found.ok_or_else(|| Error::internal(format!("{name} is not in the block at hand")))?;
+        let linear = found.ok_or_else(|| Error::internal(format!("{name} is not in the current block")))?;
         linear.weight = LinearWeight::Packed(weight);
         Ok(())
     }
 
-    fn advance(&mut self, step: BlockPass, rows: SampleRows<'_>) -> Result<()> {
+    fn advance(&mut self, part: BlockPass, rows: SampleRows<'_>) -> Result<()> {
         let count = rows.lengths.iter().sum();
-        self.sizes.make_room::<B>([count, 0], self.checkpoint.config(), &self.device);
+        self.pool_usage.free_for_pass::<B>([count, 0], self.checkpoint.config(), &self.device);
         let layer = self.layer()?;
         let x = self.upload(rows.hidden, count);
         let put = |tensor: Tensor<B, 2>, to: &mut [f32]| -> Result<()> {
@@ -191,16 +194,17 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
             Ok(())
         };
         let config = self.checkpoint.config();
-        let mut weights = relevance(x.clone());
-        let input = match step {
+        let mut weights = error_weights(x.clone());
+        let input = match part {
             BlockPass::To(CalibrationStage::Query) => {
                 let [_, h] = layer.attention_norms.input(x.into());
                 h
             }
             BlockPass::To(CalibrationStage::KeyValue) => {
                 let [_, h] = layer.attention_norms.input(x.into());
-                let received = layer.received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
-                let keys = key_weights(&read(received * weights)?, config.head_dim, rows.lengths);
+                let attention =
+                    layer.attention_received(h.clone(), &self.pass(rows.lengths), config, rows.lengths);
+                let keys = key_weights(&read(attention * weights)?, config.head_dim, rows.lengths);
                 weights = Tensor::from_data(TensorData::new(keys, [count, 1]), (&self.device, DType::F32));
                 h
             }
@@ -214,7 +218,7 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
                 let attended = self.upload(rows.attended, count);
                 let residual = layer.attention_norms.add(x, layer.o_proj.forward(attended, Signs::Neither));
                 let [x, h] = layer.mlp_norms.input(residual);
-                weights = relevance(x.clone());
+                weights = error_weights(x.clone());
                 put(x, rows.hidden)?;
                 h
             }
@@ -245,34 +249,39 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
     }
 }
 
-/// How much an error that is added to each row of the residual matters: the inverse of its mean square,
-/// f32 `[T, 1]`. The few tokens whose residual is a thousand times larger than the others' (Sun et al. 2024,
-/// "massive activations") would be most of a Gram matrix otherwise, and little of what they lose is seen.
-fn relevance<B: Kernels>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+/// Weights of the tokens by how much an error added to their residual matters: the inverse mean square of the residual,
+/// f32 `[T, 1]`, because the next norm divides by its length.
+///
+/// Without these weights, the few tokens whose residual is a thousand times larger than the others' (Sun et al. 2024,
+/// "massive activations") would dominate the Gram matrix, although errors in them have little effect.
+fn error_weights<B: Kernels>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let x = x.cast(DType::F32);
     (x.clone() * x).mean_dim(1).clamp_min(f32::MIN_POSITIVE).recip()
 }
 
-/// How much an error in each token's key and value matters, 1 on the average.
+/// Weights of the tokens by how much an error in their keys and values matters, 1 on average.
 ///
-/// A few tokens, the first above all, receive most of the attention (Xiao et al. 2023, "attention sinks"):
-/// what their values lose is lost everywhere, though they are hardly seen among the inputs. So a token
-/// counts by the squared attention that it receives (Sung et al. 2025, RSQ), each query by its relevance.
-/// `received` says it for the first `known` tokens of each sample; the others get what most of these have.
-fn key_weights(received: &[f32], known: usize, lengths: &[usize]) -> Vec<f32> {
+/// A few tokens, above all the first, receive most of the attention (Xiao et al. 2023, "attention sinks"). An error in
+/// their values affects all other tokens, although they are only a few of the inputs. Therefore the weight of a token
+/// is the squared attention that it receives (Sung et al. 2025, RSQ), where each query has the weight of its token's
+/// error.
+///
+/// `attention` has a row per query with its weighted squared attention to the first `columns` tokens of its sample. The
+/// later tokens get the median weight of these.
+fn key_weights(attention: &[f32], columns: usize, lengths: &[usize]) -> Vec<f32> {
     let mut weights = Vec::new();
-    let mut rest = received;
+    let mut rest = attention;
     for length in lengths {
-        let (rows, later) = rest.split_at(length * known);
+        let (rows, later) = rest.split_at(length * columns);
         rest = later;
-        let mut sums = vec![0f32; known.min(*length)];
-        for row in rows.chunks_exact(known) {
+        let mut sums = vec![0f32; columns.min(*length)];
+        for row in rows.chunks_exact(columns) {
             sums.iter_mut().zip(row).for_each(|(sum, p)| *sum += p);
         }
         let mut sorted = sums.clone();
         sorted.sort_by(f32::total_cmp);
-        let typical = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-        sums.resize(*length, typical);
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        sums.resize(*length, median);
         weights.extend(sums);
     }
     let mean = weights.iter().sum::<f32>() / weights.len().max(1) as f32;

@@ -1,4 +1,4 @@
-//! The decoder of every family: what sets them apart, the config says.
+//! The decoder of all model families. The config describes their differences.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use super::embedding::{Embedding, Tables};
 use super::language_model::{LanguageModel, ModelInput, Session};
 use super::linear::{Linear, LinearWeight};
 use super::norm::{Norm, Residual};
-use super::pass::{Pass, QueryRow, visible};
+use super::pass::{Pass, QueryRow, query_rows};
+use super::pool_usage::PoolUsage;
 use super::rope::Rope;
 use super::scales::{Scales, Update};
 use super::scoring;
 use super::scoring::LOGIT_BYTES;
-use super::sizes::Sizes;
 use crate::arch::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, read};
 use crate::zo::direction::Signs;
 
+/// A decoder-only language model on a device.
 pub struct Decoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     trained: Vec<String>,
@@ -33,11 +34,11 @@ pub struct Decoder<B: Kernels> {
     norm: Option<Norm<B>>,
     project_out: Option<Linear<B>>,
     lm_head: Linear<B>,
-    sizes: Sizes,
+    pool_usage: PoolUsage,
 }
 
 impl<B: Kernels> Decoder<B> {
-    /// `tables`: see [`super::load`].
+    /// Loads a checkpoint onto a device. `tables` is the place of the embeddings.
     pub fn load(
         checkpoint: Arc<Checkpoint>,
         device: B::Device,
@@ -53,7 +54,7 @@ impl<B: Kernels> Decoder<B> {
             layers.push(DecoderBlock::load(&checkpoint, index, &trained, &device, dtype)?);
         }
         progress(config.num_hidden_layers, config.num_hidden_layers);
-        B::expect_unpacked(layers.iter().map(DecoderBlock::unpacked).max().unwrap_or(0), &device);
+        B::expect_unpacked(layers.iter().map(DecoderBlock::largest_unpacked).max().unwrap_or(0), &device);
         let norm = config.final_norm().map(|module| Norm::load(&checkpoint, module, &device)).transpose()?;
         let outer = |module: &str| Linear::load(&checkpoint, module, false, &trained, &device, dtype);
         let project_out = config.projections().map(|[_, module]| outer(module)).transpose()?;
@@ -66,24 +67,35 @@ impl<B: Kernels> Decoder<B> {
                 _ => None,
             })?;
         }
-        let sizes = Sizes::default();
-        Ok(Self { checkpoint, trained, device, embedding, rope, layers, norm, project_out, lm_head, sizes })
+        let pool_usage = PoolUsage::default();
+        Ok(Self {
+            checkpoint,
+            trained,
+            device,
+            embedding,
+            rope,
+            layers,
+            norm,
+            project_out,
+            lm_head,
+            pool_usage,
+        })
     }
 
-    /// Packed sequences as the layers take them, once for each of `parts`: `[parts · T, hidden]`, and the
-    /// pass before it is perturbed.
+    /// Embeds packed sequences, once for each of `parts`: `[parts · T, hidden]`. Returns the embeddings and the pass
+    /// without perturbation.
     fn prepare(&self, input: ModelInput<'_>, parts: usize) -> Result<(Tensor<B, 2>, Pass<B>)> {
-        let positions = input.sequences.iter().flat_map(|sequence| visible(sequence, 0)).map(|(at, _)| at);
+        let positions = input.sequences.iter().flat_map(|sequence| query_rows(sequence, 0)).map(|(at, _)| at);
         let x = self.embedding.forward(input.tokens, positions)?;
         let x = if parts == 1 { x } else { x.repeat_dim(0, parts) };
         let rows = (0..parts).flat_map(|part| {
             let shift = part * input.tokens.len();
-            input.sequences.iter().flat_map(move |sequence| visible(sequence, shift))
+            input.sequences.iter().flat_map(move |sequence| query_rows(sequence, shift))
         });
         Ok((x, self.pass(rows, Signs::Neither)))
     }
 
-    /// Final hidden states, of some rows or all: `[parts · T, hidden]`.
+    /// Final hidden states of `rows`, or of all rows: `[R, hidden]`.
     fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, rows: Option<&Tensor<B, 1, Int>>) -> Tensor<B, 2> {
         let config = self.checkpoint.config();
         let mut x = Residual::from(x);
@@ -91,7 +103,7 @@ impl<B: Kernels> Decoder<B> {
             for layer in layers {
                 x = layer.forward(x, pass, config, None);
             }
-            x = last.forward_of(rows, x, pass, config, None);
+            x = last.forward_rows(rows, x, pass, config, None);
         }
         self.finish(x)
     }
@@ -100,7 +112,7 @@ impl<B: Kernels> Decoder<B> {
         Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), signs, &self.device)
     }
 
-    /// f32 logits of some hidden rows: `[R, hidden]` → `[R, vocab]`.
+    /// f32 logits of hidden states: `[R, hidden]` → `[R, vocab]`.
     fn head(&self, hidden: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         let hidden = match &self.project_out {
             Some(project_out) => project_out.forward(hidden, Signs::Neither),
@@ -116,15 +128,15 @@ impl<B: Kernels> Decoder<B> {
     fn finish(&self, residual: Residual<B>) -> Tensor<B, 2> {
         match &self.norm {
             Some(norm) => {
-                let [_, normed] = norm.of_sum(residual);
+                let [_, normed] = norm.sum_and_norm(residual);
                 normed
             }
             None => residual.sum(),
         }
     }
 
-    fn make_room(&self, rows: usize, scored: usize) {
-        self.sizes.make_room::<B>([rows, scored], self.checkpoint.config(), &self.device);
+    fn free_for_pass(&self, rows: usize, scored: usize) {
+        self.pool_usage.free_for_pass::<B>([rows, scored], self.checkpoint.config(), &self.device);
     }
 
     fn packed_mut(&mut self) -> impl Iterator<Item = (u32, &mut DeviceWeight<B>)> {
@@ -201,64 +213,70 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
     }
 
     fn log_probs(&self, input: ModelInput<'_>, targets: &[Target], signs: Signs) -> Result<Vec<f32>> {
-        let (count, all) = (input.tokens.len(), signs.parts().len());
-        let passes: Vec<Signs> = match all > 1 && count > B::PAIRED_TOKENS {
+        let (count, sign_count) = (input.tokens.len(), signs.parts().len());
+        let passes: Vec<Signs> = match sign_count > 1 && count > B::PAIRED_TOKENS {
             true => signs.parts().map(|noise| noise.map_or(Signs::Neither, Signs::One)).collect(),
             false => vec![signs],
         };
         if targets.is_empty() {
             return Ok(vec![]);
         }
-        let parts = all / passes.len();
-        self.make_room(parts * count, parts * targets.len());
+        let parts = sign_count / passes.len();
+        self.free_for_pass(parts * count, parts * targets.len());
         let (x, pass) = self.prepare(input, parts)?;
         let vocab = self.checkpoint.config().vocab_size;
         let limit = (LOGIT_BYTES / 4 / vocab).max(1);
-        // The last layer ends with the rows that are scored.
+        // The last layer computes only the rows that are scored.
         let (rows, targets) = scoring::ranked(targets);
         let scored = (rows.len() < count).then(|| scoring::indices(&rows, [parts, count], &self.device));
         let chunks = scoring::chunks(&targets, [parts, rows.len()], limit, vocab, &self.device);
-        // All passes are queued before the device is waited for.
-        let mut answers = Vec::with_capacity(passes.len() * chunks.len());
+        // All passes are queued before the results are read, which waits for the device.
+        let mut results = Vec::with_capacity(passes.len() * chunks.len());
         for (x, signs) in std::iter::repeat_n(x, passes.len()).zip(&passes) {
             let hidden = self.forward(x, &pass.with(*signs), scored.as_ref());
             for chunk in &chunks {
                 let hidden = hidden.clone().select(0, chunk.rows.clone());
-                answers.push(chunk.answers(self.head(hidden, *signs)));
+                results.push(chunk.log_probs(self.head(hidden, *signs)));
             }
         }
-        let answers = read(Tensor::cat(answers, 0))?;
-        let mut log_probs = vec![0.0; all * targets.len()];
-        let places = (0..passes.len()).flat_map(|pass| {
+        let results = read(Tensor::cat(results, 0))?;
+        let mut log_probs = vec![0.0; sign_count * targets.len()];
+        let indices = (0..passes.len()).flat_map(|pass| {
             let first = pass * parts * targets.len();
-            chunks.iter().flat_map(|chunk| &chunk.places).map(move |place| first + place)
+            chunks.iter().flat_map(|chunk| &chunk.indices).map(move |index| first + index)
         });
-        places.zip(answers).for_each(|(place, answer)| log_probs[place] = answer);
+        indices.zip(results).for_each(|(index, result)| log_probs[index] = result);
         Ok(log_probs)
     }
 
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>> {
-        self.make_room(input.tokens.len(), input.tokens.len());
+        self.free_for_pass(input.tokens.len(), input.tokens.len());
         let (x, pass) = self.prepare(input, 1)?;
         read(self.head(self.forward(x, &pass, None), Signs::Neither))
     }
 
     fn session(&self) -> Box<dyn Session + '_> {
-        Box::new(Growing { decoder: self, length: 0, cache: self.layers.iter().map(|_| None).collect() })
+        Box::new(DecoderSession {
+            decoder: self,
+            length: 0,
+            cache: self.layers.iter().map(|_| None).collect(),
+        })
     }
 }
 
-struct Growing<'a, B: Kernels> {
+/// A sequence in a decoder, which grows as tokens are fed.
+struct DecoderSession<'a, B: Kernels> {
     decoder: &'a Decoder<B>,
+    /// Number of tokens fed so far.
     length: usize,
     cache: Vec<LayerCache<B>>,
 }
 
-impl<B: Kernels> Session for Growing<'_, B> {
+impl<B: Kernels> Session for DecoderSession<'_, B> {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let Self { decoder, length, cache } = self;
         let config = decoder.checkpoint.config();
-        decoder.sizes.make_room_to_grow::<B>(*length, tokens.len(), config, &decoder.device);
+        decoder.pool_usage.free_for_growth::<B>(*length, tokens.len(), config, &decoder.device);
         let positions = *length..*length + tokens.len();
         let mut x = Residual::from(decoder.embedding.forward(tokens, positions.clone())?);
         let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));

@@ -1,4 +1,4 @@
-//! Tokens and their positions → hidden states.
+//! Embeddings: from tokens and their positions to hidden states.
 
 use std::sync::Arc;
 
@@ -15,33 +15,34 @@ use crate::kernels::Kernels;
 use crate::packed::FloatType;
 use crate::zo::direction::Signs;
 
-/// The place of the tables of tokens and learned positions during passes.
+/// The place where the tables of token and position embeddings are kept during passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tables {
-    /// Their file: the rows of each batch are brought to the device.
+    /// In their file. Each pass uploads the rows of its batch.
     InFile,
-    /// The device, which gives [`super::table_bytes`] of its memory and spares every pass the rows.
+    /// On the device. This takes [`super::table_bytes`] of its memory, and passes upload no rows.
     OnDevice,
 }
 
+/// The embeddings of a model.
 pub struct Embedding<B: Backend> {
     tokens: Table<B>,
     project_in: Option<Linear<B>>,
     positions: Option<Table<B>>,
 }
 
-/// A matrix of which a pass needs some rows. It stays in the checkpoint's file, or lies on the device.
+/// A matrix of which a pass needs some rows. It is read from the checkpoint's file, or kept on the device.
 struct Table<B: Backend> {
     checkpoint: Arc<Checkpoint>,
     name: String,
     height: usize,
     width: usize,
-    /// Factor of every value, applied before it is rounded.
+    /// Factor of every value, applied before the value is rounded.
     factor: f32,
     device: B::Device,
     /// Type of the activations.
     dtype: FloatType,
-    /// `[height, width]`, in the type of the activations and without the factor.
+    /// The table on the device, `[height, width]`, in the type of the activations and without the factor.
     kept: Option<Tensor<B, 2>>,
 }
 
@@ -68,8 +69,8 @@ impl<B: Kernels> Embedding<B> {
         Ok(Self { tokens, project_in, positions })
     }
 
-    /// Brings the tables onto the device: a pass then uploads indices alone. `head`: the same matrix as that of
-    /// the tokens, where it lies there already.
+    /// Loads the tables onto the device. After that, passes upload only indices. `head` is the tensor of the head, if
+    /// the head shares its matrix with the token embeddings and is on the device already.
     pub fn keep_on_device(&mut self, head: Option<Tensor<B, 2>>) -> Result<()> {
         let dtype = self.tokens.dtype.into();
         self.tokens.kept = match head.filter(|head| head.dtype() == dtype) {
@@ -82,7 +83,7 @@ impl<B: Kernels> Embedding<B> {
         Ok(())
     }
 
-    /// `[T, hidden]`; `positions`: of each token in its sequence.
+    /// Embeds `tokens`: `[T, hidden]`. `positions` holds the position of each token in its sequence.
     pub fn forward(&self, tokens: &[u32], positions: impl Iterator<Item = usize>) -> Result<Tensor<B, 2>> {
         let mut x = self.tokens.rows(tokens)?;
         if let Some(project_in) = &self.project_in {
@@ -97,10 +98,10 @@ impl<B: Kernels> Embedding<B> {
 }
 
 impl<B: Kernels> Table<B> {
-    /// `[rows.len(), width]`, in the type of the activations.
+    /// Rows of the table: `[rows.len(), width]`, in the type of the activations.
     fn rows(&self, rows: &[u32]) -> Result<Tensor<B, 2>> {
         let Some(kept) = &self.kept else { return self.upload(rows, self.factor) };
-        // The device does not look.
+        // The device does not check indices.
         if let Some(row) = rows.iter().find(|row| **row as usize >= self.height) {
             let what = format!("row {row} of a table of {}", self.height);
             return Err(Error::tensor(self.checkpoint.path(), &self.name, what));
@@ -116,7 +117,7 @@ impl<B: Kernels> Table<B> {
         self.upload(&(0..self.height as u32).collect::<Vec<_>>(), 1.0)
     }
 
-    /// Rows of the file times `factor`.
+    /// Uploads rows of the file, multiplied by `factor`.
     fn upload(&self, rows: &[u32], factor: f32) -> Result<Tensor<B, 2>> {
         let shape = [rows.len(), self.width];
         let data = match self.checkpoint.rows(&self.name, rows, factor, self.dtype)? {
@@ -129,8 +130,8 @@ impl<B: Kernels> Table<B> {
     }
 }
 
-/// Bytes that the tables take on a device beside all else, where [`Embedding::keep_on_device`] brings them
-/// there; `shared`: the head is the table of the tokens and dense there.
+/// Additional bytes that the tables take on a device if [`Embedding::keep_on_device`] loads them. `shared`: the head is
+/// dense and has the matrix of the token embeddings, so that this matrix is there already.
 pub fn table_bytes<B: Kernels>(config: &ModelConfig, shared: bool, compute: ComputeType) -> u64 {
     let tokens = if shared { 0 } else { config.vocab_size * config.word_embed_proj_dim };
     let positions = config.embed_positions().map_or(0, |_| positions_size(config).iter().product());

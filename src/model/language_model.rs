@@ -1,4 +1,4 @@
-//! The trait of a causal language model, whatever device it is on.
+//! The trait of a causal language model on any device.
 
 use super::scales::Scales;
 use crate::arch::ModelConfig;
@@ -6,11 +6,11 @@ use crate::data::{Batch, Sequence, Target};
 use crate::error::{Error, Result};
 use crate::zo::direction::Signs;
 
-/// Sequences laid end to end, without padding, and what to score in them.
+/// Sequences that are packed end to end, without padding.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelInput<'a> {
     pub tokens: &'a [u32],
-    /// Consecutive, covering `tokens`.
+    /// Consecutive sequences that cover `tokens`.
     pub sequences: &'a [Sequence],
 }
 
@@ -24,27 +24,27 @@ impl<'a> From<&'a Batch> for ModelInput<'a> {
 pub trait LanguageModel: Scales {
     fn config(&self) -> &ModelConfig;
 
-    /// `log p(token | the tokens before it)` per target, f32, in the order of `targets`, once for each part of
-    /// `signs`: with both signs, those at the first sign come first.
+    /// `log p(token | the tokens before it)` of each target, in the order of `targets`, once for each part of `signs`:
+    /// with both signs, the results at the first sign come first.
     fn log_probs(&self, input: ModelInput<'_>, targets: &[Target], signs: Signs) -> Result<Vec<f32>>;
 
-    /// Logits at every position: `[tokens, vocab_size]` row-major.
+    /// Logits at every position: `[tokens, vocab_size]`, row-major.
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>>;
 
-    /// A sequence that grows token by token, with its keys and values kept.
+    /// Starts a sequence that grows as tokens are fed.
     fn session(&self) -> Box<dyn Session + '_>;
 }
 
-/// See [`LanguageModel::session`].
+/// A growing sequence, whose keys and values are cached.
 pub trait Session {
     /// Appends tokens and returns the logits after the last of them, `[vocab_size]`.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 
-/// Whether the model has all of the tokens, before any of them is looked up.
+/// Checks that all tokens are in the model's vocabulary.
 ///
 /// # Errors
-/// A token that it does not have: the tokenizer has more than the embeddings.
+/// A token is outside the vocabulary, because the tokenizer has more tokens than the embeddings.
 pub fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<()> {
     match tokens.iter().find(|token| **token as usize >= vocab_size) {
         Some(token) => Err(Error::invalid(

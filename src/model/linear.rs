@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::kernels::{self, DeviceWeight, Kernels};
 use crate::zo::direction::Signs;
 
+/// A linear layer.
 #[derive(Debug)]
 pub struct Linear<B: Backend> {
     pub weight: LinearWeight<B>,
@@ -16,6 +17,7 @@ pub struct Linear<B: Backend> {
     pub bias: Option<Tensor<B, 1>>,
 }
 
+/// The weight of a linear layer.
 #[derive(Debug)]
 pub enum LinearWeight<B: Backend> {
     /// `[out_features, in_features]`
@@ -24,7 +26,7 @@ pub enum LinearWeight<B: Backend> {
 }
 
 impl<B: Kernels> Linear<B> {
-    /// Reads `{name}.weight`, and `{name}.bias` where asked for.
+    /// Loads `{name}.weight` and, if `bias` is true, `{name}.bias`.
     pub fn load(
         checkpoint: &Checkpoint,
         name: &str,
@@ -57,12 +59,13 @@ impl<B: Kernels> Linear<B> {
         Ok(Self { weight, bias })
     }
 
-    /// `x`: `[T, in_features]` → `[T, out_features]`.
+    /// Applies the linear layer: `[T, in_features]` → `[T, out_features]`.
     pub fn forward(&self, x: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         let [y] = forward([self], x, signs);
         y
     }
 
+    /// The weight, if it is packed.
     pub fn packed(&self) -> Option<&DeviceWeight<B>> {
         match &self.weight {
             LinearWeight::Packed(weight) => Some(weight),
@@ -71,15 +74,16 @@ impl<B: Kernels> Linear<B> {
     }
 }
 
-/// Several linears of one input, as the checkpoint has them.
+/// Several projections of one input.
 pub enum Projections<B: Backend, const N: usize> {
+    /// The checkpoint has a linear for each projection.
     Apart([Linear<B>; N]),
-    /// Rows of one, one after the other, so many of each.
+    /// The checkpoint has one linear, whose output features are those of the projections, this many of each in order.
     Fused(Linear<B>, [usize; N]),
 }
 
 impl<B: Kernels, const N: usize> Projections<B, N> {
-    /// `x`: `[T, in_features]` → `[T, out_features]` each.
+    /// Applies the projections: `[T, in_features]` → `[T, out_features]` each.
     pub fn forward(&self, x: Tensor<B, 2>, signs: Signs) -> [Tensor<B, 2>; N] {
         match self {
             Self::Apart(linears) => forward(linears.each_ref(), x, signs),
@@ -109,7 +113,7 @@ impl<B: Kernels, const N: usize> Projections<B, N> {
     }
 }
 
-/// The products of one input with several weights: `[T, in_features]` → `[T, out_features]` each.
+/// Applies several linears to one input: `[T, in_features]` → `[T, out_features]` each.
 fn forward<B: Kernels, const N: usize>(
     linears: [&Linear<B>; N],
     x: Tensor<B, 2>,
@@ -137,7 +141,7 @@ fn all_packed<B: Kernels, const N: usize>(linears: [&Linear<B>; N]) -> Option<[&
     weights.try_into().ok()
 }
 
-/// A rank-1 tensor of the checkpoint.
+/// Loads a rank-1 tensor of the checkpoint.
 pub fn vector<B: Kernels>(
     checkpoint: &Checkpoint,
     name: &str,

@@ -1,4 +1,4 @@
-//! From a checkpoint and a device's name to a model on the backend that the name stands for.
+//! Loads a checkpoint onto a device, with the backend of that device.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::device::{ComputeType, Device, DtypeSpec, with_backend};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 
-/// The type that `spec` stands for on a device.
+/// Chooses the compute type on a device according to `spec`.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where the device has no such arithmetic.
+/// [`Error::Unsupported`] if the device cannot compute in the type.
 pub fn compute_type(device: &Device, spec: DtypeSpec) -> Result<ComputeType> {
     match spec {
-        // What its rounding does to the projected gradient was measured: scripts/checks/fidelity.py. f16 is never
-        // chosen: the activations of some families (Gemma, Qwen) are beyond its range.
+        // scripts/checks/fidelity.py measures the effect of bf16's rounding on the projected gradient. f16 is never
+        // chosen, because the activations of some families (Gemma, Qwen) exceed its range.
         DtypeSpec::Auto if check(device, ComputeType::Bf16).is_ok() => Ok(ComputeType::Bf16),
         DtypeSpec::Auto => Ok(ComputeType::F32),
         DtypeSpec::Fixed(dtype) => check(device, dtype).map(|()| dtype),
@@ -34,7 +34,7 @@ fn check(device: &Device, dtype: ComputeType) -> Result<()> {
     Err(Error::unsupported(format!("{device} cannot compute in {dtype} on this machine"), "use --dtype f32"))
 }
 
-/// Brings a checkpoint onto a device, one tensor at a time.
+/// Loads a checkpoint onto a device, one tensor at a time.
 pub fn load(
     checkpoint: Arc<Checkpoint>,
     device: &Device,
@@ -46,7 +46,7 @@ pub fn load(
     with_backend!(device, |B, device| load_on::<B>(checkpoint, device, dtype, tables, progress))
 }
 
-/// The same on any backend's device that can compute in `dtype`.
+/// Like [`load`], for a device of the backend `B`, which must be able to compute in `dtype`.
 pub(crate) fn load_on<B: Kernels>(
     checkpoint: Arc<Checkpoint>,
     device: B::Device,
@@ -57,10 +57,10 @@ pub(crate) fn load_on<B: Kernels>(
     Ok(Box::new(Decoder::<B>::load(checkpoint, device, dtype, tables, progress)?))
 }
 
-/// Bytes of a device's memory that [`Tables::OnDevice`] costs.
+/// Bytes of a device's memory that [`Tables::OnDevice`] takes.
 ///
 /// # Errors
-/// The head is not in the checkpoint.
+/// The checkpoint has no head.
 pub fn table_bytes(checkpoint: &Checkpoint, device: &Device, dtype: ComputeType) -> Result<u64> {
     let config = checkpoint.config();
     let head = format!("{}.weight", config.head());
@@ -68,7 +68,7 @@ pub fn table_bytes(checkpoint: &Checkpoint, device: &Device, dtype: ComputeType)
     Ok(with_backend!(device, |B, _device| embedding::table_bytes::<B>(config, shared, dtype)))
 }
 
-/// A dense checkpoint to be taken through one decoder block at a time.
+/// Opens a dense checkpoint for calibration, one decoder block at a time.
 pub fn block_by_block(
     checkpoint: Arc<Checkpoint>,
     device: &Device,
@@ -80,7 +80,7 @@ pub fn block_by_block(
     })
 }
 
-/// The scales of one weight on a device. `id` is its parameter id.
+/// The scales of one weight, updated on a device. `id` is the weight's parameter id.
 pub fn lone_scales(device: &Device, name: &str, id: u32, scales: Vec<f32>) -> Box<dyn Scales> {
     with_backend!(device, |B, device| Box::new(LoneScales::<B>::new(name, id, scales, device)))
 }

@@ -1,19 +1,20 @@
-//! Forward passes. A caller sees [`LanguageModel`]: token ids in, log-probabilities out, on whichever
-//! backend the device named; the generic decoder behind it is compiled once per backend.
+//! Forward passes. Callers use [`LanguageModel`]: token ids in, log-probabilities out, on the backend of the given
+//! device. The generic decoder behind it is compiled once per backend.
 //!
 //! ```text
-//! language_model   the trait; scales   what training changes, and the one way in which it does
-//! load       a checkpoint onto a device, by the backend's name
-//! decoder    embeddings, blocks, head; packed sequences, or one that grows
-//! blockwise  the same blocks one at a time, for calibration
-//! block      a decoder block; linear, norm and rope are its parts
-//! pass       what all blocks share: positions, and which keys a row sees
-//! scoring    the answers of a batch from its hidden states
-//! sizes      memory on the device for passes of different sizes
-//! memory     bytes that a model and its passes take, before anything is loaded
+//! language_model   the trait of a causal language model
+//! scales           the trained scales of a model, and their updates
+//! load             loads a checkpoint onto a device
+//! decoder          embeddings, blocks, head; for packed sequences or one growing sequence
+//! blockwise        the same blocks one at a time, for calibration
+//! block            a decoder block; linear, norm and rope are its parts
+//! pass             the inputs that all blocks share: positions, and the keys that each row attends to
+//! scoring          log-probabilities of a batch's targets from its hidden states
+//! pool_usage       frees pooled buffers between passes of different sizes
+//! memory           bytes that a model and its passes need, before anything is loaded
 //! ```
 //!
-//! The families differ by the config alone: by its numbers, and by the tensors that follow from it.
+//! The model families differ only in their config: in its numbers, and in the tensors that follow from it.
 
 mod block;
 mod blockwise;
@@ -25,10 +26,10 @@ mod load;
 pub mod memory;
 mod norm;
 mod pass;
+mod pool_usage;
 mod rope;
 mod scales;
 mod scoring;
-mod sizes;
 #[cfg(test)]
 mod tests;
 

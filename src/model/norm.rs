@@ -1,4 +1,4 @@
-//! Norms, and where a block has them.
+//! Norms, and their places in a block.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
@@ -9,7 +9,7 @@ use crate::device::ComputeType;
 use crate::error::Result;
 use crate::kernels::{self, Kernels};
 
-/// RMSNorm (Zhang and Sennrich 2019), or with a bias LayerNorm (Ba et al. 2016).
+/// RMSNorm (Zhang and Sennrich 2019); with a bias, LayerNorm (Ba et al. 2016).
 pub struct Norm<B: Backend> {
     /// `[width]`, f32
     weight: Tensor<B, 1>,
@@ -25,8 +25,8 @@ pub struct Norms<B: Backend> {
     pub sum: Option<Norm<B>>,
 }
 
-/// The residual stream between blocks, `[T, hidden]`: `sum + branch`. The branch, the last output of attention or an MLP, is added
-/// where the next norm reads the sum.
+/// The residual stream, `[T, hidden]`: `sum + branch`. The branch is the last output of attention or an MLP. The next
+/// norm adds it to the sum, because adding and norming together is faster.
 pub struct Residual<B: Backend> {
     sum: Tensor<B, 2>,
     branch: Option<Tensor<B, 2>>,
@@ -39,7 +39,7 @@ impl<B: Backend> From<Tensor<B, 2>> for Residual<B> {
 }
 
 impl<B: Backend> Residual<B> {
-    /// With everything added.
+    /// Adds the branch to the sum.
     pub fn sum(self) -> Tensor<B, 2> {
         match self.branch {
             Some(branch) => self.sum + branch,
@@ -58,7 +58,7 @@ impl<B: Kernels> Norm<B> {
         Ok(Self { weight, bias, eps: config.rms_norm_eps as f32 })
     }
 
-    /// `[T, width]`
+    /// Norms each row of `[T, width]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let Some(bias) = &self.bias else {
             return kernels::rms_norm(x, self.weight.clone(), self.eps);
@@ -71,8 +71,8 @@ impl<B: Kernels> Norm<B> {
         y.cast(dtype)
     }
 
-    /// The sum, and its norm.
-    pub fn of_sum(&self, residual: Residual<B>) -> [Tensor<B, 2>; 2] {
+    /// Returns the sum of a residual, and the normed sum.
+    pub fn sum_and_norm(&self, residual: Residual<B>) -> [Tensor<B, 2>; 2] {
         match residual {
             Residual { sum, branch: Some(branch) } if self.bias.is_none() => {
                 kernels::add_rms_norm(sum, branch, self.weight.clone(), self.eps)
@@ -84,7 +84,7 @@ impl<B: Kernels> Norm<B> {
         }
     }
 
-    /// Every head by itself: `[T, heads, width]`.
+    /// Norms every head of `[T, heads, width]` by itself.
     pub fn heads(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [rows, heads, dim] = x.dims();
         self.forward(x.reshape([rows * heads, dim])).reshape([rows, heads, dim])
@@ -92,10 +92,10 @@ impl<B: Kernels> Norm<B> {
 }
 
 impl<B: Kernels> Norms<B> {
-    /// The residual, and what attention or the MLP sees of it.
+    /// Returns the sum of a residual, and the input of attention or the MLP: the normed sum, if there is an input norm.
     pub fn input(&self, residual: Residual<B>) -> [Tensor<B, 2>; 2] {
         match &self.input {
-            Some(norm) => norm.of_sum(residual),
+            Some(norm) => norm.sum_and_norm(residual),
             None => {
                 let x = residual.sum();
                 [x.clone(), x]
@@ -103,7 +103,8 @@ impl<B: Kernels> Norms<B> {
         }
     }
 
-    /// The residual `x` with `y`, what they give.
+    /// Adds `y`, the output of attention or the MLP, to the residual `x`, with the output and sum norms if there are
+    /// any.
     pub fn add(&self, x: Tensor<B, 2>, y: Tensor<B, 2>) -> Residual<B> {
         let y = match &self.output {
             Some(norm) => norm.forward(y),
@@ -112,7 +113,7 @@ impl<B: Kernels> Norms<B> {
         let residual = Residual { sum: x, branch: Some(y) };
         match &self.sum {
             Some(norm) => {
-                let [_, normed] = norm.of_sum(residual);
+                let [_, normed] = norm.sum_and_norm(residual);
                 normed.into()
             }
             None => residual,

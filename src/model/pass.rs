@@ -1,4 +1,5 @@
-//! The parts that all blocks of a pass share: the positions of its rows, and the keys that each may see.
+//! The inputs that all blocks of a forward pass share: the positions of its rows, and the keys that each row attends
+//! to.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
@@ -9,20 +10,20 @@ use crate::data::Sequence;
 use crate::kernels::{Kernels, KeyRanges};
 use crate::zo::direction::Signs;
 
-/// Position in its sequence, and visible keys (see [`KeyRanges`]).
+/// A row's position in its sequence, and the bounds of the keys that it attends to (see [`KeyRanges`]).
 pub type QueryRow = (usize, [usize; 4]);
 
-/// See the module.
+/// The shared inputs of a forward pass.
 pub struct Pass<B: Backend> {
-    full: View<B>,
-    /// The view of layers with a sliding window.
-    sliding: Option<View<B>>,
+    full: AttentionInputs<B>,
+    /// Inputs of layers with a sliding window.
+    sliding: Option<AttentionInputs<B>>,
     pub signs: Signs,
 }
 
-/// The rows as a layer sees them.
+/// The rotations of a layer's rows, and the keys that they attend to.
 #[derive(Clone)]
-pub struct View<B: Backend> {
+pub struct AttentionInputs<B: Backend> {
     pub rotation: Option<Rotation<B>>,
     pub keys: KeyRanges<B>,
 }
@@ -38,32 +39,33 @@ impl<B: Kernels> Pass<B> {
         let rows: Vec<QueryRow> = rows.collect();
         let positions: Vec<usize> = rows.iter().map(|(position, _)| *position).collect();
         let rotation = |frequencies| Rotation::new(&positions, frequencies, device);
-        let full = View {
+        let full = AttentionInputs {
             rotation: rope.map(|rope| rotation(&rope.frequencies)),
             keys: key_ranges(rows.iter().map(|(_, bounds)| *bounds), device),
         };
-        let sliding = config.sliding_window.as_ref().map(|window| View {
+        let sliding = config.sliding_window.as_ref().map(|window| AttentionInputs {
             rotation: match rope.and_then(|rope| rope.local.as_ref()) {
                 Some(frequencies) => Some(rotation(frequencies)),
                 None => full.rotation.clone(),
             },
-            keys: key_ranges(rows.iter().map(|row| within(window.length, *row)), device),
+            keys: key_ranges(rows.iter().map(|row| window_keys(window.length, *row)), device),
         });
         Self { full, sliding, signs }
     }
 
-    /// The same rows under other signs, of as many parts.
+    /// The pass over the same rows with other signs, which must have the same number of parts.
     pub fn with(&self, signs: Signs) -> Self {
         Self { full: self.full.clone(), sliding: self.sliding.clone(), signs }
     }
 
-    pub fn view(&self, sliding: bool) -> &View<B> {
+    /// Inputs of a layer with or without a sliding window.
+    pub fn attention_inputs(&self, sliding: bool) -> &AttentionInputs<B> {
         self.sliding.as_ref().filter(|_| sliding).unwrap_or(&self.full)
     }
 }
 
-/// The rows of a sequence, `shift` rows further down.
-pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = QueryRow> + '_ {
+/// The rows of a sequence that is `shift` rows further down in the pass than in its batch.
+pub fn query_rows(sequence: &Sequence, shift: usize) -> impl Iterator<Item = QueryRow> + '_ {
     let Sequence { rows, prefix } = sequence;
     let prefix_bounds = if prefix.is_empty() { [0, 0] } else { [prefix.start + shift, prefix.end + shift] };
     rows.clone().map(move |row| {
@@ -72,17 +74,18 @@ pub fn visible(sequence: &Sequence, shift: usize) -> impl Iterator<Item = QueryR
     })
 }
 
-/// The keys of a row that sees the last `length` alone.
-fn within(length: usize, (position, [prefix_begin, prefix_end, begin, end]): QueryRow) -> [usize; 4] {
+/// The bounds of a row's keys if it attends only to the last `length` of them.
+fn window_keys(length: usize, (position, [prefix_begin, prefix_end, begin, end]): QueryRow) -> [usize; 4] {
     let hidden = (position + 1).saturating_sub(length);
-    let of_prefix = hidden.min(prefix_end - prefix_begin);
-    [prefix_begin + of_prefix, prefix_end, begin + hidden - of_prefix, end]
+    let hidden_of_prefix = hidden.min(prefix_end - prefix_begin);
+    [prefix_begin + hidden_of_prefix, prefix_end, begin + hidden - hidden_of_prefix, end]
 }
 
 fn key_ranges<B: Backend>(bounds: impl Iterator<Item = [usize; 4]>, device: &B::Device) -> KeyRanges<B> {
     KeyRanges { bounds: ints(bounds.flatten().map(|bound| bound as i32), device) }
 }
 
+/// Uploads integers: `[N]`.
 pub fn ints<B: Backend>(values: impl Iterator<Item = i32>, device: &B::Device) -> Tensor<B, 1, Int> {
     let values: Vec<i32> = values.collect();
     let length = values.len();
@@ -94,12 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_ends_within_the_prefix_or_behind_it() {
-        // Positions 4, 5, 6 behind a prefix of 4 rows at 10.
+    fn a_window_begins_in_the_prefix_or_after_it() {
+        // Positions 4, 5, 6 after a prefix of 4 rows at row 10.
         let sequence = Sequence { rows: 20..23, prefix: 10..14 };
-        let of = |length| visible(&sequence, 0).map(|row| within(length, row)).collect::<Vec<_>>();
-        assert_eq!(of(9), [[10, 14, 20, 21], [10, 14, 20, 22], [10, 14, 20, 23]]);
-        assert_eq!(of(3), [[12, 14, 20, 21], [13, 14, 20, 22], [14, 14, 20, 23]]);
-        assert_eq!(of(1), [[14, 14, 20, 21], [14, 14, 21, 22], [14, 14, 22, 23]]);
+        let keys = |length| query_rows(&sequence, 0).map(|row| window_keys(length, row)).collect::<Vec<_>>();
+        assert_eq!(keys(9), [[10, 14, 20, 21], [10, 14, 20, 22], [10, 14, 20, 23]]);
+        assert_eq!(keys(3), [[12, 14, 20, 21], [13, 14, 20, 22], [14, 14, 20, 23]]);
+        assert_eq!(keys(1), [[14, 14, 20, 21], [14, 14, 21, 22], [14, 14, 22, 23]]);
     }
 }

@@ -8,24 +8,25 @@ use burn::tensor::{DType, Tensor, TensorData};
 use crate::arch::{ModelConfig, RopeScaling, rope};
 use crate::kernels::{self, Kernels};
 
-/// How a model rotates.
+/// The rotary frequencies of a model.
 pub struct Rope {
     pub frequencies: Frequencies,
-    /// The frequencies of layers with a sliding window, if they differ.
+    /// Frequencies of layers with a sliding window, if they differ.
     pub local: Option<Frequencies>,
 }
 
+/// Rotary frequencies, and a cache of their cosines and sines.
 pub struct Frequencies {
-    /// Radians per position: `[rotary_dim / 2]`, f32 as transformers keeps them.
+    /// Radians per position: `[rotary_dim / 2]`, in f32 as in transformers.
     radians: Vec<f32>,
     /// Factor of cosines and sines.
     factor: f32,
-    /// Cosines, and sines, of the positions from 0 on as far as any was asked for: `[P, rotary_dim / 2]`.
-    known: Mutex<[Vec<f32>; 2]>,
+    /// Cosines and sines of the positions from 0 to the largest used so far: `[P, rotary_dim / 2]` each.
+    cache: Mutex<[Vec<f32>; 2]>,
 }
 
 impl Rope {
-    /// `None`: positions are learned.
+    /// Computes the frequencies of a model. Returns `None` if the model has learned positions instead.
     pub fn new(config: &ModelConfig) -> Option<Self> {
         let plain = |theta: f64| rope::frequencies(theta, config.rotary_dim);
         let scaling = config.rope_scaling.as_ref();
@@ -43,22 +44,22 @@ impl Rope {
 
 impl Frequencies {
     fn new(radians: Vec<f32>, factor: f32) -> Self {
-        Self { radians, factor, known: Mutex::default() }
+        Self { radians, factor, cache: Mutex::default() }
     }
 
-    /// Cosines and sines of some positions: `[positions, rotary_dim / 2]` each. Every position is computed
-    /// once: batches come back to the same ones.
+    /// Cosines and sines of some positions: `[positions, rotary_dim / 2]` each. They are cached, because the same
+    /// positions occur in every batch.
     fn tables(&self, positions: &[usize]) -> [Vec<f32>; 2] {
         let half = self.radians.len();
         let end = positions.iter().max().map_or(0, |last| last + 1);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for (values, f) in known.iter_mut().zip([f64::cos as fn(f64) -> f64, f64::sin]) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for (values, f) in cache.iter_mut().zip([f64::cos as fn(f64) -> f64, f64::sin]) {
             for position in values.len() / half..end {
                 let angles = self.radians.iter().map(|w| f64::from(position as f32 * w));
                 values.extend(angles.map(|angle| f(angle) as f32 * self.factor));
             }
         }
-        known.each_ref().map(|values| {
+        cache.each_ref().map(|values| {
             let mut table = Vec::with_capacity(positions.len() * half);
             positions.iter().for_each(|at| table.extend_from_slice(&values[at * half..(at + 1) * half]));
             table
@@ -66,7 +67,7 @@ impl Frequencies {
     }
 }
 
-/// Cosines and sines of every position of a batch.
+/// Cosines and sines of every row of a batch.
 #[derive(Clone)]
 pub struct Rotation<B: Backend> {
     /// `[T, rotary_dim / 2]`, f32
@@ -83,7 +84,7 @@ impl<B: Kernels> Rotation<B> {
         Self { cos, sin }
     }
 
-    /// Queries and keys: `[T, heads, head_dim]` each.
+    /// Rotates queries and keys: `[T, heads, head_dim]` each.
     pub fn apply(&self, x: [Tensor<B, 3>; 2]) -> [Tensor<B, 3>; 2] {
         kernels::rotate(x, self.cos.clone(), self.sin.clone())
     }
@@ -94,10 +95,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_is_what_is_computed() {
+    fn cached_tables_equal_computed_ones() {
         let radians = vec![1.0, 0.1, 0.003];
         let frequencies = Frequencies::new(radians.clone(), 1.5);
-        // A batch, one that goes further, and one within both.
+        // A first batch, one with larger positions, and one whose positions are all cached.
         for positions in [vec![0, 1, 2, 0, 1], vec![3, 4000, 0], vec![17, 17]] {
             let got = frequencies.tables(&positions);
             let want = [f64::cos as fn(f64) -> f64, f64::sin].map(|f| {

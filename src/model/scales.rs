@@ -1,17 +1,17 @@
-//! The scales that are trained, and the one way in which they change.
+//! The trained scales of a model, and their updates.
 
 use crate::error::{Error, Result};
 use crate::kernels::{self, Kernels};
 use crate::zo::direction::Move;
 
-/// A change of the scales. Wherever a step is taken, repeated or replayed, it lands through [`Scales::apply`].
+/// An update of the scales. Training, resuming and replaying all apply updates through [`Scales::apply`].
 #[derive(Debug, Clone, Copy)]
 pub enum Update<'a> {
-    /// Every trained scale moves along directions that follow from their seeds, one after the other: a pure
-    /// function of the journal.
+    /// All trained scales move along these directions, one after the other. The result is a pure function of the
+    /// journal.
     Moves(&'a [Move]),
-    /// The scales of one weight take these values, `[out_features × groups]`. A backward pass hands them over weight
-    /// by weight, as it comes to them.
+    /// The scales of one weight are set to these values, `[out_features × groups]`. A backward pass makes such an
+    /// update for each weight that it reaches.
     Dense { name: &'a str, scales: &'a [f32] },
 }
 
@@ -20,20 +20,20 @@ pub trait Scales {
     /// Names of the trained weights, byte-sorted: a name's position is its parameter id.
     fn trained(&self) -> &[String];
 
-    /// The number of a weight's scales.
+    /// Number of scales of a weight.
     fn scale_count(&self, name: &str) -> Result<usize>;
 
     /// The scales of a weight, `[out_features × groups]`.
     fn scales(&self, name: &str) -> Result<Vec<f32>>;
 
-    /// Changes the scales.
+    /// Applies an update.
     ///
     /// # Errors
-    /// A weight that is not trained, or another number of scales; a device that fails.
+    /// The weight is not trained, the number of scales is wrong, or the device fails.
     fn apply(&mut self, update: Update<'_>) -> Result<()>;
 }
 
-/// The scales of one weight, without its codes: all that a replay needs of a model.
+/// The scales of one weight without its codes. A replay needs no more of a model.
 pub struct LoneScales<B: Kernels> {
     name: [String; 1],
     /// Parameter id.
@@ -50,7 +50,9 @@ impl<B: Kernels> LoneScales<B> {
     fn check(&self, name: &str) -> Result<()> {
         match self.name[0] == name {
             true => Ok(()),
-            false => Err(Error::internal(format!("{name} is not {}", self.name[0]))),
+            false => {
+                Err(Error::internal(format!("asked for the scales of {name}, but holds {}", self.name[0])))
+            }
         }
     }
 }

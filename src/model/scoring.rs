@@ -1,4 +1,4 @@
-//! From hidden states to the answers that a batch asks for, some rows of logits at a time.
+//! Log-probabilities of a batch's targets from its hidden states. Logits are computed for a chunk of rows at a time.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
@@ -6,23 +6,24 @@ use burn::tensor::{Int, Tensor};
 use super::pass::ints;
 use crate::data::Target;
 
-/// Bytes of f32 logits that exist at a time, of one kind.
+/// Bytes of the largest f32 tensor of logits. A few such tensors exist at a time.
 pub const LOGIT_BYTES: usize = 32 << 20;
 
-/// Rows whose logits exist at the same time, and what is asked of them. With several parts, one after the
-/// other in the rows as in the answers.
+/// Rows whose logits are computed together, and the targets that are scored in them. With several parts, the rows and
+/// results of each part follow those of the part before.
 pub struct Chunk<B: Backend> {
     /// Rows of the hidden states: `[R]`
     pub rows: Tensor<B, 1, Int>,
-    /// For each answer, the place of its token's logit among all `R · vocab`: `[A]`
-    chosen: Tensor<B, 1, Int>,
-    /// For each answer, its row among the `R`: `[A]`
-    of: Tensor<B, 1, Int>,
-    /// The place of each answer among the results: its part · targets + its target.
-    pub places: Vec<usize>,
+    /// For each result, the index of its token's logit among the `R · vocab` logits: `[N]`
+    logit_index: Tensor<B, 1, Int>,
+    /// For each result, its row among the `R`: `[N]`
+    row_index: Tensor<B, 1, Int>,
+    /// For each result, its index in the whole batch: part · number of targets + target.
+    pub indices: Vec<usize>,
 }
 
-/// The rows that are scored, sorted, and the targets with the number of their row among them.
+/// Returns the rows that are scored, sorted and distinct, and the targets with their row replaced by its rank among
+/// them.
 pub fn ranked(targets: &[Target]) -> (Vec<u32>, Vec<Target>) {
     let mut rows: Vec<u32> = targets.iter().map(|target| target.row).collect();
     rows.sort_unstable();
@@ -32,7 +33,7 @@ pub fn ranked(targets: &[Target]) -> (Vec<u32>, Vec<Target>) {
     (rows, ranked)
 }
 
-/// Rows of the first of `parts`, `count` rows each, in all of them: `[parts · rows]`.
+/// Indices of `rows` in each of `parts`, which have `count` rows each: `[parts · rows]`.
 pub fn indices<B: Backend>(
     rows: &[u32],
     [parts, count]: [usize; 2],
@@ -44,7 +45,7 @@ pub fn indices<B: Backend>(
     )
 }
 
-/// The rows of all `parts`, `count` rows each, at most `limit` of them a chunk.
+/// Splits the scored rows of all `parts`, which have `count` rows each, into chunks of at most `limit` rows.
 pub fn chunks<B: Backend>(
     targets: &[Target],
     [parts, count]: [usize; 2],
@@ -62,29 +63,29 @@ pub fn chunks<B: Backend>(
         let (here, later) = rest.split_at(here.count());
         rest = later;
         let every_row = (0..parts).flat_map(|p| rows.iter().map(move |row| *row as usize + p * count));
-        // Each answer's row in the chunk, and its target.
-        let answers: Vec<(usize, usize)> = (0..parts)
+        // Row in the chunk and target of each result.
+        let results: Vec<(usize, usize)> = (0..parts)
             .flat_map(|p| here.iter().map(move |&i| (p, i)))
             .map(|(p, i)| (p * rows.len() + rows.partition_point(|row| *row < targets[i].row), i))
             .collect();
-        let chosen = answers.iter().map(|(row, i)| (row * vocab + targets[*i].token as usize) as i32);
+        let logits = results.iter().map(|(row, i)| (row * vocab + targets[*i].token as usize) as i32);
         Chunk {
             rows: ints(every_row.map(|row| row as i32), device),
-            chosen: ints(chosen, device),
-            of: ints(answers.iter().map(|(row, _)| *row as i32), device),
-            places: (0..parts).flat_map(|p| here.iter().map(move |i| p * targets.len() + i)).collect(),
+            logit_index: ints(logits, device),
+            row_index: ints(results.iter().map(|(row, _)| *row as i32), device),
+            indices: (0..parts).flat_map(|p| here.iter().map(move |i| p * targets.len() + i)).collect(),
         }
     };
     rows.chunks((limit / parts).max(1)).map(chunk).collect()
 }
 
 impl<B: Backend> Chunk<B> {
-    /// `log p` per answer, from f32 logits `[R, vocab]`: `[A]`, in the order of `places`.
-    pub fn answers(&self, logits: Tensor<B, 2>) -> Tensor<B, 1> {
+    /// `log p` of each result, from f32 logits `[R, vocab]`: `[N]`, in the order of `indices`.
+    pub fn log_probs(&self, logits: Tensor<B, 2>) -> Tensor<B, 1> {
         let max = logits.clone().max_dim(1);
         let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max; // [R, 1]
-        let chosen = logits.reshape([-1]).select(0, self.chosen.clone());
-        chosen - log_sum.reshape([-1]).select(0, self.of.clone())
+        let token_logits = logits.reshape([-1]).select(0, self.logit_index.clone());
+        token_logits - log_sum.reshape([-1]).select(0, self.row_index.clone())
     }
 }
 
@@ -95,9 +96,9 @@ mod tests {
 
     use super::*;
 
-    /// Two parts of five rows: in whatever chunks, each answer comes to its place.
+    /// Scores two parts of five rows in chunks of different sizes.
     #[test]
-    fn chunks_change_no_answer() {
+    fn the_size_of_chunks_changes_no_result() {
         let (parts, count, vocab) = (2, 5, 7);
         let value = |row: usize, token: usize| ((row * 31 + token * 17) % 23) as f32 / 4.0;
         let values = (0..parts * count).flat_map(|row| (0..vocab).map(move |token| value(row, token)));
@@ -112,16 +113,16 @@ mod tests {
             for chunk in &chunks {
                 let rows = logits.clone().select(0, chunk.rows.clone());
                 assert!(rows.dims()[0] <= limit.max(parts));
-                let answers = chunk.answers(rows).into_data().into_vec::<f32>().unwrap();
-                assert_eq!(answers.len(), chunk.places.len());
-                chunk.places.iter().zip(answers).for_each(|(place, answer)| got[*place] = answer);
+                let results = chunk.log_probs(rows).into_data().into_vec::<f32>().unwrap();
+                assert_eq!(results.len(), chunk.indices.len());
+                chunk.indices.iter().zip(results).for_each(|(index, result)| got[*index] = result);
             }
-            for (place, got) in got.into_iter().enumerate() {
-                let Target { row, token } = targets[place % targets.len()];
-                let row = row as usize + place / targets.len() * count;
+            for (index, got) in got.into_iter().enumerate() {
+                let Target { row, token } = targets[index % targets.len()];
+                let row = row as usize + index / targets.len() * count;
                 let sum: f32 = (0..vocab).map(|token| value(row, token).exp()).sum();
                 let want = value(row, token as usize) - sum.ln();
-                assert!((got - want).abs() < 1e-5, "{limit} {place}: {got} {want}");
+                assert!((got - want).abs() < 1e-5, "{limit} {index}: {got} {want}");
             }
         }
     }

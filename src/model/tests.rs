@@ -1,4 +1,4 @@
-//! Logits against transformers (scripts/fixtures/models.py), on every backend at hand.
+//! Compares logits with those of transformers (scripts/fixtures/models.py), on every available backend.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
 use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs, coefficient};
 
-/// f32 against f32: sums in another order.
+/// Difference between f32 results whose sums are taken in different orders.
 const TOLERANCE: f64 = 1e-4;
 
 fn fixtures() -> Vec<PathBuf> {
-    // At run time first: the suite for cards runs this binary from another checkout.
+    // The variable at run time comes first, because the GPU suite runs this binary in another checkout.
     let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
     let folders = ["llama", "families"].map(|folder| Path::new(&root).join("tests/fixtures").join(folder));
     let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
@@ -39,7 +39,7 @@ fn ids(case: &Value) -> Vec<u32> {
     case["input_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// Cases padded on either side in transformers have the same ids here, where nothing is padded.
+/// Some cases are padded on either side in transformers. Their ids here are not padded, and the logits must agree.
 fn logits_agree_with_transformers(device: &Device) {
     for path in fixtures() {
         let model = open(&path, device);
@@ -81,7 +81,7 @@ fn sequences_in_one_batch_do_not_see_each_other(device: &Device) {
     }
 }
 
-/// A prefix that two sequences continue, and both signs in one pass, against everything by itself.
+/// Compares one pass over two continuations of a shared prefix at both signs with separate passes.
 fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
     for path in fixtures() {
         let model = open(&path, device);
@@ -120,8 +120,8 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
     }
 }
 
-/// More tokens than share a pass, so that each sign has its own.
-fn signs_in_passes_of_their_own_are_as_alone(device: &Device) {
+/// The batch has too many tokens for both signs to share a pass.
+fn signs_in_separate_passes_change_nothing(device: &Device) {
     let checkpoint = Arc::new(Checkpoint::synthetic(ModelShape::Tiny, 4, 64));
     let model = load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap();
     let noise = Move {
@@ -147,7 +147,7 @@ fn signs_in_passes_of_their_own_are_as_alone(device: &Device) {
     assert!(model.log_probs(input, &[], Signs::Both(noise)).unwrap().is_empty());
 }
 
-fn tables_on_the_device_give_what_those_in_the_file_give(device: &Device) {
+fn tables_on_the_device_give_the_logits_of_tables_in_the_file(device: &Device) {
     for dtype in [ComputeType::F32, ComputeType::F16, ComputeType::Bf16] {
         if compute_type(device, DtypeSpec::Fixed(dtype)).is_err() {
             continue;
@@ -157,11 +157,11 @@ fn tables_on_the_device_give_what_those_in_the_file_give(device: &Device) {
             let [in_file, on_device] = [Tables::InFile, Tables::OnDevice]
                 .map(|tables| load(checkpoint.clone(), device, dtype, tables, &mut |_, _| ()).unwrap());
             let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
-            let of = |model: &dyn LanguageModel, ids: &[u32]| {
+            let logits = |model: &dyn LanguageModel, ids: &[u32]| {
                 model.logits(ModelInput { tokens: ids, sequences: &[Sequence::alone(0..ids.len())] })
             };
-            let [want, got] = [&in_file, &on_device].map(|model| of(model.as_ref(), &ids).unwrap());
-            // A table of a wider type is rounded before it is scaled, not after.
+            let [want, got] = [&in_file, &on_device].map(|model| logits(model.as_ref(), &ids).unwrap());
+            // On the device, a table of a wider type is rounded before it is scaled, not after.
             let tolerance = match dtype {
                 ComputeType::F32 => 0.0,
                 ComputeType::F16 => 0.1,
@@ -172,7 +172,7 @@ fn tables_on_the_device_give_what_those_in_the_file_give(device: &Device) {
             }
             let beyond = [0, in_file.config().vocab_size as u32];
             for model in [&in_file, &on_device] {
-                let error = of(model.as_ref(), &beyond).unwrap_err().to_string();
+                let error = logits(model.as_ref(), &beyond).unwrap_err().to_string();
                 assert!(error.contains(&format!("row {} of a table of {}", beyond[1], beyond[1])), "{error}");
             }
         }
@@ -217,12 +217,12 @@ macro_rules! on {
                 run(super::shared_prefixes_and_both_signs_change_nothing)
             }
             #[test]
-            fn signs_in_passes_of_their_own_are_as_alone() {
-                run(super::signs_in_passes_of_their_own_are_as_alone)
+            fn signs_in_separate_passes_change_nothing() {
+                run(super::signs_in_separate_passes_change_nothing)
             }
             #[test]
-            fn tables_on_the_device_give_what_those_in_the_file_give() {
-                run(super::tables_on_the_device_give_what_those_in_the_file_give)
+            fn tables_on_the_device_give_the_logits_of_tables_in_the_file() {
+                run(super::tables_on_the_device_give_the_logits_of_tables_in_the_file)
             }
             #[test]
             fn a_growing_sequence_gives_the_logits_of_the_whole() {

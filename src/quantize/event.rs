@@ -10,19 +10,19 @@ use crate::quant::OutputError;
 /// The events of a quantization, in order.
 #[derive(Debug, Clone)]
 pub enum QuantizeEvent {
-    /// The calibration text has fewer windows than were asked for.
+    /// The calibration text has fewer windows of `tokens` tokens than requested.
     FewSamples { text: PathBuf, found: usize, tokens: usize, wanted: usize },
-    /// Calibration begins; an earlier run had done this many of `of` blocks.
+    /// Calibration begins. An earlier run had finished `done` of the blocks.
     Begins { done: usize, of: usize },
     /// A linear is calibrated.
     Linear(LinearReport),
-    /// A block is calibrated; `error` is the mean of its linears'.
+    /// A block is calibrated. `error` is the mean error of its linears.
     Block { done: usize, of: usize, error: OutputError },
     /// A tensor of the result is written.
     Written(Passed),
 }
 
-/// How well a calibrated linear gives the outputs of the original.
+/// The output error of a calibrated linear, compared with the original.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LinearReport {
     pub name: String,

@@ -1,4 +1,4 @@
-//! The job: a whole model from its dense checkpoint to a quantized one.
+//! The job: turns a dense checkpoint into a quantized one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,18 +18,22 @@ use crate::model::{block_by_block, check_tokens};
 use crate::packed::{FloatType, PackedWeight};
 use crate::quant::{CALIBRATION_LENGTH, QuantOptions, QuantizeConfig, Rounding};
 
-/// The settings of a quantization that do not decide its numbers.
+/// The settings of a quantization beside the [`QuantizeConfig`].
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizeJob {
-    /// Opened for calibration alone.
+    /// Device for calibration. It is not opened otherwise.
     pub device: DeviceSpec,
     pub seed: u64,
-    /// No safetensors file of the result is larger, but for a single tensor that is.
+    /// Largest size of a safetensors file, unless a single tensor is larger.
     pub max_shard_bytes: u64,
 }
 
-/// Quantizes `source` into the new directory or file `out`, calibrated on `samples` if there are any. Gives the output
-/// error of each calibrated linear.
+/// Quantizes `source` into the new directory or file `out`, calibrated on `samples` if there are any. Returns the
+/// output errors of the calibrated linears.
+///
+/// # Errors
+/// `source` is quantized already, `out` exists, or the format cannot hold the result; the memory does not suffice; the
+/// device, the disk or a quantizer fails.
 pub fn quantize(
     source: &Arc<Checkpoint>,
     out: &Path,
@@ -56,7 +60,7 @@ pub fn quantize(
         let round =
             &mut |name: &str, shape: [usize; 2], rows: &RowReader<'_>| nearest(name, shape, rows, options);
         let written = write(source, &workspace, &layout, job, PackedLinears::Rounded(round), on_event);
-        // A run that is killed goes on with it; after an error it would only take up the disk.
+        // After a kill, the next run continues in the workspace. After an error, it would only take up space.
         let removed = workspace.remove();
         return written.and(removed).map(|()| vec![]);
     };
@@ -76,6 +80,8 @@ pub fn quantize(
     Ok(linears)
 }
 
+/// Checks that `source` is dense and `out` does not exist.
+///
 /// # Errors
 /// The model is quantized already, or `out` exists.
 pub fn check_new(source: &Checkpoint, out: &Path) -> Result<()> {
@@ -123,13 +129,13 @@ fn nearest(
     round().map_err(|error| error.about(name))
 }
 
-/// Windows of tokens.
+/// Calibration samples: windows of token ids.
 pub type Samples = Vec<Vec<u32>>;
 
-/// Reads the calibration text and draws its windows. It is read once, so that it may be a pipe.
+/// Reads the calibration text and draws samples from it. The text is read only once, so that it may be a pipe.
 ///
 /// # Errors
-/// A text that cannot be read or is too short; a tokenizer that does not belong to the model.
+/// The text cannot be read or is too short, or the tokenizer does not belong to the model.
 pub fn samples(
     source: &Checkpoint,
     tokenizer: &Tokenizer,
@@ -162,7 +168,7 @@ pub fn digest(samples: &[Vec<u32>]) -> String {
     blake3::hash(&tokens).to_hex().to_string()
 }
 
-/// Everything that decides what is written.
+/// All settings that determine the result.
 fn settings(
     source: &Checkpoint,
     config: &QuantizeConfig,
@@ -181,7 +187,7 @@ fn settings(
     Ok(settings)
 }
 
-/// The type of the dense linears.
+/// The type in which the checkpoint stores its linears.
 fn stored_type(source: &Checkpoint) -> Result<FloatType> {
     let linears = source.config().block_linears();
     match linears.first().map(|name| source.layout(name)).transpose()? {

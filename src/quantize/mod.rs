@@ -1,10 +1,11 @@
-//! The job of quantizing a whole model: its linears are rounded as they stream by, or calibrated block by block, in a
-//! workspace that a killed run goes on with.
+//! Quantizes a whole model. Its linears are rounded one after the other, or calibrated block by block. A workspace
+//! keeps the progress, so that a killed run can continue.
 //!
 //! ```text
-//! job         from a dense checkpoint to a quantized one
-//! calibrate   its linears on the inputs that the quantized part of the model gives them
-//! workspace   the finished part of an unfinished quantization
+//! job         turns a dense checkpoint into a quantized one
+//! calibrate   calibrates the linears on the inputs that the quantized part of the model gives them
+//! workspace   keeps the finished part of an unfinished quantization
+//! event       the events of a quantization
 //! ```
 
 mod calibrate;

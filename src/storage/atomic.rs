@@ -28,7 +28,8 @@ pub fn sync_data(file: &File, path: &Path) -> Result<()> {
     file.sync_data().map_err(Error::io(path, "syncing"))
 }
 
-/// Renames a file or directory within its file system and makes the new name durable. Its bytes must be durable already.
+/// Renames a file or directory within its file system and makes the new name durable. Its bytes must be durable
+/// already.
 ///
 /// # Errors
 /// An I/O error, which names the `action`.
@@ -71,8 +72,8 @@ pub fn create_directory(path: &Path) -> Result<()> {
     sync_directory(above).map_err(Error::io(above, "syncing"))
 }
 
-/// Replaces a file so that at any time either the complete new one or the old one exists: writes a temporary file in the
-/// same directory, syncs it, renames it and syncs the directory.
+/// Replaces a file so that at any time either the complete new one or the old one exists: writes a temporary file in
+/// the same directory, syncs it, renames it and syncs the directory.
 ///
 /// # Errors
 /// An I/O error. The old file still exists.

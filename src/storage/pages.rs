@@ -39,8 +39,8 @@ impl MappedFile {
         self.path.file_name().ok_or_else(nameless)
     }
 
-    /// Reads `to.len()` bytes from offset `start`. For many small parts far from each other this is faster than the map,
-    /// which costs a page fault for each part and keeps the neighbouring pages in memory.
+    /// Reads `to.len()` bytes from offset `start`. For many small parts far from each other this is faster than the
+    /// map, which costs a page fault for each part and keeps the neighbouring pages in memory.
     ///
     /// # Errors
     /// The file is too short, or an I/O error.

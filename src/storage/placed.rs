@@ -23,8 +23,8 @@ pub struct PlacedFile {
 }
 
 impl PlacedFile {
-    /// Creates the file with its header, or continues the file that an ended process left, if it has the same header and
-    /// a log. The file is at least `length` bytes long.
+    /// Creates the file with its header, or continues the file that an ended process left, if it has the same header
+    /// and a log. The file is at least `length` bytes long.
     ///
     /// # Errors
     /// Two parts share a name, or an I/O error.

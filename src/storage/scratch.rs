@@ -19,8 +19,8 @@ pub fn anonymous(bytes: usize, action: &'static str) -> Result<MmapMut> {
 /// Maps a zeroed, nameless file in `directory`. `action` describes its purpose in an error.
 ///
 /// # Errors
-/// The disk has not enough space. The space is reserved at once, because a disk that fills up later would end the process
-/// with a signal at a write to the map.
+/// The disk has not enough space. The space is reserved at once, because a disk that fills up later would end the
+/// process with a signal at a write to the map.
 pub fn mapped(bytes: usize, directory: &Path, action: &'static str) -> Result<MmapMut> {
     let file = tempfile::tempfile_in(directory).map_err(Error::io(directory, "creating a file in"))?;
     reserve(&file, bytes as u64).map_err(Error::io(directory, action))?;

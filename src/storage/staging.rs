@@ -43,8 +43,8 @@ impl Staging {
         Ok(Self { directory: path, temporary: Some(directory), out: out.to_path_buf() })
     }
 
-    /// Takes or makes `directory`, which keeps its files across processes until it is published. It must lie in the same
-    /// file system as `out`.
+    /// Takes or makes `directory`, which keeps its files across processes until it is published. It must lie in the
+    /// same file system as `out`.
     ///
     /// # Errors
     /// Those of [`Self::new`].
@@ -80,8 +80,8 @@ impl Staging {
     }
 }
 
-/// Replaces the directory `out`, if there is one, by a new one, which `write` makes at the path that it receives. The old
-/// directory is removed only once the new one is complete; until then the new one is named with [`STAGING_PREFIX`].
+/// Replaces the directory `out`, if there is one, by a new one, which `write` makes at the path that it receives. The
+/// old directory is removed only once the new one is complete; until then the new one is named with [`STAGING_PREFIX`].
 ///
 /// # Errors
 /// Those of `write`; an I/O error.

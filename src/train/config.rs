@@ -48,7 +48,8 @@ pub struct TrainConfig {
     pub probes: u32,
     /// Steps between evaluations on the dev set; 0: only before the first step and after the last.
     pub eval_steps: u64,
-    /// Steps between snapshots of the scales, which limit how many steps a resumed run replays; 0: only after the last step.
+    /// Steps between snapshots of the scales, which limit how many steps a resumed run replays; 0: only after the last
+    /// step.
     pub save_steps: u64,
     /// Steps between lines of the log; 0: no lines.
     pub logging_steps: u64,

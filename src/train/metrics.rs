@@ -94,9 +94,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file of a run that has done `done` steps according to its journal. Removes the lines of later steps and
-    /// of the evaluation after step `done`, which will be repeated. `missing` makes the lines that a killed run did not
-    /// write.
+    /// Opens the file of a run that has done `done` steps according to its journal. Removes the lines of later steps
+    /// and of the evaluation after step `done`, which will be repeated. `missing` makes the lines that a killed run did
+    /// not write.
     pub fn open(
         run: &RunDir,
         done: u64,

@@ -24,7 +24,8 @@ pub trait Objective {
     /// The device fails.
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, signs: Signs) -> Result<Vec<LossSum>>;
 
-    /// Measures the model on held-out rows, if there are any. `progress` receives the number of rows done and the total.
+    /// Measures the model on held-out rows, if there are any. `progress` receives the number of rows done and the
+    /// total.
     ///
     /// # Errors
     /// The device fails.

@@ -359,8 +359,8 @@ fn is_named(snapshot: &Restored, next: &Record) -> bool {
     }
 }
 
-/// Writes `final/` from the model's scales, then restores the scales of the best evaluation and writes `best/` from them.
-/// Existing checkpoints, from before the run was continued, are replaced.
+/// Writes `final/` from the model's scales, then restores the scales of the best evaluation and writes `best/` from
+/// them. Existing checkpoints, from before the run was continued, are replaced.
 ///
 /// # Errors
 /// Those of [`Checkpoint::save_tuned`].

@@ -31,8 +31,8 @@ pub struct Restored {
     pub state: Vec<(String, Vec<f32>)>,
 }
 
-/// Writes the scales after `step` steps of the run, one weight in memory at a time, and the optimizer's `state`. `run` is
-/// the hash that identifies the run. Returns the snapshot's digest.
+/// Writes the scales after `step` steps of the run, one weight in memory at a time, and the optimizer's `state`. `run`
+/// is the hash that identifies the run. Returns the snapshot's digest.
 pub fn save<S: Scales + ?Sized>(
     path: &Path,
     scales: &S,
@@ -83,8 +83,8 @@ pub fn save<S: Scales + ?Sized>(
     Ok(digest.finish())
 }
 
-/// Restores a snapshot's scales into a model. Returns `None` if there is no undamaged snapshot of this run, or if it is of
-/// a later step than `last_step` or `accept` rejects it.
+/// Restores a snapshot's scales into a model. Returns `None` if there is no undamaged snapshot of this run, or if it is
+/// of a later step than `last_step` or `accept` rejects it.
 pub fn restore<S: Scales + ?Sized>(
     path: &Path,
     scales: &mut S,

@@ -215,7 +215,7 @@ fn another_method_goes_through_loop_journal_snapshots_and_resume() {
     let lines = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
     assert!(lines.contains("\"grad_norm\":") && !lines.contains("projected_grad"), "{lines}");
 
-    // After 4 steps the loop has just written a snapshot; after 3 and 6 the interruption makes it write one.
+    // Each of the three interruptions writes a snapshot.
     for steps in [3, 4, 6] {
         let (outcome, _) = run(&parts, 18, Some(steps), 0.0);
         assert!(matches!(outcome, Err(Error::Interrupted(_))), "{outcome:?}");

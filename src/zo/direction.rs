@@ -42,9 +42,9 @@ pub enum ScaleMode {
 
 /// Returns k for scale `index` of `parameter`, in probe number `probe` of the step with seed `seed`.
 ///
-/// Philox key: (seed low word, seed high word). Counter: (c0, parameter, probe, stream), where c0 is
-/// `index` for gaussian and `index >> 7` for rademacher. For rademacher, k is +1 if bit `index & 127` of the 128 bits is
-/// set (bit 0 is the lowest of the first word), else −1.
+/// Philox key: (seed low word, seed high word). Counter: (c0, parameter, probe, stream), where c0 is `index` for
+/// gaussian and `index >> 7` for rademacher. For rademacher, k is +1 if bit `index & 127` of the 128 bits is set (bit 0
+/// is the lowest of the first word), else −1.
 ///
 /// For seed `0x123456789abcdef0`, parameter 7, probe 0, indices 0 to 15:
 /// gaussian −1 −7 −8 −8 10 1 −1 0 −6 −5 0 −3 −6 −5 1 −10; rademacher + + − − − + − + + + + − − − − −.
@@ -138,7 +138,8 @@ impl Move {
     }
 }
 
-/// Displacement of the trained scales in a forward pass. With both signs, the two halves of the rows see different scales.
+/// Displacement of the trained scales in a forward pass. With both signs, the two halves of the rows see different
+/// scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Signs {
     /// All rows see the scales as they are.

@@ -448,7 +448,7 @@ fn a_setting_that_is_not_used_is_warned_of_once() {
         ["generate", model, "--prompt", "It", "--max-new-tokens", "1", "--device", "cpu", "--json"];
     warned(
         place.qzo(generate.iter().chain(&["--top-p", "0.5"])),
-        &["--top-p is not used: at --temperature 0 the likeliest token is taken"],
+        &["--top-p is not used: --temperature 0 always takes the most likely token"],
     );
     let base = fixture("llama/base");
     let quantize = ["quantize", base.to_str().unwrap(), "--group-size", "32", "-o", "out", "--json"];

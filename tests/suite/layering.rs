@@ -5,7 +5,7 @@ use crate::support::paths::{Modules, Paths, circles};
 use crate::support::repository;
 use crate::support::source::{Token, tokens, without_tests};
 
-/// The modules in the order in which they stand in `lib.rs`: each imports only those above it.
+/// The modules in the order of `lib.rs`. A module imports only modules above it.
 const MODULES: &[&str] = &[
     "error",
     "storage",
@@ -44,22 +44,22 @@ struct SourceFile {
 }
 
 impl SourceFile {
-    /// `kernels` for `kernels/cpu/mod.rs`, and for `kernels.rs`.
+    /// The top module of the file: `kernels` for `kernels/cpu/mod.rs` and for `kernels.rs`.
     fn module(&self) -> String {
         let first = self.path.components().next().unwrap().as_os_str().to_string_lossy();
         first.trim_end_matches(".rs").to_string()
     }
 
-    /// How many modules lie between the crate and what is written in this file.
+    /// Number of modules from the crate's root to the contents of this file.
     fn depth(&self) -> usize {
         let parts = self.path.components().count();
         if self.path.ends_with("mod.rs") { parts - 1 } else { parts }
     }
 
-    /// First names of the paths that start at the crate, whether by `crate::` or by enough `super::`.
+    /// First names of the paths that start at the crate's root, by `crate::` or by enough `super::`.
     fn imports(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        // Braces that inline modules opened, as the depth of braces they stand in.
+        // `modules` holds the brace depth at which each enclosing inline module begins.
         let (mut braces, mut modules) = (0usize, Vec::new());
         let mut at = 0;
         while let Some(token) = self.tokens.get(at) {
@@ -104,7 +104,7 @@ impl SourceFile {
     }
 }
 
-/// The first names after `::`, of every branch of a `{…}`.
+/// Collects the first name after `::`, or the first name of every branch of a `{…}`.
 fn collect_names(after: &[Token], found: &mut BTreeSet<String>) {
     let [Token::Sign(':'), Token::Sign(':'), rest @ ..] = after else { return };
     match rest.first() {
@@ -134,12 +134,12 @@ fn collect_names(after: &[Token], found: &mut BTreeSet<String>) {
 fn source_files() -> Vec<SourceFile> {
     let root = repository().join("src");
     let mut texts = BTreeMap::new();
-    let mut open = vec![root.clone()];
-    while let Some(folder) = open.pop() {
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                open.push(path);
+                folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let relative = path.strip_prefix(&root).unwrap().to_path_buf();
                 texts.insert(relative, std::fs::read_to_string(&path).unwrap());
@@ -150,7 +150,7 @@ fn source_files() -> Vec<SourceFile> {
     let mut files = Vec::new();
     for (path, text) in texts {
         let (tokens, modules) = without_tests(&tokens(&text));
-        tests.extend(modules.iter().flat_map(|(name, given)| test_files(&path, name, given.as_deref())));
+        tests.extend(modules.iter().flat_map(|(name, file)| test_files(&path, name, file.as_deref())));
         files.push(SourceFile { path, tokens });
     }
     files.retain(|file| !tests.iter().any(|test| file.path == *test || file.path.starts_with(test)));
@@ -158,7 +158,8 @@ fn source_files() -> Vec<SourceFile> {
     files
 }
 
-/// Where the module `name`, declared in `file`, may lie: itself, and the folder of its own modules.
+/// The possible paths of the module `name`, which `file` declares: its file, and the folder of its child modules.
+/// `given` is the value of a `#[path]` attribute.
 fn test_files(file: &Path, name: &str, given: Option<&str>) -> Vec<PathBuf> {
     let folder = file.parent().unwrap();
     let owns_folder = file.ends_with("mod.rs") || file.components().count() == 1 && file.ends_with("lib.rs");
@@ -187,7 +188,7 @@ fn every_module_imports_only_modules_above_it() {
             offences.push(format!("{}: `{module}` is not in the list of modules", file.path.display()));
         }
         let imports = file.imports();
-        // A name that is no module is an item of the crate's root, which has none but modules.
+        // A name that is not a module would be an item of the crate's root, which defines only modules.
         let wrong = imports.iter().filter(|other| !may_import(&module, other));
         offences.extend(wrong.map(|other| format!("{}: imports `{other}`", file.path.display())));
         seen.insert(module);
@@ -202,7 +203,7 @@ fn files_inside_a_module_do_not_import_each_other_in_a_circle() {
     let modules = Modules::new(files.iter().map(|file| (&*file.path, Paths::of(&file.tokens))));
     let needs = files.iter().filter(|file| !["main", "lib"].contains(&file.module().as_str()));
     let needs: BTreeMap<_, _> = needs.map(|file| (file.path.clone(), modules.needs(&file.path))).collect();
-    assert!(needs.values().map(BTreeSet::len).sum::<usize>() > 300, "hardly an import was found");
+    assert!(needs.values().map(BTreeSet::len).sum::<usize>() > 300, "too few imports were found");
     let describe = |circle: BTreeSet<PathBuf>| {
         let arrows = circle.iter().flat_map(|file| {
             needs[file]
@@ -235,7 +236,7 @@ fn only_storage_renames_and_syncs() {
     assert_none(offences);
 }
 
-/// A name that means two things makes a reader look twice.
+/// A name has one meaning in the whole crate.
 #[test]
 fn names_of_public_types_are_unique() {
     let mut places = BTreeMap::<String, Vec<String>>::new();
@@ -243,7 +244,7 @@ fn names_of_public_types_are_unique() {
         for at in 0..file.tokens.len().saturating_sub(1) {
             let [Token::Word(kind), Token::Word(name)] = &file.tokens[at..at + 2] else { continue };
             let is_type = ["struct", "enum", "trait", "union"].contains(&kind.as_str())
-                // Not the type of a trait or of an implementation.
+                // A `type` without `pub` belongs to a trait or an implementation.
                 || kind == "type" && at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
             let is_public =
                 at > 0 && (file.tokens[at - 1].word() == Some("pub") || file.tokens[at - 1].is(')'));
@@ -257,7 +258,7 @@ fn names_of_public_types_are_unique() {
     assert_none(twice.map(|(name, places)| format!("{name}: {}", places.join(", "))).collect());
 }
 
-/// A command's file goes from its flags through a job of the library to its report.
+/// The file of a command only converts its flags into a job of the library and prints the report.
 #[test]
 fn files_of_the_command_line_are_short() {
     let mut files: Vec<PathBuf> = source_files().into_iter().map(|file| file.path).collect();
@@ -272,7 +273,7 @@ fn files_of_the_command_line_are_short() {
 }
 
 #[test]
-fn the_crate_lists_its_modules_in_their_order() {
+fn lib_rs_declares_the_modules_in_their_order() {
     let lib = std::fs::read_to_string(repository().join("src/lib.rs")).unwrap();
     let lib = tokens(&lib);
     let listed: Vec<&str> = lib
@@ -287,10 +288,11 @@ fn the_crate_lists_its_modules_in_their_order() {
 fn only_the_kernels_use_cubecl_and_simd() {
     let mut offences = Vec::new();
     for file in source_files().iter().filter(|file| !file.is_under("kernels")) {
-        // The device asks cubecl which adapters there are.
-        let probes = file.module() == "device";
-        let names =
-            ["cubecl", "cubek", "burn_cubecl"].into_iter().filter(|name| !(probes && *name == "cubecl"));
+        // The device module lists cubecl's adapters.
+        let lists_adapters = file.module() == "device";
+        let names = ["cubecl", "cubek", "burn_cubecl"]
+            .into_iter()
+            .filter(|name| !(lists_adapters && *name == "cubecl"));
         for name in names {
             if file.words().any(|word| word == name) {
                 offences.push(format!("{}: uses {name}", file.path.display()));
@@ -321,7 +323,7 @@ fn only_the_device_depends_on_the_backends_built_in() {
             })
         });
         let (count, path) = (attributes.count(), file.path.display().to_string());
-        // In the kernels: whether those that need cubecl are there at all, and what those of CUDA alone need.
+        // In the kernels, features decide whether the cubecl kernels are built, and what only CUDA needs.
         let allowed = match path.as_str() {
             _ if file.module() == "device" => usize::MAX,
             "kernels/mod.rs" => 1,
@@ -357,9 +359,9 @@ fn only_the_command_line_prints() {
     assert_none(offences);
 }
 
-/// The reader of sources is itself looked at: what it does not see, the tests above cannot hold.
+/// Tests the parser of this file: the tests above cannot check imports that it misses.
 #[test]
-fn imports_are_seen_in_every_form() {
+fn imports_are_found_in_every_form() {
     let file = |path: &str, text: &str| {
         let (tokens, _) = without_tests(&tokens(text));
         SourceFile { path: path.into(), tokens }.imports().into_iter().collect::<Vec<_>>().join(" ")

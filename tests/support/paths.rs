@@ -1,4 +1,4 @@
-//! The paths that a source file names, and the files in which what they name is defined.
+//! The paths in a source file, and the files that define the items to which they refer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use super::source::Token;
 /// Segments of a path: `["crate", "zo", "direction", "Move"]`.
 pub type Segments = Vec<String>;
 
-/// The paths of one file.
+/// The paths in one file.
 #[derive(Debug, Default)]
 pub struct Paths {
-    /// Names that the file's own `use` lines bring in.
+    /// Names that `use` declarations import, and their paths.
     imports: BTreeMap<String, Segments>,
-    /// Names that it gives on with `pub use`.
+    /// Names that `pub use` declarations re-export, and their paths.
     exports: BTreeMap<String, Segments>,
-    /// Every path that is imported or written out, but for what is given on.
+    /// All paths that are imported or used in code, without re-exports.
     pub named: Vec<Segments>,
 }
 
@@ -45,13 +45,14 @@ impl Paths {
                 at += 1;
             }
         }
-        let written = std::mem::take(&mut paths.named);
-        paths.named = written.into_iter().map(|segments| paths.spelled_out(segments)).collect();
+        let unresolved = std::mem::take(&mut paths.named);
+        paths.named = unresolved.into_iter().map(|segments| paths.resolved(segments)).collect();
         paths
     }
 
-    /// `staging::Staging` with `staging` replaced by what it was imported from.
-    fn spelled_out(&self, segments: Segments) -> Segments {
+    /// Replaces the first segment of a path by the path from which it was imported, for example `staging` in
+    /// `staging::Staging`.
+    fn resolved(&self, segments: Segments) -> Segments {
         match self.imports.get(&segments[0]) {
             Some(from) if segments.len() > 1 && !RELATIVE.contains(&&*segments[0]) => {
                 [&from[..], &segments[1..]].concat()
@@ -67,7 +68,7 @@ fn follows_path(tokens: &[Token], at: usize) -> bool {
     at > 0 && (tokens[at - 1].is(':') || tokens[at - 1].is('.'))
 }
 
-/// A path at the start of some tokens, and how many of them it takes.
+/// Parses the path at the start of `tokens`. Returns its segments, and its number of tokens.
 fn path(tokens: &[Token]) -> (Segments, usize) {
     let mut segments = vec![tokens[0].word().unwrap().to_owned()];
     let mut length = 1;
@@ -78,7 +79,7 @@ fn path(tokens: &[Token]) -> (Segments, usize) {
     (segments, length)
 }
 
-/// The leaves of a `use` tree, and the name that each brings in.
+/// The leaves of a `use` tree: the path of each, and the name that it imports.
 fn tree(tokens: &[Token]) -> Vec<(Segments, String)> {
     let mut leaves = Vec::new();
     collect(&[], tokens, &mut leaves);
@@ -116,7 +117,7 @@ fn collect(prefix: &[String], tokens: &[Token], leaves: &mut Vec<(Segments, Stri
     }
 }
 
-/// The files of the crate by their modules: `["zo", "journal"]` → `zo/journal/mod.rs`.
+/// The files of the crate, by their modules: `["zo", "journal"]` → `zo/journal/mod.rs`.
 pub struct Modules<'a> {
     files: BTreeMap<Segments, (&'a Path, Paths)>,
 }
@@ -126,7 +127,7 @@ impl<'a> Modules<'a> {
         Self { files: files.map(|(path, paths)| (module_of(path), (path, paths))).collect() }
     }
 
-    /// The other files of the same top module that a file needs.
+    /// The other files of the same top module from which a file imports.
     pub fn needs(&self, file: &Path) -> BTreeSet<PathBuf> {
         let module = module_of(file);
         let Some((_, paths)) = self.files.get(&module) else { return BTreeSet::new() };
@@ -135,7 +136,7 @@ impl<'a> Modules<'a> {
         others.filter(|other| module_of(other).first() == module.first()).collect()
     }
 
-    /// The file that defines what a path names, seen from a module.
+    /// The file that defines the item to which a path in the module `from` refers.
     fn definition(&self, segments: &[String], from: &[String], depth: usize) -> Option<PathBuf> {
         let (mut module, mut rest) = (from.to_vec(), segments);
         match rest.first()?.as_str() {
@@ -162,13 +163,13 @@ impl<'a> Modules<'a> {
             (module, rest) = (child, &rest[1..]);
         }
         let (path, paths) = self.files.get(&module)?;
-        let given_on = rest.first().and_then(|name| paths.exports.get(name));
-        let source = given_on.filter(|_| depth < 8);
+        let exported = rest.first().and_then(|name| paths.exports.get(name));
+        let source = exported.filter(|_| depth < 8);
         source.and_then(|source| self.definition(source, &module, depth + 1)).or(Some(path.to_path_buf()))
     }
 }
 
-/// `["zo", "journal"]` for `zo/journal/mod.rs`.
+/// The module of a file: `["zo", "journal"]` for `zo/journal/mod.rs`.
 fn module_of(file: &Path) -> Segments {
     let mut parts: Segments =
         file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -178,24 +179,25 @@ fn module_of(file: &Path) -> Segments {
     parts
 }
 
-/// The groups of files that need each other.
+/// The groups of files that import each other in a circle, where `needs` holds the imports of each file.
 pub fn circles(needs: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> Vec<BTreeSet<PathBuf>> {
     let reached = |from: &PathBuf| {
-        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
-        while let Some(file) = open.pop() {
+        let (mut seen, mut unvisited) = (BTreeSet::new(), vec![from]);
+        while let Some(file) = unvisited.pop() {
             for next in needs.get(file).into_iter().flatten() {
                 if seen.insert(next.clone()) {
-                    open.push(next);
+                    unvisited.push(next);
                 }
             }
         }
         seen
     };
-    let all: BTreeMap<&PathBuf, BTreeSet<PathBuf>> = needs.keys().map(|file| (file, reached(file))).collect();
+    let reachable: BTreeMap<&PathBuf, BTreeSet<PathBuf>> =
+        needs.keys().map(|file| (file, reached(file))).collect();
     let circle = |file: &PathBuf| -> BTreeSet<PathBuf> {
-        all[file]
+        reachable[file]
             .iter()
-            .filter(|other| all.get(other).is_some_and(|back| back.contains(file)))
+            .filter(|other| reachable.get(other).is_some_and(|back| back.contains(file)))
             .cloned()
             .collect()
     };

@@ -1,11 +1,11 @@
-//! As much of JSON Schema as the schema of recipes uses; an unknown keyword fails.
+//! A validator for the part of JSON Schema that the schema of recipes uses. It panics on other keywords.
 
 use serde_json::Value;
 
-/// The reasons for which a schema refuses a value.
+/// Validates a value at path `at` and returns its errors.
 pub fn errors(schema: &Value, root: &Value, value: &Value, at: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let rules = schema.as_object().unwrap_or_else(|| panic!("{at}: {schema} is no schema"));
+    let rules = schema.as_object().unwrap_or_else(|| panic!("{at}: {schema} is not a schema"));
     for (keyword, rule) in rules {
         match keyword.as_str() {
             "$schema" | "$defs" | "title" | "description" | "default" | "format" => {}
@@ -61,7 +61,7 @@ pub fn errors(schema: &Value, root: &Value, value: &Value, at: &str) -> Vec<Stri
                     found.extend(errors(rule, root, inner, at));
                 }
             }
-            unknown => panic!("{at}: the keyword {unknown} is not known here"),
+            unknown => panic!("{at}: the keyword {unknown} is not supported"),
         }
     }
     found

@@ -1,4 +1,4 @@
-//! Products of activations with a packed 4-bit weight.
+//! Benchmark of products of activations with a packed 4-bit weight.
 
 use serde::Serialize;
 
@@ -9,18 +9,18 @@ use crate::error::Result;
 use crate::kernels::{self, Kernels};
 use crate::model::compute_type;
 
-/// A sweep of products.
+/// A benchmark of products of different sizes.
 #[derive(Debug, Clone)]
 pub struct MatmulBench {
-    /// The model whose linears are taken; `None`: some usual sizes.
+    /// The model whose linears are timed; `None`: some usual sizes.
     pub shape: Option<ModelShape>,
-    /// The most tokens.
+    /// Largest number of tokens.
     pub tokens: usize,
     pub device: DeviceSpec,
     pub dtype: DtypeSpec,
 }
 
-/// The times of a sweep.
+/// The times of the products.
 #[derive(Debug, Clone, Serialize)]
 pub struct MatmulTimes {
     pub device: String,
@@ -41,7 +41,7 @@ pub struct TimedProduct {
     pub gflops: f64,
 }
 
-/// Times products by every path that the device has.
+/// Times products with every implementation that the device has.
 ///
 /// # Errors
 /// The device fails.
@@ -57,21 +57,21 @@ pub fn matmul(bench: &MatmulBench) -> Result<MatmulTimes> {
         None => vec![(4096, 4096), (1536, 576), (576, 1536)],
     };
     let paths = with_backend!(&device, |B, _device| B::EVERY_PATH);
-    // Without tensor cores halves take a hundred times as long.
+    // The implementation without tensor cores takes a hundred times as long with 16-bit types.
     let plain =
         |path: &kernels::MatmulPath| *path == kernels::MatmulPath::Dense(kernels::MatmulEngine::Units);
     let paths: Vec<_> = paths.iter().filter(|path| dtype == ComputeType::F32 || !plain(path)).collect();
     let mut products = Vec::new();
     for (out_features, in_features) in sizes {
-        let every = [1, 16, 64, 256, 1024, 4096, 8192];
-        for tokens in every.into_iter().filter(|tokens| *tokens <= bench.tokens) {
+        let token_counts = [1, 16, 64, 256, 1024, 4096, 8192];
+        for tokens in token_counts.into_iter().filter(|tokens| *tokens <= bench.tokens) {
             for path in &paths {
                 let sizes = [tokens, out_features, in_features];
                 let seconds = with_backend!(&device, |B, device| {
                     kernels::bench::time_linear::<B>(**path, sizes, dtype, &device)
                 })?;
                 let Some(seconds) = seconds else { continue };
-                // Both signs.
+                // A multiplication and an addition per weight and token, at both signs.
                 let gflops = 4.0 * (tokens * out_features * in_features) as f64 / seconds / 1e9;
                 let (path, bits, group_size) = (path.name(), 4, 64);
                 products.push(TimedProduct {

@@ -1,9 +1,9 @@
-//! The time of training steps and of products. Nothing is written.
+//! Benchmarks of training steps and of matrix products. They write nothing to disk.
 //!
 //! ```text
-//! times    steps as training takes them, timed
-//! recipe   those of a recipe
-//! shape    those of a published model's shape, on random weights
+//! times    times training steps
+//! recipe   the steps of a recipe
+//! shape    the steps of a published model's shape, on random weights
 //! matmul   products of activations with a packed weight
 //! ```
 

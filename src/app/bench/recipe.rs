@@ -1,4 +1,4 @@
-//! The steps of a recipe.
+//! Benchmark of the steps of a recipe.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ pub struct RecipeTimes {
 /// Times some steps of a recipe.
 ///
 /// # Errors
-/// An input that cannot be used; what the device reports.
+/// An input cannot be used, or the device fails.
 pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<RecipeTimes> {
     config.validate()?;
     let device = config.device.resolve()?;
@@ -43,7 +43,9 @@ pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<Reci
     let mut model = open::model(&checkpoint, &device, dtype, Tables::InFile, on_event)?;
     let load_seconds = clock.elapsed().as_secs_f64();
     let train = config.data.train.as_ref();
-    let train = train.ok_or_else(|| Error::invalid("no training data", "set data.train, or give --data"))?;
+    let train = train.ok_or_else(|| {
+        Error::invalid("the recipe names no training data", "set data.train, or give --data")
+    })?;
     let limits = data::training_limits(&checkpoint, &config.data);
     let (dataset, task) = (Dataset::read(train)?, config.data.task()?);
     let train = TokenizedDataset::new(&dataset.rows, &task, &tokenizer, limits)?;

@@ -1,4 +1,4 @@
-//! The steps of a published model's shape, on random weights that are in no file.
+//! Benchmark of the steps of a published model's shape, on random weights that are made in memory.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,18 +17,18 @@ use crate::model::{LanguageModel, compute_type};
 use crate::train::{Objective, TrainConfig};
 use crate::zo::direction::Signs;
 
-/// A shape, and the batches it is given.
+/// A benchmark of a model's shape.
 #[derive(Debug, Clone)]
 pub struct ShapeBench {
     pub shape: ModelShape,
-    /// 2, 3, 4 or 8.
+    /// Bits per weight: 2, 3, 4 or 8.
     pub bits: u32,
     pub group_size: usize,
     /// Tokens per batch.
     pub tokens: usize,
     /// Tokens per sequence.
     pub seq_length: usize,
-    /// 0: one batch is scored instead.
+    /// Number of timed steps; 0: one batch is scored instead.
     pub steps: u64,
     pub device: DeviceSpec,
     pub dtype: DtypeSpec,
@@ -49,31 +49,32 @@ pub struct ShapeTimes {
     pub step_seconds_min: f64,
     pub tokens_per_second: f64,
     pub load_seconds: f64,
-    /// On a card, the bytes that the driver has given away since the start; pools keep all that they once took.
+    /// Peak of memory use. On a GPU, the decrease of its free memory, because pools keep all memory that they allocate.
     pub peak_bytes: Option<u64>,
-    /// Bytes that the pools have taken, without the driver's own.
+    /// Bytes that the pools have allocated, without the driver's own memory.
     pub allocated_bytes: Option<u64>,
     pub plan_bytes: u64,
     pub losses: Vec<[f64; 2]>,
     pub plan: MemoryParts,
 }
 
-/// Times some steps.
+/// Times the steps of a shape.
 ///
 /// # Errors
-/// A shape that does not fit; what the device reports.
+/// The shape does not fit into the device's memory, or the device fails.
 pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     let ShapeBench { shape, bits, group_size, tokens, seq_length, steps, .. } = *bench;
     if tokens == 0 || seq_length == 0 || group_size == 0 || ![2, 3, 4, 8].contains(&bits) {
         return Err(Error::invalid(
-            "a shape needs tokens, a sequence length and a group size above 0, and 2, 3, 4 or 8 bits",
+            "the tokens, the sequence length and the group size must be above 0, and the bits 2, 3, 4 or 8",
             "see `qzo bench --help`",
         ));
     }
     let device = bench.device.resolve()?;
     let dtype = compute_type(&device, bench.dtype)?;
     let checkpoint = Arc::new(Checkpoint::synthetic(shape, bits, group_size));
-    let mut objective = MadeUp(made_up_batch(tokens, seq_length, checkpoint.config().vocab_size as u32));
+    let mut objective =
+        SyntheticObjective(synthetic_batch(tokens, seq_length, checkpoint.config().vocab_size as u32));
     let (train, evaluation) = match steps {
         0 => (Load::default(), objective.0.load()),
         _ => (objective.0.load(), Load::default()),
@@ -120,17 +121,17 @@ fn peak(device: &Device, free_before: Option<u64>) -> Option<u64> {
     }
 }
 
-fn time_pass(objective: &MadeUp, model: &(dyn LanguageModel + 'static)) -> Result<Times> {
+fn time_pass(objective: &SyntheticObjective, model: &(dyn LanguageModel + 'static)) -> Result<Times> {
     let clock = Instant::now();
     objective.losses(model, &objective.0, Signs::Neither)?;
     let tokens = objective.tokens(&objective.0);
     Ok(Times::new(vec![clock.elapsed().as_secs_f64()], tokens, 1.0, Vec::new()))
 }
 
-/// The same batch in every step.
-struct MadeUp(Batch);
+/// An objective with the same batch in every step.
+struct SyntheticObjective(Batch);
 
-impl Objective for MadeUp {
+impl Objective for SyntheticObjective {
     type Model = dyn LanguageModel;
     type Batch = Batch;
 
@@ -148,8 +149,8 @@ impl Objective for MadeUp {
     }
 }
 
-/// Sequences of made-up tokens, two one-token candidates after each.
-fn made_up_batch(tokens: usize, seq_length: usize, vocab: u32) -> Batch {
+/// Makes a batch of pseudorandom sequences with two candidates of one token after each.
+fn synthetic_batch(tokens: usize, seq_length: usize, vocab: u32) -> Batch {
     let mut next = 0u32;
     let mut token = || {
         next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,4 +1,4 @@
-//! Steps as training takes them, timed.
+//! Times training steps.
 
 use std::time::Instant;
 
@@ -12,17 +12,19 @@ use crate::zo::journal::{Hash, StepTaken};
 pub struct Times {
     /// Median of the seconds per step.
     pub median: f64,
+    /// Seconds of the fastest step.
     pub least: f64,
-    /// Tokens of all batches, for one sign.
+    /// Tokens of all batches together, counted once per batch.
     pub tokens: f64,
-    /// Tokens of all passes of a step.
+    /// Tokens that the passes of the steps read per second.
     pub tokens_per_second: f64,
-    /// At both signs of each probe, those of the step that is not counted first.
+    /// Losses at both signs of each probe, including the first step, which is not timed.
     pub losses: Vec<[f64; 2]>,
 }
 
 impl Times {
-    /// `passes` go over the tokens in each step.
+    /// Summarizes the seconds of each step. `tokens` are those of all batches, each of which goes through `passes`
+    /// passes.
     pub fn new(mut seconds: Vec<f64>, tokens: usize, passes: f64, losses: Vec<[f64; 2]>) -> Self {
         let total: f64 = seconds.iter().sum();
         seconds.sort_by(f64::total_cmp);
@@ -38,7 +40,7 @@ impl Times {
     }
 }
 
-/// Takes steps, of which the first is not counted.
+/// Takes one step that is not timed, then `steps` timed ones.
 ///
 /// # Errors
 /// The device fails.

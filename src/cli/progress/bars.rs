@@ -1,4 +1,4 @@
-//! Bars on a terminal, plain lines otherwise, nothing with --quiet.
+//! Progress bars: bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,11 +7,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::stderr::to_stderr;
 
-/// A bar that counts.
+/// A bar that counts units of work.
 pub struct Progress {
     bar: ProgressBar,
-    what: String,
-    /// No terminal: a line now and then.
+    /// Name of the work.
+    name: String,
+    /// Whether to print a line at intervals, because standard error is not a terminal.
     plain: bool,
     last: Instant,
 }
@@ -19,35 +20,35 @@ pub struct Progress {
 impl Progress {
     const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-    /// A bar of `total` units of work.
-    pub fn new(what: &str, total: u64, quiet: bool) -> Self {
-        Self::with_template(what, total, quiet, "{msg} {wide_bar} {pos}/{len} {eta}")
+    /// Makes a bar of `total` units of work.
+    pub fn new(name: &str, total: u64, quiet: bool) -> Self {
+        Self::with_template(name, total, quiet, "{msg} {wide_bar} {pos}/{len} {eta}")
     }
 
-    fn with_template(what: &str, total: u64, quiet: bool, template: &str) -> Self {
+    fn with_template(name: &str, total: u64, quiet: bool, template: &str) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = match terminal && !quiet {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
         };
-        let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what.to_string());
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_message(name.to_string());
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         let plain = !terminal && !quiet;
-        Self { bar, what: what.to_string(), plain, last: Instant::now() }
+        Self { bar, name: name.to_string(), plain, last: Instant::now() }
     }
 
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);
-        let of = self.bar.length().unwrap_or(0);
-        self.line(|| format!("{done}/{of}"));
+        let total = self.bar.length().unwrap_or(0);
+        self.line(|| format!("{done}/{total}"));
     }
 
     fn line(&mut self, text: impl FnOnce() -> String) {
         if self.plain && self.last.elapsed() > Self::BETWEEN_LINES {
             self.last = Instant::now();
-            to_stderr(&format!("{} {}", self.what, text()));
+            to_stderr(&format!("{} {}", self.name, text()));
         }
     }
 
@@ -59,9 +60,9 @@ impl Progress {
         self.bar.set_message(text.to_string());
     }
 
-    /// A line that stays, above the bar.
+    /// Prints a line above the bar.
     pub fn note(&self, text: &str) {
-        // Asked before `suspend`, which holds the bar's lock.
+        // `is_hidden` is called before `suspend`, which holds the bar's lock.
         if self.plain || !self.bar.is_hidden() {
             self.bar.suspend(|| to_stderr(text));
         }
@@ -72,28 +73,28 @@ impl Progress {
     }
 }
 
-/// A bar of bytes, with their rate.
+/// A bar that counts bytes and shows their rate.
 pub struct Bytes {
     bar: Progress,
     done: u64,
-    /// Bytes that this process did, of which the rate is.
+    /// Bytes that this process processed, from which the rate is computed.
     new: u64,
     started: Instant,
 }
 
 impl Bytes {
-    pub fn new(what: &str, quiet: bool) -> Self {
-        let bar = Progress::with_template(what, 0, quiet, "{msg} {wide_bar} {prefix}");
+    pub fn new(name: &str, quiet: bool) -> Self {
+        let bar = Progress::with_template(name, 0, quiet, "{msg} {wide_bar} {prefix}");
         Self { bar, done: 0, new: 0, started: Instant::now() }
     }
 
-    /// Some more are done, of a total.
-    pub fn pass(&mut self, bytes: u64, of: u64, is_new: bool) {
+    /// Adds `bytes` of `total` that are done. `is_new`: this process did them, not an earlier one.
+    pub fn pass(&mut self, bytes: u64, total: u64, is_new: bool) {
         self.done += bytes;
         self.new += if is_new { bytes } else { 0 };
-        self.bar.bar.set_length(of);
+        self.bar.bar.set_length(total);
         self.bar.bar.set_position(self.done);
-        let text = rate(self.done, of, self.new, self.started.elapsed());
+        let text = rate(self.done, total, self.new, self.started.elapsed());
         self.bar.bar.set_prefix(text.clone());
         self.bar.line(|| text);
     }
@@ -103,13 +104,13 @@ impl Bytes {
     }
 }
 
-fn rate(done: u64, of: u64, new: u64, elapsed: Duration) -> String {
+fn rate(done: u64, total: u64, new: u64, elapsed: Duration) -> String {
     let rate = new as f64 / elapsed.as_secs_f64().max(1e-3);
     let left = match new {
         0 => String::new(),
-        _ => format!(", {:.0} s left", of.saturating_sub(done) as f64 / rate),
+        _ => format!(", {:.0} s left", total.saturating_sub(done) as f64 / rate),
     };
-    format!("{:.2} of {:.2} GB, {:.0} MB/s{left}", done as f64 / 1e9, of as f64 / 1e9, rate / 1e6)
+    format!("{:.2} of {:.2} GB, {:.0} MB/s{left}", done as f64 / 1e9, total as f64 / 1e9, rate / 1e6)
 }
 
 #[cfg(test)]
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_of_what_this_process_did() {
+    fn the_rate_counts_only_bytes_of_this_process() {
         let rate = |done, new| rate(done, 4_000_000_000, new, Duration::from_secs(2));
         assert_eq!(rate(1_000_000_000, 0), "1.00 of 4.00 GB, 0 MB/s");
         assert_eq!(rate(2_000_000_000, 1_000_000_000), "2.00 of 4.00 GB, 500 MB/s, 4 s left");

@@ -1,8 +1,8 @@
-//! The bar of the work under way.
+//! The bar of the current work.
 
 use super::bars::{Bytes, Progress};
 
-/// The one bar that is shown at a time, by its name.
+/// The bar that is shown. There is one at a time, which is replaced when work with another name begins.
 pub struct CurrentBar {
     quiet: bool,
     counting: Option<(String, Progress)>,
@@ -14,33 +14,35 @@ impl CurrentBar {
         Self { quiet, counting: None, moving: None }
     }
 
-    /// The bar of this name, of `of` units where that is not 0.
-    pub fn count(&mut self, what: &str, of: usize) -> &mut Progress {
-        if !matches!(&self.counting, Some((name, _)) if name == what) {
+    /// Shows the bar `work` that counts units, with this total unless it is 0.
+    pub fn count(&mut self, work: &str, total: usize) -> &mut Progress {
+        if !matches!(&self.counting, Some((name, _)) if name == work) {
             self.finish();
         }
-        let begin = || (what.to_owned(), Progress::new(what, of as u64, self.quiet));
+        let begin = || (work.to_owned(), Progress::new(work, total as u64, self.quiet));
         let (_, bar) = self.counting.get_or_insert_with(begin);
-        if of > 0 {
-            bar.set_total(of as u64);
+        if total > 0 {
+            bar.set_total(total as u64);
         }
         bar
     }
 
-    /// The bar of this name that counts bytes.
-    pub fn bytes(&mut self, what: &str) -> &mut Bytes {
-        if !self.is_moving(what) {
+    /// Shows the bar `work` that counts bytes.
+    pub fn bytes(&mut self, work: &str) -> &mut Bytes {
+        if !self.is_moving(work) {
             self.finish();
         }
-        let begin = || (what.to_owned(), Bytes::new(what, self.quiet));
+        let begin = || (work.to_owned(), Bytes::new(work, self.quiet));
         let (_, bar) = self.moving.get_or_insert_with(begin);
         bar
     }
 
-    pub fn is_moving(&self, what: &str) -> bool {
-        matches!(&self.moving, Some((name, _)) if name == what)
+    /// Whether the bar `work` that counts bytes is shown.
+    pub fn is_moving(&self, work: &str) -> bool {
+        matches!(&self.moving, Some((name, _)) if name == work)
     }
 
+    /// Removes the bar.
     pub fn finish(&mut self) {
         if let Some((_, bar)) = self.counting.take() {
             bar.finish();

@@ -1,4 +1,4 @@
-//! The events of a job as progress on standard error.
+//! Shows the events of a job as progress on standard error.
 
 mod bars;
 mod current;

@@ -1,4 +1,4 @@
-//! The events of a job as progress on standard error.
+//! Shows the events of a job on standard error.
 
 use std::time::Instant;
 
@@ -11,15 +11,15 @@ use crate::data::LengthReport;
 use crate::quant::OutputError;
 use crate::quantize::QuantizeEvent;
 
-/// Shows events as they come.
+/// Shows events as they occur.
 pub struct Reporter {
     console: Console,
     bar: CurrentBar,
-    /// Training steps between lines; 0: none.
+    /// Training steps between lines; 0: no lines.
     logging_steps: u64,
-    /// Bytes of the file under way that were told before.
+    /// Bytes of the current download at its last event.
     fetched: u64,
-    /// When the first block was begun, and how many an earlier run had done.
+    /// Start of the calibration, and the number of blocks that an earlier run had finished.
     blocks: Option<(Instant, usize)>,
 }
 
@@ -92,7 +92,7 @@ impl Reporter {
     fn quantize(&mut self, event: &QuantizeEvent) {
         match event {
             QuantizeEvent::FewSamples { text, found, tokens, wanted } => self.console.note(&format!(
-                "note: {} has {found} windows of {tokens} tokens, not {wanted}; the result is better with more",
+                "note: {} has only {found} of {wanted} windows of {tokens} tokens; a longer text gives a better result",
                 text.display()
             )),
             QuantizeEvent::Begins { done, of } => {

@@ -1,10 +1,10 @@
-//! The events of a training run.
+//! Shows the events of a training run.
 
 use super::bars::Progress;
 use crate::cli::report::describe;
 use crate::train::{Gradient, TrainEvent};
 
-/// Shows an event; a step in a line of its own every `logging_steps` steps, never where that is 0.
+/// Shows an event. Every `logging_steps`-th step gets a line of its own; 0: no step does.
 pub fn show(bar: &mut Progress, event: &TrainEvent, logging_steps: u64) {
     match event {
         TrainEvent::Resumed { done, repeated, torn } => {
@@ -20,7 +20,7 @@ pub fn show(bar: &mut Progress, event: &TrainEvent, logging_steps: u64) {
         TrainEvent::Step { step, loss, gradient, lr, tokens_per_second, skipped } => {
             bar.set(*step);
             if *skipped {
-                bar.note(&format!("step {step}: a loss was not finite; skipped"));
+                bar.note(&format!("step {step} skipped: a loss was not finite"));
             } else if logging_steps > 0 && step.is_multiple_of(logging_steps) {
                 let gradient = match gradient {
                     Gradient::Projected(value) => format!("projected_grad {value:+.3}"),

@@ -1,7 +1,7 @@
-//! Bytes that the pools of a card take for a pass. A pool allocates exactly what is asked for and keeps it for the
-//! next buffer of the same size (see `device::pools`), so that what counts is, for every size, how many
-//! buffers of it there are at a time. They are taken and given back here in the order in which
-//! `model::decoder` and `model::layer` do it.
+//! Bytes that the memory pools of a GPU need for a forward pass. A pool allocates exactly the requested size and keeps
+//! a freed buffer for the next one of the same size (see `device::pools`). Therefore the bytes depend on the largest
+//! number of buffers of each size that exist at a time. This file takes and returns buffers in the same order as
+//! `model::decoder` and `model::block`.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,20 @@ use crate::arch::{BlockKind, ModelConfig};
 use crate::data::Load;
 use crate::model::LOGIT_BYTES;
 
-/// Sizes of buffers are multiples of this: CUDA's, of which WGPU's is a part.
+/// Alignment of buffers in CUDA; WGPU's alignment divides it.
 const ALIGNMENT: usize = 512;
 
+/// A simulated memory pool.
 #[derive(Default)]
 pub struct Pool {
+    /// Number of free buffers of each size.
     free: BTreeMap<usize, usize>,
+    /// Bytes of all buffers.
     pub reserved: usize,
 }
 
 impl Pool {
-    /// The size, to be given back.
+    /// Takes a buffer. Returns its aligned size, with which [`Self::give`] returns the buffer.
     pub fn take(&mut self, bytes: usize) -> usize {
         let bytes = bytes.next_multiple_of(ALIGNMENT);
         match self.free.get_mut(&bytes).filter(|free| **free > 0) {
@@ -29,11 +32,12 @@ impl Pool {
         bytes
     }
 
+    /// Returns buffers to the pool.
     pub fn give<const N: usize>(&mut self, buffers: [usize; N]) {
         buffers.into_iter().for_each(|bytes| *self.free.entry(bytes).or_default() += 1);
     }
 
-    /// Takes one in the place of `buffer`, which is read while the other is written.
+    /// Takes a buffer for a result that is computed from `buffer`, and then returns `buffer`.
     fn next(&mut self, bytes: usize, buffer: usize) -> usize {
         let next = self.take(bytes);
         self.give([buffer]);
@@ -41,17 +45,18 @@ impl Pool {
     }
 }
 
-/// Forward passes of a config in which an activation has so many bytes.
+/// The forward passes of a model.
 pub struct Passes<'a> {
     pub config: &'a ModelConfig,
+    /// Bytes of an activation.
     pub activation: usize,
-    /// Whether a weight has its inputs in an order of its own.
-    pub ordered: bool,
+    /// Whether a weight has a permutation of its inputs.
+    pub has_perm: bool,
 }
 
 impl Passes<'_> {
-    /// Bytes of activations, and of logits, for `parts` signs in one pass; `again`: of which another begins with
-    /// the same hidden states.
+    /// Bytes of activations and bytes of logits for `parts` signs in one pass. `again`: another pass begins with the
+    /// same hidden states.
     pub fn bytes(&self, load: Load, parts: usize, again: bool) -> (u64, u64) {
         if load.tokens == 0 {
             return (0, 0);
@@ -60,7 +65,7 @@ impl Passes<'_> {
         let mut pool = Pool::default();
         self.embedded(&mut pool, load.tokens, parts, again);
         self.shared(&mut pool, rows);
-        // The first norm has no branch to take the place of.
+        // The first norm needs a new buffer: there is no branch yet whose buffer it could reuse.
         let mut branch = pool.take(rows * self.config.hidden_size * self.activation);
         for _ in 0..2 {
             branch = self.block(&mut pool, rows, branch);
@@ -69,10 +74,10 @@ impl Passes<'_> {
         (pool.reserved as u64, self.logits(parts * load.scored, parts))
     }
 
-    /// The hidden states of `parts` times the tokens.
+    /// Embeddings of the tokens, repeated for each of `parts`.
     fn embedded(&self, pool: &mut Pool, tokens: usize, parts: usize, again: bool) -> usize {
         let row = tokens * self.config.hidden_size;
-        // Rows of a table on the device are multiplied in f32.
+        // Rows of a table on the device are scaled in f32.
         if self.config.embedding_scale != 1.0 && self.activation != 4 {
             let wide = pool.take(4 * row);
             pool.give([wide]);
@@ -85,30 +90,30 @@ impl Passes<'_> {
         }
     }
 
-    /// Angles, and the keys that each row sees.
+    /// Rotations, and the bounds of the keys that each row attends to.
     fn shared(&self, pool: &mut Pool, rows: usize) {
-        let views = 1 + usize::from(self.config.sliding_window.is_some());
-        for _ in 0..views {
+        let kinds_of_layers = 1 + usize::from(self.config.sliding_window.is_some());
+        for _ in 0..kinds_of_layers {
             pool.take(16 * rows);
             pool.take(2 * rows * self.config.rotary_dim);
             pool.take(2 * rows * self.config.rotary_dim);
         }
     }
 
-    /// A block, from its second on: the sum so far in one buffer, what the last block adds to it in another.
+    /// A block other than the first. Its inputs are the residual sum and the last block's `branch`, in two buffers.
     fn block(&self, pool: &mut Pool, rows: usize, branch: usize) -> usize {
         let config = self.config;
-        let of = |width: usize| rows * width * self.activation;
-        let (hidden, inner) = (of(config.hidden_size), of(config.intermediate_size));
+        let bytes = |width: usize| rows * width * self.activation;
+        let (hidden, inner) = (bytes(config.hidden_size), bytes(config.intermediate_size));
         let (q_width, kv_width) = (
-            of(config.num_attention_heads * config.head_dim),
-            of(config.num_key_value_heads * config.head_dim),
+            bytes(config.num_attention_heads * config.head_dim),
+            bytes(config.num_key_value_heads * config.head_dim),
         );
         let fused = config.block == BlockKind::Phi3;
 
         let h = self.norm_of_sum(pool, rows, branch);
-        self.sorted(pool, h);
-        // Queries and keys are rotated in their place.
+        self.permuted(pool, h);
+        // Queries and keys are rotated in place.
         let (q, k, v) = if fused {
             let y = pool.next(q_width + 2 * kv_width, h);
             let parts = (pool.take(q_width), pool.take(kv_width), pool.take(kv_width));
@@ -120,11 +125,11 @@ impl Passes<'_> {
         };
         let attended = pool.next(q_width, q);
         pool.give([k, v]);
-        self.sorted(pool, attended);
+        self.permuted(pool, attended);
         let branch = pool.next(hidden, attended);
 
         let h = self.norm_of_sum(pool, rows, branch);
-        self.sorted(pool, h);
+        self.permuted(pool, h);
         let gated = match config.block {
             BlockKind::Opt { .. } => {
                 let up = pool.next(inner, h);
@@ -135,18 +140,18 @@ impl Passes<'_> {
                 pool.next(inner, both)
             }
             _ => {
-                // In the place of the gate.
+                // The product overwrites the gate.
                 let (gate, up) = (pool.take(inner), pool.next(inner, h));
                 pool.give([up]);
                 gate
             }
         };
-        self.sorted(pool, gated);
+        self.permuted(pool, gated);
         pool.next(hidden, gated)
     }
 
-    /// Adds a branch to the sum, in its place, and norms the sum in the place of the branch; norms of other kinds
-    /// take buffers of their own.
+    /// Adds a branch to the sum in place, and norms the sum into the buffer of the branch. LayerNorm and Gemma's output
+    /// norms take additional buffers.
     fn norm_of_sum(&self, pool: &mut Pool, rows: usize, branch: usize) -> usize {
         let config = self.config;
         let branch = if config.block == BlockKind::Gemma2 { pool.next(branch, branch) } else { branch };
@@ -157,28 +162,28 @@ impl Passes<'_> {
         self.norm(pool, rows, config.hidden_size)
     }
 
-    /// A norm, whose input stays.
+    /// A norm that keeps its input.
     fn norm(&self, pool: &mut Pool, rows: usize, width: usize) -> usize {
         let out = rows * width * self.activation;
         if !self.config.layer_norms() {
             return pool.take(out);
         }
-        // Centred, in f32.
+        // LayerNorm first centres its input, in f32.
         let wide = rows * width * 4;
         let centred = pool.take(wide);
         let normed = pool.next(wide, centred);
         if self.activation == 4 { normed } else { pool.next(out, normed) }
     }
 
-    /// A product's input in the order of the weight, beside that in the model's.
-    fn sorted(&self, pool: &mut Pool, bytes: usize) {
-        if self.ordered {
-            let sorted = pool.take(bytes);
-            pool.give([sorted]);
+    /// The permuted copy of a product's input, beside the original.
+    fn permuted(&self, pool: &mut Pool, bytes: usize) {
+        if self.has_perm {
+            let permuted = pool.take(bytes);
+            pool.give([permuted]);
         }
     }
 
-    /// Logits of `scored` rows: as many at a time as the limit allows, and the rest.
+    /// Logits of `scored` rows, in full chunks and a last, smaller one.
     fn logits(&self, scored: usize, parts: usize) -> u64 {
         let chunk = scored.min(self.logit_rows(parts));
         let mut pool = Pool::default();
@@ -189,14 +194,14 @@ impl Passes<'_> {
             if self.activation != 4 {
                 logits = pool.next(4 * width, logits);
             }
-            // Their difference from the largest, and in its place the exponential.
+            // The logits minus their maximum; the exponential overwrites them.
             let exponential = pool.take(4 * width);
             pool.give([logits, exponential]);
         }
         pool.reserved as u64
     }
 
-    /// Rows whose logits exist at a time.
+    /// Number of rows whose logits are computed together.
     pub fn logit_rows(&self, parts: usize) -> usize {
         ((LOGIT_BYTES / 4 / self.config.vocab_size).max(1) / parts).max(1) * parts
     }

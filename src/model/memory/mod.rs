@@ -1,8 +1,9 @@
-//! Bytes that a run needs, counted before anything is loaded: a run that cannot fit is refused at once.
+//! The memory plan of a run: the bytes that it needs, counted before anything is loaded, so that a run that cannot fit
+//! is refused at once.
 //!
-//! Weights are counted exactly. Activations are what one decoder block and the head hold at their widest,
-//! as `model::decoder` computes them: on the host at a time, on a card in its pools. Tests hold the sum
-//! against the measured peak.
+//! Weights are counted exactly. Activations are counted at the widest point of a decoder block and of the head, as
+//! `model::decoder` computes them: on the host the bytes in use at a time, on a GPU the bytes of its pools. Tests
+//! compare the plan with the measured peak.
 
 mod card;
 
@@ -25,40 +26,43 @@ use crate::packed::FloatType;
 pub struct Workload {
     pub train: Load,
     pub evaluation: Load,
-    /// Whether the weights come from files, whose pages are in memory while a tensor is read.
+    /// Whether the weights are read from files, whose pages are in memory while a tensor is loaded.
     pub reads_files: bool,
 }
 
+/// The memory plan of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
-    /// Bytes on the device, by what they are for.
+    /// Bytes on the device, by purpose.
     pub parts: MemoryParts,
     pub total_bytes: u64,
-    /// Bytes that the device has free, where it tells.
+    /// Free bytes of the device, if it reports them.
     pub available_bytes: Option<u64>,
 }
 
+/// The bytes of a plan, by purpose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct MemoryParts {
-    /// Codes of the quantized weights, and their zero points, minima, codebooks and orders.
+    /// Codes of the quantized weights with their zero points, minima, codebooks and permutations.
     pub codes: u64,
     /// f32 master scales.
     pub scales: u64,
-    /// The rows of the embedding table in use; the table itself, where it does not stay in its file.
+    /// Rows of the embedding tables that a pass uses, or the whole tables if they are on the device.
     pub embeddings: u64,
-    /// The head, norms, biases and whatever else is not quantized.
+    /// The head, norms, biases and other weights that are not quantized.
     pub dense: u64,
     pub activations: u64,
     pub logits: u64,
-    /// Unpacked weights and moved scales, or the tensor being loaded.
+    /// Unpacked weights and displaced scales, or the tensor that is being loaded.
     pub workspace: u64,
-    /// Bytes that an evaluation needs beyond a training step.
+    /// Additional bytes of an evaluation compared with a training step.
     pub evaluation: u64,
-    /// The process as it is: program, tokenizer, dataset; a driver's context on a card.
+    /// The process itself with tokenizer and dataset; on a GPU, the driver's context.
     pub program: u64,
 }
 
 impl MemoryParts {
+    /// The parts with their names.
     pub fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("codes", self.codes),
@@ -74,13 +78,13 @@ impl MemoryParts {
     }
 }
 
-/// Blocks of weights and results that a thread of the CPU has at hand, and its part of the program.
+/// Bytes of a CPU thread: the tiles of weights and results that it works on, and its own memory.
 const THREAD_BYTES: u64 = 2 << 20;
 
-/// Distinct rows of the embedding table are read this many at a time, a few pages each.
+/// Bytes of file pages that are in memory while rows of the embedding table are read: a few pages around each row.
 const EMBEDDING_BYTES: u64 = 4 << 20;
 
-/// Plans `workload` for a model whose matrices lie in memory as `layout` says.
+/// Plans the memory of `workload` for a model whose matrices have the layouts that `layout` returns.
 ///
 /// # Errors
 /// `layout` fails.
@@ -98,7 +102,7 @@ pub fn plan(
     let embeddings = if device.is_host() { EMBEDDING_BYTES } else { 0 };
     let mut parts = MemoryParts { embeddings, ..MemoryParts::default() };
     let linears = config.block_linears();
-    let (mut largest, mut ordered) = (0, false);
+    let (mut largest, mut has_perm) = (0, false);
     let mut scales = BTreeSet::new();
     let table = format!("{}.weight", config.embed_tokens());
     let positions = config.embed_positions().map(|module| format!("{module}.weight"));
@@ -114,11 +118,11 @@ pub fn plan(
                     parts.codes += codes + packed.level_bytes([out, input]);
                     let scale_bytes = packed.scale_bytes([out, input]);
                     parts.scales += scale_bytes;
-                    // The head's are not moved.
+                    // The scales of the head are not trained.
                     if linears.binary_search(&name).is_ok() {
                         scales.insert(scale_bytes);
                     }
-                    ordered |= packed.ordered;
+                    has_perm |= packed.ordered;
                     largest = largest.max(codes);
                 }
                 Layout::Dense(stored) => {
@@ -130,13 +134,13 @@ pub fn plan(
             _ => parts.dense += 4 * elements,
         }
     }
-    let train = costs.pass(config, workload.train, ordered, true);
-    let evaluation = costs.pass(config, workload.evaluation, ordered, false);
+    let train = costs.pass(config, workload.train, has_perm, true);
+    let evaluation = costs.pass(config, workload.evaluation, has_perm, false);
     (parts.activations, parts.logits) = train;
     parts.evaluation = (evaluation.0 + evaluation.1).saturating_sub(train.0 + train.1);
     parts.workspace = match costs.scratch {
         Some(bytes) => costs.unpacked(config, layout, workload, bytes)? + costs.moved(&scales, workload),
-        // While a tensor is loaded, its pages of the file are in memory, too; but nothing else yet.
+        // While a tensor is loaded, its pages of the file are in memory, too, but no activations yet.
         None => {
             let threads = rayon::current_num_threads() as u64;
             let later = parts.activations + parts.logits + parts.evaluation;
@@ -146,7 +150,7 @@ pub fn plan(
     };
     parts.program = match device.is_host() {
         true => {
-            // Reading the tokenizer and the data took more than what is left of it.
+            // Reading the tokenizer and the data has left freed memory, which is returned to the system first.
             host::trim();
             host::resident().unwrap_or(64 << 20)
         }
@@ -157,34 +161,35 @@ pub fn plan(
 }
 
 impl Plan {
-    /// Adds the tables of embeddings, where they lie on the device, if the device tells of enough free memory: with a
-    /// tenth of its memory left to what no plan knows.
+    /// Adds the embedding tables to the plan, if the device reports enough free memory for them. A tenth of the free
+    /// memory stays unused, for allocations that the plan does not know of. Returns whether the tables were added.
     pub fn add_tables(&mut self, bytes: u64) -> bool {
         let total = self.total_bytes + bytes;
-        let has_room = self.available_bytes.is_some_and(|available| total <= available / 10 * 9);
-        if has_room {
+        let fits = self.available_bytes.is_some_and(|available| total <= available / 10 * 9);
+        if fits {
             self.parts.embeddings += bytes;
             self.total_bytes = total;
         }
-        has_room
+        fits
     }
 
-    /// Whether it fits, as far as the device tells.
+    /// Whether the run fits. A device that does not report its free memory is assumed to have enough.
     pub fn fits(&self) -> bool {
         self.available_bytes.is_none_or(|available| self.total_bytes <= available)
     }
 }
 
-/// Bytes that a backend spends.
+/// The memory costs of a backend.
 struct Costs {
     /// Bytes per activation.
     activation: u64,
-    /// Bytes per unpacked weight, where a whole weight is unpacked at a time.
+    /// Bytes per unpacked weight, if the backend unpacks whole matrices.
     scratch: Option<u64>,
+    /// Largest number of tokens for which both signs share a pass.
     paired_tokens: usize,
-    /// Rows up to which a product needs no unpacked weight.
+    /// Largest number of rows for which a product needs no unpacked weight.
     fused_rows: usize,
-    /// Bytes per value of a dense weight, by how it is stored.
+    /// Bytes per value of a dense weight, by its type in the file.
     dense: fn(FloatType, ComputeType) -> u64,
     compute: ComputeType,
 }
@@ -202,39 +207,40 @@ impl Costs {
         }
     }
 
-    /// Signs that go through the model in one pass.
+    /// Number of signs in one pass.
     fn signs(&self, load: Load, both: bool) -> usize {
         if both && load.tokens <= self.paired_tokens { 2 } else { 1 }
     }
 
-    /// Bytes of activations and of logits.
-    fn pass(&self, config: &ModelConfig, load: Load, ordered: bool, both_signs: bool) -> (u64, u64) {
+    /// Bytes of activations and bytes of logits in a pass.
+    fn pass(&self, config: &ModelConfig, load: Load, has_perm: bool, both_signs: bool) -> (u64, u64) {
         let parts = self.signs(load, both_signs);
         if self.scratch.is_some() {
-            let passes = Passes { config, activation: self.activation as usize, ordered };
+            let passes = Passes { config, activation: self.activation as usize, has_perm };
             return passes.bytes(load, parts, both_signs && parts == 1);
         }
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-        // The residual, and: its norm, as it is and as the product packs it, with queries, keys and values or
-        // with gate and up; or the gated activations, both ways, and their product.
+        // Widths that exist beside the residual. The input of a product exists twice: plain, and as the product packs
+        // it. Norm with queries, keys and values; norm with gate and up; or gated activations with the output.
         let attention = 2 * hidden + q + 2 * kv;
         let gated = 2 * inner + hidden;
-        // A product's input in the order of the weight beside that in the model's.
-        let [of_hidden, of_inner] = [hidden, inner].map(|width| if ordered { width } else { 0 });
-        let norm = attention.max(2 * hidden + 2 * inner) + of_hidden;
-        // What the other sign begins with, where each has a pass of its own.
+        // The permuted copy of a product's input.
+        let [hidden_copy, inner_copy] = [hidden, inner].map(|width| if has_perm { width } else { 0 });
+        let norm = attention.max(2 * hidden + 2 * inner) + hidden_copy;
+        // The embeddings, which are kept for the pass of the other sign if the signs have separate passes.
         let shared = if both_signs && load.tokens > self.paired_tokens { hidden } else { 0 };
-        let widest = shared + hidden + norm.max(gated + of_inner);
+        let widest = shared + hidden + norm.max(gated + inner_copy);
         let angles = 4 * config.head_dim;
         let row = widest as u64 * self.activation + angles as u64;
-        // Logits, their difference from the largest, and its exponential.
+        // The logits, the logits minus their maximum, and the exponentials.
         let logits = (parts * load.scored * config.vocab_size * 4).min(LOGIT_BYTES) * 3;
         ((parts * load.tokens) as u64 * row, logits as u64)
     }
 
-    /// The scratch of the largest product, for each sign of a pass: the weights of one input are unpacked together.
+    /// Bytes of the unpacked weights of the largest product, for all signs of a pass. The linears of one input are
+    /// unpacked together.
     fn unpacked(
         &self,
         config: &ModelConfig,
@@ -259,7 +265,7 @@ impl Costs {
             }
         }
         let head = format!("{}.weight", config.head());
-        let passes = Passes { config, activation: self.activation as usize, ordered: false };
+        let passes = Passes { config, activation: self.activation as usize, has_perm: false };
         let scored = workload.train.scored.max(workload.evaluation.scored).min(passes.logit_rows(1));
         if is_unpacked(scored) && matches!(layout(&head)?, Layout::Packed(_)) {
             largest = largest.max((config.vocab_size * config.word_embed_proj_dim) as u64 * bytes);
@@ -267,7 +273,8 @@ impl Costs {
         Ok(largest * signs as u64)
     }
 
-    /// Scales moved for a product, and after a step in the place of the old: one for every size.
+    /// Bytes of displaced scales: those of a product, and the new scales of an update. The pool keeps a buffer of each
+    /// size.
     fn moved(&self, sizes: &BTreeSet<u64>, workload: Workload) -> u64 {
         let mut pool = Pool::default();
         for size in sizes.iter().map(|size| *size as usize).filter(|_| workload.train.tokens > 0) {
@@ -280,7 +287,7 @@ impl Costs {
     }
 }
 
-/// Whether neighbours among a block's linears are products of one input.
+/// Whether two successive linears of a block have the same input.
 fn share_an_input(first: LinearRole, second: LinearRole) -> bool {
     matches!(
         (first, second),
@@ -290,15 +297,15 @@ fn share_an_input(first: LinearRole, second: LinearRole) -> bool {
     )
 }
 
-/// Bytes of host memory that calibration takes at its widest, hidden states apart: two blocks as they are
-/// stored, and what the widest linear needs in f64. `tokens` go through a block together.
+/// Largest number of bytes of host memory that calibration needs, without the hidden states of the samples: two blocks
+/// as stored, and the work on the widest linear, partly in f64. `tokens` go through a block together.
 pub fn calibration_bytes(config: &ModelConfig, tokens: usize) -> u64 {
     let (mut block, mut widest) = (0, 0);
     for linear in config.linears(0) {
         let [out, input] = linear.shape.map(|features| features as u64);
         block += 4 * out * input;
-        // The Gram matrix on the device and on the host in f32, its factor and the inverse in f64, the weight
-        // in f32 and its codes.
+        // The Gram matrix on device and host in f32, its factor and its inverse in f64, the weight in f32 and its
+        // codes.
         widest = widest.max((4 + 4 + 8 + 8) * input * input + 8 * out * input);
     }
     let wide =
@@ -311,15 +318,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_added_where_a_tenth_stays_free() {
+    fn tables_are_added_if_a_tenth_of_the_free_memory_stays_unused() {
         let plan =
             |available_bytes| Plan { parts: MemoryParts::default(), total_bytes: 500, available_bytes };
-        for (available, bytes, has_room) in
+        for (available, bytes, fits) in
             [(Some(1000), 400, true), (Some(1000), 401, false), (None, 1, false), (Some(100), 1, false)]
         {
             let mut plan = plan(available);
-            assert_eq!(plan.add_tables(bytes), has_room, "{available:?} {bytes}");
-            let added = if has_room { bytes } else { 0 };
+            assert_eq!(plan.add_tables(bytes), fits, "{available:?} {bytes}");
+            let added = if fits { bytes } else { 0 };
             assert_eq!((plan.total_bytes, plan.parts.embeddings), (500 + added, added));
         }
     }

@@ -1,4 +1,4 @@
-//! The hidden states of all samples between two passes.
+//! The hidden states of all samples between two parts of a pass.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,31 +9,32 @@ use crate::device::host;
 use crate::error::Result;
 use crate::storage::scratch;
 
-/// Two tables of f32, a row for each token: in memory, or in a file where that is short.
+/// Two f32 tables with a row for each token. They are in memory or, if memory is short, in a mapped file.
 pub struct Hidden {
     tables: [MmapMut; 2],
     widths: [usize; 2],
 }
 
 impl Hidden {
-    /// `beside`: bytes of memory that are needed for other things. A file lies in `directory`, nameless.
+    /// Allocates the tables: in memory, if `other_bytes` for other purposes also fit, else in a nameless file in
+    /// `directory`.
     ///
     /// # Errors
     /// Neither the memory nor the disk has enough space.
-    pub fn new(tokens: usize, widths: [usize; 2], beside: u64, directory: &Path) -> Result<Self> {
-        Self::within(host::available(), tokens, widths, beside, directory)
+    pub fn new(tokens: usize, widths: [usize; 2], other_bytes: u64, directory: &Path) -> Result<Self> {
+        Self::with_available(host::available(), tokens, widths, other_bytes, directory)
     }
 
-    /// `available`: bytes of memory that are free, where that is known.
-    fn within(
+    /// Like [`Self::new`], with `available` bytes of free memory; `None`: the number is unknown.
+    fn with_available(
         available: Option<u64>,
         tokens: usize,
         widths: [usize; 2],
-        beside: u64,
+        other_bytes: u64,
         directory: &Path,
     ) -> Result<Self> {
         let bytes = widths.map(|width| tokens * width * size_of::<f32>());
-        let needed = beside.saturating_add((bytes[0] + bytes[1]) as u64);
+        let needed = other_bytes.saturating_add((bytes[0] + bytes[1]) as u64);
         let in_memory = available.is_none_or(|available| needed < available);
         let [first, second] = bytes.map(|bytes| match in_memory {
             true => scratch::anonymous(bytes, "reserving memory for all samples' hidden states"),
@@ -56,7 +57,7 @@ impl Hidden {
 mod tests {
     use super::*;
 
-    /// Fills the tables part by part; what they hold then.
+    /// Fills the tables part by part and returns their contents.
     fn filled(mut hidden: Hidden) -> (Vec<f32>, Vec<f32>) {
         for (start, end) in [(0, 4), (4, 5), (5, 10)] {
             let (first, second) = hidden.rows(start..end);
@@ -68,14 +69,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_what_memory_holds_and_leaves_nothing() {
+    fn a_file_holds_the_same_as_memory_and_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
-        let hidden =
-            |available| Hidden::within(available, 10, [3, 7], 1000, directory.path()).map(filled).unwrap();
+        let hidden = |available| {
+            Hidden::with_available(available, 10, [3, 7], 1000, directory.path()).map(filled).unwrap()
+        };
         let (first, second) = hidden(None);
         assert_eq!((first.len(), second.len()), (30, 70));
         assert_eq!((first[0], first[29], second[69]), (0.0, 514.0, -534.0));
-        // 400 bytes beside 1000.
+        // The tables take 400 bytes, beside 1000 other bytes.
         for available in [0, 1400, 1401, u64::MAX] {
             assert_eq!(hidden(Some(available)), (first.clone(), second.clone()));
         }
@@ -83,21 +85,23 @@ mod tests {
     }
 
     #[test]
-    fn only_what_does_not_fit_into_memory_is_put_into_a_file() {
+    fn tables_are_put_into_a_file_only_if_they_do_not_fit_into_memory() {
         let nowhere = Path::new("/nowhere");
-        let within = |available, beside| Hidden::within(available, 10, [3, 7], beside, nowhere);
-        assert!(within(None, u64::MAX).is_ok() && within(Some(1401), 1000).is_ok());
-        for (available, beside) in [(1400, 1000), (u64::MAX, u64::MAX), (0, 0)] {
-            let Err(error) = within(Some(available), beside) else { panic!("{available} {beside}") };
+        let hidden = |available, other| Hidden::with_available(available, 10, [3, 7], other, nowhere);
+        assert!(hidden(None, u64::MAX).is_ok() && hidden(Some(1401), 1000).is_ok());
+        for (available, other) in [(1400, 1000), (u64::MAX, u64::MAX), (0, 0)] {
+            let Err(error) = hidden(Some(available), other) else { panic!("{available} {other}") };
             assert!(error.to_string().contains("/nowhere: creating a file in"), "{error}");
         }
     }
 
     #[test]
-    fn a_file_for_which_there_is_no_room_is_an_error() {
+    fn a_file_for_which_the_disk_has_no_space_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        // More than a file can be.
-        let Err(error) = Hidden::within(Some(0), 1 << 58, [1, 1], 0, directory.path()) else { panic!() };
+        // Larger than any file can be.
+        let Err(error) = Hidden::with_available(Some(0), 1 << 58, [1, 1], 0, directory.path()) else {
+            panic!()
+        };
         assert!(error.to_string().contains("reserving space for all samples' hidden states"), "{error}");
     }
 }

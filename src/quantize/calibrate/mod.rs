@@ -1,15 +1,15 @@
-//! Quantizes a model block by block on what flows through it: every linear sees the inputs that the already
-//! quantized part of the model gives it (Frantar et al. 2022: "true sequential").
+//! Quantizes a model block by block, calibrated on samples of text. Every linear is calibrated on the inputs that the
+//! already quantized part of the model gives it (Frantar et al. 2022: "true sequential").
 //!
 //! ```text
-//! for each block      next block's pages asked for; dense block onto the device
+//! for each block      prefetch the next block's file pages; load the dense block onto the device
 //!   for each stage    q | k,v | o | gate,up | down
-//!     all samples through the part before it; Σ xᵀx of its inputs
-//!     its linears quantized on the host, and put into the block
-//!   all samples through the rest; the block's linears saved
+//!     run all samples up to the stage; sum up xᵀx of its inputs
+//!     quantize its linears on the host, and put them into the block
+//!   run all samples to the end of the block; save its linears
 //! ```
 //!
-//! One block is on the device at a time, and the samples' hidden states are in memory or in a file.
+//! One block is on the device at a time. The samples' hidden states are in memory or in a file.
 
 mod hidden;
 #[cfg(test)]
@@ -25,23 +25,23 @@ use crate::packed::PackedWeight;
 use crate::quant::{self, OutputError, QuantOptions};
 use hidden::Hidden;
 
-/// Tokens that go through a block together, unless one sample alone has more.
+/// Largest number of tokens that go through a block together, unless a single sample has more.
 const TOKENS_PER_PASS: usize = 4096;
 
 /// A calibration of a model.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
     pub checkpoint: &'a Checkpoint,
-    /// Token ids.
+    /// Token ids of each sample.
     pub samples: &'a [Vec<u32>],
     pub options: QuantOptions,
     pub workspace: &'a Workspace,
 }
 
-/// Whether this machine has the memory, before anything is done.
+/// Checks that this machine has enough free memory to calibrate the model.
 ///
 /// # Errors
-/// It does not.
+/// It has not.
 pub fn check_memory(checkpoint: &Checkpoint) -> Result<()> {
     fits(memory::calibration_bytes(checkpoint.config(), TOKENS_PER_PASS), host::available())
 }
@@ -50,11 +50,11 @@ fn fits(needed: u64, available: Option<u64>) -> Result<()> {
     match available {
         Some(available) if needed > available => Err(Error::invalid(
             format!(
-                "calibration needs {:.1} GB of memory beside the samples, and {:.1} GB are free",
+                "calibration needs {:.1} GB of memory without the samples, but {:.1} GB are free",
                 needed as f64 / 1e9,
                 available as f64 / 1e9
             ),
-            "close other programs, or use --method rtn, which needs one weight at a time",
+            "close other programs, or use --method rtn, which has only one weight in memory at a time",
         )),
         _ => Ok(()),
     }
@@ -66,24 +66,21 @@ impl Calibration<'_> {
     /// # Errors
     /// The device, the disk or a quantizer fails; finished blocks stay in the workspace.
     pub fn run(&self, model: &mut dyn BlockByBlock, on_event: &mut dyn FnMut(QuantizeEvent)) -> Result<()> {
-        let of = self.checkpoint.config().num_hidden_layers;
-        let finished = (0..of).take_while(|block| self.workspace.is_finished(*block)).count();
-        on_event(QuantizeEvent::Begins { done: finished, of });
-        if finished == of {
+        let blocks = self.checkpoint.config().num_hidden_layers;
+        let finished = (0..blocks).take_while(|block| self.workspace.is_finished(*block)).count();
+        on_event(QuantizeEvent::Begins { done: finished, of: blocks });
+        if finished == blocks {
             return Ok(());
         }
         let mut hidden = self.embed(model)?;
-        for block in 0..of {
+        for block in 0..blocks {
             self.checkpoint.prefetch(&self.checkpoint.config().block_prefix(block + 1));
             model.enter(block)?;
             if block < finished {
                 for (name, weight) in self.workspace.load(block)? {
                     if self.checkpoint.shape(&name)? != [weight.out_features, weight.in_features] {
-                        return Err(Error::tensor(
-                            self.workspace.path(),
-                            name,
-                            "is not of the model's shape",
-                        ));
+                        let what = "its shape differs from that of the model's weight";
+                        return Err(Error::tensor(self.workspace.path(), name, what));
                     }
                     model.replace(&name, weight)?;
                 }
@@ -91,18 +88,19 @@ impl Calibration<'_> {
                 continue;
             }
             let linears = self.quantize(model, &mut hidden, on_event)?;
-            if block + 1 < of {
+            if block + 1 < blocks {
                 self.advance(model, BlockPass::Finish, &mut hidden)?;
             }
             let error = mean(&linears);
             let weights: Vec<_> = linears.into_iter().map(|(report, packed)| (report.name, packed)).collect();
             self.workspace.save(block, &weights)?;
             self.checkpoint.release();
-            on_event(QuantizeEvent::Block { done: block + 1, of, error });
+            on_event(QuantizeEvent::Block { done: block + 1, of: blocks, error });
         }
         Ok(())
     }
 
+    /// Quantizes the linears of the current block, stage by stage.
     fn quantize(
         &self,
         model: &mut dyn BlockByBlock,
@@ -111,7 +109,7 @@ impl Calibration<'_> {
     ) -> Result<Vec<(LinearReport, PackedWeight)>> {
         let mut done = vec![];
         for stage in CalibrationStage::ALL {
-            // Queries, keys and values may be one linear.
+            // If queries, keys and values are one linear, one of their stages has none.
             if model.linears(stage).is_empty() {
                 continue;
             }
@@ -131,11 +129,12 @@ impl Calibration<'_> {
     fn linear(&self, name: &str, gram: &[f32]) -> Result<(PackedWeight, OutputError)> {
         let (shape, weight) = (self.checkpoint.shape(name)?, self.checkpoint.dense(name)?);
         let &[out, input] = &shape[..] else {
-            return Err(Error::internal(format!("{name} is no matrix: {shape:?}")));
+            return Err(Error::internal(format!("{name} is not a matrix: its shape is {shape:?}")));
         };
         quant::calibrate(&weight, [out, input], self.options, gram).map_err(|error| error.about(name))
     }
 
+    /// Embeds all samples.
     fn embed(&self, model: &dyn BlockByBlock) -> Result<Hidden> {
         let config = self.checkpoint.config();
         let tokens = self.samples.iter().map(Vec::len).sum();
@@ -156,7 +155,8 @@ impl Calibration<'_> {
         Ok(hidden)
     }
 
-    fn advance(&self, model: &mut dyn BlockByBlock, step: BlockPass, hidden: &mut Hidden) -> Result<()> {
+    /// Runs a part of the current block on all samples, several at a time.
+    fn advance(&self, model: &mut dyn BlockByBlock, part: BlockPass, hidden: &mut Hidden) -> Result<()> {
         let mut rest = self.samples;
         let mut row = 0;
         while let Some(first) = rest.first() {
@@ -169,7 +169,7 @@ impl Calibration<'_> {
             let lengths: Vec<usize> = now.iter().map(Vec::len).collect();
             let end = row + lengths.iter().sum::<usize>();
             let (hidden, attended) = hidden.rows(row..end);
-            model.advance(step, SampleRows { hidden, attended, lengths: &lengths })?;
+            model.advance(part, SampleRows { hidden, attended, lengths: &lengths })?;
             (rest, row) = (later, end);
         }
         Ok(())
@@ -177,8 +177,8 @@ impl Calibration<'_> {
 }
 
 fn mean(linears: &[(LinearReport, PackedWeight)]) -> OutputError {
-    let mean = |of: fn(&OutputError) -> f64| {
-        linears.iter().map(|(report, _)| of(&report.error)).sum::<f64>() / linears.len().max(1) as f64
+    let mean = |field: fn(&OutputError) -> f64| {
+        linears.iter().map(|(report, _)| field(&report.error)).sum::<f64>() / linears.len().max(1) as f64
     };
     OutputError { nearest: mean(|error| error.nearest), feedback: mean(|error| error.feedback) }
 }

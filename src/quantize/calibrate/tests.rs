@@ -11,7 +11,7 @@ use crate::quant::CodeKind;
 fn run(workspace: &Workspace) -> Vec<QuantizeEvent> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/base");
     let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
-    // Of different lengths, more than one pass takes.
+    // Samples of different lengths, which need several passes.
     let token = |i: u32| (i * i + 7 * i) % 120 + 4;
     let samples: Vec<Vec<u32>> =
         (0..50).map(|s| (0..90 + s % 7).map(|i| token(31 * s + i)).collect()).collect();
@@ -26,9 +26,9 @@ fn run(workspace: &Workspace) -> Vec<QuantizeEvent> {
     events
 }
 
-/// A run that was killed after its first block gives what one that was not killed gives.
+/// Compares a run that was killed after its first block with an uninterrupted one.
 #[test]
-fn an_interrupted_run_continues_at_its_block_to_the_same_weights() {
+fn a_killed_run_continues_after_its_last_block_and_gives_the_same_weights() {
     let directory = tempfile::tempdir().unwrap();
     let settings = json!({ "bits": 3 });
     let whole = Workspace::open(&directory.path().join("whole"), &settings).unwrap();
@@ -52,7 +52,7 @@ fn an_interrupted_run_continues_at_its_block_to_the_same_weights() {
     drop(killed);
     let other = Workspace::open(&directory.path().join("killed"), &json!({ "bits": 4 }));
     let Err(error) = other else { panic!("settings differ") };
-    assert!(error.to_string().contains("another bits"), "{error}");
+    assert!(error.to_string().contains("other settings: bits"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Progress of an unfinished quantization: a directory beside the one it will become, with the packed linears of
-//! every calibrated block, and the result as far as it is written. It survives a kill and is removed once the
-//! result is there.
+//! The workspace of an unfinished quantization: a directory beside the future result, with the packed linears of every
+//! calibrated block and the part of the result that is written. It survives a kill, and is removed when the result is
+//! complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,20 +25,20 @@ const SHAPES_FILE: &str = "shapes.json";
 const LOCK_FILE: &str = "lock";
 const RESULT: &str = "result";
 
-/// Directory of an unfinished quantization; one process at a time holds it.
+/// Directory of an unfinished quantization. One process at a time holds it.
 pub struct Workspace {
     path: PathBuf,
     out: PathBuf,
     _lock: Locked,
 }
 
-/// Finished linears, taken by name; one block is in memory at a time.
+/// The finished linears, to be taken by name. One block is in memory at a time.
 pub struct FinishedLinears<'a> {
     workspace: &'a Workspace,
     block: Option<(usize, Vec<(String, PackedWeight)>)>,
 }
 
-/// Shape of a packed weight as `shapes.json` keeps it; the contents are tensors beside it.
+/// Shape of a packed weight in `shapes.json`. Its contents are tensors in another file.
 #[derive(Serialize, Deserialize)]
 struct SavedShape {
     name: String,
@@ -52,10 +52,11 @@ struct SavedShape {
 }
 
 impl Workspace {
-    /// Opens or creates the workspace of the future directory `out`; `settings` are all that decide the result.
+    /// Opens or creates the workspace of the future directory `out`. `settings` are all settings that determine the
+    /// result.
     ///
     /// # Errors
-    /// A workspace with other settings exists, another process holds it, or the disk fails.
+    /// A workspace with other settings exists, another process holds it, or an I/O error.
     pub fn open(out: &Path, settings: &Value) -> Result<Self> {
         let mut name = OsString::from(PREFIX);
         name.push(out.file_name().unwrap_or_default());
@@ -66,10 +67,13 @@ impl Workspace {
         if file.exists() {
             let known = read_json(&file)?;
             if known != *settings {
-                let differs = differences(&known, settings).join(", ");
+                let differing = differences(&known, settings).join(", ");
                 return Err(Error::invalid(
-                    format!("{} holds an unfinished quantization with another {differs}", path.display()),
-                    "finish it with its own settings, delete it, or choose another output with -o",
+                    format!(
+                        "{} holds an unfinished quantization with other settings: {differing}",
+                        path.display()
+                    ),
+                    "finish it with its settings, delete it, or choose another output with -o",
                 ));
             }
         } else {
@@ -86,10 +90,10 @@ impl Workspace {
         self.block(block).join(SHAPES_FILE).exists()
     }
 
-    /// Saves the packed linears of a block, which is finished from then on.
+    /// Saves the packed linears of a block. After that, the block is finished.
     ///
     /// # Errors
-    /// The disk fails.
+    /// An I/O error.
     pub fn save(&self, block: usize, weights: &[(String, PackedWeight)]) -> Result<()> {
         let staging = Staging::new(&self.block(block))?;
         let tensors: Vec<_> = weights.iter().flat_map(|(name, weight)| tensors(name, weight)).collect();
@@ -107,7 +111,7 @@ impl Workspace {
         staging.publish()
     }
 
-    /// The packed linears of a finished block.
+    /// Loads the packed linears of a finished block.
     ///
     /// # Errors
     /// The block is not finished, or its files are damaged.
@@ -120,14 +124,15 @@ impl Workspace {
         shapes.into_iter().map(|shape| Ok((shape.name.clone(), weight(&shards, shape)?))).collect()
     }
 
+    /// The linears of the finished blocks.
     pub fn finished(&self) -> FinishedLinears<'_> {
         FinishedLinears { workspace: self, block: None }
     }
 
-    /// Directory in which the result is written, to be published as `out`; what is there already is kept.
+    /// Directory in which the result is written and which is then published as `out`. Files of an earlier process stay.
     ///
     /// # Errors
-    /// `out` exists, or the disk fails.
+    /// `out` exists, or an I/O error.
     pub fn result(&self) -> Result<Staging> {
         Staging::kept(self.path.join(RESULT), &self.out)
     }
@@ -135,7 +140,7 @@ impl Workspace {
     /// Removes the directory and all progress.
     ///
     /// # Errors
-    /// The disk fails.
+    /// An I/O error.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.path).map_err(Error::io(&self.path, "removing"))
     }
@@ -149,7 +154,7 @@ impl FinishedLinears<'_> {
     /// Takes a finished linear by its name.
     ///
     /// # Errors
-    /// No finished block has the linear, or as in [`Workspace::load`].
+    /// No finished block has the linear; those of [`Workspace::load`].
     pub fn take(&mut self, name: &str) -> Result<PackedWeight> {
         let missing = || Error::internal(format!("{name} was not quantized"));
         let index = block_of(name).ok_or_else(missing)?;
@@ -157,8 +162,8 @@ impl FinishedLinears<'_> {
             Some((at, weights)) if at == index => weights,
             _ => self.workspace.load(index)?,
         };
-        let place = weights.iter().position(|(known, _)| known == name).ok_or_else(missing)?;
-        let (_, weight) = weights.swap_remove(place);
+        let position = weights.iter().position(|(known, _)| known == name).ok_or_else(missing)?;
+        let (_, weight) = weights.swap_remove(position);
         self.block = Some((index, weights));
         Ok(weight)
     }
@@ -176,6 +181,7 @@ fn lock(path: &Path, out: &Path) -> Result<Locked> {
     })
 }
 
+/// Names of the settings that differ.
 fn differences(known: &Value, settings: &Value) -> Vec<String> {
     let settings = settings.as_object().into_iter().flatten();
     settings.filter(|(key, value)| known.get(key) != Some(value)).map(|(key, _)| key.clone()).collect()
@@ -183,7 +189,7 @@ fn differences(known: &Value, settings: &Value) -> Vec<String> {
 
 fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|e| Error::damaged(path, e.to_string()))?;
-    // Whole or not at all: this file's presence means that the rest is there.
+    // Written atomically, because the presence of this file means that all others are complete.
     atomic::write_atomically(path, &text)
 }
 
@@ -224,7 +230,7 @@ fn tensors(name: &str, weight: &PackedWeight) -> Vec<(String, Dtype, Vec<u8>)> {
         Levels::Codebook(codebook) => levels("levels", Dtype::F32, floats(&codebook.entries)),
     }
     tensors.extend(weight.perm.as_ref().map(|perm| (format!("{name}.order"), Dtype::U32, words(perm))));
-    // The widest first, so that each tensor is aligned to its type.
+    // Wide types come first, so that each tensor is aligned to its type.
     tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
     tensors
 }

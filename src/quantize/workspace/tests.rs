@@ -20,11 +20,11 @@ fn name(block: usize, linear: &str) -> String {
 }
 
 #[test]
-fn one_process_at_a_time_holds_it() {
+fn one_process_at_a_time_holds_a_workspace() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
     let first = Workspace::open(&out, &json!({})).unwrap();
-    let Err(error) = Workspace::open(&out, &json!({})) else { panic!("two hold it") };
+    let Err(error) = Workspace::open(&out, &json!({})) else { panic!("two processes hold it") };
     assert!(error.to_string().contains("another process is quantizing into"), "{error}");
     assert!(error.help().unwrap().contains("-o"));
     drop(first);
@@ -33,7 +33,7 @@ fn one_process_at_a_time_holds_it() {
 }
 
 #[test]
-fn every_kind_of_levels_comes_back() {
+fn every_kind_of_levels_is_saved_and_loaded() {
     let parent = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(&parent.path().join("out"), &json!({})).unwrap();
     let blocks = |mins| Levels::SubBlocks(SubBlocks::new(4, 3, vec![-2; 6], mins));
@@ -52,7 +52,7 @@ fn every_kind_of_levels_comes_back() {
 }
 
 #[test]
-fn finished_linears_come_in_any_order() {
+fn finished_linears_can_be_taken_in_any_order() {
     let parent = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(&parent.path().join("out"), &json!({})).unwrap();
     let scaled = |scale| PackedWeight { scales: vec![scale; 4], ..weight() };
@@ -72,9 +72,9 @@ fn finished_linears_come_in_any_order() {
     }
 }
 
-/// The names in files are those of every earlier version, so that an unfinished quantization goes on.
+/// The names in files must not change, so that a newer version can continue an unfinished quantization.
 #[test]
-fn shapes_are_saved_under_their_old_names() {
+fn shapes_are_saved_under_unchanging_names() {
     let blocks = |mins| Levels::SubBlocks(SubBlocks { width: 4, zero: 3, integers: (), min_scales: mins });
     let pairs = Levels::Codebook(Codebook { width: 2, num_codebooks: 1, entries: () });
     for (levels, expected) in [
@@ -95,7 +95,7 @@ fn shapes_are_saved_under_their_old_names() {
     );
 }
 
-/// Whatever its files say, a block that does not fit together is refused.
+/// A block whose files contradict each other or hold impossible values is refused.
 #[test]
 fn a_damaged_block_is_refused() {
     let parent = tempfile::tempdir().unwrap();

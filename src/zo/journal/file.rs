@@ -70,8 +70,8 @@ impl Journal {
     /// Appends the record of the next step. When this returns, the record is durable.
     ///
     /// # Errors
-    /// The record does not follow the last one, or an I/O error. The journal is then as it was before, and records can be
-    /// appended once there is space again.
+    /// The record does not follow the last one, or an I/O error. The journal is then as it was before, and records can
+    /// be appended once there is space again.
     pub fn append(&mut self, record: &Record) -> Result<()> {
         let refused = |what: String| {
             Error::internal(format!("{}: record of step {}: {what}", self.path.display(), record.step))

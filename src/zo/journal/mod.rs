@@ -24,10 +24,11 @@
 //! The scales of a zo run follow from its base model and its records, to the same bits on any device. The scales of an
 //! exact run are kept in snapshots; its records hold the losses that the same steps must give when they are repeated.
 //!
-//! A record is durable before the next one is written, and a new journal appears under its name only after its header is
-//! durable. Therefore a crash can leave only one kind of trace, the **torn tail**: bytes after the last good record that
-//! are fewer than a record, or exactly as many as a record but with a wrong checksum. A torn tail is cut and reported.
-//! Any other error in the file is damage, and the journal is refused, because no record after it could be trusted.
+//! A record is durable before the next one is written, and a new journal appears under its name only after its header
+//! is durable. Therefore a crash can leave only one kind of trace, the **torn tail**: bytes after the last good record
+//! that are fewer than a record, or exactly as many as a record but with a wrong checksum. A torn tail is cut and
+//! reported. Any other error in the file is damage, and the journal is refused, because no record after it could be
+//! trusted.
 
 mod bytes;
 mod file;

@@ -80,8 +80,8 @@ impl JournalMethod {
         matches!(self, Self::Zo { .. })
     }
 
-    /// The moves of a record's step, in order. Training and replay apply exactly these. There are none for a skipped step,
-    /// and none for a method whose steps do not follow from its records.
+    /// The moves of a record's step, in order. Training and replay apply exactly these. There are none for a skipped
+    /// step, and none for a method whose steps do not follow from its records.
     pub fn moves(&self, record: &Record) -> Vec<Move> {
         let (Self::Zo { distribution, mode, .. }, StepTaken::Zo { seed, probes }) = (*self, &record.taken)
         else {

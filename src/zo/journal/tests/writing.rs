@@ -88,7 +88,8 @@ fn a_second_writer_is_refused_and_a_reader_is_not() {
     drop(journal);
 }
 
-/// Runs the next test in this test binary under a shell that limits file sizes to 512 or 1024 bytes, depending on the shell.
+/// Runs the next test in this test binary under a shell that limits file sizes to 512 or 1024 bytes, depending on the
+/// shell.
 #[cfg(unix)]
 #[test]
 fn an_append_that_fails_half_way_leaves_the_journal_as_it_was() {
