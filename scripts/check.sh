@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change goes in: format, lints, all tests.
+# Everything that must hold before a change goes in: format, lints, documentation, all tests.
 #
 #   bash scripts/check.sh
 #
@@ -12,4 +12,5 @@ cd "$(dirname "$0")/.."
 
 cargo fmt --all -- --check
 cargo clippy --release --locked --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --lib
 cargo test --release --locked

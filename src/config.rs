@@ -22,7 +22,7 @@ pub struct Config {
     pub model: String,
     /// The run directory.
     pub output_dir: PathBuf,
-    /// auto, cpu, wgpu[:n] or cuda[:n].
+    /// auto, cpu, wgpu or cuda; of several cards one by its number, as in cuda:1.
     #[schemars(with = "String")]
     pub device: DeviceSpec,
     /// Type of the arithmetic of activations: auto, f32, f16 or bf16.

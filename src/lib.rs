@@ -7,8 +7,8 @@
 //!
 //! # Use
 //!
-//! Whole jobs are functions of this crate: [`quantize`], [`plan`], [`finetune`], [`evaluate`], [`replay`]. Each reports
-//! its events to a function and prints nothing.
+//! Whole jobs are functions of this crate: [`quantize()`], [`plan()`], [`finetune()`], [`evaluate()`],
+//! [`replay()`]. Each reports its events to a function and prints nothing.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -125,7 +125,7 @@ impl<'a> Export<'a> {
     /// Writes the result to `out`.
     ///
     /// # Errors
-    /// A weight that the format cannot hold, unless that is allowed; those of [`write`].
+    /// A weight that the format cannot hold, unless that is allowed; those of [`write()`].
     pub fn write(
         &self,
         out: &std::path::Path,

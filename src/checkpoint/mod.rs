@@ -27,7 +27,7 @@
 //! The place of the match arm:
 //! - a scheme of Hugging Face directories: a file in `scheme`;
 //! - a GGUF block type (IQ4_NL, …): a struct in `gguf::blocks::layout`, a variant of `GgmlType`;
-//! - another container: a file that implements [`store::Store`], and an arm of [`Checkpoint::open`].
+//! - another container: a file that implements `store::Store`, and an arm of [`Checkpoint::open`].
 //!
 //! Nothing else in the program knows which formats exist.
 

@@ -67,7 +67,7 @@ impl WriteTarget {
 
 /// Streams `source` to `staging` and publishes it: the packed linears as `linears` gives them, in its order, and every
 /// other tensor as it is. At most three tensors are in memory; linears that an earlier process wrote to the same place
-/// are not asked for again. Returns the result of [`Sink::finish`].
+/// are not asked for again. Returns the result of `Sink::finish`.
 ///
 /// # Errors
 /// A linear that failed, or that `target` cannot hold; the disk fails. A temporary staging leaves nothing behind.

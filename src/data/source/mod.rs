@@ -1,6 +1,6 @@
 //! Datasets: the rows of a file, read by the reader of its format.
 //!
-//! To add a format: a file with a function of the type [`Reader`], an arm in [`reader`], and cases in its tests.
+//! To add a format: a file with a function of the type `Reader`, an arm in `reader`, and cases in its tests.
 
 mod jsonl;
 
