@@ -292,8 +292,8 @@ fn wrong_use_of_export_is_one_clear_error() {
     let base = fixture("llama/base").display().to_string();
     let q4_0 = fixture("runs/q4_0.gguf").display().to_string();
     let cases = [
-        ("model --format gguf -o out".to_string(), "out is to be a GGUF file"),
-        ("model --format gptq -o out.gguf".to_string(), "is to be a directory"),
+        ("model --format gguf -o out".to_string(), "out will be a GGUF file"),
+        ("model --format gptq -o out.gguf".to_string(), "will be a directory"),
         (format!("{base} --format gptq -o out"), "no quantized weights"),
         (format!("{q4_0} --format gguf -o out.gguf"), "GGUF already"),
         ("model --format gguf --group-size 32 -o out.gguf".to_string(), "--group-size with gguf"),
