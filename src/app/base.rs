@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, OnEvent};
-use super::open;
+use super::quantize::calibration_samples;
 use crate::checkpoint::{Checkpoint, Format, QuantizedFormat};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -55,14 +55,8 @@ pub fn quantized(
     let known = directory.read_origin::<Origin>()?;
     // Once the base model exists, its calibration text may be removed. A text that still exists must be the same.
     let text = quantize.calibration.as_ref().filter(|text| !directory.base().exists() || text.exists());
-    let samples = match text {
-        Some(text) => {
-            let (text, tokenizer) = (open::text(text, on_event)?, open::tokenizer(source)?);
-            let on_event = &mut |event| on_event(Event::Quantize(event));
-            Some(quantize::samples(source, &tokenizer, &text, &quantize, job.seed, on_event)?)
-        }
-        None => None,
-    };
+    let samples =
+        text.map(|text| calibration_samples(source, text, &quantize, job.seed, on_event)).transpose()?;
     let calibration = samples.as_deref().map(quantize::digest);
     let origin = Origin { model, quantize, calibration };
     match known {

@@ -13,7 +13,7 @@ use crate::device::DeviceSpec;
 use crate::error::Result;
 use crate::packed::FloatType;
 use crate::quant::{QuantMethod, QuantizeConfig};
-use crate::quantize::{self, LinearReport, QuantizeJob};
+use crate::quantize::{self, LinearReport, QuantizeJob, Samples};
 
 /// A quantization of a whole model.
 #[derive(Debug, Clone)]
@@ -72,14 +72,8 @@ pub fn quantize(settings: &Quantize, on_event: OnEvent<'_>) -> Result<QuantizeRe
     let max_shard_bytes = settings.max_shard_bytes.unwrap_or(MAX_SHARD_BYTES);
     let job = QuantizeJob { device: *device, seed: *seed, max_shard_bytes };
     quantize::check_new(&source, &output)?;
-    let samples = match &config.calibration {
-        Some(text) => {
-            let (text, tokenizer) = (open::text(text, on_event)?, open::tokenizer(&source)?);
-            let on_event = &mut |event| on_event(Event::Quantize(event));
-            Some(quantize::samples(&source, &tokenizer, &text, config, *seed, on_event)?)
-        }
-        None => None,
-    };
+    let text = config.calibration.as_ref();
+    let samples = text.map(|text| calibration_samples(&source, text, config, *seed, on_event)).transpose()?;
     let on_part = &mut |event| on_event(Event::Quantize(event));
     let linears = quantize::quantize(&source, &output, config, target, samples, job, on_part)?;
     let written = Checkpoint::open(&output)?;
@@ -97,6 +91,22 @@ pub fn quantize(settings: &Quantize, on_event: OnEvent<'_>) -> Result<QuantizeRe
         seconds: started.elapsed().as_secs_f64(),
         linears,
     })
+}
+
+/// Opens the calibration text and draws samples from it.
+///
+/// # Errors
+/// The text or the tokenizer cannot be read, or the text is too short.
+pub fn calibration_samples(
+    source: &Checkpoint,
+    text: &Path,
+    config: &QuantizeConfig,
+    seed: u64,
+    on_event: OnEvent<'_>,
+) -> Result<Samples> {
+    let (text, tokenizer) = (open::text(text, on_event)?, open::tokenizer(source)?);
+    let on_event = &mut |event| on_event(Event::Quantize(event));
+    quantize::samples(source, &tokenizer, &text, config, seed, on_event)
 }
 
 /// Bits per quantized weight, including scales.

@@ -33,7 +33,7 @@ pub trait Store: Send + Sync {
         Vec::new()
     }
 
-    /// Where the tokenizer is.
+    /// The place of the tokenizer.
     ///
     /// # Errors
     /// A vocabulary that is missing or damaged; weights that are in no file.
@@ -115,7 +115,7 @@ pub trait Store: Send + Sync {
     fn write_companions(&self, to: &Path) -> Result<Value>;
 }
 
-/// Where the tokenizer is.
+/// The place of a tokenizer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TokenizerSource {
     /// The directory of tokenizer.json and its companions.

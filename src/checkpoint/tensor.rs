@@ -14,7 +14,7 @@ use crate::packed::FloatType;
 pub struct TensorPlace {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// In the file's bytes, as many as type and shape say.
+    /// The tensor's bytes in the file; their number follows from type and shape.
     pub range: Range<usize>,
 }
 

@@ -52,7 +52,7 @@ impl BenchArgs {
 
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     if args.config.is_none() && args.recipe.is_given() {
-        return Err(Error::Usage("--set, --model and --data belong to a recipe: give --config".to_string()));
+        return Err(args.recipe.without_recipe());
     }
     match (&args.config, args.shape) {
         _ if args.matmul => matmul(args, common),

@@ -1,5 +1,6 @@
 use clap::Args;
 use clap_complete::Shell;
+use serde_json::json;
 
 use super::common::Common;
 use crate::error::Result;
@@ -14,5 +15,7 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs, mut command: clap::Command, common: &Common) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "qzo", &mut script);
-    common.console().print(&String::from_utf8_lossy(&script))
+    let script = String::from_utf8_lossy(&script);
+    let report = json!({ "shell": args.shell.to_string(), "script": script });
+    common.console().result(&report, || script.trim_end().to_owned())
 }

@@ -21,8 +21,18 @@ pub struct ConfigArgs {
     schema: bool,
 }
 
+impl ConfigArgs {
+    /// Whether a recipe is shown, on which the common flags act.
+    pub fn reads_recipe(&self) -> bool {
+        self.config.is_some()
+    }
+}
+
 pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
     let console = common.console();
+    if !args.reads_recipe() && args.recipe.is_given() {
+        return Err(args.recipe.without_recipe());
+    }
     match &args.config {
         Some(path) => {
             let config = recipe(path, &args.recipe, None, common)?;

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
 use super::common::Common;
 use crate::error::{Error, Result};
@@ -17,6 +18,6 @@ pub struct ManArgs {
 pub fn run(args: &ManArgs, command: clap::Command, common: &Common) -> Result<()> {
     create_directory(&args.directory)?;
     clap_mangen::generate_to(command, &args.directory).map_err(Error::io(&args.directory, "writing"))?;
-    common.console().note(&format!("man pages are in {}", args.directory.display()));
-    Ok(())
+    let report = json!({ "directory": args.directory });
+    common.console().result(&report, || format!("man pages are in {}", args.directory.display()))
 }

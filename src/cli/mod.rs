@@ -6,8 +6,6 @@ mod common;
 mod completions;
 mod config;
 mod console;
-#[cfg(test)]
-mod tests;
 mod doctor;
 mod eval;
 mod export;
@@ -24,6 +22,8 @@ mod replay;
 mod report;
 mod size;
 mod stderr;
+#[cfg(test)]
+mod tests;
 mod warnings;
 
 use std::ffi::OsString;
@@ -79,7 +79,7 @@ impl Command {
             Self::Replay(_) => ("replay", [true, false, false]),
             Self::Bench(args) => ("bench", [true, true, args.is_seeded()]),
             Self::Doctor(_) => ("doctor", [false; 3]),
-            Self::Config(_) => ("config", [true; 3]),
+            Self::Config(args) => ("config", [args.reads_recipe(); 3]),
             Self::Completions(_) => ("completions", [false; 3]),
             Self::Man(_) => ("man", [false; 3]),
         };

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::Common;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Flags that override keys of a recipe.
 #[derive(Debug, Args)]
@@ -26,6 +26,11 @@ impl RecipeArgs {
     /// Whether any of the flags is given.
     pub fn is_given(&self) -> bool {
         !self.set.is_empty() || self.model.is_some() || self.data.is_some()
+    }
+
+    /// The error for flags that are given without a recipe.
+    pub fn without_recipe(&self) -> Error {
+        Error::Usage("--set, --model and --data belong to a recipe: give --config".to_string())
     }
 }
 

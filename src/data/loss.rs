@@ -73,7 +73,7 @@ impl Scoring {
         LossSum { sum: -sum, weight: tokens as f64 }
     }
 
-    /// For each example the candidate with the highest mean log-probability; the first of equals.
+    /// The candidate of each example with the highest mean log-probability; the first of equals.
     pub fn predictions(&self, logprobs: &[f32]) -> Vec<usize> {
         let best = |e: &ScoredExample| {
             let mut best = (0, f64::NEG_INFINITY);
@@ -87,7 +87,7 @@ impl Scoring {
         self.examples.iter().map(best).collect()
     }
 
-    /// For each example whether its prediction is a gold candidate.
+    /// Whether the prediction of each example is a gold candidate.
     pub fn correct(&self, logprobs: &[f32]) -> Vec<bool> {
         let predictions = self.predictions(logprobs);
         self.examples.iter().zip(predictions).map(|(e, guess)| e.gold.contains(&guess)).collect()

@@ -22,9 +22,9 @@ pub struct CudaLibraries {
 
 #[derive(Debug, Serialize)]
 pub struct CudaDriver {
-    /// As "580.95.05", if the system tells.
+    /// Version of the driver, like "580.95.05", if the system tells it.
     pub release: Option<String>,
-    /// The newest CUDA that the driver works with, as "13.0".
+    /// The newest CUDA that the driver works with, like "13.0".
     pub cuda: String,
 }
 

@@ -49,9 +49,9 @@ impl CalibrationStage {
 /// A part of the forward pass through a block. It begins where the part before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockPass {
-    /// From the stage before to the inputs of this stage, which are added to the Gram matrix.
+    /// The part from the stage before to the inputs of this stage, which are added to the Gram matrix.
     To(CalibrationStage),
-    /// From the inputs of `Down` to the end of the block.
+    /// The part from the inputs of `Down` to the end of the block.
     Finish,
     /// The whole block.
     Through,

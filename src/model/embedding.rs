@@ -18,9 +18,9 @@ use crate::zo::direction::Signs;
 /// The place where the tables of token and position embeddings are kept during passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tables {
-    /// In their file. Each pass uploads the rows of its batch.
+    /// Their file. Each pass uploads the rows of its batch.
     InFile,
-    /// On the device. This takes [`super::table_bytes`] of its memory, and passes upload no rows.
+    /// The device. This takes [`super::table_bytes`] of its memory, and passes upload no rows.
     OnDevice,
 }
 

@@ -81,21 +81,19 @@ fn sequences_in_one_batch_do_not_see_each_other(device: &Device) {
     }
 }
 
+fn noise() -> Move {
+    let (distribution, mode) = (Distribution::Gaussian, ScaleMode::Relative);
+    let direction = Direction { distribution, mode, seed: 5, probe: 0 };
+    Move { direction, coefficient: coefficient(distribution, 0.1) }
+}
+
 /// Compares one pass over two continuations of a shared prefix at both signs with separate passes.
 fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
     for path in fixtures() {
         let model = open(&path, device);
         let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
         let (prefix, rest) = (&ids[..4], &ids[4..12]);
-        let noise = Move {
-            direction: Direction {
-                distribution: Distribution::Gaussian,
-                mode: ScaleMode::Relative,
-                seed: 5,
-                probe: 0,
-            },
-            coefficient: coefficient(Distribution::Gaussian, 0.1),
-        };
+        let noise = noise();
         let alone = |tail: &[u32], noise: Move| {
             let tokens = [prefix, tail].concat();
             let sequences = [Sequence::alone(0..tokens.len())];
@@ -124,15 +122,7 @@ fn shared_prefixes_and_both_signs_change_nothing(device: &Device) {
 fn signs_in_separate_passes_change_nothing(device: &Device) {
     let checkpoint = Arc::new(Checkpoint::synthetic(ModelShape::Tiny, 4, 64));
     let model = load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap();
-    let noise = Move {
-        direction: Direction {
-            distribution: Distribution::Gaussian,
-            mode: ScaleMode::Relative,
-            seed: 5,
-            probe: 0,
-        },
-        coefficient: coefficient(Distribution::Gaussian, 0.1),
-    };
+    let noise = noise();
     let sequences: Vec<_> = (0..1100).step_by(50).map(|start| Sequence::alone(start..start + 50)).collect();
     let tokens: Vec<u32> = (0..1100).map(|i| i * 7919 % 250).collect();
     let targets: Vec<Target> = (0..1100).step_by(7).map(|row| Target { row, token: row % 11 }).collect();

@@ -323,7 +323,7 @@ mod tests {
         }
     }
 
-    /// At every tie of every number of levels, and at the numbers beside it.
+    /// Looks at every tie of every number of levels, and at the numbers beside it.
     #[test]
     fn nearest_levels_are_those_of_the_quotient() {
         let mut state = 1u32;

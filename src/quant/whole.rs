@@ -12,9 +12,9 @@ use crate::packed::PackedWeight;
 /// rows.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct OutputError {
-    /// With every weight rounded to the nearest level.
+    /// The share if every weight is rounded to the nearest level.
     pub nearest: f64,
-    /// With error feedback.
+    /// The share with error feedback.
     pub feedback: f64,
 }
 

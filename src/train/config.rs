@@ -3,10 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::method::StepStart;
 use super::zeroth_order::ZerothOrder;
 use crate::error::{Error, Result};
-use crate::zo::direction::{Distribution, ScaleMode};
+use crate::zo::direction::{Distribution, ScaleMode, step_seed};
 use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
+use crate::zo::journal::Hash;
 use crate::zo::schedule::{LrScheduler, Schedule};
 
 /// Name of a method of training in the configuration.
@@ -117,6 +119,22 @@ impl TrainConfig {
         let schedule =
             Schedule { lr_scheduler_type: self.lr_scheduler_type, warmup_steps: self.warmup_steps };
         schedule.at(step, self.max_steps, self.learning_rate)
+    }
+
+    /// Number of rows of the run's order that the steps before `step` use.
+    pub fn rows_before(&self, step: u64) -> u64 {
+        step * self.batch_size as u64
+    }
+
+    /// The start of `step` in a run with the seed `run_seed`. `snapshot` is the digest of the last snapshot.
+    pub fn step_start(&self, run_seed: u64, step: u64, snapshot: Hash) -> StepStart {
+        StepStart {
+            step,
+            seed: step_seed(run_seed, step),
+            learning_rate: self.learning_rate_at(step),
+            data_cursor: self.rows_before(step + 1),
+            snapshot,
+        }
     }
 
     fn qzo(&self) -> Qzo {

@@ -24,7 +24,10 @@ pub trait Method<O: Objective + ?Sized> {
     ) -> Result<Record>;
 
     /// The measure of the gradient that a record holds.
-    fn gradient(&self, record: &Record) -> Gradient;
+    ///
+    /// # Errors
+    /// The record is of another method.
+    fn gradient(&self, record: &Record) -> Result<Gradient>;
 
     /// Number of passes over its batch that a step takes.
     fn passes(&self) -> f64;

@@ -13,17 +13,10 @@ use crate::storage::atomic::{self, write_atomically};
 use crate::zo::journal::Record;
 
 /// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum MetricLine {
-    Eval {
-        /// Number of steps done before the evaluation.
-        step: u64,
-        eval_nll: f64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        eval_accuracy: Option<f64>,
-        eval_n: usize,
-    },
+    Eval(LoggedEval),
     Step {
         /// Number of the step, from 1.
         step: u64,
@@ -34,13 +27,32 @@ pub enum MetricLine {
         lr: f64,
         #[serde(skip_serializing_if = "Option::is_none")]
         tokens_per_second: Option<f64>,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
         skipped: bool,
     },
 }
 
-/// The size of the gradient, under a key that depends on how it is measured; null if it was not finite.
+/// An evaluation on the dev set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedEval {
+    /// Number of steps done before the evaluation.
+    pub step: u64,
+    pub eval_nll: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_accuracy: Option<f64>,
+    pub eval_n: usize,
+}
+
+/// A line of an earlier call, of which only this is read: the line itself stays as it is.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum EarlierLine {
+    Eval(LoggedEval),
+    Step { step: u64 },
+}
+
+/// The size of the gradient, under a key that depends on how it is measured; null if it was not finite.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum LoggedGradient {
     Projected { projected_grad: Option<f64> },
@@ -75,16 +87,6 @@ impl MetricLine {
         line.push(b'\n');
         Ok(line)
     }
-
-    fn step(&self) -> u64 {
-        match self {
-            Self::Eval { step, .. } | Self::Step { step, .. } => *step,
-        }
-    }
-
-    fn is_eval(&self) -> bool {
-        matches!(self, Self::Eval { .. })
-    }
 }
 
 /// `metrics.jsonl`, open at its end.
@@ -96,35 +98,42 @@ pub struct Metrics {
 impl Metrics {
     /// Opens the file of a run that has done `done` steps according to its journal. Removes the lines of later steps
     /// and of the evaluation after step `done`, which will be repeated. `missing` makes the lines that a killed run did
-    /// not write.
+    /// not write. Returns the evaluations that remain.
+    ///
+    /// # Errors
+    /// The file cannot be written, or `missing` fails.
     pub fn open(
         run: &RunDir,
         done: u64,
-        missing: &mut dyn FnMut(u64) -> MetricLine,
-    ) -> Result<(Self, Vec<MetricLine>)> {
+        missing: &mut dyn FnMut(u64) -> Result<MetricLine>,
+    ) -> Result<(Self, Vec<LoggedEval>)> {
         let path = run.metrics();
-        let mut kept: Vec<MetricLine> = match File::open(&path) {
-            Ok(file) => {
-                let lines = BufReader::new(file).lines().map_while(|line| line.ok());
-                let metrics = lines.filter_map(|line| serde_json::from_str::<MetricLine>(&line).ok());
-                metrics.filter(|m| m.step() < done || (m.step() == done && !m.is_eval())).collect()
+        let (mut kept, mut evaluations, mut logged) = (Vec::new(), Vec::new(), 0);
+        let lines = File::open(&path).map(|file| BufReader::new(file).lines());
+        for line in lines.into_iter().flatten().map_while(|line| line.ok()) {
+            match serde_json::from_str(&line) {
+                Ok(EarlierLine::Eval(evaluation)) if evaluation.step < done => evaluations.push(evaluation),
+                Ok(EarlierLine::Step { step }) if step <= done => logged = logged.max(step),
+                // Of a step that will be repeated, or cut off by a kill.
+                _ => continue,
             }
-            Err(_) => Vec::new(),
-        };
-        let logged = kept.iter().filter(|m| !m.is_eval()).map(MetricLine::step).max().unwrap_or(0);
-        kept.extend((logged + 1..=done).map(missing));
-        let lines = kept.iter().map(MetricLine::to_line).collect::<Result<Vec<_>>>()?;
-        write_atomically(&path, &lines.concat())?;
+            kept.extend_from_slice(line.as_bytes());
+            kept.push(b'\n');
+        }
+        for step in logged + 1..=done {
+            kept.append(&mut missing(step)?.to_line()?);
+        }
+        write_atomically(&path, &kept)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "opening"))?;
-        Ok((Self { path, file }, kept))
+        Ok((Self { path, file }, evaluations))
     }
 
     pub fn write(&mut self, metric: &MetricLine) -> Result<()> {
         self.file.write_all(&metric.to_line()?).map_err(Error::io(&self.path, "writing"))?;
         // Only evaluations are synced: steps are in the journal, too, but this is the only record of evaluations.
-        match metric.is_eval() {
-            true => atomic::sync_data(&self.file, &self.path),
-            false => Ok(()),
+        match metric {
+            MetricLine::Eval(_) => atomic::sync_data(&self.file, &self.path),
+            MetricLine::Step { .. } => Ok(()),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::config::TrainConfig;
 use super::directory::RunDir;
-use super::method::{Gradient, Method, StepStart};
-use super::metrics::{MetricLine, Metrics};
+use super::method::{Gradient, Method};
+use super::metrics::{LoggedEval, MetricLine, Metrics};
 use super::objective::Objective;
 use super::snapshot::{self, Restored};
 use super::step::step;
@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::eval::TaskReport;
 use crate::model::{Scales, Update};
 use crate::storage::staging::replace_directory;
-use crate::zo::direction::step_seed;
 use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken, TornTail};
 
 /// The events of a run, in order.
@@ -126,10 +125,12 @@ impl Run<'_> {
         let done = records.len() as u64;
         // Written only now that the journal is locked and known to belong to this run.
         self.directory.write_config(self.resolved)?;
-        let (mut metrics, lines) = Metrics::open(self.directory, done, &mut |step| {
-            self.metric(training.method, &records[step as usize - 1], None)
+        let (mut metrics, evaluations) = Metrics::open(self.directory, done, &mut |step| {
+            let record = &records[step as usize - 1];
+            let lr = self.config.learning_rate_at(record.step);
+            Ok(MetricLine::of(record, training.method.gradient(record)?, lr, None))
         })?;
-        training.history = History::of(&lines, training.objective);
+        training.history = History::of(&evaluations, training.objective);
         let mut skipped_in_a_row = records.iter().rev().take_while(|r| r.skipped).count() as u64;
         if start == done {
             self.after_step(&mut training, done, &mut metrics, on_event)?;
@@ -138,10 +139,14 @@ impl Run<'_> {
         let clock = Instant::now();
         for step in start..self.config.max_steps {
             let repeats = records.get(step as usize);
-            if self.stop.load(Ordering::Relaxed) && repeats.is_none() {
-                self.save(&mut training, step, on_event)?;
+            if self.stop.load(Ordering::Relaxed) {
+                // The journal has the steps that are repeated, so they need no snapshot.
+                if repeats.is_none() {
+                    self.save(&mut training, step, on_event)?;
+                }
                 return Err(Error::Interrupted(format!(
-                    "{step} steps are saved in {}; continue with --resume",
+                    "{} steps are saved in {}; continue with --resume",
+                    step.max(done),
                     self.directory.path().display()
                 )));
             }
@@ -151,13 +156,15 @@ impl Run<'_> {
                     None => journal.append(record),
                 })?;
             if repeats.is_none() {
-                metrics.write(&self.metric(training.method, &record, Some(tokens_per_second)))?;
+                let gradient = training.method.gradient(&record)?;
+                let lr = self.config.learning_rate_at(step);
+                metrics.write(&MetricLine::of(&record, gradient, lr, Some(tokens_per_second)))?;
                 skipped_in_a_row = if record.skipped { skipped_in_a_row + 1 } else { 0 };
                 on_event(TrainEvent::Step {
                     step: step + 1,
                     loss: record.loss(),
-                    gradient: training.method.gradient(&record),
-                    lr: self.config.learning_rate_at(step),
+                    gradient,
+                    lr,
                     tokens_per_second,
                     skipped: record.skipped,
                 });
@@ -187,16 +194,8 @@ impl Run<'_> {
         journal: &mut dyn FnMut(&Record) -> Result<()>,
     ) -> Result<(Record, f64)> {
         let clock = Instant::now();
-        let size = self.config.batch_size;
-        let cursor = number * size as u64;
-        let batch = training.objective.batch(cursor, size);
-        let now = StepStart {
-            step: number,
-            seed: step_seed(self.seed, number),
-            learning_rate: self.config.learning_rate_at(number),
-            data_cursor: cursor + size as u64,
-            snapshot: training.snapshot,
-        };
+        let batch = training.objective.batch(self.config.rows_before(number), self.config.batch_size);
+        let now = self.config.step_start(self.seed, number, training.snapshot);
         let record = step(training.method, training.objective, training.model, &batch, now, journal)?;
         let tokens = training.method.passes() * training.objective.tokens(&batch) as f64;
         Ok((record, tokens / clock.elapsed().as_secs_f64()))
@@ -282,12 +281,12 @@ impl Run<'_> {
             training.history.best = Some((step, report.nll));
             snapshot::save(&self.directory.best_snapshot(), training.model, &[], step, &self.header.id())?;
         }
-        metrics.write(&MetricLine::Eval {
+        metrics.write(&MetricLine::Eval(LoggedEval {
             step,
             eval_nll: report.nll,
             eval_accuracy: report.accuracy,
             eval_n: report.n,
-        })?;
+        }))?;
         on_event(TrainEvent::Evaluated { step, report: report.clone(), best });
         match step {
             0 => training.history.before = Some(report),
@@ -308,16 +307,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn metric<O: Objective>(
-        &self,
-        method: &dyn Method<O>,
-        record: &Record,
-        tokens_per_second: Option<f64>,
-    ) -> MetricLine {
-        let lr = self.config.learning_rate_at(record.step);
-        MetricLine::of(record, method.gradient(record), lr, tokens_per_second)
-    }
-
     /// Compares a repeated step with its record in the journal.
     ///
     /// # Errors
@@ -335,16 +324,14 @@ impl Run<'_> {
 }
 
 impl History {
-    fn of<O: Objective>(lines: &[MetricLine], objective: &O) -> Self {
+    fn of<O: Objective>(evaluations: &[LoggedEval], objective: &O) -> Self {
         let mut history = Self::default();
-        for line in lines {
-            if let MetricLine::Eval { step, eval_nll, eval_accuracy, eval_n } = line {
-                if *eval_nll < history.best.map_or(f64::INFINITY, |(_, nll)| nll) {
-                    history.best = Some((*step, *eval_nll));
-                }
-                if *step == 0 {
-                    history.before = objective.recall(*eval_n, *eval_accuracy, *eval_nll);
-                }
+        for &LoggedEval { step, eval_nll, eval_accuracy, eval_n } in evaluations {
+            if eval_nll < history.best.map_or(f64::INFINITY, |(_, nll)| nll) {
+                history.best = Some((step, eval_nll));
+            }
+            if step == 0 {
+                history.before = objective.recall(eval_n, eval_accuracy, eval_nll);
             }
         }
         history

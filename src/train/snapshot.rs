@@ -1,11 +1,11 @@
 //! Snapshots: all trained scales at one step, with the state of the optimizer, so that a resumed run need not repeat
 //! every step. Without a usable snapshot, a run takes longer to resume and gives the same result.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use ::safetensors::{Dtype, SafeTensors};
 
+use crate::checkpoint::safetensors;
 use crate::error::{Error, Result};
 use crate::model::{Scales, Update};
 use crate::storage::atomic::stream_atomically;
@@ -41,31 +41,20 @@ pub fn save<S: Scales + ?Sized>(
     run: &str,
 ) -> Result<Hash> {
     let mut tensors = Vec::new();
-    let mut end = 0;
-    let mut add = |name: &str, dtype: Dtype, length: usize, bytes: usize| {
-        let info = TensorInfo { dtype, shape: vec![length], data_offsets: (end, end + bytes) };
-        tensors.push((name.to_string(), info));
-        end += bytes;
-    };
     for name in scales.trained() {
-        let length = scales.scale_count(name)?;
-        add(name, Dtype::F32, length, 4 * length);
+        tensors.push((name.clone(), Dtype::F32, vec![scales.scale_count(name)?]));
     }
     for (name, values) in state {
-        add(&format!("{STATE}{name}"), Dtype::F32, values.len(), 4 * values.len());
+        tensors.push((format!("{STATE}{name}"), Dtype::F32, vec![values.len()]));
     }
-    add(DIGEST, Dtype::U8, blake3::OUT_LEN, blake3::OUT_LEN);
-    let about = [(STEP, step.to_string()), (RUN, run.to_string())];
-    let about: HashMap<String, String> = about.map(|(k, v)| (k.to_string(), v)).into();
-    let impossible = |what: String| Error::internal(format!("{}: {what}", path.display()));
-    let header = Metadata::new(Some(about), tensors).map_err(|e| impossible(e.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(|e| impossible(e.to_string()))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    tensors.push((DIGEST.into(), Dtype::U8, vec![blake3::OUT_LEN]));
+    let about = [(RUN, run), (STEP, &step.to_string())];
+    let (header, _) = safetensors::header(&about, &tensors)
+        .map_err(|what| Error::internal(format!("{}: {what}", path.display())))?;
 
     let failed = || Error::io(path, "writing");
     let mut digest = Digest::default();
     stream_atomically(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed())?;
         file.write_all(&header).map_err(failed())?;
         for name in scales.trained() {
             let scales = scales.scales(name)?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::metrics::{LoggedEval, Metrics};
 use super::*;
 use crate::data::LossSum;
 use crate::error::{Error, Result};
@@ -145,9 +146,9 @@ impl Method<Quadratic> for Descent {
         Ok(Record { step: now.step, data_cursor: now.data_cursor, skipped: false, taken })
     }
 
-    fn gradient(&self, record: &Record) -> Gradient {
+    fn gradient(&self, record: &Record) -> Result<Gradient> {
         let StepTaken::Exact { grad_norm, .. } = record.taken else { panic!("{record:?}") };
-        Gradient::Norm(grad_norm)
+        Ok(Gradient::Norm(grad_norm))
     }
 
     fn passes(&self) -> f64 {
@@ -194,13 +195,15 @@ fn run(path: &Path, max_steps: u64, stop_after: Option<u64>, error: f32) -> (Res
     (outcome, weights)
 }
 
-/// The bytes of the tensors in both snapshots.
+/// The bytes of both snapshots.
 fn snapshots(path: &Path) -> [Vec<u8>; 2] {
-    ["snapshot.safetensors", "best.safetensors"].map(|name| {
-        let bytes = std::fs::read(path.join(name)).unwrap();
-        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        bytes[8 + header..].to_vec()
-    })
+    ["snapshot.safetensors", "best.safetensors"].map(|name| std::fs::read(path.join(name)).unwrap())
+}
+
+/// The lines of `metrics.jsonl` without the only figure that differs from run to run.
+fn metrics(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| line.split(",\"tokens_per_second").next().unwrap().replace('}', "")).collect()
 }
 
 #[test]
@@ -223,6 +226,8 @@ fn another_method_goes_through_loop_journal_snapshots_and_resume() {
     let (outcome, got) = run(&parts, 18, None, 0.0);
     outcome.unwrap();
     assert_eq!(got.scales, expected.scales);
+    assert_eq!(metrics(&parts), metrics(&whole));
+    assert_eq!(snapshots(&parts), snapshots(&whole));
 }
 
 #[test]
@@ -239,17 +244,44 @@ fn steps_since_the_last_snapshot_are_taken_again_and_must_agree() {
     outcome.unwrap();
     assert_eq!(got.scales, expected.scales);
     assert_eq!(snapshots(&killed), snapshots(&whole));
-    let metrics = |path: &Path| {
-        let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
-        text.lines()
-            .map(|line| line.split(",\"tokens_per_second").next().unwrap().to_owned())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(metrics(&killed).len(), metrics(&whole).len());
+    assert_eq!(metrics(&killed), metrics(&whole));
 
     let (outcome, _) = run(&other, 12, None, 1e-3);
     let refused = outcome.unwrap_err().to_string();
     assert!(refused.contains("step 1 gives a loss of"), "{refused}");
+}
+
+#[test]
+fn an_interruption_while_steps_are_repeated_ends_the_run_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    run(&path, 12, Some(6), 0.0).0.unwrap_err();
+    std::fs::remove_file(path.join("snapshot.safetensors")).unwrap();
+    let (outcome, weights) = run(&path, 12, Some(0), 0.0);
+    let refused = outcome.unwrap_err().to_string();
+    assert!(refused.contains("6 steps are saved"), "{refused}");
+    assert_eq!(weights.scales, Weights::new().scales);
+    assert!(!path.join("snapshot.safetensors").exists());
+}
+
+#[test]
+fn a_resumed_run_knows_its_evaluations_to_the_last_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = RunDir::new(folder.path());
+    let line = |step| {
+        let (gradient, tokens_per_second) = (Gradient::Norm(1.0).into(), None);
+        Ok(MetricLine::Step { step, loss: None, gradient, lr: 0.0, tokens_per_second, skipped: false })
+    };
+    let (mut metrics, _) = Metrics::open(&directory, 0, &mut { line }).unwrap();
+    let evaluations: Vec<_> = (0..1000)
+        .map(|step| LoggedEval { step, eval_nll: 1.0 / (step + 3) as f64, eval_accuracy: None, eval_n: 1 })
+        .collect();
+    for evaluation in &evaluations {
+        metrics.write(&MetricLine::Eval(evaluation.clone())).unwrap();
+    }
+    let (_, known) = Metrics::open(&directory, 1000, &mut { line }).unwrap();
+    let changed = known.iter().zip(&evaluations).filter(|(one, other)| one != other).count();
+    assert_eq!((known.len(), changed), (1000, 0));
 }
 
 #[test]

@@ -35,11 +35,16 @@ impl<O: Objective + ?Sized> Method<O> for ZerothOrder {
         Ok(Record::of_probes(now.step, now.seed, now.data_cursor, &outcome))
     }
 
-    fn gradient(&self, record: &Record) -> Gradient {
-        let StepTaken::Zo { probes, .. } = &record.taken else { return Gradient::Projected(f64::NAN) };
+    fn gradient(&self, record: &Record) -> Result<Gradient> {
+        let StepTaken::Zo { probes, .. } = &record.taken else {
+            return Err(Error::internal(format!(
+                "the record of step {} is not of zeroth order",
+                record.step + 1
+            )));
+        };
         let eps = self.estimator.eps();
         let sum = probes.iter().map(|p| (p.loss_plus - p.loss_minus) / (2.0 * eps)).sum::<f64>();
-        Gradient::Projected(sum / probes.len() as f64)
+        Ok(Gradient::Projected(sum / probes.len() as f64))
     }
 
     fn passes(&self) -> f64 {

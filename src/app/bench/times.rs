@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::model::LanguageModel;
-use crate::train::{Method, Objective, StepStart, TrainConfig, step};
-use crate::zo::direction::step_seed;
+use crate::train::{Method, Objective, TrainConfig, step};
 use crate::zo::journal::{Hash, StepTaken};
 
 /// The times of some steps.
@@ -54,14 +53,8 @@ pub fn time_steps<O: Objective<Model = dyn LanguageModel>>(
     let mut method = config.method();
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
     for number in 0..=steps {
-        let batch = objective.batch(number * config.batch_size as u64, config.batch_size);
-        let now = StepStart {
-            step: number,
-            seed: step_seed(seed, number),
-            learning_rate: config.learning_rate,
-            data_cursor: 0,
-            snapshot: Hash::default(),
-        };
+        let batch = objective.batch(config.rows_before(number), config.batch_size);
+        let now = config.step_start(seed, number, Hash::default());
         let clock = Instant::now();
         let record = step(&mut method, objective, model, &batch, now, &mut |_| Ok(()))?;
         if let StepTaken::Zo { probes, .. } = &record.taken {

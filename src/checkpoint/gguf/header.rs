@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 pub struct GgufHeader {
     pub values: BTreeMap<String, GgufValue>,
-    /// In the order of the file's table.
+    /// The tensors, in the order of the file's table.
     pub tensors: Vec<TensorInfo>,
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 
 pub use safetensors::Dtype;
-pub use writer::{ShardWriter, TensorDescription, Writer};
+pub use writer::{ShardWriter, TensorDescription, Writer, header};
 
 use super::tensor::TensorPlace;
 use crate::error::{Error, Result};

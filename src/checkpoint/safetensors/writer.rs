@@ -1,7 +1,8 @@
 //! Writes safetensors files tensor by tensor, in any order: the header is known before the first
 //! byte of data, so no data has to be kept in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -26,22 +27,13 @@ impl Writer {
     /// # Errors
     /// Two tensors share a name, or a size overflows.
     pub fn create(path: &Path, tensors: &[TensorDescription]) -> Result<Self> {
-        let mut infos = Vec::with_capacity(tensors.len());
-        let mut end = 0usize;
-        for (name, dtype, shape) in tensors {
-            let start = end;
-            end = bytes(*dtype, shape).and_then(|bytes| start.checked_add(bytes)).ok_or_else(|| {
-                Error::damaged(path, format!("tensor `{name}` of shape {shape:?} is too large"))
-            })?;
-            let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
-            infos.push((name.clone(), info));
-        }
-        let places = infos.iter().map(|(name, info)| (name.clone(), info.data_offsets)).collect::<Vec<_>>();
-        let header =
-            header(infos).map_err(|e| Error::damaged(path, format!("cannot describe its tensors: {e}")))?;
-        let place = |at: usize| (header.len() + at) as u64;
-        let places = places.into_iter().map(|(name, (start, end))| (name, place(start)..place(end)));
-        Ok(Self(PlacedFile::create(path, &header, places.collect(), 0)?))
+        // transformers refuses files that do not name the framework of their tensors.
+        let (header, ends) =
+            header(&[("format", "pt")], tensors).map_err(|what| Error::damaged(path, what))?;
+        let starts = [header.len() as u64].into_iter().chain(ends.iter().copied());
+        let places = tensors.iter().zip(starts).zip(&ends);
+        let places = places.map(|(((name, ..), start), end)| (name.clone(), start..*end)).collect();
+        Ok(Self(PlacedFile::create(path, &header, places, 0)?))
     }
 
     /// Whether the tensor is still to be written.
@@ -157,14 +149,34 @@ fn bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(dtype.bitsize(), |product, &d| product.checked_mul(d)).map(|bits| bits / 8)
 }
 
-/// The header: its length, and JSON with spaces up to a multiple of 8, so that the data is aligned.
-fn header(tensors: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
-    // transformers refuses files that do not name the framework of their tensors.
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(about), tensors).map_err(|e| e.to_string())?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
+/// Makes the header of a file whose tensors lie in the order given: its length, then JSON with spaces up to a multiple
+/// of 8, so that the data is aligned. `about` holds pairs of free text. Returns the header, and where each tensor ends in
+/// the file.
+///
+/// # Errors
+/// Two tensors share a name, or a size overflows.
+pub fn header(about: &[(&str, &str)], tensors: &[TensorDescription]) -> Result<(Vec<u8>, Vec<u64>), String> {
+    let mut infos = Vec::with_capacity(tensors.len());
+    let mut end = 0usize;
+    for (name, dtype, shape) in tensors {
+        let start = end;
+        end = bytes(*dtype, shape)
+            .and_then(|bytes| start.checked_add(bytes))
+            .ok_or_else(|| format!("tensor `{name}` of shape {shape:?} is too large"))?;
+        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
+        infos.push((name.clone(), info));
+    }
+    let ends: Vec<usize> = infos.iter().map(|(_, info)| info.data_offsets.1).collect();
+    let undescribed = |e: &dyn Display| format!("cannot describe its tensors: {e}");
+    let about = about.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let metadata = Metadata::new(Some(about), infos).map_err(|e| undescribed(&e))?;
+    let mut json = serde_json::to_value(&metadata).map_err(|e| undescribed(&e))?;
+    // `Metadata` keeps `about` in a hash map, whose order differs from run to run.
+    json["__metadata__"].sort_all_objects();
+    let mut json = json.to_string().into_bytes();
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.append(&mut json);
-    Ok(header)
+    let ends = ends.into_iter().map(|end| (header.len() + end) as u64).collect();
+    Ok((header, ends))
 }

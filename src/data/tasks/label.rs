@@ -77,7 +77,7 @@ enum Reading {
     One(usize),
     /// Neither an index nor a choice.
     None,
-    /// Not a choice, although all choices are values of the label's type, so that it cannot be an index.
+    /// No choice has this text, and it cannot be an index: all choices are values of the label's type.
     NoText,
     /// One choice by its index and another by its text.
     Two {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct TokenizedDataset {
     pub loss_kind: LossKind,
-    /// In the order of the rows, without those that are left out.
+    /// The examples in the order of their rows; rows that are left out have none.
     pub examples: Vec<TokenizedExample>,
     pub lengths: LengthReport,
 }

@@ -59,7 +59,7 @@ where
         product::dense_product(x, weight)
     }
 
-    /// Not Burn's product, which would round f32 to tf32 on cards that have it.
+    /// Multiplies without Burn's product, which would round f32 to tf32 on cards that have it.
     fn gram(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let columns = into_contiguous(Self::float_transpose(x));
         product::dense_product(columns.clone(), columns)

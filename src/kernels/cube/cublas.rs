@@ -158,9 +158,9 @@ const ANY_ALGORITHM: c_int = -1;
 /// Way in which a product is kept behind everything queued before it and ahead of everything queued after it.
 #[derive(Clone, Copy)]
 enum QueueOrder {
-    /// By events of the context: before, after.
+    /// Events of the context: one before the product and one after it.
     Events([sys::CUevent; 2]),
-    /// By waiting.
+    /// The host waits for the queue.
     Waits,
 }
 

@@ -25,7 +25,7 @@ pub struct CompressedTensors {
     pub bits: u32,
     /// `None`: one group per row (strategy "channel").
     pub group_size: Option<usize>,
-    /// Without zero points.
+    /// Whether the middle of the codes is the only zero point.
     pub symmetric: bool,
     pub actorder: Option<Actorder>,
 }

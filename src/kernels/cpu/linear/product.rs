@@ -72,8 +72,8 @@ mod tests {
         (word(i) >> 24) as f32 / 128.0 - 1.0
     }
 
-    /// On all instruction sets of this machine, not only the widest: more tokens than a tile and a pass, two weights,
-    /// several slices, rows that fill no unit.
+    /// Compares all instruction sets of this machine, not only the widest, on more tokens than a tile and a pass, two
+    /// weights, several slices, and rows that fill no unit.
     #[test]
     fn every_instruction_set_gives_the_product() {
         let (tokens, input, group_size, bits) = (TOKENS + 38, 300, 20, 3);

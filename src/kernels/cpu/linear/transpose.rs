@@ -30,7 +30,7 @@ mod avx512 {
 
     use super::super::layout::LANES;
 
-    /// As the function above, on registers.
+    /// Transposes like the function above, in registers.
     ///
     /// # Safety
     /// Each of the `width ≤ LANES` rows holds as many words as `out` has columns.
