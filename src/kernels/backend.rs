@@ -5,6 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::attention::{KeyRanges, Scores};
+use super::backward::{LinearGradients, Wanted};
 use super::matmul_path::MatmulPath;
 use super::weight::DeviceWeight;
 use crate::arch::Activation;
@@ -37,6 +38,9 @@ pub trait Kernels: Backend {
     fn permute(x: FloatTensor<Self>, perm: IntTensor<Self>) -> FloatTensor<Self> {
         Self::float_select(x, 1, perm)
     }
+
+    /// The opposite of [`permute`](Self::permute): `y[t, perm[i]] = x[t, i]`.
+    fn permute_back(x: FloatTensor<Self>, perm: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`linear_by`](super::linear_by); the features of `x` are in the weights' order.
     fn packed_linear<const N: usize>(
@@ -92,6 +96,41 @@ pub trait Kernels: Backend {
 
     /// See [`gate_mul`](super::gate_mul).
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+
+    /// See [`linear_backward`](super::linear_backward); the features of `x` and of its gradient are in the weights'
+    /// order.
+    fn packed_linear_backward<const N: usize>(
+        x: FloatTensor<Self>,
+        weights: [&DeviceWeight<Self>; N],
+        dy: [FloatTensor<Self>; N],
+        wanted: Wanted,
+    ) -> LinearGradients<FloatTensor<Self>, N>;
+
+    /// See [`dense_linear_backward`](super::dense_linear_backward).
+    fn dense_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`attention_backward`](fn@super::attention_backward).
+    fn packed_attention_backward(
+        inputs: [FloatTensor<Self>; 3],
+        dy: FloatTensor<Self>,
+        keys: &KeyRanges<Self>,
+        scores: Scores,
+    ) -> [FloatTensor<Self>; 3];
+
+    /// See [`rms_norm_backward`](super::rms_norm_backward).
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        dy: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`gate_mul_backward`](super::gate_mul_backward).
+    fn gate_mul_backward(
+        inputs: [FloatTensor<Self>; 2],
+        dy: FloatTensor<Self>,
+        activation: Activation,
+    ) -> [FloatTensor<Self>; 2];
 
     /// See [`apply_move`](super::apply_move).
     fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self>;

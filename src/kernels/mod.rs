@@ -11,6 +11,7 @@
 mod activation;
 mod attention;
 mod backend;
+mod backward;
 pub mod bench;
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -24,6 +25,10 @@ mod weight;
 
 pub use attention::{KeyRanges, Scores};
 pub use backend::Kernels;
+pub use backward::{
+    LinearGradients, Wanted, attention_backward, dense_linear_backward, gate_mul_backward, linear_backward,
+    rms_norm_backward, rotate_backward,
+};
 pub(crate) use cpu::multiversion;
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{

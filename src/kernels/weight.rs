@@ -15,6 +15,8 @@ pub struct DeviceWeight<B: Backend> {
     pub parameter: Option<u32>,
     /// Type of the arithmetic of its product, where a backend has a choice.
     pub compute: ComputeType,
+    /// Whether a group is constant and not 0: its scale is 0, and its weights are its minimum.
+    pub has_constant_groups: bool,
 }
 
 /// [`PackedWeight`] in tensors: words as i32, bytes four to an i32, the first in its low byte, and floats as f32.
@@ -27,16 +29,38 @@ impl<B: Backend> DeviceWeight<B> {
         compute: ComputeType,
         device: &B::Device,
     ) -> Self {
+        let has_constant_groups = weight.levels.kind().has_mins() && weight.scales.contains(&0.0);
         let packed = weight.map(
             |words| upload_words(words, device),
             |bytes| upload_bytes(bytes, device),
             |floats| upload_floats(floats, device),
         );
-        Self { packed, parameter, compute }
+        Self { packed, parameter, compute, has_constant_groups }
     }
 
     pub fn elements(&self) -> usize {
         self.packed.elements()
+    }
+
+    /// Sums over each group of `features`, which are in the model's order: `[in_features]` → `[groups]`.
+    pub fn sum_groups(&self, features: Tensor<B, 1>) -> Tensor<B, 1> {
+        let (groups, size) = (self.packed.groups(), self.packed.group_size);
+        let features = match &self.packed.perm {
+            Some(perm) => features.select(0, perm.clone()),
+            None => features,
+        };
+        if groups == 1 {
+            return features.sum();
+        }
+        let missing = groups * size - self.packed.in_features;
+        let padded = match missing {
+            0 => features,
+            _ => {
+                let zeros = Tensor::zeros([missing], (&features.device(), features.dtype()));
+                Tensor::cat(vec![features, zeros], 0)
+            }
+        };
+        padded.reshape([groups, size]).sum_dim(1).reshape([-1])
     }
 
     /// The parameter id and the move of each equal part of the rows; all rows are one part where this weight is

@@ -1,5 +1,6 @@
 //! The trait of a causal language model on any device.
 
+use super::gradient::{BackwardPass, GradientSink};
 use super::scales::Scales;
 use crate::arch::ModelConfig;
 use crate::data::{Batch, Sequence, Target};
@@ -27,6 +28,20 @@ pub trait LanguageModel: Scales {
     /// `log p(token | the tokens before it)` of each target, in the order of `targets`, once for each part of `signs`:
     /// with both signs, the results at the first sign come first.
     fn log_probs(&self, input: ModelInput<'_>, targets: &[Target], signs: Signs) -> Result<Vec<f32>>;
+
+    /// Runs a forward pass as [`Self::log_probs`] does in training, and then a backward pass: gives `sink` the
+    /// log-probabilities of the targets, and for the derivatives that it returns the gradients of the scales of each
+    /// block.
+    ///
+    /// # Errors
+    /// The device or the sink fails.
+    fn gradient(
+        &mut self,
+        input: ModelInput<'_>,
+        targets: &[Target],
+        backward: BackwardPass,
+        sink: &mut dyn GradientSink,
+    ) -> Result<()>;
 
     /// Logits at every position: `[tokens, vocab_size]`, row-major.
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>>;

@@ -1,12 +1,13 @@
-//! `y = x·Wᵀ + b` with a dense or a quantized weight.
+//! `y = x·Wᵀ + b` with a dense or a quantized weight, and its backward pass.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
+use super::gradient::ScaleForm;
 use crate::checkpoint::{Checkpoint, DenseValues, Weight};
 use crate::device::ComputeType;
 use crate::error::Result;
-use crate::kernels::{self, DeviceWeight, Kernels};
+use crate::kernels::{self, DeviceWeight, Kernels, Wanted};
 use crate::zo::direction::Signs;
 
 /// A linear layer.
@@ -65,6 +66,67 @@ impl<B: Kernels> Linear<B> {
         y
     }
 
+    /// The backward pass of [`Self::forward`]. Returns the gradient of `x`, if it is wanted.
+    pub fn backward(
+        &self,
+        x: Tensor<B, 2>,
+        product: LinearOutput<B>,
+        wants_input: bool,
+        gradients: &mut Gradients<B>,
+    ) -> Option<Tensor<B, 2>> {
+        let LinearOutput { y, dy } = product;
+        let weight = match &self.weight {
+            LinearWeight::Dense(weight) => {
+                return wants_input.then(|| kernels::dense_linear_backward(dy, weight.clone()));
+            }
+            LinearWeight::Packed(weight) => weight,
+        };
+        let trained = weight.parameter.is_some();
+        // A group whose scale is 0 is constant and does not move with its row, so that its share has to be left out.
+        let whole = match gradients.form {
+            ScaleForm::Scales => trained,
+            ScaleForm::Rows | ScaleForm::Factors => trained && (weight.has_constant_groups || y.is_none()),
+        };
+        let input = wants_input || (gradients.form == ScaleForm::Factors && trained && !whole);
+        let (dx, scales) =
+            kernels::linear_backward(x.clone(), [weight], [dy.clone()], Wanted { input, scales: whole });
+        let Some(parameter) = weight.parameter else { return dx };
+        let scales = scales.map(|[scales]| scales);
+        let groups = weight.packed.groups();
+        let wide = |x: Tensor<B, 2>| x.cast(DType::F32);
+        let found = match (gradients.form, scales, y) {
+            (ScaleForm::Scales, scales, _) => scales.into_iter().collect(),
+            (form, Some(scales), _) => {
+                let scales = scales.reshape([weight.packed.out_features, groups]);
+                let rows = scales.clone().sum_dim(1).reshape([-1]);
+                let columns = (form == ScaleForm::Factors).then(|| scales.sum_dim(0).reshape([-1]));
+                [Some(rows), columns].into_iter().flatten().collect()
+            }
+            (_, None, None) => vec![],
+            (form, None, Some(y)) => {
+                let y = match &self.bias {
+                    Some(bias) => y - bias.clone().unsqueeze(),
+                    None => y,
+                };
+                let rows = (wide(dy) * wide(y)).sum_dim(0).reshape([-1]);
+                let columns = dx.clone().filter(|_| form == ScaleForm::Factors).map(|dx| {
+                    let features = (wide(x) * wide(dx)).sum_dim(0).reshape([-1]);
+                    weight.sum_groups(features)
+                });
+                [Some(rows), columns].into_iter().flatten().collect()
+            }
+        };
+        gradients.found.push((parameter, found));
+        dx.filter(|_| wants_input)
+    }
+
+    pub fn in_features(&self) -> usize {
+        match &self.weight {
+            LinearWeight::Dense(weight) => weight.dims()[1],
+            LinearWeight::Packed(weight) => weight.packed.in_features,
+        }
+    }
+
     /// The weight, if it is packed.
     pub fn packed(&self) -> Option<&DeviceWeight<B>> {
         match &self.weight {
@@ -94,6 +156,25 @@ impl<B: Kernels, const N: usize> Projections<B, N> {
                     begin += width;
                     y.clone().narrow(1, begin - width, width)
                 })
+            }
+        }
+    }
+
+    /// The backward pass of [`Self::forward`]. Returns the gradient of `x`, if it is wanted.
+    pub fn backward(
+        &self,
+        x: Tensor<B, 2>,
+        products: [LinearOutput<B>; N],
+        wants_input: bool,
+        gradients: &mut Gradients<B>,
+    ) -> Option<Tensor<B, 2>> {
+        match self {
+            Self::Apart(linears) => backward(linears.each_ref(), x, products, wants_input, gradients),
+            Self::Fused(linear, _) => {
+                let dy = products.iter().map(|product| product.dy.clone()).collect();
+                let y: Option<Vec<_>> = products.into_iter().map(|product| product.y).collect();
+                let product = LinearOutput { y: y.map(|y| Tensor::cat(y, 1)), dy: Tensor::cat(dy, 1) };
+                backward([linear], x, [product], wants_input, gradients)
             }
         }
     }
@@ -134,6 +215,44 @@ fn forward<B: Kernels, const N: usize>(
         Some(Some(bias)) => y + bias.clone().unsqueeze(),
         _ => y,
     })
+}
+
+/// A product and the gradient of the loss with respect to it: `[T, out_features]` each.
+pub struct LinearOutput<B: Backend> {
+    /// The product, with its bias. It saves time where factors are trained, and is not used where scales are.
+    pub y: Option<Tensor<B, 2>>,
+    pub dy: Tensor<B, 2>,
+}
+
+/// The gradients of the scales that a backward pass has computed so far.
+pub struct Gradients<B: Backend> {
+    pub form: ScaleForm,
+    /// Parameter ids, and gradients in f32 as [`super::ScaleGradient`] orders them. A second part follows the first.
+    pub found: Vec<(u32, Vec<Tensor<B, 1>>)>,
+}
+
+/// The backward pass of several linears of one input. Returns the gradient of the input, if it is wanted.
+fn backward<B: Kernels, const N: usize>(
+    linears: [&Linear<B>; N],
+    x: Tensor<B, 2>,
+    products: [LinearOutput<B>; N],
+    wants_input: bool,
+    gradients: &mut Gradients<B>,
+) -> Option<Tensor<B, 2>> {
+    let weights = all_packed(linears).filter(|_| gradients.form == ScaleForm::Scales);
+    if let Some(weights) = weights {
+        let scales = weights.iter().any(|weight| weight.parameter.is_some());
+        let wanted = Wanted { input: wants_input, scales };
+        let dy = products.map(|product| product.dy);
+        let (dx, scales) = kernels::linear_backward(x, weights, dy, wanted);
+        for (weight, scales) in weights.into_iter().zip(scales.into_iter().flatten()) {
+            gradients.found.extend(weight.parameter.map(|id| (id, vec![scales])));
+        }
+        return dx;
+    }
+    let each = linears.into_iter().zip(products);
+    let inputs = each.map(|(linear, product)| linear.backward(x.clone(), product, wants_input, gradients));
+    inputs.flatten().reduce(|a, b| a + b)
 }
 
 fn all_packed<B: Kernels, const N: usize>(linears: [&Linear<B>; N]) -> Option<[&DeviceWeight<B>; N]> {

@@ -7,7 +7,8 @@
 //! load             loads a checkpoint onto a device
 //! decoder          embeddings, blocks, head; for packed sequences or one growing sequence
 //! blockwise        the same blocks one at a time, for calibration
-//! block            a decoder block; linear, norm and rope are its parts
+//! block            a decoder block and its backward pass; linear, norm and rope are its parts
+//! gradient         what a backward pass computes, and who receives it
 //! pass             the inputs that all blocks share: positions, and the keys that each row attends to
 //! scoring          log-probabilities of a batch's targets from its hidden states
 //! pool_usage       frees pooled buffers between passes of different sizes
@@ -20,6 +21,7 @@ mod block;
 mod blockwise;
 mod decoder;
 mod embedding;
+mod gradient;
 mod language_model;
 mod linear;
 mod load;
@@ -35,6 +37,7 @@ mod tests;
 
 pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
 pub use embedding::Tables;
+pub use gradient::{BackwardPass, GradientSink, ScaleForm, ScaleGradient};
 pub use language_model::{LanguageModel, ModelInput, Session, check_tokens};
 #[cfg(test)]
 pub(crate) use load::load_on;

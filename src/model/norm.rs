@@ -1,4 +1,4 @@
-//! Norms, and their places in a block.
+//! Norms, their places in a block, and their backward passes.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
@@ -71,6 +71,18 @@ impl<B: Kernels> Norm<B> {
         y.cast(dtype)
     }
 
+    /// The backward pass of [`Self::forward`]: the gradient of `x`.
+    pub fn backward(&self, x: Tensor<B, 2>, dy: Tensor<B, 2>) -> Tensor<B, 2> {
+        if self.bias.is_none() {
+            return kernels::rms_norm_backward(x, self.weight.clone(), self.eps, dy);
+        }
+        let dtype = x.dtype();
+        let [x, dy] = [x, dy].map(|t| t.cast(DType::F32));
+        let centred = x.clone() - x.mean_dim(1);
+        let dx = kernels::rms_norm_backward(centred, self.weight.clone(), self.eps, dy);
+        (dx.clone() - dx.mean_dim(1)).cast(dtype)
+    }
+
     /// Returns the sum of a residual, and the normed sum.
     pub fn sum_and_norm(&self, residual: Residual<B>) -> [Tensor<B, 2>; 2] {
         match residual {
@@ -88,6 +100,13 @@ impl<B: Kernels> Norm<B> {
     pub fn heads(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [rows, heads, dim] = x.dims();
         self.forward(x.reshape([rows * heads, dim])).reshape([rows, heads, dim])
+    }
+
+    /// The backward pass of [`Self::heads`].
+    pub fn heads_backward(&self, x: Tensor<B, 3>, dy: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [rows, heads, dim] = x.dims();
+        let [x, dy] = [x, dy].map(|t| t.reshape([rows * heads, dim]));
+        self.backward(x, dy).reshape([rows, heads, dim])
     }
 }
 
@@ -117,6 +136,14 @@ impl<B: Kernels> Norms<B> {
                 normed.into()
             }
             None => residual,
+        }
+    }
+
+    /// The backward pass of [`Self::input`]: adds the gradient that comes through the input norm, `dh`, to that of `x`.
+    pub fn input_backward(&self, x: Tensor<B, 2>, dh: Tensor<B, 2>, dx: Tensor<B, 2>) -> Tensor<B, 2> {
+        dx + match &self.input {
+            Some(norm) => norm.backward(x, dh),
+            None => dh,
         }
     }
 }

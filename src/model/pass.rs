@@ -28,6 +28,13 @@ pub struct AttentionInputs<B: Backend> {
     pub keys: KeyRanges<B>,
 }
 
+/// The rows of a block's input that its output has: `rows` of `count`.
+#[derive(Clone)]
+pub struct OutputRows<'a, B: Backend> {
+    pub rows: &'a Tensor<B, 1, Int>,
+    pub count: usize,
+}
+
 impl<B: Kernels> Pass<B> {
     pub fn new(
         rows: impl Iterator<Item = QueryRow>,

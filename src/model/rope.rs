@@ -88,6 +88,11 @@ impl<B: Kernels> Rotation<B> {
     pub fn apply(&self, x: [Tensor<B, 3>; 2]) -> [Tensor<B, 3>; 2] {
         kernels::rotate(x, self.cos.clone(), self.sin.clone())
     }
+
+    /// The backward pass of [`Self::apply`].
+    pub fn backward(&self, dy: [Tensor<B, 3>; 2]) -> [Tensor<B, 3>; 2] {
+        kernels::rotate_backward(dy, self.cos.clone(), self.sin.clone())
+    }
 }
 
 #[cfg(test)]

@@ -80,6 +80,14 @@ pub fn chunks<B: Backend>(
 }
 
 impl<B: Backend> Chunk<B> {
+    pub fn logit_index(&self) -> &Tensor<B, 1, Int> {
+        &self.logit_index
+    }
+
+    pub fn row_index(&self) -> &Tensor<B, 1, Int> {
+        &self.row_index
+    }
+
     /// `log p` of each result, from f32 logits `[R, vocab]`: `[N]`, in the order of `indices`.
     pub fn log_probs(&self, logits: Tensor<B, 2>) -> Tensor<B, 1> {
         let max = logits.clone().max_dim(1);

@@ -1,23 +1,31 @@
 //! Compares logits with those of transformers (scripts/fixtures/models.py), on every available backend.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{LanguageModel, ModelInput, Tables, compute_type, load};
+use super::{
+    BackwardPass, GradientSink, LanguageModel, ModelInput, ScaleForm, ScaleGradient, Scales, Tables,
+    compute_type, load,
+};
 use crate::checkpoint::{Checkpoint, ModelShape};
 use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
+use crate::error::Result;
 use crate::zo::direction::{Direction, Distribution, Move, ScaleMode, Signs, coefficient};
 
 /// Difference between f32 results whose sums are taken in different orders.
 const TOLERANCE: f64 = 1e-4;
 
-fn fixtures() -> Vec<PathBuf> {
+fn root() -> PathBuf {
     // The variable at run time comes first, because the GPU suite runs this binary in another checkout.
-    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
-    let folders = ["llama", "families"].map(|folder| Path::new(&root).join("tests/fixtures").join(folder));
+    std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string()).into()
+}
+
+fn fixtures() -> Vec<PathBuf> {
+    let folders = ["llama", "families"].map(|folder| root().join("tests/fixtures").join(folder));
     let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
     let mut found: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|path| path.is_dir()).collect();
     found.sort();
@@ -137,6 +145,188 @@ fn signs_in_separate_passes_change_nothing(device: &Device) {
     assert!(model.log_probs(input, &[], Signs::Both(noise)).unwrap().is_empty());
 }
 
+/// Takes the gradients of a backward pass, for a loss of given coefficients of the log-probabilities.
+struct Recorded {
+    coefficients: Vec<f32>,
+    log_probs: Vec<f32>,
+    blocks: usize,
+    gradients: Vec<ScaleGradient>,
+}
+
+impl GradientSink for Recorded {
+    fn pull(&mut self, log_probs: &[f32]) -> Result<Option<Vec<f32>>> {
+        self.log_probs = log_probs.to_vec();
+        Ok(Some(self.coefficients.clone()))
+    }
+
+    fn block(&mut self, gradients: Vec<ScaleGradient>, _: &mut dyn Scales) -> Result<()> {
+        self.blocks += 1;
+        self.gradients.extend(gradients);
+        Ok(())
+    }
+}
+
+/// A case of scripts/fixtures/gradients.py.
+struct GradientCase {
+    name: String,
+    model: PathBuf,
+    tokens: Vec<u32>,
+    sequences: Vec<Sequence>,
+    targets: Vec<Target>,
+    coefficients: Vec<f32>,
+    log_probs: Vec<f32>,
+    gradients: BTreeMap<String, Vec<f32>>,
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
+fn gradient_cases() -> Vec<GradientCase> {
+    let folder = root().join("tests/fixtures/gradients");
+    let mut paths: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    assert!(paths.len() >= 24, "{paths:?}");
+    let case = |path: PathBuf| {
+        let case: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let (mut tokens, mut sequences) = (vec![], vec![]);
+        for sequence in case["sequences"].as_array().unwrap() {
+            let start = tokens.len();
+            tokens.extend(sequence.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32));
+            sequences.push(Sequence::alone(start..tokens.len()));
+        }
+        let pair = |pair: &Value| [0, 1].map(|i| pair[i].as_u64().unwrap() as u32);
+        let targets = case["targets"].as_array().unwrap().iter().map(pair);
+        let gradients = case["gradients"].as_object().unwrap().iter();
+        GradientCase {
+            name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            model: root().join("tests/fixtures").join(case["model"].as_str().unwrap()),
+            tokens,
+            sequences,
+            targets: targets.map(|[row, token]| Target { row, token }).collect(),
+            coefficients: floats(&case["coefficients"]),
+            log_probs: floats(&case["log_probs"]),
+            gradients: gradients.map(|(name, values)| (name.clone(), floats(values))).collect(),
+        }
+    };
+    paths.into_iter().map(case).collect()
+}
+
+impl GradientCase {
+    fn open(&self, device: &Device, dtype: ComputeType) -> Box<dyn LanguageModel> {
+        let checkpoint = Arc::new(Checkpoint::open(&self.model).unwrap());
+        load(checkpoint, device, dtype, Tables::InFile, &mut |_, _| ()).unwrap()
+    }
+
+    fn backward(&self, model: &mut dyn LanguageModel, backward: BackwardPass) -> Recorded {
+        let mut sink = Recorded {
+            coefficients: self.coefficients.clone(),
+            log_probs: vec![],
+            blocks: 0,
+            gradients: vec![],
+        };
+        let input = ModelInput { tokens: &self.tokens, sequences: &self.sequences };
+        model.gradient(input, &self.targets, backward, &mut sink).unwrap();
+        sink
+    }
+
+    /// The case with the four tokens that both sequences begin with as a prefix that they share.
+    fn with_shared_prefix(mut self) -> Self {
+        let begin = self.sequences[1].rows.start;
+        assert_eq!(self.tokens[..4], self.tokens[begin..begin + 4]);
+        self.tokens.drain(begin..begin + 4);
+        let continued = |rows| Sequence { rows, prefix: 0..4 };
+        let end = self.tokens.len();
+        self.sequences = vec![Sequence::alone(0..4), continued(4..begin), continued(begin..end)];
+        for target in &mut self.targets {
+            let begin = begin as u32;
+            target.row -= match target.row.checked_sub(begin) {
+                None => 0,
+                Some(at) if at < 4 => begin,
+                Some(_) => 4,
+            };
+        }
+        self
+    }
+}
+
+/// Compares gradients with those of PyTorch (scripts/fixtures/gradients.py): every family, every kind of levels.
+fn gradients_agree_with_pytorch(device: &Device) {
+    let shared = gradient_cases().into_iter().map(GradientCase::with_shared_prefix);
+    for case in gradient_cases().into_iter().chain(shared) {
+        let mut model = case.open(device, ComputeType::F32);
+        let blocks = model.config().num_hidden_layers;
+        let got =
+            case.backward(model.as_mut(), BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales });
+        assert_eq!(got.blocks, blocks, "{}", case.name);
+        for (got, want) in got.log_probs.iter().zip(&case.log_probs) {
+            assert!((got - want).abs() < TOLERANCE as f32, "{}: {got} {want}", case.name);
+        }
+        let names: Vec<_> = got.gradients.iter().map(|g| &model.trained()[g.parameter as usize]).collect();
+        assert_eq!(names.len(), case.gradients.len(), "{}", case.name);
+        for (gradient, name) in got.gradients.iter().zip(names) {
+            let error = largest_error(&gradient.values, &case.gradients[name]);
+            assert!(error < TOLERANCE, "{} {name}: {error:e}", case.name);
+        }
+    }
+}
+
+/// Largest difference, relative to the largest number.
+fn largest_error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let error = got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max);
+    f64::from(error / largest)
+}
+
+/// The gradients of factors are sums of those of scales; the last blocks alone have the gradients that they have among
+/// all.
+fn gradients_of_factors_and_of_the_last_blocks(device: &Device) {
+    for case in gradient_cases() {
+        let mut model = case.open(device, ComputeType::F32);
+        let blocks = model.config().num_hidden_layers;
+        let mut run = |tail_blocks, form| case.backward(model.as_mut(), BackwardPass { tail_blocks, form });
+        let [scales, rows, factors] =
+            [ScaleForm::Scales, ScaleForm::Rows, ScaleForm::Factors].map(|form| run(blocks, form).gradients);
+        let last = run(1, ScaleForm::Scales).gradients;
+        assert_eq!(last, scales[..last.len()], "{}", case.name);
+        for ((scales, rows), factors) in scales.iter().zip(&rows).zip(&factors) {
+            assert_eq!([rows.parameter, factors.parameter], [scales.parameter; 2]);
+            let (out, groups) = (rows.values.len(), scales.values.len() / rows.values.len());
+            let of_row = |row: usize| scales.values[row * groups..][..groups].iter().sum::<f32>();
+            let of_group =
+                |group: usize| (0..out).map(|row| scales.values[row * groups + group]).sum::<f32>();
+            let want: Vec<f32> = (0..out).map(of_row).chain((0..groups).map(of_group)).collect();
+            assert!(largest_error(&rows.values, &want[..out]) < 10.0 * TOLERANCE, "{}", case.name);
+            assert!(largest_error(&factors.values, &want) < 10.0 * TOLERANCE, "{}", case.name);
+        }
+    }
+}
+
+/// In bf16 the gradient keeps its direction.
+fn gradients_in_bf16_keep_their_direction(device: &Device) {
+    if compute_type(device, DtypeSpec::Fixed(ComputeType::Bf16)).is_err() {
+        return;
+    }
+    for case in gradient_cases() {
+        let mut model = case.open(device, ComputeType::Bf16);
+        let blocks = model.config().num_hidden_layers;
+        let got =
+            case.backward(model.as_mut(), BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales });
+        let (mut product, mut squares) = (0.0, [0.0; 2]);
+        for gradient in &got.gradients {
+            let want = &case.gradients[&model.trained()[gradient.parameter as usize]];
+            for (got, want) in gradient.values.iter().zip(want).map(|(g, w)| (f64::from(*g), f64::from(*w))) {
+                product += got * want;
+                squares = [squares[0] + got * got, squares[1] + want * want];
+            }
+        }
+        let cosine = product / (squares[0] * squares[1]).sqrt();
+        assert!(cosine > 0.98, "{}: {cosine}", case.name);
+    }
+}
+
 fn tables_on_the_device_give_the_logits_of_tables_in_the_file(device: &Device) {
     for dtype in [ComputeType::F32, ComputeType::F16, ComputeType::Bf16] {
         if compute_type(device, DtypeSpec::Fixed(dtype)).is_err() {
@@ -213,6 +403,18 @@ macro_rules! on {
             #[test]
             fn tables_on_the_device_give_the_logits_of_tables_in_the_file() {
                 run(super::tables_on_the_device_give_the_logits_of_tables_in_the_file)
+            }
+            #[test]
+            fn gradients_agree_with_pytorch() {
+                run(super::gradients_agree_with_pytorch)
+            }
+            #[test]
+            fn gradients_of_factors_and_of_the_last_blocks() {
+                run(super::gradients_of_factors_and_of_the_last_blocks)
+            }
+            #[test]
+            fn gradients_in_bf16_keep_their_direction() {
+                run(super::gradients_in_bf16_keep_their_direction)
             }
             #[test]
             fn a_growing_sequence_gives_the_logits_of_the_whole() {

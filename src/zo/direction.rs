@@ -142,9 +142,11 @@ impl Move {
 /// scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Signs {
-    /// All rows see the scales as they are.
+    /// All rows see the scales as they are, in the arithmetic of evaluation.
     #[default]
     Neither,
+    /// All rows see the scales as they are, in the arithmetic of training, which may round activations.
+    Centre,
     /// All rows see the scales displaced.
     One(Move),
     /// The first half of the rows sees the scales displaced, the second half displaced in the opposite direction.
@@ -155,7 +157,7 @@ impl Signs {
     /// The displacement of each part of the rows, in order. All parts have the same number of rows.
     pub fn parts(self) -> impl ExactSizeIterator<Item = Option<Move>> {
         let (first, second) = match self {
-            Self::Neither => (None, None),
+            Self::Neither | Self::Centre => (None, None),
             Self::One(perturbation) => (Some(perturbation), None),
             Self::Both(perturbation) => (Some(perturbation), Some(perturbation.reversed())),
         };

@@ -5,11 +5,11 @@ use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::linear::{self, Arithmetic, PackedProduct, WeightView};
-use super::{attention, elementwise, noise};
+use super::linear::{self, Arithmetic, BackwardProduct, PackedProduct, WeightView};
+use super::{attention, attention_backward, elementwise, elementwise_backward, noise};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{DeviceWeight, Kernels, KeyRanges, MatmulPath, Scores};
+use crate::kernels::{DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulPath, Scores, Wanted};
 use crate::packed::PackedWeight;
 use crate::zo::direction::{Move, Signs};
 
@@ -35,6 +35,13 @@ impl Kernels for Flex {
         let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
         let mut y = FlexTensor::empty(x.shape(), DType::F32);
         elementwise::permute(x.storage(), perm.storage(), y.storage_mut());
+        y
+    }
+
+    fn permute_back(x: FlexTensor, perm: IntTensor<Self>) -> FlexTensor {
+        let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
+        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        elementwise::permute_back(x.storage(), perm.storage(), y.storage_mut());
         y
     }
 
@@ -129,6 +136,89 @@ impl Kernels for Flex {
         let mut gate = owned(gate);
         elementwise::gate_mul(gate.storage_mut(), up.to_contiguous().storage(), activation);
         gate
+    }
+
+    fn packed_linear_backward<const N: usize>(
+        x: FlexTensor,
+        weights: [&DeviceWeight<Self>; N],
+        dy: [FlexTensor; N],
+        wanted: Wanted,
+    ) -> LinearGradients<FlexTensor, N> {
+        let (x, held, dy) = (x.to_contiguous(), weights.map(held), dy.map(|dy| dy.to_contiguous()));
+        let empty = |weight: &DeviceWeight<Self>| {
+            let count = weight.packed.out_features * weight.packed.groups();
+            FlexTensor::empty(Shape::new([count]), DType::F32)
+        };
+        let mut input = wanted.input.then(|| FlexTensor::empty(x.shape(), DType::F32));
+        let mut scales = wanted.scales.then(|| weights.map(empty));
+        let mut of_weights = scales.iter_mut().flatten();
+        let products = held.iter().zip(&dy).map(|(held, dy)| BackwardProduct {
+            weight: view(held),
+            dy: dy.storage(),
+            scales: of_weights.next().map(|scales| scales.storage_mut()),
+        });
+        let rounds = weights.iter().all(|weight| weight.compute == ComputeType::Bf16);
+        let bf16 = Arithmetic::bf16().filter(|_| rounds);
+        let dx = input.as_mut().map(|input| input.storage_mut());
+        linear::packed_linear_backward(
+            x.storage(),
+            products.collect(),
+            dx,
+            bf16.unwrap_or(Arithmetic::f32()),
+        );
+        LinearGradients { input, scales }
+    }
+
+    fn dense_linear_backward(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        let (dy, weight) = (dy.to_contiguous(), weight.to_contiguous());
+        let in_features = weight.shape()[1];
+        let mut dx = FlexTensor::empty(Shape::new([dy.shape()[0], in_features]), DType::F32);
+        let (dy, out) = (dy.storage::<f32>(), dx.storage_mut::<f32>());
+        match weight.dtype() {
+            DType::F16 => {
+                linear::dense_linear_backward(dy, weight.storage::<half::f16>(), in_features, out);
+            }
+            DType::BF16 => {
+                linear::dense_linear_backward(dy, weight.storage::<half::bf16>(), in_features, out);
+            }
+            _ => linear::dense_linear_backward(dy, weight.storage::<f32>(), in_features, out),
+        }
+        dx
+    }
+
+    fn packed_attention_backward(
+        inputs: [FlexTensor; 3],
+        dy: FlexTensor,
+        keys: &KeyRanges<Self>,
+        scores: Scores,
+    ) -> [FlexTensor; 3] {
+        let [q, k, v] = inputs.map(|t| t.to_contiguous());
+        let (dy, bounds) = (dy.to_contiguous(), int_primitive(&keys.bounds));
+        let sizes =
+            attention::HeadSizes { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
+        let mut gradients = [&q, &k, &v].map(|input| FlexTensor::empty(input.shape(), DType::F32));
+        attention_backward::attention_backward(
+            [&q, &k, &v, &dy].map(|t| t.storage()),
+            bounds.storage(),
+            sizes,
+            scores,
+            gradients.each_mut().map(|gradient| gradient.storage_mut()),
+        );
+        gradients
+    }
+
+    fn rms_norm_backward(x: FlexTensor, weight: FlexTensor, eps: f32, dy: FlexTensor) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let mut dx = owned(dy);
+        elementwise_backward::rms_norm_backward(x.storage(), weight.storage(), eps, dx.storage_mut());
+        dx
+    }
+
+    fn gate_mul_backward(inputs: [FlexTensor; 2], dy: FlexTensor, activation: Activation) -> [FlexTensor; 2] {
+        let (mut inputs, dy) = (inputs.map(owned), dy.to_contiguous());
+        let [gate, up] = inputs.each_mut().map(|input| input.storage_mut());
+        elementwise_backward::gate_mul_backward(gate, up, dy.storage(), activation);
+        inputs
     }
 
     fn move_scales(scales: FlexTensor, parameter: u32, displacement: Move) -> FlexTensor {

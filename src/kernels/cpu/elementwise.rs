@@ -53,6 +53,18 @@ pub(super) fn permute(x: &[f32], perm: &[i32], y: &mut [f32]) {
     });
 }
 
+/// `y[t, perm[i]] = x[t, i]`. `x`, `y`: `[T, in_features]`.
+pub(super) fn permute_back(x: &[f32], perm: &[i32], y: &mut [f32]) {
+    let block = ROWS * perm.len();
+    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(perm.len()).zip(x.chunks_exact(perm.len())) {
+            for (x, feature) in x.iter().zip(perm) {
+                y[*feature as usize] = *x;
+            }
+        }
+    });
+}
+
 multiversion! {
     fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) => rms_norm_rows_body;
 }

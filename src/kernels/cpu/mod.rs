@@ -1,9 +1,11 @@
 //! The kernels of the CPU, in plain Rust that the compiler vectorizes for each instruction set (`multiversion`).
 
 mod attention;
+mod attention_backward;
 mod backend;
 mod columns;
 mod elementwise;
+mod elementwise_backward;
 mod linear;
 mod math;
 mod multiversion;

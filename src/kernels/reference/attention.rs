@@ -42,29 +42,63 @@ impl AttentionCase {
     }
 
     /// The result of plain loops.
-    pub fn want(&self, [q, k, v]: &[Vec<f32>; 3]) -> Vec<f64> {
+    pub fn want(&self, inputs: &[Vec<f32>; 3]) -> Vec<f64> {
+        self.forward(&inputs.each_ref().map(|values| values.iter().map(|x| f64::from(*x)).collect()))
+    }
+
+    /// The result of plain loops.
+    pub fn forward(&self, [q, k, v]: &[Vec<f64>; 3]) -> Vec<f64> {
+        let mut want = vec![];
+        self.each_query(q, k, |_, dim, keys, p| {
+            let (scores, sum): (Vec<_>, f64) = (p.to_vec(), p.iter().sum());
+            let value = |i: usize| keys.iter().zip(&scores).map(|(key, p)| p * v[key + i]).sum::<f64>() / sum;
+            want.extend((0..dim).map(value));
+        });
+        want
+    }
+
+    /// Gradients of `Σ dy · forward(inputs)` with respect to the inputs.
+    pub fn backward(&self, [q, k, v]: &[Vec<f64>; 3], dy: &[f64]) -> [Vec<f64>; 3] {
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|input| vec![0.0; input.len()]);
+        let scores = self.scores();
+        self.each_query(q, k, |at, dim, keys, p| {
+            let sum: f64 = p.iter().sum();
+            let dp: Vec<f64> =
+                keys.iter().map(|key| (0..dim).map(|i| dy[at + i] * v[key + i]).sum()).collect();
+            let total: f64 = p.iter().zip(&dp).map(|(p, dp)| p / sum * dp).sum();
+            for ((key, p), dp) in keys.iter().zip(p).zip(dp) {
+                // The exponential's logarithm is the score.
+                let slope = scores.cap.map_or(1.0, |cap| 1.0 - (p.ln() / f64::from(cap)).powi(2));
+                let ds = p / sum * (dp - total) * slope * f64::from(scores.scale);
+                for i in 0..dim {
+                    dq[at + i] += ds * k[key + i];
+                    dk[key + i] += ds * q[at + i];
+                    dv[key + i] += p / sum * dy[at + i];
+                }
+            }
+        });
+        [dq, dk, dv]
+    }
+
+    /// Calls `f` for each query with its place in `q`, the width of a head, the places of its keys in `k`, and the
+    /// exponentials of their scores.
+    fn each_query(&self, q: &[f64], k: &[f64], mut f: impl FnMut(usize, usize, &[usize], &[f64])) {
         let (dim, scores) = (self.head_dim, self.scores());
         let bounded =
             |score: f64| scores.cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
-        let mut want = vec![];
         for (row, range) in self.ranges.iter().enumerate() {
             for head in 0..self.heads {
                 let kv_head = head / (self.heads / self.kv_heads);
-                let at = |key: usize, i: usize| (key * self.kv_heads + kv_head) * dim + i;
-                let q = &q[(row * self.heads + head) * dim..][..dim];
+                let at = (row * self.heads + head) * dim;
                 let [a, b, c, d] = range.map(|bound| bound as usize);
-                let keys = (a..b).chain(c..d);
-                let score =
-                    |key: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[at(key, i)])).sum::<f64>();
+                let places: Vec<usize> =
+                    (a..b).chain(c..d).map(|key| (key * self.kv_heads + kv_head) * dim).collect();
+                let product = |key: &usize| (0..dim).map(|i| q[at + i] * k[key + i]).sum::<f64>();
                 let p: Vec<f64> =
-                    keys.clone().map(|key| bounded(f64::from(scores.scale) * score(key)).exp()).collect();
-                let sum: f64 = p.iter().sum();
-                want.extend((0..dim).map(|i| {
-                    keys.clone().zip(&p).map(|(key, p)| p * f64::from(v[at(key, i)])).sum::<f64>() / sum
-                }));
+                    places.iter().map(|key| bounded(f64::from(scores.scale) * product(key)).exp()).collect();
+                f(at, dim, &places, &p);
             }
         }
-        want
     }
 }
 
@@ -119,14 +153,18 @@ pub(in crate::kernels) fn halves() -> Vec<AttentionCase> {
     cases
 }
 
+pub(super) fn bounds<B: Kernels>(case: &AttentionCase, device: &B::Device) -> KeyRanges<B> {
+    let bounds = TensorData::new(case.ranges.concat(), [4 * case.ranges.len()]);
+    KeyRanges { bounds: Tensor::from_data(bounds, (device, DType::I32)) }
+}
+
 fn run<B: Kernels>(
     case: &AttentionCase,
     inputs: &[Vec<f32>; 3],
     dtype: DType,
     device: &B::Device,
 ) -> Vec<f32> {
-    let bounds = TensorData::new(case.ranges.concat(), [4 * case.ranges.len()]);
-    let keys = KeyRanges::<B> { bounds: Tensor::from_data(bounds, (device, DType::I32)) };
+    let keys = bounds::<B>(case, device);
     let shapes = [case.shape_of_q(), case.shape_of_k(), case.shape_of_k()];
     let [q, k, v] = std::array::from_fn(|i| float::<B, 3>(&inputs[i], shapes[i], device).cast(dtype));
     read(attention(q, k, v, &keys, case.scores()).cast(DType::F32))

@@ -8,10 +8,10 @@ use crate::arch::Activation;
 use crate::device::ComputeType;
 use crate::kernels::{Kernels, add_rms_norm, gate_mul, rms_norm, rotate};
 
-const EPS: f32 = 1e-5;
+pub(super) const EPS: f32 = 1e-5;
 
 /// Each type of tensors, with the tolerance that its rounding needs.
-fn types<B: Kernels>(device: &B::Device) -> Vec<(DType, f64)> {
+pub(super) fn types<B: Kernels>(device: &B::Device) -> Vec<(DType, f64)> {
     let half = [(ComputeType::F16, 1e-3), (ComputeType::Bf16, 8e-3)];
     let half = half.into_iter().filter(|(compute, _)| B::supports(*compute, device));
     let half = half.map(|(compute, tolerance)| (B::tensor_type(compute), tolerance));
@@ -19,7 +19,7 @@ fn types<B: Kernels>(device: &B::Device) -> Vec<(DType, f64)> {
 }
 
 /// A tensor of random values, and these as they were rounded.
-fn random<B: Kernels, const D: usize>(
+pub(super) fn random<B: Kernels, const D: usize>(
     rng: &mut Uniform,
     shape: [usize; D],
     dtype: DType,
@@ -30,7 +30,7 @@ fn random<B: Kernels, const D: usize>(
     (tensor, values)
 }
 
-fn values<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+pub(super) fn values<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     read(tensor.cast(DType::F32))
 }
 

@@ -2,6 +2,7 @@
 //! compared with them.
 
 pub(super) mod attention;
+mod backward;
 mod elementwise;
 mod linear;
 mod weights;
@@ -124,6 +125,26 @@ macro_rules! on {
             #[test]
             fn attention_in_half_precision_is_within_its_rounding() {
                 run(super::attention::attention_in_half_precision_is_within_its_rounding::<$backend>)
+            }
+            #[test]
+            fn linear_backward_matches_the_loops() {
+                run(super::backward::linear_backward_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn gradients_of_several_weights_add_up() {
+                run(super::backward::gradients_of_several_weights_add_up::<$backend>)
+            }
+            #[test]
+            fn dense_backward_matches_the_loops() {
+                run(super::backward::dense_backward_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn attention_backward_matches_the_loops() {
+                run(super::backward::attention_backward_matches_the_loops::<$backend>)
+            }
+            #[test]
+            fn norm_gate_and_rotation_backward_match_the_loops() {
+                run(super::backward::norm_gate_and_rotation_backward_match_the_loops::<$backend>)
             }
         }
     };

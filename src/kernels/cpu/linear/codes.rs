@@ -3,7 +3,7 @@
 use super::layout::LANES;
 use super::scales::UnitScales;
 
-/// Codes of one slice of a unit, the rows side by side.
+/// Codes of some neighbouring words of a unit, the rows side by side.
 pub(super) struct SliceCodes<'a> {
     /// `[words of codes]`
     pub codes: &'a [[u32; LANES]],
@@ -11,8 +11,8 @@ pub(super) struct SliceCodes<'a> {
     pub first_bit: usize,
     /// Bits per code.
     pub bits: u32,
-    /// See [`runs`](super::layout::runs).
-    pub slice: usize,
+    /// Number in the row of the first word.
+    pub first: usize,
     pub group_words: usize,
     pub scales: &'a UnitScales,
 }

@@ -1,5 +1,5 @@
-//! `Y = X · Wᵀ` for a dense weight in the type in which it is stored. A slice of a unit's rows at a time is widened to
-//! f32 and multiplied like an unpacked one.
+//! `Y = X · Wᵀ` for a dense weight in the type in which it is stored, and its backward pass, `dX = dY · W`. A slice of a
+//! unit at a time is widened to f32 and multiplied like an unpacked one.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -69,6 +69,43 @@ pub(in crate::kernels::cpu) fn dense_linear<W: StoredFloat>(
             // SAFETY: row token < T and columns unit · LANES .. + width ≤ n of the T × n matrix `y`, which
             // are this unit's alone.
             let out = unsafe { y.part(token * out_features + unit * LANES, width) };
+            out.copy_from_slice(&sums[..width]);
+        }
+    });
+}
+
+/// Writes the gradient of the input to `dx`: the rows are contracted, and the columns lie in the lanes.
+///
+/// # Shapes
+/// `dy`: `[T, out_features]`, `weight`: `[out_features, in_features]`, `dx`: `[T, in_features]`.
+pub(in crate::kernels::cpu) fn dense_linear_backward<W: StoredFloat>(
+    dy: &[f32],
+    weight: &[W],
+    in_features: usize,
+    dx: &mut [f32],
+) {
+    if dy.is_empty() {
+        return;
+    }
+    let arithmetic = Arithmetic::f32();
+    let dy = SlicedInput::new(dy, weight.len() / in_features, arithmetic.features());
+    let dx = Columns::new(dx);
+    (0..in_features.div_ceil(LANES)).into_par_iter().for_each(|unit| {
+        let first = unit * LANES;
+        let width = LANES.min(in_features - first);
+        let mut sums = vec![[0f32; LANES]; dy.tokens];
+        let mut w = [[0u32; LANES]; SLICE];
+        for (slice, rows) in weight.chunks(SLICE * in_features).enumerate() {
+            let w = &mut w[..dy.length(slice)];
+            for (row, w) in rows.chunks_exact(in_features).zip(w.iter_mut()) {
+                W::widen(&row[first..first + width], &mut bytemuck::cast_slice_mut(w)[..width]);
+            }
+            tile::multiply(arithmetic, &TileSlice { x: dy.slice(slice), w, groups: None }, &mut sums);
+        }
+        for (token, sums) in sums.iter().enumerate() {
+            // SAFETY: row token < T and columns first .. first + width ≤ in_features of the T × in_features matrix
+            // `dx`, which are this unit's alone.
+            let out = unsafe { dx.part(token * in_features + first, width) };
             out.copy_from_slice(&sums[..width]);
         }
     });

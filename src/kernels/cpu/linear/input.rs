@@ -57,7 +57,7 @@ impl SlicedInput {
     pub fn sums(&self, group_words: usize) -> RunSums {
         let slice = |slice| {
             let length = self.length(slice);
-            let runs: Vec<usize> = runs(slice, length, group_words).map(|(_, words)| words).collect();
+            let runs: Vec<usize> = runs(slice * SLICE, length, group_words).map(|(_, words)| words).collect();
             let mut sums = vec![0f32; runs.len() * self.tokens];
             sum_runs(self.slice(slice), length, &runs, self.tokens, &mut sums);
             sums

@@ -6,11 +6,11 @@ pub(super) const LANES: usize = 32;
 /// `LANES` rows of it are 16 KiB.
 pub(super) const SLICE: usize = 128;
 
-/// The runs of a slice of `length` words: for each group that lies in it, whole or in part, its number and its words
-/// in the slice.
+/// The runs of `length` words of a row from word `start` on: for each group that lies in them, whole or in part, its
+/// number and its words there.
 #[inline(always)]
-pub(super) fn runs(slice: usize, length: usize, group_words: usize) -> impl Iterator<Item = (usize, usize)> {
-    let (start, end) = (slice * SLICE, slice * SLICE + length);
+pub(super) fn runs(start: usize, length: usize, group_words: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = start + length;
     let first = start / group_words;
     let edge = move |group: usize| (group * group_words).clamp(start, end);
     (first..end.div_ceil(group_words)).map(move |group| (group, edge(group + 1) - edge(group)))

@@ -22,6 +22,8 @@
 //! Every sum has one order, whatever the number of tokens and of threads.
 
 mod arithmetic;
+mod backward;
+mod by_tokens;
 mod codebook;
 mod codes;
 mod dense;
@@ -31,12 +33,14 @@ mod product;
 mod scales;
 mod tile;
 mod transpose;
+mod turn;
 mod unit;
 mod unpack;
 mod vector;
 mod view;
 
 pub(super) use arithmetic::Arithmetic;
-pub(super) use dense::dense_linear;
+pub(super) use backward::{BackwardProduct, packed_linear_backward};
+pub(super) use dense::{dense_linear, dense_linear_backward};
 pub(super) use product::packed_linear;
 pub(super) use view::{PackedProduct, WeightView};

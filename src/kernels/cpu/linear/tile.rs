@@ -18,8 +18,8 @@ pub(super) struct TileSlice<'a> {
 
 /// Scales that multiply the sums over each group.
 pub(super) struct GroupScales<'a> {
-    /// See [`runs`].
-    pub slice: usize,
+    /// Number in the row of the slice's first word, see [`runs`].
+    pub start: usize,
     pub group_words: usize,
     /// Scales from the first group in the slice on.
     pub scales: &'a [[f32; LANES]],
@@ -40,8 +40,8 @@ pub(super) struct GroupOffsets<'a> {
 pub(super) fn multiply(arithmetic: Arithmetic, slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
     let TileSlice { x, w, groups } = slice;
     assert!(x.len() == w.len() * y.len());
-    if let Some(GroupScales { slice, group_words, scales, offsets }) = groups {
-        let runs = runs(*slice, w.len(), *group_words).count();
+    if let Some(GroupScales { start, group_words, scales, offsets }) = groups {
+        let runs = runs(*start, w.len(), *group_words).count();
         assert!(scales.len() >= runs);
         assert!(offsets.is_none_or(|GroupOffsets { values, sums, stride }| {
             values.len() >= runs && stride >= y.len() && sums.len() >= (runs.max(1) - 1) * stride + y.len()
@@ -124,7 +124,7 @@ unsafe fn tile<V: Vector, const TOKENS: usize>(
                 }
                 continue;
             };
-            for (run, (_, words)) in runs(groups.slice, stride, groups.group_words).enumerate() {
+            for (run, (_, words)) in runs(groups.start, stride, groups.group_words).enumerate() {
                 let sums = sums::<V, TOKENS>(x, stride, w, words);
                 add_scaled::<V, TOKENS>(groups, run, sums, first, lane, y);
                 x = x.add(words);

@@ -107,7 +107,7 @@ impl<'a> Unit<'a> {
                 let sums = sums.as_ref().map(|sums| &sums[slice][first..]);
                 let stride = input.tokens;
                 let offsets = offsets.zip(sums).map(|(values, sums)| GroupOffsets { values, sums, stride });
-                GroupScales { slice, group_words: *group_words, scales, offsets }
+                GroupScales { start: slice * SLICE, group_words: *group_words, scales, offsets }
             });
             let w = if scaled { &buffers.w[part * length..][..length] } else { &buffers.w };
             let x = &input.slice(slice)[first * length..][..y.len() * length];
@@ -128,7 +128,7 @@ impl<'a> Unit<'a> {
             codes: &buffers.codes,
             first_bit: 32 * word,
             bits: weight.bits,
-            slice,
+            first: slice * SLICE,
             group_words: *group_words,
             scales: &self.scales,
         };

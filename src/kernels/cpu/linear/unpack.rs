@@ -3,7 +3,7 @@
 use super::super::multiversion::multiversion;
 use super::codebook::CodebookWords;
 use super::codes::SliceCodes;
-use super::layout::{LANES, SLICE, runs};
+use super::layout::{LANES, runs};
 
 multiversion! {
     /// Writes f32 weights, scaled for each part: `[parts][words]`.
@@ -36,10 +36,10 @@ multiversion! {
 
 #[inline(always)]
 fn unpack_f32_body(slice: &SliceCodes<'_>, words: usize, out: &mut [[u32; LANES]]) {
-    let first = slice.slice * SLICE;
+    let first = slice.first;
     for (part, out) in out.chunks_exact_mut(words).enumerate() {
         let mut word = 0;
-        for (group, length) in runs(slice.slice, words, slice.group_words) {
+        for (group, length) in runs(first, words, slice.group_words) {
             let shift = slice.scales.shift(group);
             let (scales, offsets) = slice.scales.part(part, group);
             let (scale, offset) = (scales[0], offsets.map_or([0.0; LANES], |offsets| offsets[0]));
@@ -56,9 +56,9 @@ fn unpack_f32_body(slice: &SliceCodes<'_>, words: usize, out: &mut [[u32; LANES]
 
 #[inline(always)]
 fn unpack_bf16_body(slice: &SliceCodes<'_>, out: &mut [[u32; LANES]]) {
-    let first = slice.slice * SLICE;
+    let first = slice.first;
     let mut word = 0;
-    for (group, length) in runs(slice.slice, out.len(), slice.group_words) {
+    for (group, length) in runs(first, out.len(), slice.group_words) {
         let shift = slice.scales.shift(group);
         for word in word..word + length {
             let feature = 2 * (first + word);
@@ -82,7 +82,7 @@ fn look_up_f32_body(
     out: &mut [[u32; LANES]],
 ) {
     for word in 0..words {
-        let at = slice.slice * SLICE + word;
+        let at = slice.first + word;
         let level = codebook.word(slice, at);
         for part in 0..out.len() / words {
             let scale = &slice.scales.part(part, at / slice.group_words).0[0];
@@ -97,7 +97,7 @@ fn look_up_f32_body(
 #[inline(always)]
 fn look_up_bf16_body(slice: &SliceCodes<'_>, codebook: &CodebookWords<'_>, out: &mut [[u32; LANES]]) {
     for (word, out) in out.iter_mut().enumerate() {
-        *out = codebook.word(slice, slice.slice * SLICE + word);
+        *out = codebook.word(slice, slice.first + word);
     }
 }
 

@@ -1,26 +1,29 @@
-//! The decoder of all model families. The config describes their differences.
+//! The decoder of all model families. The config describes their differences. `backward` is its backward pass.
+
+mod backward;
 
 use std::sync::Arc;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::block::{DecoderBlock, LayerCache};
-use super::embedding::{Embedding, Tables};
-use super::language_model::{LanguageModel, ModelInput, Session};
-use super::linear::{Linear, LinearWeight};
-use super::norm::{Norm, Residual};
-use super::pass::{Pass, QueryRow, query_rows};
-use super::pool_usage::PoolUsage;
-use super::rope::Rope;
-use super::scales::{Scales, Update};
-use super::scoring;
-use super::scoring::LOGIT_BYTES;
 use crate::arch::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, read};
+use crate::model::block::{DecoderBlock, LayerCache};
+use crate::model::embedding::{Embedding, Tables};
+use crate::model::gradient::{BackwardPass, GradientSink};
+use crate::model::language_model::{LanguageModel, ModelInput, Session};
+use crate::model::linear::{Linear, LinearWeight};
+use crate::model::norm::{Norm, Residual};
+use crate::model::pass::{Pass, QueryRow, query_rows};
+use crate::model::pool_usage::PoolUsage;
+use crate::model::rope::Rope;
+use crate::model::scales::{Scales, Update};
+use crate::model::scoring;
+use crate::model::scoring::LOGIT_BYTES;
 use crate::zo::direction::Signs;
 
 /// A decoder-only language model on a device.
@@ -35,6 +38,7 @@ pub struct Decoder<B: Kernels> {
     project_out: Option<Linear<B>>,
     lm_head: Linear<B>,
     pool_usage: PoolUsage,
+    compute: ComputeType,
 }
 
 impl<B: Kernels> Decoder<B> {
@@ -79,6 +83,7 @@ impl<B: Kernels> Decoder<B> {
             project_out,
             lm_head,
             pool_usage,
+            compute: dtype,
         })
     }
 
@@ -118,7 +123,10 @@ impl<B: Kernels> Decoder<B> {
             Some(project_out) => project_out.forward(hidden, Signs::Neither),
             None => hidden,
         };
-        let logits = self.lm_head.forward(hidden, signs).cast(DType::F32);
+        self.capped(self.lm_head.forward(hidden, signs).cast(DType::F32))
+    }
+
+    fn capped(&self, logits: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.checkpoint.config().final_logit_softcapping {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -247,6 +255,16 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         });
         indices.zip(results).for_each(|(index, result)| log_probs[index] = result);
         Ok(log_probs)
+    }
+
+    fn gradient(
+        &mut self,
+        input: ModelInput<'_>,
+        targets: &[Target],
+        backward: BackwardPass,
+        sink: &mut dyn GradientSink,
+    ) -> Result<()> {
+        self.forward_and_backward(input, targets, backward, sink)
     }
 
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>> {

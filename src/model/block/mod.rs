@@ -1,18 +1,19 @@
-//! One decoder block: its weights, and the parts of its forward pass.
+//! One decoder block: its weights, and the parts of its forward pass; `backward` is its backward pass.
+
+mod backward;
 
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::linear::{Linear, Projections};
-use super::norm::{Norm, Norms, Residual};
-use super::pass::Pass;
-use crate::arch::Activation;
-use crate::arch::{LinearRole, LinearSpec, ModelConfig, NormRole};
+use crate::arch::{Activation, LinearRole, LinearSpec, ModelConfig, NormRole};
 use crate::checkpoint::Checkpoint;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{self, DeviceWeight, Kernels, Scores};
+use crate::model::linear::{Linear, Projections};
+use crate::model::norm::{Norm, Norms, Residual};
+use crate::model::pass::Pass;
 use crate::zo::direction::Signs;
 
 /// A decoder block: attention and an MLP.
@@ -148,7 +149,7 @@ impl<B: Kernels> DecoderBlock<B> {
         cache: Option<&mut LayerCache<B>>,
     ) -> Tensor<B, 2> {
         let rows = h.dims()[0];
-        let [q, k, v] = self.queries_keys_values(h, pass, config);
+        let [q, k, v] = self.attention_inputs(self.qkv.forward(h, pass.signs), pass, config);
         let (k, v) = match cache {
             Some(cache) => {
                 let (k, v) = match cache.take() {
@@ -177,7 +178,7 @@ impl<B: Kernels> DecoderBlock<B> {
         let rows = h.dims()[0];
         let (kv_heads, dim) = (config.num_key_value_heads, config.head_dim);
         let device = h.device();
-        let [q, k, _] = self.queries_keys_values(h, pass, config);
+        let [q, k, _] = self.attention_inputs(self.qkv.forward(h, pass.signs), pass, config);
         // With one-hot values, attention returns its own probabilities.
         let one_hot = |i: usize| (0..kv_heads * dim).map(move |at| if at % dim == i { 1.0f32 } else { 0.0 });
         let values: Vec<f32> = lengths.iter().flat_map(|length| (0..*length).flat_map(one_hot)).collect();
@@ -232,30 +233,35 @@ impl<B: Kernels> DecoderBlock<B> {
         qkv.linears_mut().iter_mut().chain([o_proj]).chain(expand).chain([down_proj])
     }
 
-    /// Queries `[T, heads, head_dim]`, keys and values `[T, kv_heads, head_dim]`. Queries and keys are rotated.
-    fn queries_keys_values(
+    /// Queries `[T, heads, head_dim]`, keys and values `[T, kv_heads, head_dim]`, from the products of their projections,
+    /// `[T, width]` each. Queries and keys are normed, where the model norms them, and rotated.
+    fn attention_inputs(
         &self,
-        h: Tensor<B, 2>,
+        products: [Tensor<B, 2>; 3],
         pass: &Pass<B>,
         config: &ModelConfig,
     ) -> [Tensor<B, 3>; 3] {
-        let rows = h.dims()[0];
-        let (heads, kv_heads, dim) =
-            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let [q, k, v] = self.qkv.forward(h, pass.signs);
-        let split_heads = |x: Tensor<B, 2>, heads, norm: &Option<Norm<B>>| {
-            let x = x.reshape([rows, heads, dim]);
-            match norm {
-                Some(norm) => norm.heads(x),
-                None => x,
-            }
+        let [q, k, v] = self.split_heads(products, config);
+        let normed = |x: Tensor<B, 3>, norm: &Option<Norm<B>>| match norm {
+            Some(norm) => norm.heads(x),
+            None => x,
         };
-        let qk = [split_heads(q, heads, &self.q_norm), split_heads(k, kv_heads, &self.k_norm)];
+        let qk = [normed(q, &self.q_norm), normed(k, &self.k_norm)];
         let [q, k] = match &pass.attention_inputs(self.sliding).rotation {
             Some(rotation) => rotation.apply(qk),
             None => qk,
         };
-        [q, k, v.reshape([rows, kv_heads, dim])]
+        [q, k, v]
+    }
+
+    /// The products of the projections, `[T, width]` each, as heads: `[T, heads, head_dim]`.
+    fn split_heads(&self, [q, k, v]: [Tensor<B, 2>; 3], config: &ModelConfig) -> [Tensor<B, 3>; 3] {
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let split = |x: Tensor<B, 2>, heads| {
+            let rows = x.dims()[0];
+            x.reshape([rows, heads, config.head_dim])
+        };
+        [split(q, heads), split(k, kv_heads), split(v, kv_heads)]
     }
 
     fn softmax(
@@ -266,8 +272,12 @@ impl<B: Kernels> DecoderBlock<B> {
         pass: &Pass<B>,
         config: &ModelConfig,
     ) -> Tensor<B, 3> {
+        let keys = &pass.attention_inputs(self.sliding).keys;
+        kernels::attention(q, k, v, keys, self.scores(config)) // [T, nh, D]
+    }
+
+    fn scores(&self, config: &ModelConfig) -> Scores {
         let scale = (config.query_pre_attn_scalar as f32).sqrt().recip();
-        let scores = Scores { scale, cap: config.attn_logit_softcapping };
-        kernels::attention(q, k, v, &pass.attention_inputs(self.sliding).keys, scores) // [T, nh, D]
+        Scores { scale, cap: config.attn_logit_softcapping }
     }
 }

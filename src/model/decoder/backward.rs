@@ -1,0 +1,170 @@
+//! The backward pass of the decoder. The forward pass keeps only the inputs of the blocks that will be differentiated;
+//! each of these computes its activations again, hands its gradients over and drops everything.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+
+use super::Decoder;
+use crate::data::Target;
+use crate::device::ComputeType;
+use crate::error::{Error, Result};
+use crate::kernels::{Kernels, read};
+use crate::model::gradient::{BackwardPass, GradientSink, ScaleForm, ScaleGradient};
+use crate::model::language_model::ModelInput;
+use crate::model::linear::{Gradients, LinearOutput};
+use crate::model::norm::Residual;
+use crate::model::pass::OutputRows;
+use crate::model::scoring::{self, Chunk, LOGIT_BYTES};
+use crate::zo::direction::Signs;
+
+impl<B: Kernels> Decoder<B> {
+    /// See [`LanguageModel::gradient`](crate::model::LanguageModel::gradient).
+    pub(super) fn forward_and_backward(
+        &mut self,
+        input: ModelInput<'_>,
+        targets: &[Target],
+        BackwardPass { tail_blocks, form }: BackwardPass,
+        sink: &mut dyn GradientSink,
+    ) -> Result<()> {
+        if targets.is_empty() {
+            return Err(Error::internal("a backward pass without targets"));
+        }
+        let (count, blocks) = (input.tokens.len(), self.layers.len());
+        let first = blocks.saturating_sub(tail_blocks);
+        self.free_for_pass(count, targets.len());
+        let (x, pass) = self.prepare(input, 1)?;
+        let pass = pass.with(Signs::Centre);
+        let vocab = self.checkpoint.config().vocab_size;
+        let limit = (LOGIT_BYTES / 4 / vocab).max(1);
+        let (rows, targets) = scoring::ranked(targets);
+        let scored = (rows.len() < count).then(|| scoring::indices::<B>(&rows, [1, count], &self.device));
+        let chunks = scoring::chunks::<B>(&targets, [1, rows.len()], limit, vocab, &self.device);
+
+        let (mut residual, mut inputs) = (Residual::from(x), Vec::with_capacity(blocks - first));
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index >= first {
+                let x = residual.sum();
+                inputs.push(self.kept(x.clone()));
+                residual = x.into();
+            }
+            let rows = scored.as_ref().filter(|_| index + 1 == blocks);
+            residual = layer.forward_rows(rows, residual, &pass, self.checkpoint.config(), None);
+        }
+        let last = residual.sum();
+        let hidden = self.finish(last.clone().into());
+        let Some(d_hidden) = self.head_backward(hidden, &chunks, targets.len(), sink)? else { return Ok(()) };
+        let mut dy = match &self.norm {
+            Some(norm) => norm.backward(last, d_hidden),
+            None => d_hidden,
+        };
+        for index in (first..blocks).rev() {
+            let Some(x) = inputs.pop() else { return Err(Error::internal("a block without its input")) };
+            let x = x.cast(B::tensor_type(self.compute));
+            let rows = scored.as_ref().filter(|_| index + 1 == blocks);
+            let rows = rows.map(|rows| OutputRows { rows, count });
+            let mut gradients = Gradients { form, found: Vec::new() };
+            let config = self.checkpoint.config();
+            let dx = self.layers[index].backward(x, dy, rows, &pass, config, index > first, &mut gradients);
+            let gradients = gradients.found.into_iter().map(|(parameter, parts)| {
+                Ok(ScaleGradient { parameter, values: read(Tensor::cat(parts, 0))? })
+            });
+            let gradients = gradients.collect::<Result<_>>()?;
+            sink.block(gradients, self)?;
+            match dx {
+                Some(dx) => dy = dx,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A block's input as it is kept until its backward pass: in bf16, if the model computes in bf16.
+    fn kept(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.compute {
+            ComputeType::Bf16 => x.cast(DType::BF16),
+            _ => x,
+        }
+    }
+
+    /// Scores the targets in `hidden`, `[R, hidden]`, and returns the gradient of `hidden`; `None` if the sink ends the
+    /// pass.
+    fn head_backward(
+        &self,
+        hidden: Tensor<B, 2>,
+        chunks: &[Chunk<B>],
+        targets: usize,
+        sink: &mut dyn GradientSink,
+    ) -> Result<Option<Tensor<B, 2>>> {
+        let of_chunk = |chunk: &Chunk<B>| {
+            let product = self.lm_head.forward(self.projected(chunk, &hidden), Signs::Centre);
+            self.capped(product.cast(DType::F32))
+        };
+        // One chunk of logits is kept; several are computed again.
+        let mut kept = None;
+        let mut results = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let logits = of_chunk(chunk);
+            results.push(chunk.log_probs(logits.clone()));
+            kept = Some(logits).filter(|_| chunks.len() == 1);
+        }
+        let mut log_probs = vec![0.0; targets];
+        let indices = chunks.iter().flat_map(|chunk| &chunk.indices);
+        indices.zip(read(Tensor::cat(results, 0))?).for_each(|(index, result)| log_probs[*index] = result);
+        let Some(pull) = sink.pull(&log_probs)? else { return Ok(None) };
+        let dtype = hidden.dtype();
+        let mut d_hidden = Tensor::zeros(hidden.shape(), (&self.device, dtype));
+        for chunk in chunks {
+            let logits = kept.take().unwrap_or_else(|| of_chunk(chunk));
+            let d_logits = chunk.d_logits(logits.clone(), &pull);
+            let d_logits = match self.checkpoint.config().final_logit_softcapping {
+                Some(cap) => {
+                    let share = logits / cap;
+                    d_logits * (share.clone() * share).neg().add_scalar(1.0)
+                }
+                None => d_logits,
+            };
+            let d = self.d_projected(d_logits.cast(dtype))?;
+            d_hidden = d_hidden.select_assign(0, chunk.rows.clone(), d, IndexingUpdateOp::Add);
+        }
+        Ok(Some(d_hidden))
+    }
+
+    /// The rows of a chunk, as the head's matrix reads them.
+    fn projected(&self, chunk: &Chunk<B>, hidden: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let hidden = hidden.clone().select(0, chunk.rows.clone());
+        match &self.project_out {
+            Some(project_out) => project_out.forward(hidden, Signs::Neither),
+            None => hidden,
+        }
+    }
+
+    /// From the gradient of the head's product to that of the hidden states.
+    fn d_projected(&self, d_logits: Tensor<B, 2>) -> Result<Tensor<B, 2>> {
+        let mut unused = Gradients { form: ScaleForm::Scales, found: Vec::new() };
+        let linears = [Some(&self.lm_head), self.project_out.as_ref()];
+        let d = linears.into_iter().flatten().try_fold(d_logits, |dy, linear| {
+            // The weights outside the blocks are not trained, so that only the number of columns of their input counts.
+            let x = Tensor::zeros([dy.dims()[0], linear.in_features()], (&self.device, dy.dtype()));
+            linear.backward(x, LinearOutput { y: None, dy }, true, &mut unused)
+        });
+        d.ok_or_else(|| Error::internal("the head gave no gradient"))
+    }
+}
+
+impl<B: Kernels> Chunk<B> {
+    /// The gradient of logits `[R, vocab]`, given the derivatives `pull` of the loss with respect to each result, which
+    /// [`Self::indices`] number: softmax minus target, for each result.
+    fn d_logits(&self, logits: Tensor<B, 2>, pull: &[f32]) -> Tensor<B, 2> {
+        let device = logits.device();
+        let shape = logits.dims();
+        let pulls: Vec<f32> = self.indices.iter().map(|index| pull[*index]).collect();
+        let pulls = Tensor::<B, 1>::from_data(TensorData::from(&pulls[..]), (&device, DType::F32));
+        let zeros = |length: usize| Tensor::<B, 1>::zeros([length], (&device, DType::F32));
+        let add = |to: Tensor<B, 1>, at: &Tensor<B, 1, Int>| {
+            to.select_assign(0, at.clone(), pulls.clone(), IndexingUpdateOp::Add)
+        };
+        let of_rows = add(zeros(shape[0]), self.row_index()).reshape([shape[0], 1]);
+        let d = (softmax(logits, 1) * of_rows).neg();
+        add(d.reshape([-1]), self.logit_index()).reshape(shape)
+    }
+}

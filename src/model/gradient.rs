@@ -1,0 +1,49 @@
+//! What a backward pass computes, and who receives it.
+
+use super::scales::Scales;
+use crate::error::Result;
+
+/// The form in which the scales of a weight are trained. All of them end up in the scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleForm {
+    /// Every scale by itself: the logarithm of its magnitude.
+    Scales,
+    /// One factor for each row: the logarithm.
+    Rows,
+    /// One factor for each row, and one for each group of columns: the logarithms.
+    Factors,
+}
+
+/// A backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackwardPass {
+    /// Number of decoder blocks, counted from the last, whose scales get a gradient.
+    pub tail_blocks: usize,
+    pub form: ScaleForm,
+}
+
+/// The gradient of one weight's scales.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScaleGradient {
+    /// Parameter id: the weight's position in [`Scales::trained`].
+    pub parameter: u32,
+    /// Of [`ScaleForm::Scales`]: `[out_features · groups]`; of [`ScaleForm::Rows`]: `[out_features]`; of
+    /// [`ScaleForm::Factors`]: the rows, then the groups.
+    pub values: Vec<f32>,
+}
+
+/// Receives the gradients of a backward pass, block by block from the last to the first.
+pub trait GradientSink {
+    /// The derivatives of the loss with respect to the log-probabilities of the targets; `None` ends the pass, because
+    /// the loss is not finite.
+    ///
+    /// # Errors
+    /// The targets are not those that the sink knows.
+    fn pull(&mut self, log_probs: &[f32]) -> Result<Option<Vec<f32>>>;
+
+    /// Takes the gradients of one block. The block is done with, so that its scales may be updated at once.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn block(&mut self, gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()>;
+}
