@@ -11,8 +11,8 @@ use crate::data::DataConfig;
 use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
-use crate::train::TrainConfig;
-use crate::zo::schedule::LrScheduler;
+use crate::train::{MethodKind, TrainConfig};
+use crate::zo::schedule::Schedule;
 
 /// A recipe: the configuration of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +67,7 @@ impl Config {
         for setting in settings {
             set(&mut table, setting)?;
         }
+        choose_method(&mut table)?;
         let mut config = Self::deserialize(Value::Table(table)).map_err(|error| {
             Error::invalid(
                 explain(error.message()),
@@ -84,8 +85,15 @@ impl Config {
     }
 
     /// The resolved configuration as TOML.
+    /// The settings of other methods of training are left out.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string_pretty(self).map_err(|error| Error::internal(error.to_string()))
+        let internal = |error: toml::ser::Error| Error::internal(error.to_string());
+        let mut table = Table::try_from(self).map_err(internal)?;
+        if let Some(train) = table.get_mut("train").and_then(Value::as_table_mut) {
+            let foreign = self.train.method.foreign_settings();
+            foreign.iter().for_each(|key| drop(train.remove(*key)));
+        }
+        toml::to_string_pretty(&table).map_err(internal)
     }
 
     /// Hash of the settings that determine the steps of a run: two runs with the same fingerprint, model and data take
@@ -99,36 +107,57 @@ impl Config {
             batch_size,
             estimator,
             learning_rate,
-            lr_scheduler_type,
-            warmup_steps,
+            lr_scheduler_type: _,
+            warmup_steps: _,
+            min_lr_rate: _,
+            gradient_accumulation_steps,
             zo_eps,
             clip,
             scale_mode,
             perturbation,
             probes,
+            tail_blocks,
+            parameters,
+            optimizer,
+            max_grad_norm,
             eval_steps: _,
-            save_steps: _,
+            save_steps,
             logging_steps: _,
             max_skipped_steps: _,
         } = train;
         let data = DataConfig { train: None, dev: None, ..data.clone() };
-        let decays = *lr_scheduler_type != LrScheduler::Constant;
+        let of_method = match method {
+            MethodKind::Zo => serde_json::json!({
+                "estimator": estimator,
+                "zo_eps": zo_eps,
+                "clip": clip.to_string(),
+                "scale_mode": scale_mode,
+                "perturbation": perturbation,
+                "probes": probes,
+            }),
+            // A run that diverges goes back to its last snapshot.
+            MethodKind::Exact => serde_json::json!({
+                "tail_blocks": tail_blocks,
+                "parameters": parameters,
+                "optimizer": optimizer,
+                "max_grad_norm": max_grad_norm.to_string(),
+                "save_steps": save_steps,
+            }),
+        };
+        let Schedule { lr_scheduler_type, warmup_steps, min_lr_rate } = train.schedule();
         let hashed = serde_json::json!({
             "seed": seed,
             "dtype": dtype,
             "data": data,
             "method": method,
+            "of_method": of_method,
             "batch_size": batch_size,
-            "estimator": estimator,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
             "learning_rate": learning_rate,
             "lr_scheduler_type": lr_scheduler_type,
             "warmup_steps": warmup_steps,
-            "max_steps": decays.then_some(max_steps),
-            "zo_eps": zo_eps,
-            "clip": clip.to_string(),
-            "scale_mode": scale_mode,
-            "perturbation": perturbation,
-            "probes": probes,
+            "min_lr_rate": min_lr_rate,
+            "max_steps": train.depends_on_max_steps().then_some(max_steps),
         });
         *blake3::hash(hashed.to_string().as_bytes()).as_bytes()
     }
@@ -166,6 +195,41 @@ impl Config {
             self.model = found.to_string_lossy().into_owned();
         }
     }
+}
+
+/// Names the method of training where the recipe does not: a recipe with a setting of zo is a zo run.
+///
+/// # Errors
+/// A setting belongs to a method that the recipe does not use.
+fn choose_method(table: &mut Table) -> Result<()> {
+    let train = table.entry("train").or_insert_with(|| Value::Table(Table::new()));
+    let Some(train) = train.as_table_mut() else { return Ok(()) };
+    let names = |settings: &'static [&str]| settings.iter().find(|key| train.contains_key(**key)).copied();
+    let (of_zo, of_exact) =
+        (names(MethodKind::Exact.foreign_settings()), names(MethodKind::Zo.foreign_settings()));
+    let foreign = match (train.get("method").and_then(Value::as_str), of_zo, of_exact) {
+        (Some("zo"), _, Some(key)) => Some((key, "exact", "zo")),
+        (Some("exact"), Some(key), _) => Some((key, "zo", "exact")),
+        (None, Some(zo), Some(key)) => {
+            let what = format!("train.{zo} is a setting of zo, train.{key} one of exact");
+            return Err(Error::invalid(
+                what,
+                "set train.method, and leave out the settings of the other method",
+            ));
+        }
+        _ => None,
+    };
+    if let Some((key, method, chosen)) = foreign {
+        return Err(Error::invalid(
+            format!("train.{key} is a setting of {method}, but train.method is {chosen}"),
+            format!("leave it out, or set train.method = \"{method}\""),
+        ));
+    }
+    if !train.contains_key("method") {
+        let method = if of_zo.is_some() { "zo" } else { "exact" };
+        train.insert("method".into(), method.into());
+    }
+    Ok(())
 }
 
 /// Sets `key=value` in a table. The key is dotted; a value that is not TOML is a plain string.

@@ -23,6 +23,8 @@ pub enum Stream {
     Sampling = 4,
     /// The seed of a training step. Counter: (step low word, step high word, 0).
     StepSeed = 5,
+    /// The rounding of the optimizer's state. Counter: (parameter / 4, weight, step).
+    Optimizer = 6,
 }
 
 /// 128 random bits of a stream. The key is the seed, low word first.

@@ -1,11 +1,11 @@
-"""LoRA over the same 4-bit weights, trained in PyTorch: what is left of it in the files that can be served.
+"""LoRA over the same 4-bit weights, trained in PyTorch: accuracy that is left in the files that can be served.
 
-The usual way beside qzo's. SmolLM2-135M-Instruct is quantized by qzo (round to nearest, 4 bits, groups of 64,
-asymmetric), its weights are dequantized in PyTorch, and adapters of rank 16 (alpha 32, every linear of the blocks, no
-dropout) are trained over them: AdamW, batches of 16, 60 steps, 3 of them warm-up, cosine to 0, gradient norm
-clipped to 1, gradient checkpointing, f32. The loss is qzo's, the batches are the rows that `qzo finetune` takes with the same
-seed, and the learning rate is the best of a grid by accuracy on the dev rows, with a seed of its own. For every
-task and seed, accuracy and cross-entropy on all dev rows:
+The usual way, beside qzo's. SmolLM2-135M-Instruct is quantized by qzo (round to nearest, 4 bits, groups of 64,
+asymmetric), its weights are dequantized in PyTorch, and adapters of rank 16 (alpha 32, every linear of the blocks,
+no dropout) are trained over them: AdamW, batches of 16, 60 steps, 3 of them warm-up, cosine to 0, gradient norm
+clipped to 1, gradient checkpointing, f32. The loss is qzo's. The batches are the rows that `qzo finetune` takes with
+the same seed. The learning rate is the best of a grid by accuracy on the dev rows, with a seed of its own. For
+every task and seed, accuracy and cross-entropy on all dev rows:
 
     zero_shot       the quantized model as it is
     adapter         the adapter kept beside the quantized model, by PyTorch
@@ -13,17 +13,20 @@ task and seed, accuracy and cross-entropy on all dev rows:
     merged_rtn      that model quantized again by rounding, as the base was
     merged_gptq     that model quantized again by GPTQ, calibrated on the task's training texts with their answers
 
-All but `adapter` are files on disk, measured by `qzo eval`; `merged_f32` is the same function as `adapter` and
-so compares the two programs. Peak memory is the training process's, with PyTorch and its libraries ("runtime")
-beside it; the peer's base is dense f32, not packed.
+All but `adapter` are files on disk, measured by `qzo eval`. `merged_f32` is the same function as `adapter`, so
+the two compare the programs. Peak memory is the training process's, with PyTorch and its libraries before a model
+was there ("runtime") beside it; the base is dense f32, not packed. Seconds are of the wall clock, and of the
+processor over all threads, which a busy machine disturbs less.
 
     python scripts/bench/adapter_peer.py target/release/qzo models/smollm2-f16 \
         --tasks sentiment spam reuters --data OUT --seeds 1 2 3 --json FILE
 
-models/smollm2-f16 is what scripts/checks/smollm2_hf.py writes, OUT what scripts/checks/other_tasks.py writes. With
---timings alone seconds per step are measured on a batch of sentiment rows, in the same process conditions: adapters
-and exact scales (w = exp(theta) * w0 of each group, theta trained by AdamW), each with and without
-gradient checkpointing, in f32 and under bf16 autocast.
+models/smollm2-f16 is the output of scripts/checks/smollm2_hf.py, OUT that of scripts/checks/other_tasks.py. A run that
+is stopped goes on from FILE. With --timings, and --tasks without a name, only seconds per step and memory are
+measured, on batches of sentiment rows: adapters, and exact scales (w = exp(theta) * w0 of each group, theta
+trained by AdamW), each with and without gradient checkpointing, in f32 and under bf16 autocast:
+
+    python scripts/bench/adapter_peer.py target/release/qzo models/smollm2-f16 --timings --tasks --json FILE
 
 Needs gguf 0.19, numpy 2.4, safetensors 0.8, tokenizers 0.22, torch 2.9 and transformers 4.57 or later.
 """
@@ -201,9 +204,9 @@ def train(model: nn.Module, rows: list[dict], seed: int, steps: int, rate: float
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    seconds, found = [], []
+    seconds, cpu, found = [], [], []
     for step in range(steps):
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - WARM_UP) / max(1, steps - WARM_UP)))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / WARM_UP) * cosine
@@ -214,9 +217,11 @@ def train(model: nn.Module, rows: list[dict], seed: int, steps: int, rate: float
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - busy)
         found.append(loss.item())
-    result = {"step_seconds": median(seconds), "step_seconds_min": min(seconds), "peak_bytes": memory("VmHWM")}
-    return result | {"trained": sum(p.numel() for p in trained), "train_loss": float(np.mean(found[-10:]))}
+    result = {"step_seconds": median(seconds), "step_seconds_min": min(seconds), "step_cpu_seconds": median(cpu)}
+    result |= {"peak_bytes": memory("VmHWM"), "trained": sum(p.numel() for p in trained)}
+    return result | {"train_loss": float(np.mean(found[-10:]))}
 
 
 def worker(job: dict) -> dict:
@@ -227,7 +232,7 @@ def worker(job: dict) -> dict:
     kind = {"adapter": Adapter, "scales": ExactScales}[job["kind"]]
     model = model_with(kind, job["dense"], job["base"], job["seed"])
     if job["checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     rows = read_rows(job["train"], job["task"], tokenizer, job["task"]["max_seq_length"])
     result = {"rows": len(rows), "rate": job["rate"], "runtime_bytes": runtime}
     result |= train(model, rows, job["seed"], job["steps"], job["rate"], job.get("bf16", False))
@@ -280,7 +285,9 @@ def one_seed(args: argparse.Namespace, job: dict, folder: Path) -> dict:
     result["adapter"] = result.pop("dev")
     result["merged_f32"] = qzo_eval(args, merged, task, dev)
     text = calibration(task, job["train"], folder / "calibration.jsonl")
-    ways = {"merged_rtn": [], "merged_gptq": ["--method", "gptq", "--calibration", text]}
+    ways = {"merged_rtn": []}
+    if job["seed"] in args.seeds[: args.gptq_seeds]:
+        ways["merged_gptq"] = ["--method", "gptq", "--calibration", text]
     for name, more in ways.items():
         out = folder / name
         qzo(args, "quantize", merged, *BITS, *more, "-o", out)
@@ -290,23 +297,29 @@ def one_seed(args: argparse.Namespace, job: dict, folder: Path) -> dict:
     return result
 
 
-def one_task(args: argparse.Namespace, name: str, base: Path, folder: Path) -> dict:
+def one_task(args: argparse.Namespace, name: str, base: Path, folder: Path, result: dict, keep) -> None:
+    """Fills a task's part of the result with what it does not have yet, and calls `keep` after each run."""
     task, train_rows, dev = task_files(args, name)
-    result = {"task": task, "zero_shot": qzo_eval(args, base, task, dev), "grid": [], "seeds": {}}
+    result.setdefault("task", task)
+    if "zero_shot" not in result:
+        result["zero_shot"] = qzo_eval(args, base, task, dev)
+    grid, seeds = result.setdefault("grid", {}), result.setdefault("seeds", {})
     say(f"{name}: zero-shot {result['zero_shot']}")
     job = {"kind": "adapter", "task": task, "train": train_rows, "dev": dev, "dense": args.dense, "base": base}
-    job |= {"steps": args.steps, "threads": args.threads, "checkpointing": True}
-    for rate in args.rates:
-        found = in_own_process(job | {"rate": rate, "seed": args.grid_seed})
-        result["grid"].append({"rate": rate, **found["dev"]})
-        say(f"{name}: rate {rate}: {found['dev']}, {found['step_seconds']:.2f} s a step")
-    rate = max(result["grid"], key=lambda one: (one["accuracy"], -one["nll"]))["rate"]
-    for seed in args.seeds:
-        found = one_seed(args, job | {"rate": rate, "seed": seed}, folder)
-        result["seeds"][str(seed)] = found
+    job |= {"steps": args.steps, "threads": args.threads, "checkpointing": not args.no_checkpointing}
+    job["bf16"] = args.bf16
+    for rate in (rate for rate in args.rates if len(args.rates) > 1 and str(rate) not in grid):
+        grid[str(rate)] = in_own_process(job | {"rate": rate, "seed": args.grid_seed})
+        keep()
+        say(f"{name}: rate {rate}: {grid[str(rate)]}")
+    best = max(grid, key=lambda one: (grid[one]["dev"]["accuracy"], -grid[one]["dev"]["nll"]), default=args.rates[0])
+    rate = float(best)
+    for seed in (seed for seed in args.seeds if str(seed) not in seeds):
+        seeds[str(seed)] = found = one_seed(args, job | {"rate": rate, "seed": seed}, folder)
+        keep()
         ways = ("adapter", "merged_f32", "merged_rtn", "merged_gptq")
-        say(f"{name}: seed {seed}, rate {rate}: " + ", ".join(f"{w} {found[w]['accuracy']:.3f} ({found[w]['nll']:.3f})" for w in ways))
-    return result
+        figures = (f"{way} {found[way]['accuracy']:.3f} ({found[way]['nll']:.3f})" for way in ways if way in found)
+        say(f"{name}: seed {seed}, rate {rate}: {', '.join(figures)}")
 
 
 def timings(args: argparse.Namespace, base: Path) -> list[dict]:
@@ -334,26 +347,34 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=["sentiment"])
     parser.add_argument("--data", type=Path, help="what other_tasks.py wrote, for tasks other than sentiment")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="one needs no grid")
     parser.add_argument("--grid-seed", type=int, default=100)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--timings", action="store_true", help="measure seconds per step, too; alone with --tasks and no name")
+    parser.add_argument("--gptq-seeds", type=int, metavar="N", help="use GPTQ with the first N seeds only")
+    parser.add_argument("--no-checkpointing", action="store_true", help="the same results in less time and more memory")
+    parser.add_argument("--bf16", action="store_true", help="train under bf16 autocast")
+    parser.add_argument("--timings", action="store_true", help="measure seconds per step, too")
     parser.add_argument("--timing-steps", type=int, default=8)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result there, and go on from it")
     args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of the processes that train: no spinning on a busy machine
     result = {"torch": torch.__version__, "threads": args.threads, "steps": args.steps, "tasks": {}}
+    if args.json and args.json.exists():
+        result |= json.loads(args.json.read_text())
+
+    def keep() -> None:
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         qzo(args, "quantize", args.dense, *BITS, "-o", base)
         if args.timings:
             result["timings"] = timings(args, base)
+            keep()
         for name in args.tasks:
-            result["tasks"][name] = one_task(args, name, base, Path(folder))
-            if args.json:  # what there is, should a later task fail
-                args.json.write_text(json.dumps(result, indent=1) + "\n")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+            one_task(args, name, base, Path(folder), result["tasks"].setdefault(name, {}), keep)
     print(json.dumps(result))
 
 

@@ -10,13 +10,13 @@ OUT/NAME_train.jsonl and OUT/NAME_dev.jsonl, and OUT/tasks.json with the prompt 
                 rows are of its earlier posts, dev rows of its later ones.
     reuters     the first words of a newswire story, five topics. Reuters-21578 (R8), same source; free
                 to use for research.
-    chat        a question and its reply of four words or more; rows {"prompt", "completion"}. chatterbot-corpus (BSD-3). A
-                question is on one side of the split only, however often it comes.
+    chat        a question and its reply of four words or more; rows {"prompt", "completion"}, from
+                chatterbot-corpus (BSD). A question is on one side of the split only, however often it comes.
 
 Rows of a class are chosen by a seeded shuffle and without duplicates, the same number of every class. Nothing of the
 data is a part of this repository.
 
-Needs Python 3.9+ and pip, and for chat PyYAML:
+Needs Python 3.10+, pip and PyYAML:
     python3 scripts/checks/other_tasks.py OUT
 """
 

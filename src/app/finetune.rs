@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::eval::{TaskReport, evaluate};
 use crate::model::{Tables, compute_type};
 use crate::quantize::QuantizeJob;
-use crate::train::{Method, Outcome, Run, RunDir, TextObjective, write_checkpoints};
+use crate::train::{Outcome, Run, RunDir, TextObjective, write_checkpoints};
 use crate::zo::journal::JournalHeader;
 
 /// A training run.
@@ -86,9 +86,10 @@ impl Finetune<'_> {
             None => source,
         };
 
-        let mut method = config.train.method();
+        let blocks = base.config().num_hidden_layers;
+        let mut method = config.train.method::<TextObjective<'_>>(config.seed, blocks);
         let header = JournalHeader {
-            method: Method::<TextObjective<'_>>::journal_method(&method),
+            method: method.journal_method(),
             base_model: base.fingerprint()?,
             config: config.fingerprint(),
             tokenizer: tokenizer.fingerprint()?,
@@ -107,7 +108,7 @@ impl Finetune<'_> {
         });
         let mut objective = TextObjective::new(&data, seed);
         let on_step = &mut |event| on_event(Event::Train(event));
-        let outcome = run.train(&mut method, &mut objective, model.as_mut(), on_step)?;
+        let outcome = run.train(method.as_mut(), &mut objective, model.as_mut(), on_step)?;
         write_checkpoints(&run, &base, model.as_mut())?;
         drop(model);
 

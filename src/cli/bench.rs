@@ -8,6 +8,7 @@ use super::recipe::{RecipeArgs, recipe};
 use crate::app::bench::{self, ShapeBench, matmul::MatmulBench};
 use crate::checkpoint::ModelShape;
 use crate::error::{Error, Result};
+use crate::train::{MethodKind, Parameters, TailBlocks, TrainConfig};
 
 /// Time the training steps of a recipe or of a model's shape, or the packed matrix product
 #[derive(Debug, Args)]
@@ -34,6 +35,15 @@ pub struct BenchArgs {
     /// Tokens per sequence of the shape
     #[arg(long, conflicts_with = "config", default_value_t = 256)]
     seq_length: usize,
+    /// Method of training of the shape's steps
+    #[arg(long, conflicts_with = "config", default_value = "zo")]
+    method: MethodKind,
+    /// With --method exact: number of decoder blocks, counted from the last, that are trained
+    #[arg(long, conflicts_with = "config", value_name = "N")]
+    tail_blocks: Option<usize>,
+    /// With --method exact: what is trained
+    #[arg(long, conflicts_with = "config", default_value = "scales")]
+    parameters: Parameters,
     /// Steps to time, after a first one that is not counted; with --shape, 0 scores one batch instead
     #[arg(long, default_value_t = 5)]
     steps: u64,
@@ -53,6 +63,10 @@ impl BenchArgs {
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     if args.config.is_none() && args.recipe.is_given() {
         return Err(args.recipe.without_recipe());
+    }
+    let is_exact = args.method == MethodKind::Exact;
+    if !is_exact && (args.tail_blocks.is_some() || args.parameters != Parameters::Scales) {
+        return Err(Error::Usage("--tail-blocks and --parameters belong to --method exact".to_string()));
     }
     match (&args.config, args.shape) {
         _ if args.matmul => matmul(args, common),
@@ -81,6 +95,12 @@ fn shaped(args: &BenchArgs, shape: ModelShape, common: &Common) -> Result<()> {
         device: common.device(),
         dtype: common.dtype(),
         seed: common.seed(),
+        train: TrainConfig {
+            method: args.method,
+            tail_blocks: args.tail_blocks.map_or(TailBlocks::All, TailBlocks::Last),
+            parameters: args.parameters,
+            ..TrainConfig::default()
+        },
     };
     let times = Reporter::new(common.console()).through(|on_event| bench::shape(&bench, on_event))?;
     let seconds = [times.step_seconds, times.tokens_per_second, times.load_seconds];

@@ -59,6 +59,38 @@ impl Scoring {
         }
     }
 
+    /// The weight of the loss.
+    pub fn weight(&self) -> f64 {
+        match self.loss_kind {
+            LossKind::Classification => self.examples.len() as f64,
+            LossKind::Completion => {
+                self.examples.iter().filter_map(ScoredExample::target).map(Range::len).sum::<usize>() as f64
+            }
+        }
+    }
+
+    /// Derivatives of the loss's sum, divided by `weight`, with respect to each log-probability.
+    pub fn derivatives(&self, logprobs: &[f32], weight: f64) -> Vec<f32> {
+        let mut derivatives = vec![0.0; logprobs.len()];
+        for example in &self.examples {
+            match self.loss_kind {
+                LossKind::Classification => {
+                    let shares = softmax(&example.scores(logprobs));
+                    for (choice, (range, share)) in example.candidates.iter().zip(shares).enumerate() {
+                        let is_gold = example.gold.first() == Some(&choice);
+                        let of_score = share - if is_gold { 1.0 } else { 0.0 };
+                        derivatives[range.clone()].fill((of_score / (weight * range.len() as f64)) as f32);
+                    }
+                }
+                LossKind::Completion => {
+                    let range = example.target().cloned().unwrap_or_default();
+                    derivatives[range].fill((-1.0 / weight) as f32);
+                }
+            }
+        }
+        derivatives
+    }
+
     fn classification_loss(&self, logprobs: &[f32]) -> LossSum {
         let sum = self.examples.iter().map(|e| e.cross_entropy(logprobs)).sum();
         LossSum { sum, weight: self.examples.len() as f64 }
@@ -113,6 +145,13 @@ impl ScoredExample {
     }
 }
 
+fn softmax(scores: &[f64]) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|e| e / sum).collect()
+}
+
 fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
     let sum: f64 = logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum();
     sum / range.len() as f64
@@ -153,6 +192,29 @@ mod tests {
         let loss = scoring(LossKind::Completion, &examples).loss(&[-4.0, -1.0, -2.0, -3.0]);
         assert_eq!(loss, LossSum { sum: 10.0, weight: 4.0 });
         assert_eq!(loss.mean(), 2.5);
+    }
+
+    #[test]
+    fn derivatives_agree_with_finite_differences() {
+        let examples: [(&[_], &[_]); 2] = [(&[0..1, 1..3], &[1]), (&[3..4, 4..5], &[0])];
+        let logprobs = [-1.0, -2.0, -4.0, -0.5, -1.5];
+        for loss_kind in [LossKind::Classification, LossKind::Completion] {
+            let scoring = scoring(loss_kind, &examples);
+            let weight = scoring.weight();
+            assert_eq!(scoring.loss(&logprobs).weight, weight);
+            for (i, derivative) in scoring.derivatives(&logprobs, weight).into_iter().enumerate() {
+                let at = |step: f32| {
+                    let mut logprobs = logprobs;
+                    logprobs[i] += step;
+                    scoring.loss(&logprobs).mean()
+                };
+                let want = (at(1.0 / 256.0) - at(-1.0 / 256.0)) * 128.0;
+                assert!(
+                    (f64::from(derivative) - want).abs() < 1e-5,
+                    "{loss_kind:?} {i}: {derivative} {want}"
+                );
+            }
+        }
     }
 
     #[test]

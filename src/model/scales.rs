@@ -23,6 +23,9 @@ pub trait Scales {
     /// Number of scales of a weight.
     fn scale_count(&self, name: &str) -> Result<usize>;
 
+    /// Number of rows of a weight, and of groups in a row.
+    fn scale_shape(&self, name: &str) -> Result<[usize; 2]>;
+
     /// The scales of a weight, `[out_features × groups]`.
     fn scales(&self, name: &str) -> Result<Vec<f32>>;
 
@@ -64,6 +67,11 @@ impl<B: Kernels> Scales for LoneScales<B> {
 
     fn scale_count(&self, name: &str) -> Result<usize> {
         self.check(name).map(|()| self.scales.len())
+    }
+
+    /// Its rows are not known here, and a replay has no use for them.
+    fn scale_shape(&self, name: &str) -> Result<[usize; 2]> {
+        self.check(name).map(|()| [self.scales.len(), 1])
     }
 
     fn scales(&self, name: &str) -> Result<Vec<f32>> {

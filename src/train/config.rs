@@ -1,56 +1,104 @@
 //! The `[train]` table.
 
+use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::method::StepStart;
+use super::exact::Exact;
+use super::method::{Method, StepStart};
+use super::objective::Objective;
+use super::optimizer::OptimizerKind;
+use super::settings::{LearningRate, TailBlocks};
 use super::zeroth_order::ZerothOrder;
 use crate::error::{Error, Result};
+use crate::model::{BackwardPass, ScaleForm};
 use crate::zo::direction::{Distribution, ScaleMode, step_seed};
 use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
 use crate::zo::journal::Hash;
 use crate::zo::schedule::{LrScheduler, Schedule};
 
 /// Name of a method of training in the configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodKind {
     /// Zeroth order: forward passes alone.
-    #[default]
     Zo,
+    /// Exact gradients: a backward pass that computes one decoder block at a time again.
+    #[default]
+    Exact,
+}
+
+impl MethodKind {
+    /// The keys of `[train]` that are settings of other methods.
+    pub fn foreign_settings(self) -> &'static [&'static str] {
+        match self {
+            Self::Zo => &["tail_blocks", "parameters", "optimizer", "max_grad_norm"],
+            Self::Exact => &["estimator", "zo_eps", "clip", "scale_mode", "perturbation", "probes"],
+        }
+    }
+}
+
+/// The parameters that exact gradients train. All of them end up in the scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Parameters {
+    /// Every scale by itself.
+    #[default]
+    Scales,
+    /// One factor for the scales of each row.
+    Rows,
+    /// One factor for the scales of each row, and one for those of each group of columns.
+    Factors,
 }
 
 /// The `[train]` table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Method of training.
+    /// Method of training. Without it, a recipe with a setting of zo is a zo run, and any other is exact.
     pub method: MethodKind,
     /// Number of steps of the whole run.
     pub max_steps: u64,
     /// Rows per step.
     pub batch_size: usize,
-    /// Estimator with which zeroth order turns losses into a step.
+    /// Parts into which the rows of a step are split, so that only one part is in memory at a time.
+    pub gradient_accumulation_steps: usize,
+    /// Factor of a step: a number, or "auto". Of zo, 5e-3 is usual in relative mode, 1e-7 in absolute mode. Exact
+    /// gradients change the logarithm of a scale: auto is 0.02 / (0.47 · √max_steps), or 0.03 for factors.
+    pub learning_rate: LearningRate,
+    /// Shape of the learning rate over the run. Default: constant for zo, cosine for exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_scheduler_type: Option<LrScheduler>,
+    /// Steps over which the learning rate rises from 0. Default: 0 for zo, a twentieth of the run for exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+    /// Lowest learning rate of a schedule that falls, as a share of the highest. Default: 0 for zo, 0.05 for exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_lr_rate: Option<f64>,
+    /// Of zo: the estimator with which losses are turned into a step.
     pub estimator: EstimatorKind,
-    /// Factor of the gradient in a step. 5e-3 is usual in relative mode, 1e-7 in absolute mode.
-    pub learning_rate: f64,
-    /// Shape of the learning rate over the run.
-    pub lr_scheduler_type: LrScheduler,
-    /// Steps over which the learning rate rises from 0.
-    pub warmup_steps: u64,
-    /// ε: size of the perturbation at which the two losses of a step are taken.
+    /// Of zo: ε, the size of the perturbation at which the two losses of a step are taken.
     pub zo_eps: f64,
-    /// Bound of the projected gradient (directional-derivative clipping); inf switches it off.
+    /// Of zo: bound of the projected gradient (directional-derivative clipping); inf switches it off.
     pub clip: f64,
-    /// Whether a step is added to a scale or multiplies it.
+    /// Of zo: whether a step is added to a scale or multiplies it.
     pub scale_mode: ScaleMode,
-    /// Distribution of the directions.
+    /// Of zo: distribution of the directions.
     pub perturbation: Distribution,
-    /// Directions per step.
+    /// Of zo: directions per step.
     pub probes: u32,
+    /// Of exact: number of decoder blocks, counted from the last, that are trained, or "all".
+    pub tail_blocks: TailBlocks,
+    /// Of exact: what is trained.
+    pub parameters: Parameters,
+    /// Of exact: the rule that turns gradients into steps.
+    pub optimizer: OptimizerKind,
+    /// Of exact: bound of the gradient's norm. Each block is bounded by its share, this number divided by the root of the
+    /// number of blocks, because a block's scales move before the gradients of the others are known; inf switches it off.
+    pub max_grad_norm: f64,
     /// Steps between evaluations on the dev set; 0: only before the first step and after the last.
     pub eval_steps: u64,
-    /// Steps between snapshots of the scales, which limit how many steps a resumed run replays; 0: only after the last
+    /// Steps between snapshots of the scales, which limit how many steps a resumed run repeats; 0: only after the last
     /// step.
     pub save_steps: u64,
     /// Steps between lines of the log; 0: no lines.
@@ -59,22 +107,29 @@ pub struct TrainConfig {
     pub max_skipped_steps: u64,
 }
 
-/// The defaults use relative mode with one ε for all layers. `configs/` holds the paper's settings, in absolute mode.
+/// The defaults of zo use relative mode with one ε for all layers. `configs/` holds the paper's settings, in absolute
+/// mode.
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
-            method: MethodKind::Zo,
+            method: MethodKind::Exact,
             max_steps: 1000,
             batch_size: 16,
+            gradient_accumulation_steps: 1,
+            learning_rate: LearningRate::Auto,
+            lr_scheduler_type: None,
+            warmup_steps: None,
+            min_lr_rate: None,
             estimator: EstimatorKind::Qzo,
-            learning_rate: 5e-3,
-            lr_scheduler_type: LrScheduler::Constant,
-            warmup_steps: 0,
             zo_eps: 1e-2,
             clip: 100.0,
             scale_mode: ScaleMode::Relative,
             perturbation: Distribution::Gaussian,
             probes: 1,
+            tail_blocks: TailBlocks::All,
+            parameters: Parameters::Scales,
+            optimizer: OptimizerKind::AdamW,
+            max_grad_norm: 1.0,
             eval_steps: 100,
             save_steps: 100,
             logging_steps: 10,
@@ -92,20 +147,81 @@ impl TrainConfig {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size is 0", "set batch_size to 1 or more"));
         }
-        if !self.learning_rate.is_finite() || self.learning_rate < 0.0 {
+        let parts = self.gradient_accumulation_steps;
+        if parts == 0 || parts > self.batch_size {
             return Err(Error::invalid(
-                format!("learning_rate is {}: expected 0 or a positive number", self.learning_rate),
-                "5e-3 is usual in relative mode, 1e-7 in absolute mode",
+                format!(
+                    "gradient_accumulation_steps is {parts}: expected 1 to batch_size, {}",
+                    self.batch_size
+                ),
+                "a step takes batch_size rows, in so many parts",
+            ));
+        }
+        if let LearningRate::Fixed(rate) = self.learning_rate
+            && (!rate.is_finite() || rate < 0.0)
+        {
+            return Err(Error::invalid(
+                format!("learning_rate is {rate}: expected \"auto\", 0 or a positive number"),
+                match self.method {
+                    MethodKind::Zo => "5e-3 is usual in relative mode, 1e-7 in absolute mode",
+                    MethodKind::Exact => "leave it out, or write learning_rate = \"auto\"",
+                },
+            ));
+        }
+        if self.learning_rate == LearningRate::Auto
+            && self.method == MethodKind::Exact
+            && self.optimizer == OptimizerKind::Sgd
+        {
+            return Err(Error::invalid(
+                "sgd has no learning rate that fits every model",
+                "set train.learning_rate to a number, or use adamw",
+            ));
+        }
+        if self.min_lr_rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
+            return Err(Error::invalid(
+                "min_lr_rate is a share of the learning rate",
+                "use a number from 0 to 1",
+            ));
+        }
+        if self.max_grad_norm.is_nan() || self.max_grad_norm <= 0.0 {
+            return Err(Error::invalid(
+                format!("max_grad_norm is {}: expected a positive number", self.max_grad_norm),
+                "1.0 is usual; inf switches it off",
             ));
         }
         self.qzo().validate()
     }
 
-    /// The method of training with its settings.
-    pub fn method(&self) -> ZerothOrder {
+    /// The method of training with its settings, for a model of `blocks` decoder blocks.
+    pub fn method<O: Objective>(&self, seed: u64, blocks: usize) -> Box<dyn Method<O>> {
         match self.method {
-            MethodKind::Zo => ZerothOrder { estimator: self.estimator() },
+            MethodKind::Zo => Box::new(self.zeroth_order()),
+            MethodKind::Exact => Box::new(self.exact(seed, blocks)),
         }
+    }
+
+    /// Zeroth order with its settings.
+    pub fn zeroth_order(&self) -> ZerothOrder {
+        ZerothOrder { estimator: self.estimator() }
+    }
+
+    /// Exact gradients with their settings, for a model of `blocks` decoder blocks.
+    pub fn exact(&self, seed: u64, blocks: usize) -> Exact {
+        Exact::new(self.backward_pass(blocks), self.optimizer, self.max_grad_norm, seed)
+    }
+
+    /// The backward pass of exact gradients.
+    pub fn backward_pass(&self, blocks: usize) -> BackwardPass {
+        let tail_blocks = match self.tail_blocks {
+            TailBlocks::All => blocks,
+            TailBlocks::Last(last) => last.min(blocks),
+        };
+        let form = match self.parameters {
+            Parameters::Scales => ScaleForm::Scales,
+            Parameters::Rows => ScaleForm::Rows,
+            Parameters::Factors => ScaleForm::Factors,
+        };
+        BackwardPass { tail_blocks, form }
     }
 
     fn estimator(&self) -> Estimator {
@@ -116,9 +232,60 @@ impl TrainConfig {
 
     /// The learning rate at `step`, counted from 0.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
-        let schedule =
-            Schedule { lr_scheduler_type: self.lr_scheduler_type, warmup_steps: self.warmup_steps };
-        schedule.at(step, self.max_steps, self.learning_rate)
+        self.schedule().at(step, self.max_steps, self.highest_learning_rate())
+    }
+
+    /// The learning rate after the warmup.
+    pub fn highest_learning_rate(&self) -> f64 {
+        /// Distance that a scale moves in a run, as a share: more does not help a model of some hundred million weights.
+        const DISTANCE: f64 = 0.02;
+        /// The same for factors of scales.
+        const FACTOR_DISTANCE: f64 = 0.03;
+        match (self.learning_rate, self.method) {
+            (LearningRate::Fixed(rate), _) => rate,
+            (LearningRate::Auto, MethodKind::Zo) => match self.scale_mode {
+                ScaleMode::Relative => 5e-3,
+                ScaleMode::Absolute => 1e-7,
+            },
+            (LearningRate::Auto, MethodKind::Exact) => {
+                let distance = match self.parameters {
+                    Parameters::Scales => DISTANCE,
+                    Parameters::Rows | Parameters::Factors => FACTOR_DISTANCE,
+                };
+                // Under Adam a parameter moves about 0.47 · √steps learning rates; all of Lion's steps are whole ones.
+                let share = if self.optimizer == OptimizerKind::Lion { 0.2 } else { 1.0 };
+                share * distance / (0.47 * (self.max_steps.max(1) as f64).sqrt())
+            }
+        }
+    }
+
+    /// The schedule of the learning rate.
+    pub fn schedule(&self) -> Schedule {
+        let exact = self.method == MethodKind::Exact;
+        let lr_scheduler_type = if exact { LrScheduler::Cosine } else { LrScheduler::Constant };
+        Schedule {
+            lr_scheduler_type: self.lr_scheduler_type.unwrap_or(lr_scheduler_type),
+            warmup_steps: self.warmup_steps.unwrap_or(if exact { self.max_steps / 20 } else { 0 }),
+            min_lr_rate: self.min_lr_rate.unwrap_or(if exact { 0.05 } else { 0.0 }),
+        }
+    }
+
+    /// Whether the learning rate of a step depends on the number of steps of the run.
+    pub fn depends_on_max_steps(&self) -> bool {
+        let exact = self.method == MethodKind::Exact;
+        let warms_up = exact && self.warmup_steps.is_none();
+        let auto = exact && self.learning_rate == LearningRate::Auto;
+        self.schedule().lr_scheduler_type != LrScheduler::Constant || warms_up || auto
+    }
+
+    /// The batches of `step`: its rows in as many parts as gradients are accumulated.
+    pub fn batches<O: Objective>(&self, objective: &mut O, step: u64) -> Vec<O::Batch> {
+        let (rows, parts) = (self.batch_size, self.gradient_accumulation_steps);
+        let edge = |part: usize| part * rows / parts;
+        let first = self.rows_before(step);
+        (0..parts)
+            .map(|part| objective.batch(first + edge(part) as u64, edge(part + 1) - edge(part)))
+            .collect()
     }
 
     /// Number of rows of the run's order that the steps before `step` use.
@@ -132,6 +299,7 @@ impl TrainConfig {
             step,
             seed: step_seed(run_seed, step),
             learning_rate: self.learning_rate_at(step),
+            loss_limit: f64::INFINITY,
             data_cursor: self.rows_before(step + 1),
             snapshot,
         }

@@ -1,5 +1,9 @@
 //! The interface between the training loop and the methods of training.
 
+use std::borrow::Cow;
+
+use half::bf16;
+
 use super::objective::Objective;
 use crate::error::{Error, Result};
 use crate::zo::journal::{Hash, JournalMethod, Record};
@@ -10,7 +14,7 @@ pub trait Method<O: Objective + ?Sized> {
     /// The method as the journal's header records it.
     fn journal_method(&self) -> JournalMethod;
 
-    /// Takes a step and returns its record. The caller applies the moves that follow from the record, once the record
+    /// Takes a step on the rows of all `batches` and returns its record. The caller applies the moves that follow from the record, once the record
     /// is durable. A method that makes a [`crate::model::Update::Dense`] applies it itself before it returns.
     ///
     /// # Errors
@@ -20,7 +24,7 @@ pub trait Method<O: Objective + ?Sized> {
         now: StepStart,
         objective: &O,
         model: &mut O::Model,
-        batch: &O::Batch,
+        batches: &[O::Batch],
     ) -> Result<Record>;
 
     /// The measure of the gradient that a record holds.
@@ -33,7 +37,7 @@ pub trait Method<O: Objective + ?Sized> {
     fn passes(&self) -> f64;
 
     /// The optimizer's state, as names and values. Snapshots keep it beside the scales.
-    fn state(&self) -> Vec<(String, &[f32])> {
+    fn state(&self) -> Vec<(String, Cow<'_, [bf16]>)> {
         Vec::new()
     }
 
@@ -41,7 +45,7 @@ pub trait Method<O: Objective + ?Sized> {
     ///
     /// # Errors
     /// The state is not one of this method.
-    fn restore(&mut self, state: Vec<(String, Vec<f32>)>) -> Result<()> {
+    fn restore(&mut self, state: Vec<(String, Vec<bf16>)>) -> Result<()> {
         match state.is_empty() {
             true => Ok(()),
             false => Err(Error::internal("the snapshot holds optimizer state, but the method has none")),
@@ -57,6 +61,8 @@ pub struct StepStart {
     /// Seed of the step, derived from the run's seed.
     pub seed: u64,
     pub learning_rate: f64,
+    /// Largest loss with which a method of exact gradients takes a step; it skips the step otherwise.
+    pub loss_limit: f64,
     /// Rows of the run's order that are used up after the step.
     pub data_cursor: u64,
     /// Digest of the last snapshot; zeros if there is none.

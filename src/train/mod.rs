@@ -3,7 +3,10 @@
 //!
 //! ```text
 //! objective      the loss over batches, as a function of the scales; text implements it for a task
-//! method         the interface of a training method; zeroth_order implements the method of the paper
+//! method         the interface of a training method
+//! zeroth_order   the method of the paper: forward passes alone
+//! exact          gradients of a backward pass, and the optimizer that turns them into steps
+//! divergence     tells a loss that has run away
 //! step           one step: losses, record, update
 //! run            the loop: resume, step, evaluate, save
 //! directory      the run directory; metrics and snapshot are two of its files
@@ -12,11 +15,15 @@
 
 mod config;
 mod directory;
+mod divergence;
+mod exact;
 mod method;
 mod metrics;
 mod objective;
+mod optimizer;
 mod replay;
 mod run;
+mod settings;
 mod snapshot;
 mod step;
 #[cfg(test)]
@@ -24,13 +31,16 @@ mod tests;
 mod text;
 mod zeroth_order;
 
-pub use config::{MethodKind, TrainConfig};
+pub use config::{MethodKind, Parameters, TrainConfig};
 pub use directory::RunDir;
+pub use exact::Exact;
 pub use method::{Gradient, Method, StepStart};
 pub use metrics::MetricLine;
-pub use objective::Objective;
+pub use objective::{LossGradients, Objective};
+pub use optimizer::OptimizerKind;
 pub use replay::{ReplayReport, replay};
 pub use run::{Outcome, Run, TrainEvent, write_checkpoints};
+pub use settings::{LearningRate, TailBlocks};
 pub use step::step;
-pub use text::{TextObjective, TrainingData, widest_batch};
+pub use text::{TextObjective, TrainingData, batch_gradient, widest_batch};
 pub use zeroth_order::ZerothOrder;

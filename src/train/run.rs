@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::config::TrainConfig;
 use super::directory::RunDir;
-use super::method::{Gradient, Method};
+use super::divergence::Losses;
+use super::method::{Gradient, Method, StepStart};
 use super::metrics::{LoggedEval, MetricLine, Metrics};
 use super::objective::Objective;
 use super::snapshot::{self, Restored};
@@ -17,6 +18,9 @@ use crate::eval::TaskReport;
 use crate::model::{Scales, Update};
 use crate::storage::staging::replace_directory;
 use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken, TornTail};
+
+/// How often a run goes back to its last snapshot before it gives up.
+const MOST_RETURNS: u32 = 3;
 
 /// The events of a run, in order.
 #[derive(Debug, Clone)]
@@ -51,6 +55,13 @@ pub enum TrainEvent {
     },
     Saved {
         step: u64,
+    },
+    /// The loss of a step was not finite or ran away: the scales are those after step `to` again, and the learning rate
+    /// is halved.
+    WentBack {
+        step: u64,
+        loss: f64,
+        to: u64,
     },
 }
 
@@ -87,6 +98,10 @@ struct Training<'a, O: Objective> {
     /// Digest of the last snapshot; zeros if there is none.
     snapshot: Hash,
     history: History,
+    /// Losses of the steps so far.
+    losses: Losses,
+    /// How often the run has gone back to a snapshot.
+    returns: u32,
 }
 
 /// The evaluations of a run.
@@ -119,18 +134,32 @@ impl Run<'_> {
         model: &mut O::Model,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<Outcome> {
-        let mut training =
-            Training { method, objective, model, snapshot: Hash::default(), history: History::default() };
+        let mut training = Training {
+            method,
+            objective,
+            model,
+            snapshot: Hash::default(),
+            history: History::default(),
+            losses: Losses::default(),
+            returns: 0,
+        };
         let Opened { mut journal, records, start } = self.open_journal(&mut training, on_event)?;
         let done = records.len() as u64;
         // Written only now that the journal is locked and known to belong to this run.
         self.directory.write_config(self.resolved)?;
         let (mut metrics, evaluations) = Metrics::open(self.directory, done, &mut |step| {
             let record = &records[step as usize - 1];
-            let lr = self.config.learning_rate_at(record.step);
+            let lr = match record.taken {
+                StepTaken::Exact { learning_rate, .. } => learning_rate,
+                StepTaken::Zo { .. } => self.config.learning_rate_at(record.step),
+            };
             Ok(MetricLine::of(record, training.method.gradient(record)?, lr, None))
         })?;
         training.history = History::of(&evaluations, training.objective);
+        records[..start as usize].iter().for_each(|record| training.learn(record));
+        if start == 0 && !self.header.method.is_replayed() {
+            self.save(&mut training, 0, on_event)?;
+        }
         let mut skipped_in_a_row = records.iter().rev().take_while(|r| r.skipped).count() as u64;
         if start == done {
             self.after_step(&mut training, done, &mut metrics, on_event)?;
@@ -155,9 +184,9 @@ impl Run<'_> {
                     Some(known) => self.check_repeated(known, record),
                     None => journal.append(record),
                 })?;
+            let lr = self.learning_rate(&training, step);
             if repeats.is_none() {
                 let gradient = training.method.gradient(&record)?;
-                let lr = self.config.learning_rate_at(step);
                 metrics.write(&MetricLine::of(&record, gradient, lr, Some(tokens_per_second)))?;
                 skipped_in_a_row = if record.skipped { skipped_in_a_row + 1 } else { 0 };
                 on_event(TrainEvent::Step {
@@ -168,9 +197,13 @@ impl Run<'_> {
                     tokens_per_second,
                     skipped: record.skipped,
                 });
-                if skipped_in_a_row > self.config.max_skipped_steps {
+                if skipped_in_a_row > self.config.max_skipped_steps && self.header.method.is_replayed() {
                     return Err(diverged(step + 1, skipped_in_a_row));
                 }
+            }
+            training.learn(&record);
+            if record.skipped && !self.header.method.is_replayed() {
+                self.go_back(&mut training, &record, on_event)?;
             }
             if step + 1 >= done {
                 self.after_step(&mut training, step + 1, &mut metrics, on_event)?;
@@ -194,10 +227,15 @@ impl Run<'_> {
         journal: &mut dyn FnMut(&Record) -> Result<()>,
     ) -> Result<(Record, f64)> {
         let clock = Instant::now();
-        let batch = training.objective.batch(self.config.rows_before(number), self.config.batch_size);
-        let now = self.config.step_start(self.seed, number, training.snapshot);
-        let record = step(training.method, training.objective, training.model, &batch, now, journal)?;
-        let tokens = training.method.passes() * training.objective.tokens(&batch) as f64;
+        let batches = self.config.batches(training.objective, number);
+        let now = StepStart {
+            learning_rate: self.learning_rate(training, number),
+            loss_limit: training.losses.limit(),
+            ..self.config.step_start(self.seed, number, training.snapshot)
+        };
+        let record = step(training.method, training.objective, training.model, &batches, now, journal)?;
+        let tokens: usize = batches.iter().map(|batch| training.objective.tokens(batch)).sum();
+        let tokens = training.method.passes() * tokens as f64;
         Ok((record, tokens / clock.elapsed().as_secs_f64()))
     }
 
@@ -307,6 +345,42 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The learning rate of a step: that of the schedule, halved each time that the run has gone back.
+    fn learning_rate<O: Objective>(&self, training: &Training<'_, O>, step: u64) -> f64 {
+        self.config.learning_rate_at(step) * 0.5f64.powi(training.returns as i32)
+    }
+
+    /// Restores the last snapshot, because the loss of `record` is not finite or has run away. The steps go on with half
+    /// the learning rate.
+    ///
+    /// # Errors
+    /// The run has gone back too often, or the snapshot cannot be read.
+    fn go_back<O: Objective>(
+        &self,
+        training: &mut Training<'_, O>,
+        record: &Record,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        let (step, loss) = (record.step + 1, record.loss());
+        if training.returns > MOST_RETURNS {
+            return Err(Error::diverged(
+                format!(
+                    "the loss is {loss:.3} in step {step}, after the learning rate was halved {MOST_RETURNS} times"
+                ),
+                "lower train.learning_rate, or check the data",
+            ));
+        }
+        let path = self.directory.snapshot();
+        let is_last = |restored: &Restored| restored.digest == training.snapshot;
+        let restored = snapshot::restore(&path, training.model, record.step, &self.header.id(), is_last)?;
+        let Some(Restored { step: to, state, .. }) = restored else {
+            return Err(Error::damaged(&path, "the run diverged and has no snapshot to go back to"));
+        };
+        training.method.restore(state)?;
+        on_event(TrainEvent::WentBack { step, loss, to });
+        Ok(())
+    }
+
     /// Compares a repeated step with its record in the journal.
     ///
     /// # Errors
@@ -320,6 +394,17 @@ impl Run<'_> {
             format!("step {} gives a loss of {now}, but the journal has {then}", known.step + 1),
             "resume on the device and with the number of threads that the run began with, or start the run again",
         ))
+    }
+}
+
+impl<O: Objective> Training<'_, O> {
+    /// Takes note of a step's loss.
+    fn learn(&mut self, record: &Record) {
+        match (&record.taken, record.skipped) {
+            (StepTaken::Exact { .. }, true) => self.returns += 1,
+            (StepTaken::Exact { loss, .. }, false) => self.losses.add(*loss),
+            (StepTaken::Zo { .. }, _) => {}
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Snapshots: all trained scales at one step, with the state of the optimizer, so that a resumed run need not repeat
 //! every step. Without a usable snapshot, a run takes longer to resume and gives the same result.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use ::safetensors::{Dtype, SafeTensors};
+use half::bf16;
 
 use crate::checkpoint::safetensors;
 use crate::error::{Error, Result};
@@ -28,7 +30,7 @@ pub struct Restored {
     pub step: u64,
     pub digest: Hash,
     /// The optimizer's state: names and values.
-    pub state: Vec<(String, Vec<f32>)>,
+    pub state: Vec<(String, Vec<bf16>)>,
 }
 
 /// Writes the scales after `step` steps of the run, one weight in memory at a time, and the optimizer's `state`. `run`
@@ -36,7 +38,7 @@ pub struct Restored {
 pub fn save<S: Scales + ?Sized>(
     path: &Path,
     scales: &S,
-    state: &[(String, &[f32])],
+    state: &[(String, Cow<'_, [bf16]>)],
     step: u64,
     run: &str,
 ) -> Result<Hash> {
@@ -45,7 +47,7 @@ pub fn save<S: Scales + ?Sized>(
         tensors.push((name.clone(), Dtype::F32, vec![scales.scale_count(name)?]));
     }
     for (name, values) in state {
-        tensors.push((format!("{STATE}{name}"), Dtype::F32, vec![values.len()]));
+        tensors.push((format!("{STATE}{name}"), Dtype::BF16, vec![values.len()]));
     }
     tensors.push((DIGEST.into(), Dtype::U8, vec![blake3::OUT_LEN]));
     let about = [(RUN, run), (STEP, &step.to_string())];
@@ -63,7 +65,7 @@ pub fn save<S: Scales + ?Sized>(
             file.write_all(bytes).map_err(failed())?;
         }
         for (name, values) in state {
-            let bytes = bytemuck::cast_slice(values);
+            let bytes = bytemuck::cast_slice(values.as_ref());
             digest.add(&format!("{STATE}{name}"), bytes);
             file.write_all(bytes).map_err(failed())?;
         }

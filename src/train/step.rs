@@ -15,11 +15,11 @@ pub fn step<O: Objective>(
     method: &mut dyn Method<O>,
     objective: &O,
     model: &mut O::Model,
-    batch: &O::Batch,
+    batches: &[O::Batch],
     now: StepStart,
     journal: &mut dyn FnMut(&Record) -> Result<()>,
 ) -> Result<Record> {
-    let record = method.take(now, objective, model, batch)?;
+    let record = method.take(now, objective, model, batches)?;
     journal(&record)?;
     let moves = method.journal_method().moves(&record);
     model.apply(Update::Moves(&moves))?;

@@ -1,14 +1,17 @@
 //! Tests of the loop, journal, snapshots and resume, with gradient descent on a quadratic as a second method.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::bf16;
 
 use super::metrics::{LoggedEval, Metrics};
 use super::*;
 use crate::data::LossSum;
 use crate::error::{Error, Result};
 use crate::eval::TaskReport;
-use crate::model::{Scales, Update};
+use crate::model::{BackwardPass, ScaleForm, ScaleGradient, Scales, Update};
 use crate::zo::direction::Signs;
 use crate::zo::journal::{self, JournalHeader, JournalMethod, Record, StepTaken};
 
@@ -35,6 +38,10 @@ impl Scales for Weights {
 
     fn scale_count(&self, name: &str) -> Result<usize> {
         Ok(self.scales[self.index(name)?].len())
+    }
+
+    fn scale_shape(&self, name: &str) -> Result<[usize; 2]> {
+        self.index(name).map(|_| [3, 1])
     }
 
     fn scales(&self, name: &str) -> Result<Vec<f32>> {
@@ -65,6 +72,8 @@ impl Scales for Weights {
 struct Quadratic {
     /// Error added to the target, like the rounding of another device.
     error: f32,
+    /// Steps whose target is far away, or not a number.
+    far: Vec<(u64, f32)>,
 }
 
 impl Quadratic {
@@ -78,6 +87,9 @@ impl Objective for Quadratic {
     type Batch = f32;
 
     fn batch(&mut self, cursor: u64, size: usize) -> f32 {
+        if let Some((_, target)) = self.far.iter().find(|(step, _)| step * 3 == cursor) {
+            return *target;
+        }
         0.25 + ((cursor + size as u64) % 5) as f32 * 0.125 + self.error
     }
 
@@ -99,6 +111,30 @@ impl Objective for Quadratic {
         Ok(signs.parts().map(loss).collect())
     }
 
+    fn weight(&self, _: &f32) -> f64 {
+        1.0
+    }
+
+    fn gradient(
+        &self,
+        model: &mut Weights,
+        target: &f32,
+        backward: BackwardPass,
+        weight: f64,
+        sink: &mut dyn LossGradients,
+    ) -> Result<()> {
+        let loss = self.losses(model, target, Signs::Centre)?[0];
+        assert_eq!(backward.form, ScaleForm::Scales);
+        if sink.goes_on(loss) {
+            for parameter in [1, 0].into_iter().take(backward.tail_blocks) {
+                let scales = &model.scales[parameter as usize];
+                let values = scales.iter().map(|s| s * (s - target) / weight as f32).collect();
+                sink.block(vec![ScaleGradient { parameter, values }], model)?;
+            }
+        }
+        Ok(())
+    }
+
     fn evaluate(&self, model: &Weights, _: &mut dyn FnMut(usize, usize)) -> Result<Option<TaskReport>> {
         let nll = Self::loss(model.scales.iter().flatten().copied(), 0.5);
         Ok(self.recall(1, None, nll))
@@ -113,7 +149,7 @@ impl Objective for Quadratic {
 
 /// Gradient descent with momentum.
 struct Descent {
-    momentum: Vec<f32>,
+    momentum: Vec<bf16>,
 }
 
 impl Method<Quadratic> for Descent {
@@ -126,8 +162,9 @@ impl Method<Quadratic> for Descent {
         now: StepStart,
         objective: &Quadratic,
         model: &mut Weights,
-        target: &f32,
+        targets: &[f32],
     ) -> Result<Record> {
+        let [target] = targets else { panic!("{targets:?}") };
         let loss = objective.losses(model, target, Signs::Neither)?[0].mean();
         let mut squares = 0.0;
         let mut momentum = self.momentum.chunks_exact_mut(3);
@@ -136,8 +173,8 @@ impl Method<Quadratic> for Descent {
             for (scale, m) in scales.iter_mut().zip(momentum.next().unwrap()) {
                 let gradient = *scale - target;
                 squares += f64::from(gradient * gradient);
-                *m = 0.5 * *m + gradient;
-                *scale -= now.learning_rate as f32 * *m;
+                *m = bf16::from_f32(0.5 * m.to_f32() + gradient);
+                *scale -= now.learning_rate as f32 * m.to_f32();
             }
             model.apply(Update::Dense { name: &name, scales: &scales })?;
         }
@@ -155,11 +192,11 @@ impl Method<Quadratic> for Descent {
         1.0
     }
 
-    fn state(&self) -> Vec<(String, &[f32])> {
-        vec![("momentum".into(), &self.momentum)]
+    fn state(&self) -> Vec<(String, Cow<'_, [bf16]>)> {
+        vec![("momentum".into(), Cow::from(&self.momentum))]
     }
 
-    fn restore(&mut self, state: Vec<(String, Vec<f32>)>) -> Result<()> {
+    fn restore(&mut self, state: Vec<(String, Vec<bf16>)>) -> Result<()> {
         let [(_, momentum)] = <[_; 1]>::try_from(state).map_err(|_| Error::internal("not its state"))?;
         self.momentum = momentum;
         Ok(())
@@ -169,11 +206,50 @@ impl Method<Quadratic> for Descent {
 fn config(max_steps: u64) -> TrainConfig {
     TrainConfig {
         max_steps,
-        learning_rate: 0.05,
+        method: MethodKind::Zo,
+        learning_rate: LearningRate::Fixed(0.05),
         save_steps: 4,
         eval_steps: 5,
         batch_size: 3,
         ..Default::default()
+    }
+}
+
+/// Runs exact gradients to `max_steps`, or stops after `stop_after` steps of this call. Returns the scales at the end and
+/// the events in which the run went back.
+fn run_exact(
+    path: &Path,
+    config: &TrainConfig,
+    far: &[(u64, f32)],
+    stop_after: Option<u64>,
+) -> (Result<Outcome>, Weights, Vec<[u64; 2]>) {
+    let (directory, stop) = (RunDir::new(path), AtomicBool::new(false));
+    directory.create(true).unwrap();
+    let [base_model, hash, tokenizer, data] = [[1; 32], [2; 32], [3; 32], [4; 32]];
+    let header = JournalHeader { method: JournalMethod::Exact, base_model, config: hash, tokenizer, data };
+    let run = Run { config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
+    let (mut method, mut weights) = (config.exact(7, 2), Weights::new());
+    let (mut steps, mut returns) = (0, vec![]);
+    let mut objective = Quadratic { error: 0.0, far: far.to_vec() };
+    let outcome = run.train(&mut method, &mut objective, &mut weights, &mut |event| match event {
+        TrainEvent::Step { .. } => {
+            steps += 1;
+            if stop_after == Some(steps) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        TrainEvent::WentBack { step, to, .. } => returns.push([step, to]),
+        _ => {}
+    });
+    (outcome, weights, returns)
+}
+
+fn exact_config(max_steps: u64) -> TrainConfig {
+    TrainConfig {
+        method: MethodKind::Exact,
+        learning_rate: LearningRate::Fixed(0.1),
+        max_grad_norm: f64::INFINITY,
+        ..config(max_steps)
     }
 }
 
@@ -184,9 +260,9 @@ fn run(path: &Path, max_steps: u64, stop_after: Option<u64>, error: f32) -> (Res
     let [base_model, hash, tokenizer, data] = [[1; 32], [2; 32], [3; 32], [4; 32]];
     let header = JournalHeader { method: JournalMethod::Exact, base_model, config: hash, tokenizer, data };
     let run = Run { config: &config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
-    let (mut method, mut weights) = (Descent { momentum: vec![0.0; 6] }, Weights::new());
+    let (mut method, mut weights) = (Descent { momentum: vec![bf16::ZERO; 6] }, Weights::new());
     let mut steps = 0;
-    let outcome = run.train(&mut method, &mut Quadratic { error }, &mut weights, &mut |event| {
+    let outcome = run.train(&mut method, &mut Quadratic { error, far: vec![] }, &mut weights, &mut |event| {
         steps += u64::from(matches!(event, TrainEvent::Step { .. }));
         if stop_after == Some(steps) {
             stop.store(true, Ordering::Relaxed);
@@ -298,17 +374,122 @@ fn a_snapshot_that_the_journal_does_not_name_is_not_used() {
 }
 
 #[test]
+fn exact_gradients_train_and_resume_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts, killed] = ["whole", "parts", "killed"].map(|name| folder.path().join(name));
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::Lion, OptimizerKind::Sgd] {
+        let config = TrainConfig { optimizer, ..exact_config(60) };
+        let (outcome, expected, _) = run_exact(&whole, &config, &[], None);
+        let outcome = outcome.unwrap();
+        // The scale that begins below 0 keeps its sign.
+        assert!(expected.scales[1][0] < 0.0);
+        let (before, after) = (outcome.before.unwrap().nll, outcome.after.unwrap().nll);
+        assert!(after < 0.3 * before, "{optimizer:?}: {before} {after}");
+        for steps in [3, 4, 20] {
+            run_exact(&parts, &config, &[], Some(steps)).0.unwrap_err();
+        }
+        let (outcome, got, _) = run_exact(&parts, &config, &[], None);
+        outcome.unwrap();
+        assert_eq!(got.scales, expected.scales);
+        assert_eq!(snapshots(&parts), snapshots(&whole));
+        assert_eq!(metrics(&parts), metrics(&whole));
+
+        run_exact(&killed, &config, &[], Some(9)).0.unwrap_err();
+        std::fs::remove_file(killed.join("snapshot.safetensors")).unwrap();
+        let (outcome, got, _) = run_exact(&killed, &config, &[], None);
+        outcome.unwrap();
+        assert_eq!(got.scales, expected.scales);
+        for path in [&whole, &parts, &killed] {
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn accumulated_gradients_are_those_of_the_whole_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut objective = Quadratic { error: 0.0, far: vec![] };
+    let taken = |targets: &[f32]| {
+        let (mut method, mut weights) = (exact_config(1).exact(7, 2), Weights::new());
+        let now = StepStart {
+            step: 0,
+            seed: 1,
+            learning_rate: 0.1,
+            loss_limit: f64::INFINITY,
+            data_cursor: 3,
+            snapshot: [0; 32],
+        };
+        let record = method.take(now, &Quadratic { error: 0.0, far: vec![] }, &mut weights, targets).unwrap();
+        (record, weights.scales)
+    };
+    let (whole, scales) = taken(&[0.5]);
+    let (parts, of_parts) = taken(&[0.5, 0.5]);
+    assert_eq!(whole, parts);
+    assert_eq!(scales, of_parts);
+    assert_ne!(scales, Weights::new().scales);
+    // A batch that is not finite undoes the step, whichever it is.
+    for targets in [[f32::NAN, 0.5], [0.5, f32::NAN]] {
+        let (record, scales) = taken(&targets);
+        assert!(record.skipped && record.loss().is_nan());
+        assert_eq!(scales, Weights::new().scales);
+    }
+    let config = TrainConfig { gradient_accumulation_steps: 2, ..exact_config(6) };
+    let batches = config.batches(&mut objective, 2);
+    assert_eq!(batches, [objective.batch(6, 1), objective.batch(7, 2)]);
+    let (outcome, ..) = run_exact(&folder.path().join("run"), &config, &[], None);
+    outcome.unwrap();
+}
+
+#[test]
+fn a_run_that_diverges_goes_back_to_its_snapshot_with_half_the_learning_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts, hopeless] = ["whole", "parts", "hopeless"].map(|name| folder.path().join(name));
+    let config = exact_config(20);
+    let far = [(9, 1e3), (14, f32::NAN)];
+    let (outcome, expected, returns) = run_exact(&whole, &config, &far, None);
+    outcome.unwrap();
+    assert_eq!(returns, [[10, 8], [15, 12]]);
+    let (_, records, _) = journal::read(&whole.join("journal")).unwrap();
+    let rates: Vec<f64> = records
+        .iter()
+        .map(|record| match record.taken {
+            StepTaken::Exact { learning_rate, .. } => learning_rate / config.learning_rate_at(record.step),
+            StepTaken::Zo { .. } => panic!("{record:?}"),
+        })
+        .collect();
+    assert_eq!([rates[9], rates[10], rates[14], rates[15]], [1.0, 0.5, 0.5, 0.25]);
+    assert!(records[9].skipped && records[14].skipped && !records[10].skipped);
+
+    for steps in [4, 6, 5] {
+        run_exact(&parts, &config, &far, Some(steps)).0.unwrap_err();
+        std::fs::remove_file(parts.join("snapshot.safetensors")).unwrap();
+    }
+    let (outcome, got, _) = run_exact(&parts, &config, &far, None);
+    outcome.unwrap();
+    assert_eq!(got.scales, expected.scales);
+    assert_eq!(snapshots(&parts), snapshots(&whole));
+
+    let far: Vec<(u64, f32)> = (10..14).map(|step| (step, 1e3)).collect();
+    let (outcome, _, returns) = run_exact(&hopeless, &config, &far, None);
+    let refused = outcome.unwrap_err().to_string();
+    assert!(refused.contains("in step 14") && refused.contains("halved 3 times"), "{refused}");
+    assert_eq!(returns.len(), 3);
+}
+
+#[test]
 fn zeroth_order_trains_the_same_objective() {
     let folder = tempfile::tempdir().unwrap();
     let (directory, stop) = (RunDir::new(folder.path().join("run")), AtomicBool::new(false));
     directory.create(false).unwrap();
-    let config = TrainConfig { learning_rate: 2e-2, ..config(200) };
-    let mut method = config.method();
+    let config = TrainConfig { learning_rate: LearningRate::Fixed(2e-2), ..config(200) };
+    let mut method = config.zeroth_order();
     let method_of_header = Method::<Quadratic>::journal_method(&method);
     let [base_model, hash, tokenizer, data] = [[1; 32]; 4];
     let header = JournalHeader { method: method_of_header, base_model, config: hash, tokenizer, data };
     let run = Run { config: &config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
     let mut weights = Weights::new();
-    let outcome = run.train(&mut method, &mut Quadratic { error: 0.0 }, &mut weights, &mut |_| ()).unwrap();
+    let outcome = run
+        .train(&mut method, &mut Quadratic { error: 0.0, far: vec![] }, &mut weights, &mut |_| ())
+        .unwrap();
     assert!(outcome.after.unwrap().nll < 0.5 * outcome.before.unwrap().nll);
 }

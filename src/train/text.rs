@@ -1,12 +1,12 @@
 //! Training a language model on the rows of a task.
 
 use super::config::TrainConfig;
-use super::objective::Objective;
+use super::objective::{LossGradients, Objective};
 use crate::data::tasks::Task;
-use crate::data::{Batch, Load, LossSum, Sampler, TokenizedDataset};
+use crate::data::{Batch, Load, LossSum, Sampler, Scoring, TokenizedDataset};
 use crate::error::Result;
 use crate::eval::{TaskReport, evaluate};
-use crate::model::LanguageModel;
+use crate::model::{BackwardPass, GradientSink, LanguageModel, ScaleGradient, Scales};
 use crate::zo::direction::Signs;
 
 /// Longest run, in steps, whose batches are all examined to find the widest.
@@ -53,6 +53,21 @@ impl Objective for TextObjective<'_> {
         Ok(batch.losses(&log_probs))
     }
 
+    fn weight(&self, batch: &Batch) -> f64 {
+        batch.scoring.weight()
+    }
+
+    fn gradient(
+        &self,
+        model: &mut (dyn LanguageModel + 'static),
+        batch: &Batch,
+        backward: BackwardPass,
+        weight: f64,
+        sink: &mut dyn LossGradients,
+    ) -> Result<()> {
+        batch_gradient(model, batch, backward, weight, sink)
+    }
+
     fn evaluate(
         &self,
         model: &dyn LanguageModel,
@@ -65,6 +80,36 @@ impl Objective for TextObjective<'_> {
 
     fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
         Some(TaskReport::new(&self.data.task, n, accuracy, nll))
+    }
+}
+
+/// Computes the loss of a batch and its gradients. See [`Objective::gradient`].
+pub fn batch_gradient(
+    model: &mut (dyn LanguageModel + 'static),
+    batch: &Batch,
+    backward: BackwardPass,
+    weight: f64,
+    sink: &mut dyn LossGradients,
+) -> Result<()> {
+    let mut sink = BatchGradient { scoring: &batch.scoring, weight, sink };
+    model.gradient(batch.into(), &batch.targets, backward, &mut sink)
+}
+
+/// The loss of a batch between a backward pass and the sink of its gradients.
+struct BatchGradient<'a> {
+    scoring: &'a Scoring,
+    weight: f64,
+    sink: &'a mut dyn LossGradients,
+}
+
+impl GradientSink for BatchGradient<'_> {
+    fn pull(&mut self, log_probs: &[f32]) -> Result<Option<Vec<f32>>> {
+        let goes_on = self.sink.goes_on(self.scoring.loss(log_probs));
+        Ok(goes_on.then(|| self.scoring.derivatives(log_probs, self.weight)))
+    }
+
+    fn block(&mut self, gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
+        self.sink.block(gradients, scales)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::method::{Gradient, Method, StepStart};
 use super::objective::Objective;
+use crate::data::LossSum;
 use crate::error::{Error, Result};
 use crate::zo::direction::Signs;
 use crate::zo::estimator::Estimator;
@@ -23,14 +24,18 @@ impl<O: Objective + ?Sized> Method<O> for ZerothOrder {
         now: StepStart,
         objective: &O,
         model: &mut O::Model,
-        batch: &O::Batch,
+        batches: &[O::Batch],
     ) -> Result<Record> {
-        let outcome = self.estimator.estimate(now.seed, now.learning_rate, &mut |each| match objective
-            .losses(model, batch, Signs::Both(each))?
-            .as_slice()
-        {
-            [plus, minus] => Ok([plus.mean(), minus.mean()]),
-            other => Err(Error::internal(format!("got {} losses for two signs", other.len()))),
+        let outcome = self.estimator.estimate(now.seed, now.learning_rate, &mut |each| {
+            let mut sums = [LossSum::default(); 2];
+            for batch in batches {
+                let losses = objective.losses(model, batch, Signs::Both(each))?;
+                let [plus, minus] = losses[..] else {
+                    return Err(Error::internal(format!("got {} losses for two signs", losses.len())));
+                };
+                sums = [sums[0] + plus, sums[1] + minus];
+            }
+            Ok(sums.map(LossSum::mean))
         })?;
         Ok(Record::of_probes(now.step, now.seed, now.data_cursor, &outcome))
     }

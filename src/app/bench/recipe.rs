@@ -26,7 +26,7 @@ pub struct RecipeTimes {
     pub load_seconds: f64,
     pub peak_bytes: Option<u64>,
     pub allocated_bytes: Option<u64>,
-    pub losses: Vec<[f64; 2]>,
+    pub losses: Vec<Vec<f64>>,
 }
 
 /// Times some steps of a recipe.

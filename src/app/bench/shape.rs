@@ -13,8 +13,8 @@ use crate::data::{Batch, Candidate, Load, LossKind, LossSum, TokenizedExample};
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
 use crate::error::{Error, Result};
 use crate::model::memory::{MemoryParts, Workload, plan};
-use crate::model::{LanguageModel, compute_type};
-use crate::train::{Objective, TrainConfig};
+use crate::model::{BackwardPass, LanguageModel, compute_type};
+use crate::train::{LossGradients, Objective, TrainConfig, batch_gradient};
 use crate::zo::direction::Signs;
 
 /// A benchmark of a model's shape.
@@ -33,6 +33,8 @@ pub struct ShapeBench {
     pub device: DeviceSpec,
     pub dtype: DtypeSpec,
     pub seed: u64,
+    /// The method of training, with its settings.
+    pub train: TrainConfig,
 }
 
 /// The times of a shape's steps.
@@ -54,7 +56,7 @@ pub struct ShapeTimes {
     /// Bytes that the pools have allocated, without the driver's own memory.
     pub allocated_bytes: Option<u64>,
     pub plan_bytes: u64,
-    pub losses: Vec<[f64; 2]>,
+    pub losses: Vec<Vec<f64>>,
     pub plan: MemoryParts,
 }
 
@@ -63,7 +65,7 @@ pub struct ShapeTimes {
 /// # Errors
 /// The shape does not fit into the device's memory, or the device fails.
 pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
-    let ShapeBench { shape, bits, group_size, tokens, seq_length, steps, .. } = *bench;
+    let &ShapeBench { shape, bits, group_size, tokens, seq_length, steps, .. } = bench;
     if tokens == 0 || seq_length == 0 || group_size == 0 || ![2, 3, 4, 8].contains(&bits) {
         return Err(Error::invalid(
             "the tokens, the sequence length and the group size must be above 0, and the bits 2, 3, 4 or 8",
@@ -92,7 +94,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     let load_seconds = clock.elapsed().as_secs_f64();
     let times = match steps {
         0 => time_pass(&objective, model.as_ref())?,
-        _ => time_steps(&mut objective, model.as_mut(), &TrainConfig::default(), bench.seed, steps)?,
+        _ => time_steps(&mut objective, model.as_mut(), &bench.train, bench.seed, steps)?,
     };
     Ok(ShapeTimes {
         device: device.to_string(),
@@ -141,6 +143,21 @@ impl Objective for SyntheticObjective {
 
     fn tokens(&self, batch: &Batch) -> usize {
         batch.tokens.len()
+    }
+
+    fn weight(&self, batch: &Batch) -> f64 {
+        batch.scoring.weight()
+    }
+
+    fn gradient(
+        &self,
+        model: &mut (dyn LanguageModel + 'static),
+        batch: &Batch,
+        backward: BackwardPass,
+        weight: f64,
+        sink: &mut dyn LossGradients,
+    ) -> Result<()> {
+        batch_gradient(model, batch, backward, weight, sink)
     }
 
     fn losses(&self, model: &dyn LanguageModel, batch: &Batch, signs: Signs) -> Result<Vec<LossSum>> {

@@ -20,7 +20,7 @@ pub fn show(bar: &mut Progress, event: &TrainEvent, logging_steps: u64) {
         TrainEvent::Step { step, loss, gradient, lr, tokens_per_second, skipped } => {
             bar.set(*step);
             if *skipped {
-                bar.note(&format!("step {step} skipped: a loss was not finite"));
+                bar.note(&format!("step {step} skipped: its loss was {loss:.3}"));
             } else if logging_steps > 0 && step.is_multiple_of(logging_steps) {
                 let gradient = match gradient {
                     Gradient::Projected(value) => format!("projected_grad {value:+.3}"),
@@ -39,6 +39,9 @@ pub fn show(bar: &mut Progress, event: &TrainEvent, logging_steps: u64) {
             bar.message("training");
             bar.note(&format!("step {step}  dev {}{best}", describe(report)));
         }
+        TrainEvent::WentBack { step, loss, to } => bar.note(&format!(
+            "step {step} has a loss of {loss:.3}: back to the scales of step {to}, with half the learning rate"
+        )),
         TrainEvent::Saved { step } => tracing::info!("scales of step {step} saved"),
     }
 }

@@ -198,6 +198,11 @@ impl<B: Kernels> Scales for Decoder<B> {
         Ok(self.packed(name)?.packed.scales.dims()[0])
     }
 
+    fn scale_shape(&self, name: &str) -> Result<[usize; 2]> {
+        let weight = &self.packed(name)?.packed;
+        Ok([weight.out_features, weight.groups()])
+    }
+
     fn scales(&self, name: &str) -> Result<Vec<f32>> {
         read(self.packed(name)?.packed.scales.clone())
     }

@@ -101,7 +101,7 @@ pub(in crate::kernels::cpu) fn packed_linear_backward(
     let units = in_features.div_ceil(LANES);
     // A multiple of the threads, since nothing else is done before the last task has ended.
     let threads = rayon::current_num_threads();
-    let tasks = units.div_ceil(threads * UNITS) * threads;
+    let tasks = (units.div_ceil(threads * UNITS) * threads).min(units);
     let sums: Vec<Vec<Vec<GroupSums>>> = (0..tasks)
         .into_par_iter()
         .map_init(Buffers::default, |buffers, task| {

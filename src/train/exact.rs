@@ -1,0 +1,189 @@
+//! The method of exact gradients: a backward pass hands over the gradients of one decoder block at a time, and the
+//! block's scales move at once.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use half::bf16;
+
+use super::method::{Gradient, Method, StepStart};
+use super::objective::{LossGradients, Objective};
+use super::optimizer::{Optimizer, OptimizerKind};
+use crate::data::LossSum;
+use crate::error::{Error, Result};
+use crate::model::{BackwardPass, ScaleForm, ScaleGradient, Scales, Update};
+use crate::zo::journal::{JournalMethod, Record, StepTaken};
+
+/// Exact gradients with an optimizer.
+pub struct Exact {
+    backward: BackwardPass,
+    max_grad_norm: f64,
+    optimizer: Optimizer,
+}
+
+/// The part of a step that follows from its gradients.
+struct Updates<'a> {
+    form: ScaleForm,
+    /// Bound of the norm of one block's gradient.
+    max_block_norm: f64,
+    learning_rate: f32,
+    optimizer: &'a mut Optimizer,
+    /// Batches of the step after the one at hand; the scales move in the last.
+    batches_left: usize,
+    /// Loss of the batches so far.
+    loss: LossSum,
+    /// Largest loss with which the step is taken.
+    loss_limit: f64,
+    /// Gradients of the earlier batches, by weight.
+    accumulated: BTreeMap<u32, Vec<f32>>,
+    /// Square of the norm of the whole gradient.
+    squares: f64,
+    /// Whether the step is skipped, because its loss is not finite or above the limit.
+    skipped: bool,
+}
+
+impl Exact {
+    pub fn new(backward: BackwardPass, optimizer: OptimizerKind, max_grad_norm: f64, seed: u64) -> Self {
+        Self { backward, max_grad_norm, optimizer: Optimizer::new(optimizer, seed) }
+    }
+}
+
+impl<O: Objective + ?Sized> Method<O> for Exact {
+    fn journal_method(&self) -> JournalMethod {
+        JournalMethod::Exact
+    }
+
+    fn take(
+        &mut self,
+        now: StepStart,
+        objective: &O,
+        model: &mut O::Model,
+        batches: &[O::Batch],
+    ) -> Result<Record> {
+        let before = self.optimizer.steps();
+        self.optimizer.begin_step();
+        let mut updates = Updates {
+            form: self.backward.form,
+            max_block_norm: self.max_grad_norm / (self.backward.tail_blocks.max(1) as f64).sqrt(),
+            learning_rate: now.learning_rate as f32,
+            optimizer: &mut self.optimizer,
+            batches_left: batches.len(),
+            loss: LossSum::default(),
+            loss_limit: now.loss_limit,
+            accumulated: BTreeMap::new(),
+            squares: 0.0,
+            skipped: false,
+        };
+        let weight: f64 = batches.iter().map(|batch| objective.weight(batch)).sum();
+        for batch in batches {
+            updates.batches_left -= 1;
+            objective.gradient(model, batch, self.backward, weight, &mut updates)?;
+            if updates.skipped {
+                break;
+            }
+        }
+        let Updates { loss, squares, skipped, .. } = updates;
+        let grad_norm = squares.sqrt();
+        if skipped {
+            self.optimizer.set_steps(before);
+        }
+        let (loss, learning_rate, snapshot) = (loss.mean(), now.learning_rate, now.snapshot);
+        let taken = StepTaken::Exact { loss, grad_norm, learning_rate, snapshot };
+        Ok(Record { step: now.step, data_cursor: now.data_cursor, skipped, taken })
+    }
+
+    fn gradient(&self, record: &Record) -> Result<Gradient> {
+        match record.taken {
+            StepTaken::Exact { grad_norm, .. } => Ok(Gradient::Norm(grad_norm)),
+            StepTaken::Zo { .. } => {
+                Err(Error::internal(format!("the record of step {} is of zeroth order", record.step + 1)))
+            }
+        }
+    }
+
+    /// A forward pass, and the backward pass as one more: the tokens of both are read once.
+    fn passes(&self) -> f64 {
+        2.0
+    }
+
+    fn state(&self) -> Vec<(String, Cow<'_, [bf16]>)> {
+        self.optimizer.state()
+    }
+
+    fn restore(&mut self, state: Vec<(String, Vec<bf16>)>) -> Result<()> {
+        self.optimizer.restore(state)
+    }
+}
+
+impl LossGradients for Updates<'_> {
+    fn goes_on(&mut self, loss: LossSum) -> bool {
+        self.loss = self.loss + loss;
+        let mean = self.loss.mean();
+        let has_run_away = self.batches_left == 0 && mean > self.loss_limit;
+        self.skipped = !mean.is_finite() || has_run_away;
+        !self.skipped
+    }
+
+    fn block(&mut self, gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
+        match self.batches_left {
+            0 => self.apply(gradients, scales),
+            _ => {
+                self.accumulate(gradients);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Updates<'_> {
+    fn accumulate(&mut self, gradients: Vec<ScaleGradient>) {
+        for ScaleGradient { parameter, values } in gradients {
+            match self.accumulated.get_mut(&parameter) {
+                Some(sum) => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+                None => drop(self.accumulated.insert(parameter, values)),
+            }
+        }
+    }
+
+    /// Moves the scales of one block.
+    fn apply(&mut self, mut gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
+        for ScaleGradient { parameter, values } in &mut gradients {
+            let earlier = self.accumulated.remove(parameter);
+            values.iter_mut().zip(earlier.into_iter().flatten()).for_each(|(value, sum)| *value += sum);
+        }
+        let values = gradients.iter().flat_map(|gradient| &gradient.values);
+        let squares: f64 = values.map(|value| f64::from(*value).powi(2)).sum();
+        self.squares += squares;
+        // A gradient that is not finite moves nothing; the step's norm tells of it.
+        if !squares.is_finite() {
+            return Ok(());
+        }
+        let share = (self.max_block_norm / squares.sqrt()).min(1.0) as f32;
+        for ScaleGradient { parameter, mut values } in gradients {
+            values.iter_mut().for_each(|value| *value *= share);
+            let changes = self.optimizer.update(parameter, &values, self.learning_rate);
+            drop(values);
+            let name = scales.trained()[parameter as usize].clone();
+            let mut moved = scales.scales(&name)?;
+            match self.form {
+                ScaleForm::Scales => move_by(&mut moved, &changes),
+                ScaleForm::Rows | ScaleForm::Factors => {
+                    let [out, groups] = scales.scale_shape(&name)?;
+                    let (rows, columns) = changes.split_at(out);
+                    for (scales, row) in moved.chunks_exact_mut(groups).zip(rows) {
+                        for (group, scale) in scales.iter_mut().enumerate() {
+                            *scale *= (row + columns.get(group).unwrap_or(&0.0)).exp();
+                        }
+                    }
+                }
+            }
+            scales.apply(Update::Dense { name: &name, scales: &moved })?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the changes to the logarithms of the scales.
+fn move_by(scales: &mut [f32], changes: &[f32]) {
+    scales.iter_mut().zip(changes).for_each(|(scale, change)| *scale *= change.exp());
+}
