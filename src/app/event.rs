@@ -56,6 +56,11 @@ pub enum Event {
         done: usize,
         of: usize,
     },
+    /// Progress of writing or applying scales, in weights.
+    Scales {
+        done: usize,
+        of: usize,
+    },
     /// A replayed journal ends in an incomplete record.
     TornTail(TornTail),
 }

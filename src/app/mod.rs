@@ -9,6 +9,7 @@
 //! generate   generates text
 //! replay     rebuilds the tuned checkpoint of a run from its base model and journal
 //! export     writes a quantized model in another format
+//! scales     exports the tuned scales of a run alone, and applies them to its base model
 //! bench      times training steps and matrix products
 //! event      the events of all jobs
 //! open       opens models, texts and tokenizers by their names; data reads the rows of a run
@@ -28,6 +29,7 @@ mod output;
 mod plan;
 mod quantize;
 mod replay;
+pub mod scales;
 
 pub use evaluate::{Evaluation, Measure, evaluate};
 pub use event::{Event, OnEvent};

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The name of a GGUF file has another extension, or that of a directory has this one.
 pub fn check_output(output: &Path, is_gguf: bool) -> Result<()> {
-    let named_gguf = output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let named_gguf = ends_in(output, "gguf");
     match (is_gguf, named_gguf) {
         (true, false) => Err(Error::invalid(
             format!(
@@ -25,4 +25,39 @@ pub fn check_output(output: &Path, is_gguf: bool) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Checks that the output's name is that of a safetensors file.
+///
+/// # Errors
+/// It has another extension.
+pub fn check_safetensors(output: &Path) -> Result<()> {
+    if ends_in(output, "safetensors") {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!(
+            "the output {} will be a safetensors file, but its name does not end in .safetensors",
+            output.display()
+        ),
+        format!("name it {}.safetensors", output.display()),
+    ))
+}
+
+/// Checks that the output's name is not that of a file.
+///
+/// # Errors
+/// It has the extension of a file of weights.
+pub fn check_directory(output: &Path) -> Result<()> {
+    match ["gguf", "safetensors"].into_iter().find(|extension| ends_in(output, extension)) {
+        None => Ok(()),
+        Some(extension) => Err(Error::invalid(
+            format!("the output {} will be a directory, but its name ends in .{extension}", output.display()),
+            "choose a name without this ending: the files inside keep the names that they have in the base model",
+        )),
+    }
+}
+
+fn ends_in(output: &Path, extension: &str) -> bool {
+    output.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }

@@ -12,7 +12,7 @@
 //! format, weight   the formats; weights and their layouts as the rest of the program sees them
 //! scheme/          how a directory's linears are quantized: one file per scheme
 //! shards/          the tensors of a directory's files, which are safetensors or pytorch; tensor is one of them
-//! save             a checkpoint with tuned scales
+//! save             a checkpoint with tuned scales; scales_file has such scales alone, apart from their base
 //! write            a model in another form (target): a directory or a .gguf file; stream feeds it, read_ahead reads;
 //!                  quantized_format has the forms that quantizers write
 //! export           a quantized model in another format, its codes unchanged
@@ -46,6 +46,7 @@ mod quantized_format;
 mod read_ahead;
 pub(crate) mod safetensors;
 mod save;
+mod scales_file;
 mod scheme;
 pub(crate) mod shards;
 mod store;
@@ -64,6 +65,7 @@ pub use format::Format;
 pub use opened::Checkpoint;
 pub use quantized_format::QuantizedFormat;
 pub use read_ahead::RowChunk;
+pub use scales_file::{ScalesBase, ScalesFile};
 pub use store::TokenizerSource;
 pub use stream::{Linears, PackedLinears, Passed, RowReader};
 pub use synthetic::ModelShape;

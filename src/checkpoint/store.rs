@@ -14,7 +14,7 @@ use super::weight::{Layout, ScaleSource, TensorSummary, Weight};
 use crate::arch::ModelConfig;
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
-use crate::packed::Levels;
+use crate::packed::{FloatType, Levels};
 use crate::storage::pages::MappedFile;
 
 /// A container whose tensors were checked against its config. Tensors go by their Hugging Face names, rows in Hugging
@@ -64,6 +64,18 @@ pub trait Store: Send + Sync {
 
     /// The weights whose scales are trained: the quantized linears inside the decoder blocks, byte-sorted.
     fn trained_names(&self) -> Vec<String>;
+
+    /// The scales of a quantized weight, `[out, groups]`.
+    ///
+    /// # Errors
+    /// The weight is not quantized; a scale that is not finite.
+    fn scales(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The type in which a tuned copy has the scales of a quantized weight.
+    ///
+    /// # Errors
+    /// The weight is not quantized.
+    fn scale_dtype(&self, name: &str) -> Result<FloatType>;
 
     /// The scales that the file's type can hold of `scales` (`[out, groups]`), and the levels that then apply.
     ///

@@ -260,6 +260,14 @@ impl Store for Synthetic {
         self.linears.clone()
     }
 
+    fn scales(&self, _name: &str) -> Result<Vec<f32>> {
+        Err(in_no_file())
+    }
+
+    fn scale_dtype(&self, _name: &str) -> Result<FloatType> {
+        Err(in_no_file())
+    }
+
     fn rounded_scales(&self, _name: &str, _scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
         Err(in_no_file())
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::leftover::is_ignored;
+use super::scales_file::is_scales_file;
 use crate::arch::hf::CONFIG_FILE;
 use crate::error::{Error, Result};
 use crate::storage::json::read_json;
@@ -53,6 +54,12 @@ pub fn check_directory(directory: &Path) -> Result<()> {
 pub fn single_file(path: &Path) -> Option<Error> {
     let name = path.file_name()?.to_string_lossy();
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if is_scales_file(path) {
+        return Some(Error::invalid(
+            format!("{} holds tuned scales, not a model", path.display()),
+            "make the tuned model with `qzo apply BASE SCALES -o OUT` and give that one",
+        ));
+    }
     if ADAPTER_WEIGHTS.contains(&&*name) || name == ADAPTER_CONFIG {
         return Some(adapter(directory, &directory.join(ADAPTER_CONFIG), false));
     }

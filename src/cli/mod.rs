@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, which turns its flags into a job of [`crate::app`] and prints the report.
 //! Only this module prints.
 
+mod apply;
 mod bench;
 mod common;
 mod completions;
@@ -54,6 +55,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Export(export::ExportArgs),
+    Apply(apply::ApplyArgs),
     Inspect(inspect::InspectArgs),
     Plan(plan::PlanArgs),
     Replay(replay::ReplayArgs),
@@ -74,6 +76,7 @@ impl Command {
             Self::Eval(_) => ("eval", [true, true, false]),
             Self::Generate(args) => ("generate", [true, true, args.is_sampled()]),
             Self::Export(_) => ("export", [false; 3]),
+            Self::Apply(_) => ("apply", [false; 3]),
             Self::Inspect(_) => ("inspect", [false; 3]),
             Self::Plan(_) => ("plan", [true; 3]),
             Self::Replay(_) => ("replay", [true, false, false]),
@@ -119,6 +122,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Export(args) => export::run(args, common),
+        Command::Apply(args) => apply::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Plan(args) => plan::run(args, common),
         Command::Replay(args) => replay::run(args, common),

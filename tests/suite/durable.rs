@@ -157,6 +157,13 @@ fn exported_models_are_on_the_disk() {
         .succeeded();
     qzo(&place, "export gptq --format gguf -o out/model.gguf", &[]).is_durable(&["out/model.gguf"]);
     qzo(&place, "export gptq --format compressed-tensors -o a/b/c", &[]).is_durable(&["a/b/c"]);
+    let training = Training::tiny("max_steps = 2");
+    training.finetune("run", &[]).succeeded();
+    let place_of_run = &training.place;
+    qzo(place_of_run, "export run --format scales -o s/t.safetensors", &[]).is_durable(&["s/t.safetensors"]);
+    let gguf = fixture("runs/q4_1.gguf");
+    let apply = ["apply", gguf.to_str().unwrap(), "s/t.safetensors", "-o", "tuned"].join(" ");
+    qzo(place_of_run, &apply, &[]).is_durable(&["tuned"]);
     let gguf = fixture("runs/q4_0.gguf");
     qzo(&place, "export --format huggingface --allow-lossy -o dense", &[&gguf]).is_durable(&["dense"]);
 }

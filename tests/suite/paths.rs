@@ -50,6 +50,8 @@ fn a_path_that_is_not_utf8_is_refused_by_name_before_any_work() {
         "replay run -o out --model d*".to_string(),
         format!("export {gguf} --format gptq --allow-lossy -o d*"),
         "export d* --format gptq -o out".to_string(),
+        "export run --format scales -o d*.safetensors".to_string(),
+        format!("apply {gguf} d* -o out"),
         "inspect d*".to_string(),
         "generate d* --prompt x".to_string(),
         format!("eval {gguf} {task} --data rows*"),

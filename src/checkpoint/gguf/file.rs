@@ -139,7 +139,7 @@ impl<'a> GgufTensor<'a> {
     pub fn rescaled(&self, scales: &[f32]) -> Result<Vec<u8>> {
         let [out_features, in_features] = self.matrix()?;
         let Some(block) = self.info.kind.block() else {
-            return Err(self.wrong(format!("is {}, not quantized", self.info.kind)));
+            return Err(self.not_quantized());
         };
         let groups = in_features / block.elements;
         if scales.len() != out_features * groups {
@@ -159,6 +159,10 @@ impl<'a> GgufTensor<'a> {
                 .map_err(|what| self.wrong(format!("row {row}: {what}")))?;
         }
         Ok(bytes)
+    }
+
+    pub fn not_quantized(&self) -> Error {
+        self.wrong(format!("is {}, not quantized", self.info.kind))
     }
 
     pub fn wrong(&self, what: impl Into<String>) -> Error {

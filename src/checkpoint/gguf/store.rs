@@ -130,6 +130,16 @@ impl Store for Gguf {
         self.config.block_linears().into_iter().filter(|name| self.is_quantized(name)).collect()
     }
 
+    fn scales(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.stored(name)?.scales()?.0)
+    }
+
+    /// All block types have f16 scales.
+    fn scale_dtype(&self, name: &str) -> Result<FloatType> {
+        let stored = self.stored(name)?;
+        stored.info.kind.block().map(|_| FloatType::F16).ok_or_else(|| stored.not_quantized())
+    }
+
     fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
         let stored = self.stored(name)?;
         let tuned = stored.rescaled(scales)?;

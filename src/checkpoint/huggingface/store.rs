@@ -144,6 +144,14 @@ impl Store for HuggingFace {
         self.packed_names().filter(|name| block_of(name).is_some()).map(str::to_owned).collect()
     }
 
+    fn scales(&self, name: &str) -> Result<Vec<f32>> {
+        self.layer(name)?.scales().values()
+    }
+
+    fn scale_dtype(&self, name: &str) -> Result<FloatType> {
+        self.layer(name)?.scales().dtype()
+    }
+
     fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
         self.layer(name)?.rounded(scales)
     }

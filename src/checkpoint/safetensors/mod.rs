@@ -6,10 +6,11 @@
 
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 
 pub use safetensors::Dtype;
 pub use writer::{ShardWriter, TensorDescription, Writer, header};
@@ -26,8 +27,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// # Errors
 /// A damaged header.
 pub fn places(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorPlace>> {
-    let (header, metadata) = SafeTensors::read_metadata(bytes)
-        .map_err(|e| Error::damaged(path, format!("not a complete safetensors file: {e}")))?;
+    let (header, metadata) = read_header(path, bytes)?;
     let data = header + size_of::<u64>();
     let place = |name: String| {
         let info = metadata.info(&name)?;
@@ -35,6 +35,20 @@ pub fn places(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorPlace>
         Some((name, TensorPlace { dtype: info.dtype, shape: info.shape.clone(), range }))
     };
     Ok(metadata.offset_keys().into_iter().filter_map(place).collect())
+}
+
+/// The free text of a file's header; empty where it has none.
+///
+/// # Errors
+/// A damaged header.
+pub fn about(path: &Path, bytes: &[u8]) -> Result<HashMap<String, String>> {
+    let (_, metadata) = read_header(path, bytes)?;
+    Ok(metadata.metadata().clone().unwrap_or_default())
+}
+
+fn read_header(path: &Path, bytes: &[u8]) -> Result<(usize, Metadata)> {
+    SafeTensors::read_metadata(bytes)
+        .map_err(|e| Error::damaged(path, format!("not a complete safetensors file: {e}")))
 }
 
 /// The name of a float type in these files.

@@ -74,7 +74,7 @@ impl<'a> StoredScales<'a> {
     }
 
     /// Type of the scales in a tuned copy, where quantized ones are expanded.
-    fn dtype(&self) -> Result<FloatType> {
+    pub fn dtype(&self) -> Result<FloatType> {
         if self.expanded.is_some() { Ok(FloatType::F32) } else { self.tensor.float_type() }
     }
 

@@ -57,6 +57,7 @@ impl Reporter {
             Event::Export(passed) => self.pass("exporting", passed),
             Event::Evaluate { unit, done, of } => self.bar.count(unit, *of).set(*done as u64),
             Event::Replay { done, of } => self.bar.count("replaying", *of).set(*done as u64),
+            Event::Scales { done, of } => self.bar.count("scales", *of).set(*done as u64),
             Event::TornTail(torn) => {
                 self.bar.finish();
                 self.console.note(&format!(
