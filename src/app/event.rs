@@ -40,6 +40,8 @@ pub enum Event {
         dtype: ComputeType,
         output_dir: PathBuf,
         steps: u64,
+        /// The method of training and why it is chosen, in a sentence.
+        method: String,
     },
     Train(TrainEvent),
     Quantize(QuantizeEvent),

@@ -64,18 +64,25 @@ impl Finetune<'_> {
     /// # Errors
     /// Those of [`finetune`]; [`crate::error::Error::Interrupted`] after `stop` was set and everything is saved.
     pub fn run(&self, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
-        let config = self.config;
+        let mut config = self.config.clone();
         config.validate()?;
         let device = config.device.resolve()?;
         let directory = RunDir::new(&config.output_dir);
+        if self.resume {
+            keep_parts(&mut config, &directory)?;
+        }
         // All checks of the input come before anything is written.
         let source = open::checkpoint(&config.model, on_event)?;
         let tokenizer = open::tokenizer(&source)?;
-        let data = data::training_data(config, &source, &tokenizer, on_event)?;
+        let data = data::training_data(&config, &source, &tokenizer, on_event)?;
         let dtype = compute_type(&device, config.dtype)?;
-        let quantize = base::quantization(config, &source)?;
-        let planner = plan::Planner { config, checkpoint: &source, device: &device, dtype, data: &data };
-        let tables = open::tables(&mut planner.check()?, &source, &device, dtype)?;
+        let quantize = base::quantization(&config, &source)?;
+        let planner =
+            plan::Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data };
+        let plan::Choice { parts, inputs, mut plan } = planner.check()?;
+        let tables = open::tables(&mut plan, &source, &device, dtype)?;
+        config.train.gradient_accumulation_steps = Some(parts);
+        let config = &config;
         directory.create(self.resume)?;
         let base = match quantize {
             Some(quantize) => {
@@ -87,7 +94,7 @@ impl Finetune<'_> {
         };
 
         let blocks = base.config().num_hidden_layers;
-        let mut method = config.train.method::<TextObjective<'_>>(config.seed, blocks);
+        let mut method = config.train.method::<TextObjective<'_>>(config.seed, blocks, inputs);
         let header = JournalHeader {
             method: method.journal_method(),
             base_model: base.fingerprint()?,
@@ -105,6 +112,7 @@ impl Finetune<'_> {
             dtype,
             output_dir: config.output_dir.clone(),
             steps: train.max_steps,
+            method: train.describe(inputs),
         });
         let mut objective = TextObjective::new(&data, seed);
         let on_step = &mut |event| on_event(Event::Train(event));
@@ -122,6 +130,16 @@ impl Finetune<'_> {
         };
         Ok(report(config, outcome, last))
     }
+}
+
+/// Keeps the number of parts into which the run that is resumed splits its rows, where the recipe leaves it open.
+fn keep_parts(config: &mut Config, directory: &RunDir) -> Result<()> {
+    let path = directory.config();
+    if config.train.gradient_accumulation_steps.is_none() && path.exists() {
+        let earlier = Config::load(&path, &[])?;
+        config.train.gradient_accumulation_steps = earlier.train.gradient_accumulation_steps;
+    }
+    Ok(())
 }
 
 fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> FinetuneReport {

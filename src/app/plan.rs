@@ -10,10 +10,10 @@ use crate::data::Load;
 use crate::device::{ComputeType, Device};
 use crate::error::{Error, Result};
 use crate::eval::widest_pass;
-use crate::model::compute_type;
 use crate::model::memory::{self, Plan, Workload};
+use crate::model::{BlockInputs, compute_type};
 use crate::packed::FloatType;
-use crate::train::{TrainConfig, TrainingData, widest_batch};
+use crate::train::{MethodKind, TrainConfig, TrainingData, widest_batch};
 
 /// The memory of a run, by purpose.
 #[derive(Debug, Clone, Serialize)]
@@ -22,9 +22,16 @@ pub struct PlanReport {
     pub dtype: String,
     /// The largest training batch, for one sign.
     pub batch: Load,
+    /// Parts into which the rows of a step are split.
+    pub gradient_accumulation_steps: usize,
+    /// The place of the blocks' inputs between the forward and the backward pass of exact gradients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_inputs: Option<BlockInputs>,
     #[serde(flatten)]
     pub plan: Plan,
     pub fits: bool,
+    /// Bytes that the same recipe needs with each method of training.
+    pub methods: Vec<MethodBytes>,
     /// A change with which the run would fit, if it does not fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
@@ -42,20 +49,48 @@ pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
     let data = data::training_data(config, &checkpoint, &tokenizer, on_event)?;
     let dtype = compute_type(&device, config.dtype)?;
     let planner = Planner { config, checkpoint: &checkpoint, device: &device, dtype, data: &data };
-    let mut plan = planner.plan(config.train.batch_size)?;
-    open::tables(&mut plan, &checkpoint, &device, dtype)?;
-    let help = if plan.fits() { None } else { Some(planner.help()?) };
+    let mut choice = planner.choose()?;
+    let open_tables = |plan: &mut Plan| open::tables(plan, &checkpoint, &device, dtype);
+    open_tables(&mut choice.plan)?;
+    let methods = [MethodKind::Zo, MethodKind::Exact].map(|method| {
+        let config = Config { train: TrainConfig { method, ..config.train.clone() }, ..config.clone() };
+        let mut plan = Planner { config: &config, ..planner }.choose()?.plan;
+        open_tables(&mut plan)?;
+        Ok(MethodBytes { method, total_bytes: plan.total_bytes })
+    });
+    let help = if choice.plan.fits() { None } else { Some(planner.help()?) };
+    let Choice { parts, inputs, plan } = choice;
     Ok(PlanReport {
         device: device.to_string(),
         dtype: dtype.to_string(),
-        batch: planner.workload(config.train.batch_size).train,
+        batch: planner.workload(config.train.batch_size, parts, inputs).train,
+        gradient_accumulation_steps: parts,
+        block_inputs: (config.train.method == MethodKind::Exact).then_some(inputs),
         fits: plan.fits(),
+        methods: methods.into_iter().collect::<Result<_>>()?,
         plan,
         help,
     })
 }
 
+/// The bytes of a run with one method.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MethodBytes {
+    pub method: MethodKind,
+    pub total_bytes: u64,
+}
+
+/// What a run does to fit, and its plan.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// Parts into which the rows of a step are split.
+    pub parts: usize,
+    pub inputs: BlockInputs,
+    pub plan: Plan,
+}
+
 /// Plans a run whose data is loaded already.
+#[derive(Clone, Copy)]
 pub struct Planner<'a> {
     pub config: &'a Config,
     pub checkpoint: &'a Checkpoint,
@@ -65,23 +100,57 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Checks that the run fits, and returns its plan.
+    /// Chooses what the run does to fit: nothing, if it fits as it is; else the inputs of the blocks go to host memory;
+    /// else the rows of a step are split, too.
+    ///
+    /// # Errors
+    /// The model cannot be read.
+    pub fn choose(&self) -> Result<Choice> {
+        let train = &self.config.train;
+        let rows = train.batch_size;
+        let places = match self.device.is_host() || train.method == MethodKind::Zo {
+            true => vec![BlockInputs::OnDevice],
+            false => vec![BlockInputs::OnDevice, BlockInputs::OnHost],
+        };
+        let all_parts = match train.gradient_accumulation_steps {
+            Some(parts) => vec![parts],
+            None if train.method == MethodKind::Exact => {
+                let doubled = std::iter::successors(Some(1), |parts| Some(2 * parts));
+                doubled.take_while(|parts| *parts < rows).chain([rows]).collect()
+            }
+            None => vec![1],
+        };
+        let mut first = None;
+        for parts in all_parts {
+            for inputs in &places {
+                let plan = self.plan(rows, parts, *inputs)?;
+                let choice = Choice { parts, inputs: *inputs, plan };
+                if choice.plan.fits() {
+                    return Ok(choice);
+                }
+                first.get_or_insert(choice);
+            }
+        }
+        first.ok_or_else(|| Error::internal("a plan without a choice"))
+    }
+
+    /// Checks that the run fits, and returns what it does for that.
     ///
     /// # Errors
     /// The run does not fit; the help proposes a change.
-    pub fn check(&self) -> Result<Plan> {
-        let plan = self.plan(self.config.train.batch_size)?;
-        match plan.available_bytes {
-            Some(available) if !plan.fits() => {
-                let (needed, free) = (gigabytes(plan.total_bytes), gigabytes(available));
+    pub fn check(&self) -> Result<Choice> {
+        let choice = self.choose()?;
+        match choice.plan.available_bytes {
+            Some(available) if !choice.plan.fits() => {
+                let (needed, free) = (gigabytes(choice.plan.total_bytes), gigabytes(available));
                 let what = format!("the run needs {needed}, but {} has {free} free", self.device);
                 Err(Error::invalid(what, self.help()?))
             }
-            _ => Ok(plan),
+            _ => Ok(choice),
         }
     }
 
-    fn plan(&self, batch_size: usize) -> Result<Plan> {
+    fn plan(&self, batch_size: usize, parts: usize, inputs: BlockInputs) -> Result<Plan> {
         let config = self.config;
         // The run itself quantizes a dense model.
         let quantize = config.quantize.as_ref().filter(|_| self.checkpoint.trained_names().is_empty());
@@ -93,15 +162,19 @@ impl Planner<'_> {
             }
             _ => self.checkpoint.layout(name),
         };
-        let workload = self.workload(batch_size);
+        let workload = self.workload(batch_size, parts, inputs);
         self.checkpoint.release();
         memory::plan(self.checkpoint.config(), &layout, self.device, self.dtype, workload)
     }
 
-    fn workload(&self, batch_size: usize) -> Workload {
-        let train = TrainConfig { batch_size, ..self.config.train.clone() };
+    fn workload(&self, batch_size: usize, parts: usize, inputs: BlockInputs) -> Workload {
+        let parts = parts.min(batch_size);
+        let train =
+            TrainConfig { batch_size, gradient_accumulation_steps: Some(parts), ..self.config.train.clone() };
+        let blocks = self.checkpoint.config().num_hidden_layers;
         Workload {
             train: widest_batch(&train, self.config.seed, &self.data.train),
+            backward: train.backward_work(blocks, inputs),
             evaluation: self.data.dev.as_ref().map(widest_pass).unwrap_or_default(),
             reads_files: true,
         }
@@ -110,8 +183,10 @@ impl Planner<'_> {
     /// A change with which the run would fit.
     fn help(&self) -> Result<String> {
         // A margin is left, because free memory changes from one minute to the next.
+        let parts = self.config.train.gradient_accumulation_steps.unwrap_or(1);
+        let plan_of = |batch_size: usize| self.plan(batch_size, parts, BlockInputs::OnDevice);
         let fits = |batch_size: usize| {
-            let plan = self.plan(batch_size)?;
+            let plan = plan_of(batch_size)?;
             Ok::<_, Error>(plan.available_bytes.is_none_or(|free| plan.total_bytes <= free / 20 * 19))
         };
         // Bisection finds the largest batch that fits, because memory grows with the batch.
@@ -123,8 +198,9 @@ impl Planner<'_> {
         if low > 0 {
             return Ok(format!("set train.batch_size = {low}"));
         }
-        let plan = self.plan(1)?;
-        let fixed = plan.total_bytes - plan.parts.activations - plan.parts.evaluation;
+        let plan = plan_of(1)?;
+        let fixed =
+            plan.total_bytes - plan.parts.activations - plan.parts.block_inputs - plan.parts.evaluation;
         let weights_fit = plan.available_bytes.is_none_or(|available| fixed < available);
         Ok(match weights_fit {
             true if plan.parts.evaluation > 0 => {

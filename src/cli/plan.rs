@@ -7,6 +7,7 @@ use super::progress::Reporter;
 use super::recipe::{RecipeArgs, recipe};
 use crate::app::{PlanReport, plan};
 use crate::error::Result;
+use crate::model::BlockInputs;
 
 /// Show how much memory a recipe needs, by purpose, before anything is loaded
 #[derive(Debug, Args)]
@@ -38,6 +39,18 @@ fn text(report: &PlanReport) -> String {
         Some(available) => format!("does not fit: {} are free", gigabytes(available)),
         None => "the driver does not report how much memory is free".to_string(),
     });
+    lines.extend(
+        report
+            .methods
+            .iter()
+            .map(|of| format!("with train.method = \"{}\": {}", of.method.name(), gigabytes(of.total_bytes))),
+    );
+    if report.gradient_accumulation_steps > 1 {
+        lines.push(format!("the rows of a step in {} parts", report.gradient_accumulation_steps));
+    }
+    if report.block_inputs == Some(BlockInputs::OnHost) {
+        lines.push("the inputs of the blocks in host memory".to_string());
+    }
     lines.extend(report.help.iter().cloned());
     lines.join("\n")
 }

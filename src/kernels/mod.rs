@@ -35,5 +35,5 @@ pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
     rotate,
 };
-pub use read::read;
+pub use read::{read, read_data};
 pub use weight::{DevicePacked, DeviceWeight};

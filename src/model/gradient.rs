@@ -1,5 +1,7 @@
 //! What a backward pass computes, and who receives it.
 
+use serde::Serialize;
+
 use super::scales::Scales;
 use crate::error::Result;
 
@@ -14,12 +16,23 @@ pub enum ScaleForm {
     Factors,
 }
 
+/// The place where the inputs of the blocks are kept until their backward passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockInputs {
+    #[default]
+    OnDevice,
+    /// Host memory: the device holds one input at a time.
+    OnHost,
+}
+
 /// A backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackwardPass {
     /// Number of decoder blocks, counted from the last, whose scales get a gradient.
     pub tail_blocks: usize,
     pub form: ScaleForm,
+    pub inputs: BlockInputs,
 }
 
 /// The gradient of one weight's scales.

@@ -37,7 +37,7 @@ mod tests;
 
 pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
 pub use embedding::Tables;
-pub use gradient::{BackwardPass, GradientSink, ScaleForm, ScaleGradient};
+pub use gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
 pub use language_model::{LanguageModel, ModelInput, Session, check_tokens};
 #[cfg(test)]
 pub(crate) use load::load_on;

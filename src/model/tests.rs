@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    BackwardPass, GradientSink, LanguageModel, ModelInput, ScaleForm, ScaleGradient, Scales, Tables,
-    compute_type, load,
+    BackwardPass, BlockInputs, GradientSink, LanguageModel, ModelInput, ScaleForm, ScaleGradient, Scales,
+    Tables, compute_type, load,
 };
 use crate::checkpoint::{Checkpoint, ModelShape};
 use crate::data::{Sequence, Target};
@@ -251,14 +251,17 @@ impl GradientCase {
     }
 }
 
+fn whole(blocks: usize) -> BackwardPass {
+    BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales, inputs: BlockInputs::OnDevice }
+}
+
 /// Compares gradients with those of PyTorch (scripts/fixtures/gradients.py): every family, every kind of levels.
 fn gradients_agree_with_pytorch(device: &Device) {
     let shared = gradient_cases().into_iter().map(GradientCase::with_shared_prefix);
     for case in gradient_cases().into_iter().chain(shared) {
         let mut model = case.open(device, ComputeType::F32);
         let blocks = model.config().num_hidden_layers;
-        let got =
-            case.backward(model.as_mut(), BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales });
+        let got = case.backward(model.as_mut(), whole(blocks));
         assert_eq!(got.blocks, blocks, "{}", case.name);
         for (got, want) in got.log_probs.iter().zip(&case.log_probs) {
             assert!((got - want).abs() < TOLERANCE as f32, "{}: {got} {want}", case.name);
@@ -286,7 +289,10 @@ fn gradients_of_factors_and_of_the_last_blocks(device: &Device) {
     for case in gradient_cases() {
         let mut model = case.open(device, ComputeType::F32);
         let blocks = model.config().num_hidden_layers;
-        let mut run = |tail_blocks, form| case.backward(model.as_mut(), BackwardPass { tail_blocks, form });
+        let mut run = |tail_blocks, form| {
+            let inputs = if tail_blocks == blocks { BlockInputs::OnDevice } else { BlockInputs::OnHost };
+            case.backward(model.as_mut(), BackwardPass { tail_blocks, form, inputs })
+        };
         let [scales, rows, factors] =
             [ScaleForm::Scales, ScaleForm::Rows, ScaleForm::Factors].map(|form| run(blocks, form).gradients);
         let last = run(1, ScaleForm::Scales).gradients;
@@ -312,8 +318,7 @@ fn gradients_in_bf16_keep_their_direction(device: &Device) {
     for case in gradient_cases() {
         let mut model = case.open(device, ComputeType::Bf16);
         let blocks = model.config().num_hidden_layers;
-        let got =
-            case.backward(model.as_mut(), BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales });
+        let got = case.backward(model.as_mut(), whole(blocks));
         let (mut product, mut squares) = (0.0, [0.0; 2]);
         for gradient in &got.gradients {
             let want = &case.gradients[&model.trained()[gradient.parameter as usize]];

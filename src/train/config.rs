@@ -11,7 +11,8 @@ use super::optimizer::OptimizerKind;
 use super::settings::{LearningRate, TailBlocks};
 use super::zeroth_order::ZerothOrder;
 use crate::error::{Error, Result};
-use crate::model::{BackwardPass, ScaleForm};
+use crate::model::memory::BackwardWork;
+use crate::model::{BackwardPass, BlockInputs, ScaleForm};
 use crate::zo::direction::{Distribution, ScaleMode, step_seed};
 use crate::zo::estimator::{Estimator, EstimatorKind, Qzo};
 use crate::zo::journal::Hash;
@@ -29,6 +30,13 @@ pub enum MethodKind {
 }
 
 impl MethodKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zo => "zo",
+            Self::Exact => "exact",
+        }
+    }
+
     /// The keys of `[train]` that are settings of other methods.
     pub fn foreign_settings(self) -> &'static [&'static str] {
         match self {
@@ -61,8 +69,9 @@ pub struct TrainConfig {
     pub max_steps: u64,
     /// Rows per step.
     pub batch_size: usize,
-    /// Parts into which the rows of a step are split, so that only one part is in memory at a time.
-    pub gradient_accumulation_steps: usize,
+    /// Parts into which the rows of a step are split, so that only one part is in memory at a time. Default: as few as fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_accumulation_steps: Option<usize>,
     /// Factor of a step: a number, or "auto". Of zo, 5e-3 is usual in relative mode, 1e-7 in absolute mode. Exact
     /// gradients change the logarithm of a scale: auto is 0.02 / (0.47 · √max_steps), or 0.03 for factors.
     pub learning_rate: LearningRate,
@@ -115,7 +124,7 @@ impl Default for TrainConfig {
             method: MethodKind::Exact,
             max_steps: 1000,
             batch_size: 16,
-            gradient_accumulation_steps: 1,
+            gradient_accumulation_steps: None,
             learning_rate: LearningRate::Auto,
             lr_scheduler_type: None,
             warmup_steps: None,
@@ -147,7 +156,7 @@ impl TrainConfig {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size is 0", "set batch_size to 1 or more"));
         }
-        let parts = self.gradient_accumulation_steps;
+        let parts = self.parts();
         if parts == 0 || parts > self.batch_size {
             return Err(Error::invalid(
                 format!(
@@ -193,10 +202,10 @@ impl TrainConfig {
     }
 
     /// The method of training with its settings, for a model of `blocks` decoder blocks.
-    pub fn method<O: Objective>(&self, seed: u64, blocks: usize) -> Box<dyn Method<O>> {
+    pub fn method<O: Objective>(&self, seed: u64, blocks: usize, inputs: BlockInputs) -> Box<dyn Method<O>> {
         match self.method {
             MethodKind::Zo => Box::new(self.zeroth_order()),
-            MethodKind::Exact => Box::new(self.exact(seed, blocks)),
+            MethodKind::Exact => Box::new(self.exact(seed, blocks, inputs)),
         }
     }
 
@@ -206,12 +215,12 @@ impl TrainConfig {
     }
 
     /// Exact gradients with their settings, for a model of `blocks` decoder blocks.
-    pub fn exact(&self, seed: u64, blocks: usize) -> Exact {
-        Exact::new(self.backward_pass(blocks), self.optimizer, self.max_grad_norm, seed)
+    pub fn exact(&self, seed: u64, blocks: usize, inputs: BlockInputs) -> Exact {
+        Exact::new(self.backward_pass(blocks, inputs), self.optimizer, self.max_grad_norm, seed)
     }
 
     /// The backward pass of exact gradients.
-    pub fn backward_pass(&self, blocks: usize) -> BackwardPass {
+    pub fn backward_pass(&self, blocks: usize, inputs: BlockInputs) -> BackwardPass {
         let tail_blocks = match self.tail_blocks {
             TailBlocks::All => blocks,
             TailBlocks::Last(last) => last.min(blocks),
@@ -221,13 +230,50 @@ impl TrainConfig {
             Parameters::Rows => ScaleForm::Rows,
             Parameters::Factors => ScaleForm::Factors,
         };
-        BackwardPass { tail_blocks, form }
+        BackwardPass { tail_blocks, form, inputs }
     }
 
     fn estimator(&self) -> Estimator {
         match self.estimator {
             EstimatorKind::Qzo => Estimator::Qzo(self.qzo()),
         }
+    }
+
+    /// The method and why it is chosen, in a sentence.
+    pub fn describe(&self, inputs: BlockInputs) -> String {
+        if self.method == MethodKind::Zo {
+            return "method zo, as the recipe says: forward passes alone".into();
+        }
+        let blocks = match self.tail_blocks {
+            TailBlocks::All => "all blocks".into(),
+            TailBlocks::Last(1) => "the last block".into(),
+            TailBlocks::Last(blocks) => format!("the last {blocks} blocks"),
+        };
+        let parameters = match self.parameters {
+            Parameters::Scales => "the scales",
+            Parameters::Rows => "a factor for the scales of each row",
+            Parameters::Factors => "factors for the scales of each row and group",
+        };
+        let mut text = format!(
+            "method exact, since the loss has a gradient: {parameters} in {blocks}, learning rate {:.2e}",
+            self.highest_learning_rate()
+        );
+        if self.parts() > 1 {
+            text += &format!("; the rows of a step in {} parts, to save memory", self.parts());
+        }
+        if inputs == BlockInputs::OnHost {
+            text += "; the inputs of the blocks in host memory";
+        }
+        text
+    }
+
+    /// The memory-relevant facts of the method's backward pass, if it has one.
+    pub fn backward_work(&self, blocks: usize, inputs: BlockInputs) -> Option<BackwardWork> {
+        (self.method == MethodKind::Exact).then(|| BackwardWork {
+            pass: self.backward_pass(blocks, inputs),
+            moments: self.optimizer.moments(),
+            accumulates: self.parts() > 1,
+        })
     }
 
     /// The learning rate at `step`, counted from 0.
@@ -278,14 +324,21 @@ impl TrainConfig {
         self.schedule().lr_scheduler_type != LrScheduler::Constant || warms_up || auto
     }
 
-    /// The batches of `step`: its rows in as many parts as gradients are accumulated.
+    /// Number of parts of a step's rows.
+    fn parts(&self) -> usize {
+        self.gradient_accumulation_steps.unwrap_or(1)
+    }
+
+    /// The first row and the number of rows of each part of `step`, in the run's order.
+    pub fn row_parts(&self, step: u64) -> impl Iterator<Item = (u64, usize)> {
+        let (rows, parts, first) = (self.batch_size, self.parts(), self.rows_before(step));
+        let edge = move |part: usize| part * rows / parts;
+        (0..parts).map(move |part| (first + edge(part) as u64, edge(part + 1) - edge(part)))
+    }
+
+    /// The batches of `step`, one for each part of its rows.
     pub fn batches<O: Objective>(&self, objective: &mut O, step: u64) -> Vec<O::Batch> {
-        let (rows, parts) = (self.batch_size, self.gradient_accumulation_steps);
-        let edge = |part: usize| part * rows / parts;
-        let first = self.rows_before(step);
-        (0..parts)
-            .map(|part| objective.batch(first + edge(part) as u64, edge(part + 1) - edge(part)))
-            .collect()
+        self.row_parts(step).map(|(first, rows)| objective.batch(first, rows)).collect()
     }
 
     /// Number of rows of the run's order that the steps before `step` use.

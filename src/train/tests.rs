@@ -11,7 +11,7 @@ use super::*;
 use crate::data::LossSum;
 use crate::error::{Error, Result};
 use crate::eval::TaskReport;
-use crate::model::{BackwardPass, ScaleForm, ScaleGradient, Scales, Update};
+use crate::model::{BackwardPass, BlockInputs, ScaleForm, ScaleGradient, Scales, Update};
 use crate::zo::direction::Signs;
 use crate::zo::journal::{self, JournalHeader, JournalMethod, Record, StepTaken};
 
@@ -228,7 +228,7 @@ fn run_exact(
     let [base_model, hash, tokenizer, data] = [[1; 32], [2; 32], [3; 32], [4; 32]];
     let header = JournalHeader { method: JournalMethod::Exact, base_model, config: hash, tokenizer, data };
     let run = Run { config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
-    let (mut method, mut weights) = (config.exact(7, 2), Weights::new());
+    let (mut method, mut weights) = (config.exact(7, 2, BlockInputs::OnDevice), Weights::new());
     let (mut steps, mut returns) = (0, vec![]);
     let mut objective = Quadratic { error: 0.0, far: far.to_vec() };
     let outcome = run.train(&mut method, &mut objective, &mut weights, &mut |event| match event {
@@ -410,7 +410,7 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
     let folder = tempfile::tempdir().unwrap();
     let mut objective = Quadratic { error: 0.0, far: vec![] };
     let taken = |targets: &[f32]| {
-        let (mut method, mut weights) = (exact_config(1).exact(7, 2), Weights::new());
+        let (mut method, mut weights) = (exact_config(1).exact(7, 2, BlockInputs::OnDevice), Weights::new());
         let now = StepStart {
             step: 0,
             seed: 1,
@@ -433,7 +433,7 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
         assert!(record.skipped && record.loss().is_nan());
         assert_eq!(scales, Weights::new().scales);
     }
-    let config = TrainConfig { gradient_accumulation_steps: 2, ..exact_config(6) };
+    let config = TrainConfig { gradient_accumulation_steps: Some(2), ..exact_config(6) };
     let batches = config.batches(&mut objective, 2);
     assert_eq!(batches, [objective.batch(6, 1), objective.batch(7, 2)]);
     let (outcome, ..) = run_exact(&folder.path().join("run"), &config, &[], None);

@@ -116,13 +116,14 @@ impl GradientSink for BatchGradient<'_> {
 /// The largest load of a forward pass in a run's training, for one sign of the perturbation.
 pub fn widest_batch(config: &TrainConfig, seed: u64, train: &TokenizedDataset) -> Load {
     let mut loads = train.loads();
+    let largest_part = config.row_parts(0).map(|(_, rows)| rows).max().unwrap_or(0);
     if config.max_steps > EXAMINED_STEPS {
         // Too many batches to examine: assume that the longest rows form one batch.
         loads.sort_by_key(|load| std::cmp::Reverse(load.tokens));
-        return loads.into_iter().cycle().take(config.batch_size).sum();
+        return loads.into_iter().cycle().take(largest_part).sum();
     }
     let mut sampler = Sampler::new(seed, loads.len());
-    let mut batch = |step| sampler.batch(step * config.batch_size as u64, config.batch_size);
-    let batches = (0..config.max_steps).map(|step| batch(step).into_iter().map(|i| loads[i]).sum());
-    batches.fold(Load::default(), Load::max)
+    let mut batch = |(first, rows)| sampler.batch(first, rows).into_iter().map(|i| loads[i]).sum();
+    let batches = (0..config.max_steps).flat_map(|step| config.row_parts(step));
+    batches.map(&mut batch).fold(Load::default(), Load::max)
 }

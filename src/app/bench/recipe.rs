@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data::{Dataset, TokenizedDataset};
 use crate::device::{ComputeType, host, pools};
 use crate::error::{Error, Result};
-use crate::model::{Tables, compute_type};
+use crate::model::{BlockInputs, Tables, compute_type};
 use crate::train::{TextObjective, TrainingData};
 
 /// The times of a recipe's steps.
@@ -51,7 +51,8 @@ pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<Reci
     let train = TokenizedDataset::new(&dataset.rows, &task, &tokenizer, limits)?;
     let data = TrainingData { digest: dataset.digest, task, train, dev: None };
     let mut objective = TextObjective::new(&data, config.seed);
-    let times = time_steps(&mut objective, model.as_mut(), &config.train, config.seed, steps)?;
+    let times =
+        time_steps(&mut objective, model.as_mut(), &config.train, BlockInputs::OnDevice, config.seed, steps)?;
     Ok(RecipeTimes {
         device: device.to_string(),
         dtype,

@@ -13,7 +13,7 @@ use crate::data::{Batch, Candidate, Load, LossKind, LossSum, TokenizedExample};
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
 use crate::error::{Error, Result};
 use crate::model::memory::{MemoryParts, Workload, plan};
-use crate::model::{BackwardPass, LanguageModel, compute_type};
+use crate::model::{BackwardPass, BlockInputs, LanguageModel, compute_type};
 use crate::train::{LossGradients, Objective, TrainConfig, batch_gradient};
 use crate::zo::direction::Signs;
 
@@ -81,7 +81,9 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
         0 => (Load::default(), objective.0.load()),
         _ => (objective.0.load(), Load::default()),
     };
-    let workload = Workload { train, evaluation, reads_files: false };
+    let blocks = checkpoint.config().num_hidden_layers;
+    let backward = bench.train.backward_work(blocks, BlockInputs::OnDevice).filter(|_| steps > 0);
+    let workload = Workload { train, backward, evaluation, reads_files: false };
     let mut plan = plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)?;
     if let Some(available) = plan.available_bytes.filter(|_| !plan.fits()) {
         let what = format!("{shape} needs {} bytes, but {device} has {available} free", plan.total_bytes);
@@ -94,7 +96,14 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     let load_seconds = clock.elapsed().as_secs_f64();
     let times = match steps {
         0 => time_pass(&objective, model.as_ref())?,
-        _ => time_steps(&mut objective, model.as_mut(), &bench.train, bench.seed, steps)?,
+        _ => time_steps(
+            &mut objective,
+            model.as_mut(),
+            &bench.train,
+            BlockInputs::OnDevice,
+            bench.seed,
+            steps,
+        )?,
     };
     Ok(ShapeTimes {
         device: device.to_string(),

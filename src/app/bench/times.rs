@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::error::Result;
-use crate::model::LanguageModel;
+use crate::model::{BlockInputs, LanguageModel};
 use crate::train::{Objective, TrainConfig, step};
 use crate::zo::journal::{Hash, StepTaken};
 
@@ -47,10 +47,11 @@ pub fn time_steps<O: Objective<Model = dyn LanguageModel>>(
     objective: &mut O,
     model: &mut (dyn LanguageModel + 'static),
     config: &TrainConfig,
+    inputs: BlockInputs,
     seed: u64,
     steps: u64,
 ) -> Result<Times> {
-    let mut method = config.method::<O>(seed, model.config().num_hidden_layers);
+    let mut method = config.method::<O>(seed, model.config().num_hidden_layers, inputs);
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
     for number in 0..=steps {
         let batches = config.batches(objective, number);

@@ -44,12 +44,13 @@ impl Reporter {
             Event::Download { file, done, of } => self.download(file, *done, *of),
             Event::Rows { set, kept, lengths } => self.rows(set, *kept, lengths),
             Event::Load { done, of } => self.bar.count("loading", *of).set(*done as u64),
-            Event::Training { weights, device, dtype, output_dir, steps } => {
+            Event::Training { weights, device, dtype, output_dir, steps, method } => {
                 self.bar.finish();
                 self.console.note(&format!(
                     "training {weights} weights on {device} in {dtype}, run in {}",
                     output_dir.display()
                 ));
+                self.console.note(method);
                 self.bar.count("training", *steps as usize);
             }
             Event::Train(event) => training::show(self.bar.count("training", 0), event, self.logging_steps),

@@ -8,8 +8,8 @@ use super::Decoder;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{Kernels, read};
-use crate::model::gradient::{BackwardPass, GradientSink, ScaleForm, ScaleGradient};
+use crate::kernels::{Kernels, read, read_data};
+use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
 use crate::model::language_model::ModelInput;
 use crate::model::linear::{Gradients, LinearOutput};
 use crate::model::norm::Residual;
@@ -17,13 +17,31 @@ use crate::model::pass::OutputRows;
 use crate::model::scoring::{self, Chunk, LOGIT_BYTES};
 use crate::zo::direction::Signs;
 
+/// The input of a block between its forward and its backward pass.
+enum KeptInput<B: Kernels> {
+    OnDevice(Tensor<B, 2>),
+    OnHost(TensorData),
+}
+
+impl<B: Kernels> KeptInput<B> {
+    fn restore(self, device: &B::Device) -> Tensor<B, 2> {
+        match self {
+            Self::OnDevice(x) => x,
+            Self::OnHost(data) => {
+                let dtype = data.dtype;
+                Tensor::from_data(data, (device, dtype))
+            }
+        }
+    }
+}
+
 impl<B: Kernels> Decoder<B> {
     /// See [`LanguageModel::gradient`](crate::model::LanguageModel::gradient).
     pub(super) fn forward_and_backward(
         &mut self,
         input: ModelInput<'_>,
         targets: &[Target],
-        BackwardPass { tail_blocks, form }: BackwardPass,
+        BackwardPass { tail_blocks, form, inputs: place }: BackwardPass,
         sink: &mut dyn GradientSink,
     ) -> Result<()> {
         if targets.is_empty() {
@@ -44,7 +62,7 @@ impl<B: Kernels> Decoder<B> {
         for (index, layer) in self.layers.iter().enumerate() {
             if index >= first {
                 let x = residual.sum();
-                inputs.push(self.kept(x.clone()));
+                inputs.push(self.kept(x.clone(), place)?);
                 residual = x.into();
             }
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
@@ -59,7 +77,7 @@ impl<B: Kernels> Decoder<B> {
         };
         for index in (first..blocks).rev() {
             let Some(x) = inputs.pop() else { return Err(Error::internal("a block without its input")) };
-            let x = x.cast(B::tensor_type(self.compute));
+            let x = x.restore(&self.device).cast(B::tensor_type(self.compute));
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
             let rows = rows.map(|rows| OutputRows { rows, count });
             let mut gradients = Gradients { form, found: Vec::new() };
@@ -79,11 +97,15 @@ impl<B: Kernels> Decoder<B> {
     }
 
     /// A block's input as it is kept until its backward pass: in bf16, if the model computes in bf16.
-    fn kept(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match self.compute {
+    fn kept(&self, x: Tensor<B, 2>, place: BlockInputs) -> Result<KeptInput<B>> {
+        let x = match self.compute {
             ComputeType::Bf16 => x.cast(DType::BF16),
             _ => x,
-        }
+        };
+        Ok(match place {
+            BlockInputs::OnDevice => KeptInput::OnDevice(x),
+            BlockInputs::OnHost => KeptInput::OnHost(read_data(x)?),
+        })
     }
 
     /// Scores the targets in `hidden`, `[R, hidden]`, and returns the gradient of `hidden`; `None` if the sink ends the

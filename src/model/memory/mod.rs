@@ -17,17 +17,29 @@ use crate::data::Load;
 use crate::device::{ComputeType, Device, host, pools, with_backend};
 use crate::error::Result;
 use crate::kernels::Kernels;
-use crate::model::LOGIT_BYTES;
 use crate::model::memory::card::{Passes, Pool};
+use crate::model::{BackwardPass, BlockInputs, LOGIT_BYTES, ScaleForm};
 use crate::packed::FloatType;
 
 /// The widest passes of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Workload {
     pub train: Load,
+    /// The backward pass of a training step; `None` if it has forward passes alone.
+    pub backward: Option<BackwardWork>,
     pub evaluation: Load,
     /// Whether the weights are read from files, whose pages are in memory while a tensor is loaded.
     pub reads_files: bool,
+}
+
+/// The backward pass of a training step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackwardWork {
+    pub pass: BackwardPass,
+    /// Values of optimizer state for each parameter, 2 bytes each.
+    pub moments: usize,
+    /// Whether gradients are summed over several parts of a step's rows.
+    pub accumulates: bool,
 }
 
 /// The memory plan of a run.
@@ -52,7 +64,11 @@ pub struct MemoryParts {
     /// The head, norms, biases and other weights that are not quantized.
     pub dense: u64,
     pub activations: u64,
+    /// Inputs of the blocks, which are kept from the forward to the backward pass.
+    pub block_inputs: u64,
     pub logits: u64,
+    /// Optimizer state and gradients, which are in host memory.
+    pub optimizer: u64,
     /// Unpacked weights and displaced scales, or the tensor that is being loaded.
     pub workspace: u64,
     /// Additional bytes of an evaluation compared with a training step.
@@ -63,14 +79,16 @@ pub struct MemoryParts {
 
 impl MemoryParts {
     /// The parts with their names.
-    pub fn named(&self) -> [(&'static str, u64); 9] {
+    pub fn named(&self) -> [(&'static str, u64); 11] {
         [
             ("codes", self.codes),
             ("scales", self.scales),
             ("embeddings", self.embeddings),
             ("dense", self.dense),
             ("activations", self.activations),
+            ("block inputs", self.block_inputs),
             ("logits", self.logits),
+            ("optimizer", self.optimizer),
             ("workspace", self.workspace),
             ("evaluation", self.evaluation),
             ("program", self.program),
@@ -134,7 +152,16 @@ pub fn plan(
             _ => parts.dense += 4 * elements,
         }
     }
-    let train = costs.pass(config, workload.train, has_perm, true);
+    let train = match workload.backward {
+        Some(backward) => {
+            parts.block_inputs = costs.block_inputs(config, workload.train, backward.pass);
+            if device.is_host() {
+                parts.optimizer = optimizer_bytes(config, layout, backward)?;
+            }
+            costs.backward(config, workload.train, has_perm)
+        }
+        None => costs.pass(config, workload.train, has_perm, true),
+    };
     let evaluation = costs.pass(config, workload.evaluation, has_perm, false);
     (parts.activations, parts.logits) = train;
     parts.evaluation = (evaluation.0 + evaluation.1).saturating_sub(train.0 + train.1);
@@ -143,7 +170,7 @@ pub fn plan(
         // While a tensor is loaded, its pages of the file are in memory, too, but no activations yet.
         None => {
             let threads = rayon::current_num_threads() as u64;
-            let later = parts.activations + parts.logits + parts.evaluation;
+            let later = parts.activations + parts.block_inputs + parts.logits + parts.evaluation;
             let loading = if workload.reads_files { largest.saturating_sub(later) } else { 0 };
             loading.max(threads * THREAD_BYTES)
         }
@@ -239,6 +266,35 @@ impl Costs {
         ((parts * load.tokens) as u64 * row, logits as u64)
     }
 
+    /// Bytes of the kept inputs of the blocks.
+    fn block_inputs(&self, config: &ModelConfig, load: Load, pass: BackwardPass) -> u64 {
+        let bytes = if self.compute == ComputeType::Bf16 { 2 } else { self.activation };
+        let count = match pass.inputs {
+            BlockInputs::OnDevice => pass.tail_blocks,
+            BlockInputs::OnHost => 1,
+        };
+        (count * load.tokens * config.hidden_size) as u64 * bytes
+    }
+
+    /// Bytes of activations and bytes of logits at the widest point of a step with a backward pass: the products of a
+    /// block's MLP, their gradients, and the operands that a product packs.
+    fn backward(&self, config: &ModelConfig, load: Load, has_perm: bool) -> (u64, u64) {
+        let (forward, _) = self.pass(config, load, has_perm, false);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) =
+            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        // The block's input, its middle, the norm of that and the gradient; queries, keys and values; attention's result.
+        let kept = 4 * hidden + 2 * q + 2 * kv;
+        // Gate, up, their product and its gradient; packed operands in words of one or two features.
+        let packed = if self.compute == ComputeType::Bf16 { inner + hidden } else { 2 * inner + 2 * hidden };
+        let widest = kept + 4 * inner + packed + if has_perm { inner } else { 0 };
+        let angles = 4 * config.head_dim;
+        let row = widest as u64 * self.activation + angles as u64;
+        // The logits, the probabilities and two steps on the way to each.
+        let logits = (load.scored * config.vocab_size * 4).min(LOGIT_BYTES) * 4;
+        ((load.tokens as u64 * row).max(forward), logits as u64)
+    }
+
     /// Bytes of the unpacked weights of the largest product, for all signs of a pass. The linears of one input are
     /// unpacked together.
     fn unpacked(
@@ -285,6 +341,36 @@ impl Costs {
         }
         pool.reserved as u64
     }
+}
+
+/// Bytes of the optimizer's state and of gradients.
+fn optimizer_bytes(
+    config: &ModelConfig,
+    layout: &dyn Fn(&str) -> Result<Layout>,
+    backward: BackwardWork,
+) -> Result<u64> {
+    let BackwardWork { pass, moments, accumulates } = backward;
+    let blocks = config.num_hidden_layers;
+    let (mut all, mut largest) = (0, 0);
+    for block in blocks - pass.tail_blocks.min(blocks)..blocks {
+        let mut parameters = 0;
+        for linear in config.linears(block) {
+            if let Layout::Packed(packed) = layout(&linear.weight())? {
+                let [rows, columns] = linear.shape;
+                let scales = packed.scale_bytes([rows, columns]) / 4;
+                parameters += match pass.form {
+                    ScaleForm::Scales => scales,
+                    ScaleForm::Rows => rows as u64,
+                    ScaleForm::Factors => rows as u64 + scales / rows as u64,
+                };
+            }
+        }
+        all += parameters;
+        largest = largest.max(parameters);
+    }
+    // Of the block at hand: gradients, changes and new scales.
+    let sums = if accumulates { 4 * all } else { 0 };
+    Ok(2 * moments as u64 * all + 3 * 4 * largest + sums)
 }
 
 /// Whether two successive linears of a block have the same input.
