@@ -207,6 +207,9 @@ impl Run<'_> {
             }
             if step + 1 >= done {
                 self.after_step(&mut training, step + 1, &mut metrics, on_event)?;
+            } else if self.is_due(self.config.save_steps, step + 1) {
+                // A step that is repeated may go back to this snapshot, as it did before.
+                self.save(&mut training, step + 1, on_event)?;
             }
         }
         let History { before, after, best } = training.history;
@@ -295,14 +298,17 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let last = step == self.config.max_steps;
-        let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        if step == 0 || last || due(self.config.eval_steps) {
+        if step == 0 || last || self.is_due(self.config.eval_steps, step) {
             self.evaluate(training, step, metrics, on_event)?;
         }
-        if step > 0 && (last || due(self.config.save_steps)) {
+        if step > 0 && (last || self.is_due(self.config.save_steps, step)) {
             self.save(training, step, on_event)?;
         }
         Ok(())
+    }
+
+    fn is_due(&self, every: u64, step: u64) -> bool {
+        every > 0 && step.is_multiple_of(every)
     }
 
     fn evaluate<O: Objective>(

@@ -16,6 +16,7 @@ use crate::support::{
 /// Layout of the journal: see `zo/journal`.
 const HEADER_BYTES: usize = 164;
 const RECORD_BYTES: usize = 52;
+const EXACT_RECORD_BYTES: usize = 80;
 
 const KILLS: usize = 20;
 
@@ -73,10 +74,22 @@ fn assert_same_run(training: &Training, whole: &str, other: &str) {
 
 #[test]
 fn a_run_killed_at_20_instants_ends_in_the_bytes_of_an_uninterrupted_one() {
-    let training = Training::tiny("max_steps = 600\neval_steps = 150\nsave_steps = 40");
+    killed_at_20_instants("max_steps = 600\neval_steps = 150\nsave_steps = 40", 600, RECORD_BYTES);
+}
+
+/// The steps since the last snapshot are taken again, and must give the journalled losses.
+#[test]
+fn an_exact_run_killed_at_20_instants_ends_in_the_bytes_of_an_uninterrupted_one() {
+    let recipe =
+        "method = \"exact\"\nmax_steps = 400\neval_steps = 100\nsave_steps = 15\nlearning_rate = 1e-3";
+    killed_at_20_instants(recipe, 400, EXACT_RECORD_BYTES);
+}
+
+fn killed_at_20_instants(recipe: &str, steps: usize, record_bytes: usize) {
+    let training = Training::tiny(recipe);
     training.finetune("whole", &[]).succeeded();
     let run = training.out("killed");
-    let full = HEADER_BYTES + 600 * RECORD_BYTES;
+    let full = HEADER_BYTES + steps * record_bytes;
     let mut dice = Dice::new(20);
     let mut within = 0;
     for _ in 0..KILLS {
@@ -84,7 +97,7 @@ fn a_run_killed_at_20_instants_ends_in_the_bytes_of_an_uninterrupted_one() {
         // Most kills come during or between steps, a few during the start.
         if dice.below(5) > 0 {
             let steps = 1 + dice.below(25) as usize;
-            let target = journal_bytes(&run).max(HEADER_BYTES) + steps * RECORD_BYTES;
+            let target = journal_bytes(&run).max(HEADER_BYTES) + steps * record_bytes;
             wait_for_journal(&run, target.min(full), &mut child);
         }
         std::thread::sleep(Duration::from_micros(dice.below(15_000)));

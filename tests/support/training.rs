@@ -34,6 +34,7 @@ impl Training {
     /// Trains `model`, with `extra` lines in `[train]`, by zeroth order unless they name the method.
     pub fn new(model: &Path, extra: &str) -> Self {
         let place = Workplace::new();
+        let rate = if extra.contains("learning_rate") { "" } else { "learning_rate = 5e-3" };
         let method = if extra.contains("method =") { "" } else { "method = \"zo\"" };
         place.write("train.jsonl", rows(48, 1));
         place.write("dev.jsonl", rows(16, 2));
@@ -51,7 +52,7 @@ prompt = "{{text}} It was"
 choices = [" bad", " good"]
 [train]
 batch_size = 4
-learning_rate = 5e-3
+{rate}
 {method}
 {extra}
 "#
