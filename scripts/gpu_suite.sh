@@ -262,7 +262,7 @@ if [ -n "$model" ] && wants model; then
         part 60 "eval-${where%%:*}" "$qzo" eval "$model" --device "$where" --json --limit 100 \
             --data "$root/configs/data/sentiment_dev.jsonl" --prompt '{text} It was' --choice ' terrible' --choice ' great'
     done
-    part 60 steps-model env -C "$root" "$qzo" bench --config configs/smollm2-sentiment.toml --model "$model" --device "$device" --json
+    part 60 steps-model env -C "$root" "$qzo" bench --config configs/smollm2-sentiment-zo.toml --model "$model" --device "$device" --json
 fi
 save
 sed -n '/^## Targets/,/^## Hardware/p' "$out/report.md" | grep -v '^## Hardware'

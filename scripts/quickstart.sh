@@ -33,7 +33,7 @@ say "Before: zero-shot sentiment of 500 held-out sentences"
 before=$("$qzo" eval "$model" --device cpu "${task[@]}" --quiet)
 echo "$before"
 
-say "Fine-tuning the quantization scales: 142 steps of two forward passes"
+say "Fine-tuning the quantization scales: 60 steps of exact gradients"
 run=runs/quickstart
 rm -rf "$run"
 "$qzo" finetune --config configs/smollm2-sentiment.toml --model "$model" --device cpu -o "$run" \

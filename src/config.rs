@@ -334,9 +334,43 @@ mod tests {
     #[test]
     fn only_settings_that_determine_the_steps_change_the_fingerprint() {
         let fingerprint = |settings: &[&str]| load("model = \"m\"\n", settings).unwrap().fingerprint();
-        let ignored = ["device=cpu", "output_dir=x", "train.max_steps=9", "train.save_steps=1"];
+        let ignored = ["device=cpu", "output_dir=x", "train.eval_steps=1"];
         assert_eq!(fingerprint(&[]), fingerprint(&ignored));
-        assert_ne!(fingerprint(&[]), fingerprint(&["seed=1"]));
-        assert_ne!(fingerprint(&[]), fingerprint(&["train.zo_eps=0.5"]));
+        // The learning rate of exact gradients follows from the number of steps.
+        for setting in ["seed=1", "train.max_steps=9", "train.parameters=rows", "train.max_grad_norm=inf"] {
+            assert_ne!(fingerprint(&[]), fingerprint(&[setting]), "{setting}");
+        }
+        let zo = "train.zo_eps=0.5";
+        assert_eq!(fingerprint(&[zo]), fingerprint(&[zo, "train.max_steps=9", "train.save_steps=1"]));
+        assert_ne!(fingerprint(&[zo]), fingerprint(&["train.zo_eps=0.25"]));
+    }
+
+    #[test]
+    fn a_recipe_with_a_setting_of_zo_is_a_zo_run_and_any_other_is_exact() {
+        let method = |text: &str, settings: &[&str]| load(text, settings).map(|config| config.train.method);
+        assert_eq!(method("model = \"m\"\n", &[]).unwrap(), MethodKind::Exact);
+        for setting in [
+            "estimator=qzo",
+            "zo_eps=0.5",
+            "probes=2",
+            "perturbation=gaussian",
+            "clip=1",
+            "scale_mode=absolute",
+        ] {
+            let setting = format!("train.{setting}");
+            assert_eq!(method("model = \"m\"\n", &[&setting]).unwrap(), MethodKind::Zo, "{setting}");
+            let refused = method("model = \"m\"\n[train]\nmethod = \"exact\"\n", &[&setting]).unwrap_err();
+            assert!(refused.to_string().contains("is a setting of zo"), "{refused}");
+        }
+        let refused =
+            method("model = \"m\"\n[train]\noptimizer = \"lion\"\n", &["train.clip=3"]).unwrap_err();
+        assert!(refused.to_string().contains("train.clip is a setting of zo"), "{refused}");
+        let refused = method("model = \"m\"\n[train]\noptimizer = \"lion\"\nmethod = \"zo\"\n", &[]);
+        assert!(refused.unwrap_err().to_string().contains("is a setting of exact"));
+        // A resolved configuration names the settings of its method alone.
+        for settings in [&["train.clip=3"][..], &["train.tail_blocks=4"]] {
+            let config = load("model = \"m\"\n", settings).unwrap();
+            assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        }
     }
 }

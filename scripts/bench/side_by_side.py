@@ -1,6 +1,6 @@
 """qzo beside PyTorch and llama.cpp on this CPU: two forward passes, plus and minus, over the same tokens.
 
-SmolLM2-135M-Instruct and one batch of the recipe in configs/smollm2-sentiment.toml: 16 texts, packed one
+SmolLM2-135M-Instruct and one batch of the recipe in configs/smollm2-sentiment-zo.toml: 16 texts, packed one
 after the other without padding by every engine. Engines take turns, each time in a process of its own, all
 on the same cores. What an engine does in a step:
 
@@ -41,7 +41,7 @@ from side_by_side_engines import silent_log
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "checks"))
 
-RECIPE = Path(__file__).parents[2] / "configs" / "smollm2-sentiment.toml"
+RECIPE = Path(__file__).parents[2] / "configs" / "smollm2-sentiment-zo.toml"
 DISTURBED = 0.1
 
 

@@ -282,7 +282,7 @@ class Qzo:
 
     def tune(self, model: str, name: str) -> Path:
         out, rows = self.folder / f"{name}-run", self.folder / "rows.jsonl"
-        command = [self.binary, "finetune", "--config", str(ROOT / "configs/smollm2-sentiment.toml")]
+        command = [self.binary, "finetune", "--config", str(ROOT / "configs/smollm2-sentiment-zo.toml")]
         command += ["--model", model, "--data", str(rows), "-o", str(out), "--device", "cpu", "--quiet"]
         settings = [f"data.dev={rows}", "train.max_steps=3", "train.eval_steps=0", "train.learning_rate=0.02"]
         run(command + [argument for setting in settings for argument in ("--set", setting)])

@@ -11,7 +11,7 @@ use super::report::describe;
 use crate::app::{Finetune, FinetuneReport};
 use crate::error::{Error, Result};
 
-/// Train the quantization scales of a model on a task, with forward passes only
+/// Train the quantization scales of a model on a task, by exact gradients or by forward passes alone
 #[derive(Debug, Args)]
 pub struct FinetuneArgs {
     /// Recipe; configs/ has examples

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use common::Common;
 use log::log_to_stderr;
 
-/// Fine-tune quantized language models with forward passes only.
+/// Fine-tune quantized language models in the memory of inference.
 ///
 /// MODEL is a directory, a .gguf file, or a Hugging Face id (org/name, org/name@revision,
 /// org/name/file.gguf).
