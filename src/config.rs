@@ -11,7 +11,7 @@ use crate::data::DataConfig;
 use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
-use crate::train::{MethodKind, TrainConfig};
+use crate::train::{Body, MethodKind, TrainConfig};
 use crate::zo::schedule::Schedule;
 
 /// A recipe: the configuration of a run.
@@ -90,7 +90,10 @@ impl Config {
         let internal = |error: toml::ser::Error| Error::internal(error.to_string());
         let mut table = Table::try_from(self).map_err(internal)?;
         if let Some(train) = table.get_mut("train").and_then(Value::as_table_mut) {
-            let foreign = self.train.method.foreign_settings();
+            let foreign = match self.train.body {
+                Body::Zo => &[],
+                Body::None => self.train.method.foreign_settings(),
+            };
             foreign.iter().for_each(|key| drop(train.remove(*key)));
         }
         toml::to_string_pretty(&table).map_err(internal)
@@ -117,6 +120,8 @@ impl Config {
             perturbation,
             probes,
             tail_blocks,
+            body,
+            body_learning_rate,
             parameters,
             optimizer,
             max_grad_norm,
@@ -126,18 +131,20 @@ impl Config {
             max_skipped_steps: _,
         } = train;
         let data = DataConfig { train: None, dev: None, ..data.clone() };
+        let of_zo = serde_json::json!({
+            "estimator": estimator,
+            "zo_eps": zo_eps,
+            "clip": clip.to_string(),
+            "scale_mode": scale_mode,
+            "perturbation": perturbation,
+            "probes": probes,
+        });
         let of_method = match method {
-            MethodKind::Zo => serde_json::json!({
-                "estimator": estimator,
-                "zo_eps": zo_eps,
-                "clip": clip.to_string(),
-                "scale_mode": scale_mode,
-                "perturbation": perturbation,
-                "probes": probes,
-            }),
+            MethodKind::Zo => of_zo,
             // A run that diverges goes back to its last snapshot.
             MethodKind::Exact => serde_json::json!({
                 "tail_blocks": tail_blocks,
+                "body": (*body == Body::Zo).then_some((of_zo, body_learning_rate)),
                 "parameters": parameters,
                 "optimizer": optimizer,
                 "max_grad_norm": max_grad_norm.to_string(),

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::scales::Scales;
 use crate::error::Result;
+use crate::zo::direction::Move;
 
 /// The form in which the scales of a weight are trained. All of them end up in the scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +28,14 @@ pub enum BlockInputs {
 }
 
 /// A backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BackwardPass {
     /// Number of decoder blocks, counted from the last, whose scales get a gradient.
     pub tail_blocks: usize,
     pub form: ScaleForm,
     pub inputs: BlockInputs,
+    /// Displacement of the scales of the blocks before the tail.
+    pub body: Option<Move>,
 }
 
 /// The gradient of one weight's scales.

@@ -136,6 +136,16 @@ impl<B: Kernels> Linear<B> {
     }
 }
 
+impl<B: Backend> Linear<B> {
+    /// The weight, if it is packed.
+    pub fn packed_mut(&mut self) -> Option<&mut DeviceWeight<B>> {
+        match &mut self.weight {
+            LinearWeight::Packed(weight) => Some(weight),
+            LinearWeight::Dense(_) => None,
+        }
+    }
+}
+
 /// Several projections of one input.
 pub enum Projections<B: Backend, const N: usize> {
     /// The checkpoint has a linear for each projection.

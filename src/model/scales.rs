@@ -10,6 +10,8 @@ pub enum Update<'a> {
     /// All trained scales move along these directions, one after the other. The result is a pure function of the
     /// journal.
     Moves(&'a [Move]),
+    /// The same for the scales of the first decoder blocks alone.
+    BodyMoves { blocks: usize, moves: &'a [Move] },
     /// The scales of one weight are set to these values, `[out_features × groups]`. A backward pass makes such an
     /// update for each weight that it reaches.
     Dense { name: &'a str, scales: &'a [f32] },
@@ -83,6 +85,9 @@ impl<B: Kernels> Scales for LoneScales<B> {
             Update::Moves(moves) => {
                 let scales = std::mem::take(&mut self.scales);
                 self.scales = kernels::replay::<B>(scales, self.id, moves, &self.device)?;
+            }
+            Update::BodyMoves { .. } => {
+                return Err(Error::internal("a weight by itself does not know its block"));
             }
             Update::Dense { name, scales } => {
                 self.check(name)?;

@@ -252,7 +252,7 @@ impl GradientCase {
 }
 
 fn whole(blocks: usize) -> BackwardPass {
-    BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales, inputs: BlockInputs::OnDevice }
+    BackwardPass { tail_blocks: blocks, form: ScaleForm::Scales, inputs: BlockInputs::OnDevice, body: None }
 }
 
 /// Compares gradients with those of PyTorch (scripts/fixtures/gradients.py): every family, every kind of levels.
@@ -291,7 +291,7 @@ fn gradients_of_factors_and_of_the_last_blocks(device: &Device) {
         let blocks = model.config().num_hidden_layers;
         let mut run = |tail_blocks, form| {
             let inputs = if tail_blocks == blocks { BlockInputs::OnDevice } else { BlockInputs::OnHost };
-            case.backward(model.as_mut(), BackwardPass { tail_blocks, form, inputs })
+            case.backward(model.as_mut(), BackwardPass { tail_blocks, form, inputs, body: None })
         };
         let [scales, rows, factors] =
             [ScaleForm::Scales, ScaleForm::Rows, ScaleForm::Factors].map(|form| run(blocks, form).gradients);

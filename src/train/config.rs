@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::exact::Exact;
+use super::exact::{BodyTraining, Exact};
 use super::method::{Method, StepStart};
 use super::objective::Objective;
 use super::optimizer::OptimizerKind;
@@ -40,10 +40,23 @@ impl MethodKind {
     /// The keys of `[train]` that are settings of other methods.
     pub fn foreign_settings(self) -> &'static [&'static str] {
         match self {
-            Self::Zo => &["tail_blocks", "parameters", "optimizer", "max_grad_norm"],
+            Self::Zo => {
+                &["tail_blocks", "body", "body_learning_rate", "parameters", "optimizer", "max_grad_norm"]
+            }
             Self::Exact => &["estimator", "zo_eps", "clip", "scale_mode", "perturbation", "probes"],
         }
     }
+}
+
+/// The training of the blocks before the tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Body {
+    /// They rest.
+    #[default]
+    None,
+    /// Zeroth order, in the passes of the exact gradients: two for each direction.
+    Zo,
 }
 
 /// The parameters that exact gradients train. All of them end up in the scales.
@@ -98,6 +111,10 @@ pub struct TrainConfig {
     pub probes: u32,
     /// Of exact: number of decoder blocks, counted from the last, that are trained, or "all".
     pub tail_blocks: TailBlocks,
+    /// Of exact: training of the blocks before the tail: "none", or "zo" in the same passes, with the settings of zo.
+    pub body: Body,
+    /// Of exact with body = "zo": learning rate of these blocks.
+    pub body_learning_rate: f64,
     /// Of exact: what is trained.
     pub parameters: Parameters,
     /// Of exact: the rule that turns gradients into steps.
@@ -136,6 +153,8 @@ impl Default for TrainConfig {
             perturbation: Distribution::Gaussian,
             probes: 1,
             tail_blocks: TailBlocks::All,
+            body: Body::None,
+            body_learning_rate: 5e-3,
             parameters: Parameters::Scales,
             optimizer: OptimizerKind::AdamW,
             max_grad_norm: 1.0,
@@ -192,6 +211,19 @@ impl TrainConfig {
                 "use a number from 0 to 1",
             ));
         }
+        if self.body == Body::Zo && (self.method == MethodKind::Zo || self.tail_blocks == TailBlocks::All) {
+            return Err(Error::invalid(
+                "body = \"zo\" trains the blocks before the tail, but there are none",
+                "set train.tail_blocks to a number",
+            ));
+        }
+        let rate = self.body_learning_rate;
+        if !rate.is_finite() || rate < 0.0 {
+            return Err(Error::invalid(
+                format!("body_learning_rate is {rate}: expected 0 or a positive number"),
+                "5e-3 is usual in relative mode",
+            ));
+        }
         if self.max_grad_norm.is_nan() || self.max_grad_norm <= 0.0 {
             return Err(Error::invalid(
                 format!("max_grad_norm is {}: expected a positive number", self.max_grad_norm),
@@ -216,7 +248,12 @@ impl TrainConfig {
 
     /// Exact gradients with their settings, for a model of `blocks` decoder blocks.
     pub fn exact(&self, seed: u64, blocks: usize, inputs: BlockInputs) -> Exact {
-        Exact::new(self.backward_pass(blocks, inputs), self.optimizer, self.max_grad_norm, seed)
+        let body = (self.body == Body::Zo).then(|| BodyTraining {
+            estimator: self.estimator(),
+            learning_rate: self.body_learning_rate,
+            blocks: blocks - self.backward_pass(blocks, inputs).tail_blocks,
+        });
+        Exact::new(self.backward_pass(blocks, inputs), self.optimizer, self.max_grad_norm, seed, body)
     }
 
     /// The backward pass of exact gradients.
@@ -230,7 +267,7 @@ impl TrainConfig {
             Parameters::Rows => ScaleForm::Rows,
             Parameters::Factors => ScaleForm::Factors,
         };
-        BackwardPass { tail_blocks, form, inputs }
+        BackwardPass { tail_blocks, form, inputs, body: None }
     }
 
     fn estimator(&self) -> Estimator {
@@ -258,6 +295,9 @@ impl TrainConfig {
             "method exact, since the loss has a gradient: {parameters} in {blocks}, learning rate {:.2e}",
             self.highest_learning_rate()
         );
+        if self.body == Body::Zo {
+            text += "; the blocks before them by zeroth order";
+        }
         if self.parts() > 1 {
             text += &format!("; the rows of a step in {} parts, to save memory", self.parts());
         }

@@ -12,6 +12,8 @@ use super::optimizer::{Optimizer, OptimizerKind};
 use crate::data::LossSum;
 use crate::error::{Error, Result};
 use crate::model::{BackwardPass, ScaleForm, ScaleGradient, Scales, Update};
+use crate::zo::direction::Move;
+use crate::zo::estimator::Estimator;
 use crate::zo::journal::{JournalMethod, Record, StepTaken};
 
 /// Exact gradients with an optimizer.
@@ -19,6 +21,15 @@ pub struct Exact {
     backward: BackwardPass,
     max_grad_norm: f64,
     optimizer: Optimizer,
+    body: Option<BodyTraining>,
+}
+
+/// Zeroth order for the blocks before the tail.
+pub struct BodyTraining {
+    pub estimator: Estimator,
+    pub learning_rate: f64,
+    /// Number of these blocks.
+    pub blocks: usize,
 }
 
 /// The part of a step that follows from its gradients.
@@ -28,8 +39,10 @@ struct Updates<'a> {
     max_block_norm: f64,
     learning_rate: f32,
     optimizer: &'a mut Optimizer,
-    /// Batches of the step after the one at hand; the scales move in the last.
-    batches_left: usize,
+    /// Passes over a batch after the one at hand; the scales move in the last.
+    passes_left: usize,
+    /// Loss of the pass at hand.
+    last: LossSum,
     /// Loss of the batches so far.
     loss: LossSum,
     /// Largest loss with which the step is taken.
@@ -43,8 +56,19 @@ struct Updates<'a> {
 }
 
 impl Exact {
-    pub fn new(backward: BackwardPass, optimizer: OptimizerKind, max_grad_norm: f64, seed: u64) -> Self {
-        Self { backward, max_grad_norm, optimizer: Optimizer::new(optimizer, seed) }
+    pub fn new(
+        backward: BackwardPass,
+        optimizer: OptimizerKind,
+        max_grad_norm: f64,
+        seed: u64,
+        body: Option<BodyTraining>,
+    ) -> Self {
+        Self { backward, max_grad_norm, optimizer: Optimizer::new(optimizer, seed), body }
+    }
+
+    /// Number of passes over each batch in a step.
+    fn passes_per_batch(&self) -> usize {
+        self.body.as_ref().map_or(1, |body| 2 * body.estimator.directions().0 as usize)
     }
 }
 
@@ -60,14 +84,15 @@ impl<O: Objective + ?Sized> Method<O> for Exact {
         model: &mut O::Model,
         batches: &[O::Batch],
     ) -> Result<Record> {
-        let before = self.optimizer.steps();
+        let (before, passes) = (self.optimizer.steps(), self.passes_per_batch());
         self.optimizer.begin_step();
         let mut updates = Updates {
             form: self.backward.form,
             max_block_norm: self.max_grad_norm / (self.backward.tail_blocks.max(1) as f64).sqrt(),
             learning_rate: now.learning_rate as f32,
             optimizer: &mut self.optimizer,
-            batches_left: batches.len(),
+            passes_left: passes * batches.len(),
+            last: LossSum::default(),
             loss: LossSum::default(),
             loss_limit: now.loss_limit,
             accumulated: BTreeMap::new(),
@@ -75,17 +100,47 @@ impl<O: Objective + ?Sized> Method<O> for Exact {
             skipped: false,
         };
         let weight: f64 = batches.iter().map(|batch| objective.weight(batch)).sum();
-        for batch in batches {
-            updates.batches_left -= 1;
-            objective.gradient(model, batch, self.backward, weight, &mut updates)?;
-            if updates.skipped {
-                break;
+        let weight = weight * passes as f64;
+        // One pass over all batches, with the body displaced.
+        let mut pass = |body: Option<Move>| -> Result<LossSum> {
+            let mut loss = LossSum::default();
+            for batch in batches {
+                if updates.skipped {
+                    return Ok(LossSum { sum: f64::NAN, weight: 1.0 });
+                }
+                updates.passes_left -= 1;
+                objective.gradient(
+                    model,
+                    batch,
+                    BackwardPass { body, ..self.backward },
+                    weight,
+                    &mut updates,
+                )?;
+                loss = loss + updates.last;
             }
-        }
+            Ok(loss)
+        };
+        let moves = match &self.body {
+            None => {
+                pass(None)?;
+                Vec::new()
+            }
+            Some(BodyTraining { estimator, learning_rate, .. }) => {
+                let outcome = estimator.estimate(now.seed, *learning_rate, &mut |each| {
+                    let [plus, minus] = [pass(Some(each))?, pass(Some(each.reversed()))?];
+                    Ok([plus.mean(), minus.mean()])
+                })?;
+                let (probes, distribution, mode) = estimator.directions();
+                let record = Record::of_probes(now.step, now.seed, now.data_cursor, &outcome);
+                JournalMethod::Zo { probes, distribution, mode }.moves(&record)
+            }
+        };
         let Updates { loss, squares, skipped, .. } = updates;
         let grad_norm = squares.sqrt();
         if skipped {
             self.optimizer.set_steps(before);
+        } else if let Some(body) = &self.body {
+            model.apply(Update::BodyMoves { blocks: body.blocks, moves: &moves })?;
         }
         let (loss, learning_rate, snapshot) = (loss.mean(), now.learning_rate, now.snapshot);
         let taken = StepTaken::Exact { loss, grad_norm, learning_rate, snapshot };
@@ -101,9 +156,9 @@ impl<O: Objective + ?Sized> Method<O> for Exact {
         }
     }
 
-    /// A forward pass, and the backward pass as one more: the tokens of both are read once.
+    /// A forward pass, and the backward pass as one more.
     fn passes(&self) -> f64 {
-        2.0
+        2.0 * self.passes_per_batch() as f64
     }
 
     fn state(&self) -> Vec<(String, Cow<'_, [bf16]>)> {
@@ -117,15 +172,16 @@ impl<O: Objective + ?Sized> Method<O> for Exact {
 
 impl LossGradients for Updates<'_> {
     fn goes_on(&mut self, loss: LossSum) -> bool {
+        self.last = loss;
         self.loss = self.loss + loss;
         let mean = self.loss.mean();
-        let has_run_away = self.batches_left == 0 && mean > self.loss_limit;
+        let has_run_away = self.passes_left == 0 && mean > self.loss_limit;
         self.skipped = !mean.is_finite() || has_run_away;
         !self.skipped
     }
 
     fn block(&mut self, gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
-        match self.batches_left {
+        match self.passes_left {
             0 => self.apply(gradients, scales),
             _ => {
                 self.accumulate(gradients);

@@ -31,7 +31,7 @@ mod tests;
 mod text;
 mod zeroth_order;
 
-pub use config::{MethodKind, Parameters, TrainConfig};
+pub use config::{Body, MethodKind, Parameters, TrainConfig};
 pub use directory::RunDir;
 pub use exact::Exact;
 pub use method::{Gradient, Method, StepStart};

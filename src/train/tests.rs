@@ -59,6 +59,15 @@ impl Scales for Weights {
                     }
                 }
             }
+            Update::BodyMoves { blocks, moves } => {
+                for each in moves {
+                    for (id, scales) in (0..).zip(self.scales.iter_mut().take(blocks)) {
+                        for (index, scale) in (0..).zip(scales) {
+                            *scale = each.apply(*scale, each.k(id, index));
+                        }
+                    }
+                }
+            }
             Update::Dense { name, scales } => {
                 let index = self.index(name)?;
                 self.scales[index] = scales.to_vec();
@@ -123,7 +132,15 @@ impl Objective for Quadratic {
         weight: f64,
         sink: &mut dyn LossGradients,
     ) -> Result<()> {
-        let loss = self.losses(model, target, Signs::Centre)?[0];
+        // The first weight is the body of a run with one tail block.
+        let moved = |(id, index): (u32, u32), scale: f32| match backward.body {
+            Some(each) if id < 2 - backward.tail_blocks as u32 => each.apply(scale, each.k(id, index)),
+            _ => scale,
+        };
+        let scales = (0..).zip(&model.scales).flat_map(|(id, scales)| {
+            (0..).zip(scales).map(move |(index, scale)| moved((id, index), *scale)).collect::<Vec<_>>()
+        });
+        let loss = LossSum { sum: Quadratic::loss(scales, *target), weight: 1.0 };
         assert_eq!(backward.form, ScaleForm::Scales);
         if sink.goes_on(loss) {
             for parameter in [1, 0].into_iter().take(backward.tail_blocks) {
@@ -439,6 +456,25 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
     assert_eq!(batches, [objective.batch(6, 1), objective.batch(7, 2)]);
     let (outcome, ..) = run_exact(&folder.path().join("run"), &config, &[], None);
     outcome.unwrap();
+}
+
+#[test]
+fn the_body_is_trained_by_zeroth_order_in_the_passes_of_the_tail() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = TrainConfig { tail_blocks: TailBlocks::Last(1), ..exact_config(200) };
+    let config = TrainConfig { body: Body::Zo, body_learning_rate: 2e-2, ..base.clone() };
+    let [rests, whole, parts] = ["rests", "whole", "parts"].map(|name| folder.path().join(name));
+    let (_, at_rest, _) = run_exact(&rests, &base, &[], None);
+    assert_eq!(at_rest.scales[0], Weights::new().scales[0]);
+    let (outcome, expected, _) = run_exact(&whole, &config, &[], None);
+    let outcome = outcome.unwrap();
+    assert_ne!(expected.scales[0], at_rest.scales[0]);
+    assert!(outcome.after.unwrap().nll < 0.3 * outcome.before.unwrap().nll);
+    run_exact(&parts, &config, &[], Some(6)).0.unwrap_err();
+    std::fs::remove_file(parts.join("snapshot.safetensors")).unwrap();
+    let (outcome, got, _) = run_exact(&parts, &config, &[], None);
+    outcome.unwrap();
+    assert_eq!(got.scales, expected.scales);
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl<B: Kernels> Decoder<B> {
         &mut self,
         input: ModelInput<'_>,
         targets: &[Target],
-        BackwardPass { tail_blocks, form, inputs: place }: BackwardPass,
+        BackwardPass { tail_blocks, form, inputs: place, body }: BackwardPass,
         sink: &mut dyn GradientSink,
     ) -> Result<()> {
         if targets.is_empty() {
@@ -51,6 +51,7 @@ impl<B: Kernels> Decoder<B> {
         let first = blocks.saturating_sub(tail_blocks);
         self.free_for_pass(count, targets.len());
         let (x, pass) = self.prepare(input, 1)?;
+        let body = pass.with(body.map_or(Signs::Centre, Signs::One));
         let pass = pass.with(Signs::Centre);
         let vocab = self.checkpoint.config().vocab_size;
         let limit = (LOGIT_BYTES / 4 / vocab).max(1);
@@ -66,8 +67,10 @@ impl<B: Kernels> Decoder<B> {
                 residual = x.into();
             }
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
-            residual = layer.forward_rows(rows, residual, &pass, self.checkpoint.config(), None);
+            let pass = if index < first { &body } else { &pass };
+            residual = layer.forward_rows(rows, residual, pass, self.checkpoint.config(), None);
         }
+        drop(body);
         let last = residual.sum();
         let hidden = self.finish(last.clone().into());
         let Some(d_hidden) = self.head_backward(hidden, &chunks, targets.len(), sink)? else { return Ok(()) };

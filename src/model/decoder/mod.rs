@@ -148,12 +148,9 @@ impl<B: Kernels> Decoder<B> {
     }
 
     fn packed_mut(&mut self) -> impl Iterator<Item = (u32, &mut DeviceWeight<B>)> {
-        self.layers.iter_mut().flat_map(DecoderBlock::linears_mut).filter_map(|linear| {
-            match &mut linear.weight {
-                LinearWeight::Packed(weight) => weight.parameter.map(|id| (id, weight)),
-                LinearWeight::Dense(_) => None,
-            }
-        })
+        let weights = self.layers.iter_mut().flat_map(DecoderBlock::linears_mut);
+        let weights = weights.filter_map(Linear::packed_mut);
+        weights.filter_map(|weight| weight.parameter.map(|id| (id, weight)))
     }
 
     fn packed(&self, name: &str) -> Result<&DeviceWeight<B>> {
@@ -212,6 +209,15 @@ impl<B: Kernels> Scales for Decoder<B> {
             Update::Moves(moves) => {
                 for each in moves {
                     self.packed_mut().for_each(|(id, weight)| kernels::apply_move(weight, id, *each));
+                }
+                Ok(())
+            }
+            Update::BodyMoves { blocks, moves } => {
+                for layer in self.layers.iter_mut().take(blocks) {
+                    for weight in layer.linears_mut().filter_map(Linear::packed_mut) {
+                        let Some(id) = weight.parameter else { continue };
+                        moves.iter().for_each(|each| kernels::apply_move(weight, id, *each));
+                    }
                 }
                 Ok(())
             }

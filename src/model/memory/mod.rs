@@ -22,7 +22,7 @@ use crate::model::{BackwardPass, BlockInputs, LOGIT_BYTES, ScaleForm};
 use crate::packed::FloatType;
 
 /// The widest passes of a run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Workload {
     pub train: Load,
     /// The backward pass of a training step; `None` if it has forward passes alone.
@@ -33,7 +33,7 @@ pub struct Workload {
 }
 
 /// The backward pass of a training step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackwardWork {
     pub pass: BackwardPass,
     /// Values of optimizer state for each parameter, 2 bytes each.
