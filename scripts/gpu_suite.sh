@@ -16,7 +16,7 @@
 # TIME seconds at most (570), what matters most first; 240 are enough for all up to the comparison with cuBLAS. PARTS
 # chooses some of
 #
-#   losses steps profile peer matmul cublas tests ncu big finetune small model
+#   losses steps exact profile peer matmul cublas tests ncu big finetune small model
 #
 # A rehearsal without a card:
 #
@@ -37,7 +37,7 @@ read -r -a shapes <<<"${SHAPES:-llama2-13b qwen2.5-32b llama2-7b}"
 declare -A torch_names=([bf16]=bfloat16 [f16]=float16 [f32]=float32)
 peer_device=$([ "$backend" = cuda ] && echo "$device" || echo cpu)
 tokens=${TOKENS:-4096} seq_length=${SEQ_LENGTH:-256} group_size=${GROUP_SIZE:-128} steps=${STEPS:-3}
-chosen=${PARTS:-losses steps profile peer matmul cublas tests ncu big finetune small model}
+chosen=${PARTS:-losses steps exact profile peer matmul cublas tests ncu big finetune small model}
 exec </dev/null
 deadline=$((SECONDS + ${TIME:-570}))
 python=$(command -v "${PYTHON:-python3}")
@@ -117,6 +117,14 @@ steps_of() {
     on_card "$3" "steps-$1-$2" "$qzo" bench "${args[@]}" --bits 4 --steps "$steps" --device "$device" --dtype "$2" --json
 }
 
+# exact_of SHAPE DTYPE LIMIT: steps of exact gradients.
+exact_of() {
+    local args
+    mapfile -t args < <(sizes "$1")
+    on_card "$3" "exact-$1-$2" "$qzo" bench "${args[@]}" --bits 4 --steps "$steps" --method exact --device "$device" \
+        --dtype "$2" --json
+}
+
 # peer_of SHAPE DTYPE LIMIT
 peer_of() {
     local args
@@ -130,6 +138,8 @@ peer_of() {
 losses_on() {
     run 45 "losses-${1%%:*}-$2" "$qzo" bench --shape tiny --tokens 256 --seq-length 64 --group-size 64 --steps 3 \
         --seed 0 --device "$1" --dtype "$2" --json -vv
+    run 45 "losses-exact-${1%%:*}-$2" "$qzo" bench --shape tiny --tokens 256 --seq-length 64 --group-size 64 --steps 3 \
+        --method exact --seed 0 --device "$1" --dtype "$2" --json -vv
 }
 
 torch_works() {
@@ -193,6 +203,11 @@ if wants steps; then
     done
     release_memory
 fi
+if wants exact; then
+    hold_memory
+    exact_of "${shapes[0]}" "${dtypes[0]}" 80
+    release_memory
+fi
 if wants profile; then
     # The first of the two steps compiles; the report counts the second.
     mkdir -p "$work/profiled"
@@ -244,6 +259,7 @@ overlong = "truncate"
 [quantize]
 group_size = 32
 [train]
+method = "zo"
 max_steps = 20
 TOML
     part 40 finetune "$qzo" finetune --config "$work/run.toml" --device "$device" -o "$work/run"

@@ -88,6 +88,9 @@ targets() {
         apart=$(losses_apart "$logs/losses-$backend-$dtype.log" "$logs/losses-cpu-f32.log")
         [ ! -e "$logs/losses-$backend-$dtype.log" ] || [ -s "$logs/losses-$backend-$dtype.log" ] || apart=failed
         verdict "losses in $dtype beside the CPU's, largest relative difference" "$apart" ≤ $tolerance ""
+        apart=$(losses_apart "$logs/losses-exact-$backend-$dtype.log" "$logs/losses-exact-cpu-f32.log")
+        [ ! -e "$logs/losses-exact-$backend-$dtype.log" ] || [ -s "$logs/losses-exact-$backend-$dtype.log" ] || apart=failed
+        verdict "losses of exact steps in $dtype beside the CPU's" "$apart" ≤ $tolerance ""
     done
     peer=$logs/peer-$first-${dtypes[0]}.log
     for dtype in "${dtypes[@]}"; do
@@ -103,6 +106,10 @@ targets() {
             "$(ratio "$(number "$peer" step_seconds '"compiled": false')" "$seconds")" ≥ 1.3 ×
         verdict "$first peak, $dtype" "$(peak_gigabytes "$logs" "steps-$first-$dtype")" ≤ 8.5 GB
     done
+    verdict "exact step of $first beside a ± step, ${dtypes[0]}" "$(ratio \
+        "$(number "$logs/exact-$first-${dtypes[0]}.log" step_seconds)" \
+        "$(number "$logs/steps-$first-${dtypes[0]}.log" step_seconds)")" ≤ 2.1 ×
+    verdict "$first peak of exact steps, ${dtypes[0]}" "$(peak_gigabytes "$logs" "exact-$first-${dtypes[0]}")" ≤ 8.9 GB
     verdict "share of cuBLAS at 4096 rows, with unpacking" "$(number "$logs/cublas.log" best_share)" ≥ 0.9 "" \
         " ($(text "$logs/cublas.log" best_path) at $(number "$logs/cublas.log" best_rows) rows)"
     [ -z "$second" ] ||
