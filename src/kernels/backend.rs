@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::attention::{KeyRanges, Scores};
-use super::backward::{LinearGradients, Wanted};
+use super::gradients::{LinearGradients, Wanted};
 use super::matmul_path::MatmulPath;
 use super::weight::DeviceWeight;
 use crate::arch::Activation;

@@ -6,26 +6,9 @@ use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::attention::{KeyRanges, Scores};
 use super::backend::Kernels;
+use super::gradients::{LinearGradients, Wanted};
 use super::weight::DeviceWeight;
 use crate::arch::Activation;
-
-/// The gradients that a product's backward pass computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// The gradient of the input.
-    pub input: bool,
-    /// The gradients of the scales.
-    pub scales: bool,
-}
-
-/// The gradients of products of one input with `N` weights, as tensors `F`.
-pub struct LinearGradients<F, const N: usize> {
-    /// Gradient of the input, the sum over all products: `[T, in_features]`
-    pub input: Option<F>,
-    /// Gradient of the logarithm of each scale, f32 `[out_features · groups]`: the scale times the gradient of the scale. It
-    /// is 0 where the scale is 0, since such a group is constant. A minimum moves with its scale.
-    pub scales: Option<[F; N]>,
-}
 
 /// The backward pass of [`linear`](super::linear) with the scales as they are.
 ///

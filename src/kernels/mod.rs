@@ -6,7 +6,7 @@
 //! in the same file.
 //!
 //! To add a kernel: a method of [`Kernels`] in `backend`, its two implementations in `cpu` and `cube`, its function in
-//! `ops`, and its loops and test in `reference`.
+//! `ops` (or `backward`, for the gradient of an operation), and its loops and test in `reference`.
 
 mod activation;
 mod attention;
@@ -16,6 +16,7 @@ pub mod bench;
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
+mod gradients;
 mod matmul_path;
 mod ops;
 mod read;
@@ -26,10 +27,11 @@ mod weight;
 pub use attention::{KeyRanges, Scores};
 pub use backend::Kernels;
 pub use backward::{
-    LinearGradients, Wanted, attention_backward, dense_linear_backward, gate_mul_backward, linear_backward,
-    rms_norm_backward, rotate_backward,
+    attention_backward, dense_linear_backward, gate_mul_backward, linear_backward, rms_norm_backward,
+    rotate_backward,
 };
 pub(crate) use cpu::multiversion;
+pub use gradients::{LinearGradients, Wanted};
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
