@@ -237,6 +237,8 @@ pub struct LinearOutput<B: Backend> {
 /// The gradients of the scales that a backward pass has computed so far.
 pub struct Gradients<B: Backend> {
     pub form: ScaleForm,
+    /// Whether the gradient of the block's input is wanted.
+    pub of_input: bool,
     /// Parameter ids, and gradients in f32 as [`super::ScaleGradient`] orders them. A second part follows the first.
     pub found: Vec<(u32, Vec<Tensor<B, 1>>)>,
 }

@@ -37,7 +37,6 @@ impl<B: Kernels> DecoderBlock<B> {
         rows: Option<OutputRows<'_, B>>,
         pass: &Pass<B>,
         config: &ModelConfig,
-        wants_input: bool,
         gradients: &mut Gradients<B>,
     ) -> Option<Tensor<B, 2>> {
         let [_, h] = self.attention_norms.input(x.clone().into());
@@ -68,7 +67,7 @@ impl<B: Kernels> DecoderBlock<B> {
             None => [dx_out, d_attended],
         };
         let [_, h] = self.attention_norms.input(x.clone().into());
-        let dh = self.attention_backward(h, attention, d_attended, pass, config, wants_input, gradients)?;
+        let dh = self.attention_backward(h, attention, d_attended, pass, config, gradients)?;
         Some(self.attention_norms.input_backward(x, dh, dx))
     }
 
@@ -80,7 +79,6 @@ impl<B: Kernels> DecoderBlock<B> {
         d_attended: Tensor<B, 2>,
         pass: &Pass<B>,
         config: &ModelConfig,
-        wants_input: bool,
         gradients: &mut Gradients<B>,
     ) -> Option<Tensor<B, 2>> {
         let Attention { products, inputs } = attention;
@@ -106,7 +104,7 @@ impl<B: Kernels> DecoderBlock<B> {
             let [rows, heads, dim] = dy.dims();
             LinearOutput { y: y.next(), dy: dy.reshape([rows, heads * dim]) }
         });
-        self.qkv.backward(h, products, wants_input, gradients)
+        self.qkv.backward(h, products, gradients.of_input, gradients)
     }
 
     /// The backward pass of the MLP with its norms and its addition to the residual `x`.

@@ -83,9 +83,9 @@ impl<B: Kernels> Decoder<B> {
             let x = x.restore(&self.device).cast(B::tensor_type(self.compute));
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
             let rows = rows.map(|rows| OutputRows { rows, count });
-            let mut gradients = Gradients { form, found: Vec::new() };
+            let mut gradients = Gradients { form, of_input: index > first, found: Vec::new() };
             let config = self.checkpoint.config();
-            let dx = self.layers[index].backward(x, dy, rows, &pass, config, index > first, &mut gradients);
+            let dx = self.layers[index].backward(x, dy, rows, &pass, config, &mut gradients);
             let gradients = gradients.found.into_iter().map(|(parameter, parts)| {
                 Ok(ScaleGradient { parameter, values: read(Tensor::cat(parts, 0))? })
             });
@@ -165,7 +165,7 @@ impl<B: Kernels> Decoder<B> {
 
     /// From the gradient of the head's product to that of the hidden states.
     fn d_projected(&self, d_logits: Tensor<B, 2>) -> Result<Tensor<B, 2>> {
-        let mut unused = Gradients { form: ScaleForm::Scales, found: Vec::new() };
+        let mut unused = Gradients { form: ScaleForm::Scales, of_input: true, found: Vec::new() };
         let linears = [Some(&self.lm_head), self.project_out.as_ref()];
         let d = linears.into_iter().flatten().try_fold(d_logits, |dy, linear| {
             // The weights outside the blocks are not trained, so that only the number of columns of their input counts.
