@@ -277,7 +277,7 @@ impl Job<'_> {
                 let x = &dy.slice(slice)[tokens.start * words..tokens.end * words];
                 let units = buffers.turned.chunks_exact(words).zip(inputs.chunks_exact_mut(tokens.len()));
                 for (w, inputs) in units {
-                    tile::multiply(self.arithmetic, &TileSlice { x, w, groups: None }, inputs);
+                    tile::multiply(self.arithmetic, &TileSlice { x, w, groups: None, next: &[] }, inputs);
                 }
             }
         }
@@ -298,7 +298,7 @@ impl Job<'_> {
         for slice in tokens.start / of_slice..tokens.end.div_ceil(of_slice) {
             let w = &dy[slice * SLICE..][..x.length(slice)];
             let x = x.columns(slice, columns);
-            tile::multiply(self.arithmetic, &TileSlice { x, w, groups: None }, products);
+            tile::multiply(self.arithmetic, &TileSlice { x, w, groups: None, next: &[] }, products);
         }
     }
 }

@@ -63,7 +63,11 @@ pub(in crate::kernels::cpu) fn dense_linear<W: StoredFloat>(
             }
             let (wide, w) = (&wide[..width * length], &mut w[..length]);
             transpose(bytemuck::cast_slice::<f32, u32>(wide), length, width, w);
-            tile::multiply(arithmetic, &TileSlice { x: input.slice(slice), w, groups: None }, &mut sums);
+            tile::multiply(
+                arithmetic,
+                &TileSlice { x: input.slice(slice), w, groups: None, next: &[] },
+                &mut sums,
+            );
         }
         for (token, sums) in sums.iter().enumerate() {
             // SAFETY: row token < T and columns unit · LANES .. + width ≤ n of the T × n matrix `y`, which
@@ -100,7 +104,11 @@ pub(in crate::kernels::cpu) fn dense_linear_backward<W: StoredFloat>(
             for (row, w) in rows.chunks_exact(in_features).zip(w.iter_mut()) {
                 W::widen(&row[first..first + width], &mut bytemuck::cast_slice_mut(w)[..width]);
             }
-            tile::multiply(arithmetic, &TileSlice { x: dy.slice(slice), w, groups: None }, &mut sums);
+            tile::multiply(
+                arithmetic,
+                &TileSlice { x: dy.slice(slice), w, groups: None, next: &[] },
+                &mut sums,
+            );
         }
         for (token, sums) in sums.iter().enumerate() {
             // SAFETY: row token < T and columns first .. first + width ≤ in_features of the T × in_features matrix

@@ -47,7 +47,11 @@ pub(in crate::kernels::cpu) fn packed_linear(
         for pass in 0..passes {
             units.iter_mut().for_each(|unit| unit.begin([pass, passes]));
             for slice in 0..input.slices() {
-                units.iter_mut().for_each(|unit| unit.add_slice(slice, buffers));
+                let count = units.len();
+                for (index, unit) in units.iter_mut().enumerate() {
+                    // A task of one unit has an input that the caches hold.
+                    unit.add_slice(slice, count > 1 && index + 1 == count, buffers);
+                }
             }
             // SAFETY: no two units have the same rows of a weight.
             units.iter().for_each(|unit| unsafe { unit.write() });

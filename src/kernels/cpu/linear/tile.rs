@@ -14,6 +14,9 @@ pub(super) struct TileSlice<'a> {
     pub w: &'a [[u32; LANES]],
     /// The scales, where the weights do not contain them.
     pub groups: Option<GroupScales<'a>>,
+    /// Activations that are read next: while a tile is multiplied, its tokens' share of them is brought to the second
+    /// level cache. `[tokens][any]`, or empty.
+    pub next: &'a [u32],
 }
 
 /// Scales that multiply the sums over each group.
@@ -38,7 +41,7 @@ pub(super) struct GroupOffsets<'a> {
 
 /// `y += x · w`, one row of `y` for each token.
 pub(super) fn multiply(arithmetic: Arithmetic, slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
-    let TileSlice { x, w, groups } = slice;
+    let TileSlice { x, w, groups, next: _ } = slice;
     assert!(x.len() == w.len() * y.len());
     if let Some(GroupScales { start, group_words, scales, offsets }) = groups {
         let runs = runs(*start, w.len(), *group_words).count();
@@ -107,6 +110,8 @@ unsafe fn tile<V: Vector, const TOKENS: usize>(
     first: usize,
 ) -> usize {
     let stride = slice.w.len();
+    let ahead = slice.next.len() / y.len();
+    prefetch(&slice.next[first * ahead..(first + TOKENS) * ahead]);
     for lane in (0..LANES).step_by(2 * V::WIDTH) {
         // SAFETY: `TOKENS` rows from `first` on and two registers from `lane` on are inside `x`, `w` and `y`,
         // whose lengths agree; the runs add up to `stride`.
@@ -133,6 +138,21 @@ unsafe fn tile<V: Vector, const TOKENS: usize>(
         }
     }
     TOKENS
+}
+
+/// Asks for the lines of some words, and does not wait for them.
+#[inline(always)]
+fn prefetch(words: &[u32]) {
+    /// Words of a cache line.
+    const LINE: usize = 16;
+    #[cfg(target_arch = "x86_64")]
+    for line in words.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = words.chunks(LINE);
 }
 
 /// `x · w` over some words.

@@ -95,8 +95,9 @@ impl<'a> Unit<'a> {
         self.y.resize(parts.len() * self.tokens.len(), [0.0; LANES]);
     }
 
-    /// Adds the products over one slice of the input features.
-    pub fn add_slice(&mut self, slice: usize, buffers: &mut UnitBuffers) {
+    /// Adds the products over one slice of the input features. `last`: the next slice is read next, and not in the caches
+    /// yet.
+    pub fn add_slice(&mut self, slice: usize, last: bool, buffers: &mut UnitBuffers) {
         self.unpack(slice, buffers);
         let Prepared { parts, input, sums, arithmetic, group_words, .. } = self.product;
         let (length, scaled) = (input.length(slice), arithmetic.features() == 1);
@@ -111,7 +112,14 @@ impl<'a> Unit<'a> {
             });
             let w = if scaled { &buffers.w[part * length..][..length] } else { &buffers.w };
             let x = &input.slice(slice)[first * length..][..y.len() * length];
-            tile::multiply(*arithmetic, &TileSlice { x, w, groups }, y);
+            let next = match last && slice + 1 < input.slices() {
+                true => {
+                    let length = input.length(slice + 1);
+                    &input.slice(slice + 1)[first * length..][..y.len() * length]
+                }
+                false => &[],
+            };
+            tile::multiply(*arithmetic, &TileSlice { x, w, groups, next }, y);
         }
     }
 
