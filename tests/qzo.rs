@@ -12,6 +12,7 @@
 //! scales       the tuned scales of a run in one small file: with the base model they give the run's bytes
 //! hub          downloads from a hub on this machine: once, in parts and with a token
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
+//! exact        runs of exact gradients: what they train, what they say and what they refuse
 //! chats        chat templates and special tokens: the tokens that reach the model
 //! contract     exit codes, JSON keys, precedence of settings, files of a run
 //! bad_input    damaged files, wrong rows, full disks, missing drivers: one error, nothing written
@@ -43,6 +44,7 @@ mod suite {
     mod contract;
     mod data;
     mod durable;
+    mod exact;
     mod export;
     mod families;
     mod formats;
