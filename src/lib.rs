@@ -1,9 +1,11 @@
 //! qzo fine-tunes quantized language models in the memory of inference: it trains the quantization scales and leaves
-//! the packed codes as they are (QZO: Shang et al., arXiv 2505.13430).
+//! the packed codes as they are. The tuned model is written in the format it came in.
 //!
-//! A weight is `scale · level(code)`. A step of zeroth order perturbs every scale by ±ε along a direction that is never
-//! stored, because it can be computed from a seed wherever it is needed. The difference of the two losses decides how
-//! far the scales move along the direction. The tuned model is written in the format it came in.
+//! A weight is `scale · level(code)`. There are two methods of training. *Exact gradients*: the forward pass keeps the
+//! inputs of the decoder blocks alone; the backward pass computes one block at a time again, with the gradients of its
+//! scales, which move at once. *Zeroth order* (QZO: Shang et al., arXiv 2505.13430): a step perturbs every scale by ±ε
+//! along a direction that is never stored, because it can be computed from a seed wherever it is needed; the difference of
+//! the two losses decides how far the scales move along the direction.
 //!
 //! # Use
 //!
@@ -48,10 +50,10 @@
 //! | [`data`] | tokenizers, chat templates, datasets, tasks, batches: knows no model |
 //! | [`device`] | "cuda:0", "wgpu", "cpu" → a Burn backend that works here |
 //! | [`arch`] | the description of a model: its sizes, its tensors, `config.json` |
-//! | [`kernels`] | products with packed weights, attention and updates of scales, on the CPU and in cubecl |
+//! | [`kernels`] | products with packed weights, attention, their backward passes and updates of scales, on the CPU and in cubecl |
 //! | [`quant`] | one matrix → a packed weight |
 //! | [`checkpoint`] | files ↔ weights, one file per format |
-//! | [`model`] | forward passes, and the memory they take |
+//! | [`model`] | forward and backward passes, and the memory they take |
 //! | [`mod@quantize`] | a whole model → its quantized checkpoint, by rounding or calibration |
 //! | [`generate`], [`eval`] | text and measurements from a model |
 //! | [`train`] | objective, step, loop, run directory, replay |
@@ -61,7 +63,8 @@
 //!
 //! One training step: seed = f(run seed, step) → batch → loss at +ε and −ε through the same codes → estimator →
 //! journal record, durable → the f32 scales move along the same direction → event → metrics and, at intervals, an
-//! evaluation.
+//! evaluation. With exact gradients: batch → loss → block by block from the last, gradient → optimizer → the block's scales
+//! move → journal record, durable → event. A resumed run takes the steps since its last snapshot again.
 
 pub mod error;
 pub mod storage;

@@ -97,10 +97,10 @@ impl Checkpoint {
         let [expected, found] = [*fingerprint, found].map(|hash| blake3::Hash::from_bytes(hash).to_hex());
         Err(Error::invalid(
             format!(
-                "{} was made for another base model than {}: for {}the fingerprint {}, not {}",
+                "{} was made for another base model than {}: for {}with the fingerprint {}, not {}",
                 scales.path().display(),
                 self.path().display(),
-                name.as_ref().map(|name| format!("{name}, ")).unwrap_or_default(),
+                name.as_ref().map(|name| format!("{name} ")).unwrap_or_default(),
                 &expected[..12],
                 &found[..12],
             ),
