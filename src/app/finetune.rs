@@ -76,6 +76,7 @@ impl Finetune<'_> {
         let tokenizer = open::tokenizer(&source)?;
         let data = data::training_data(&config, &source, &tokenizer, on_event)?;
         let dtype = compute_type(&device, config.dtype)?;
+        config.train.check_compute(dtype)?;
         let quantize = base::quantization(&config, &source)?;
         let planner =
             plan::Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data };

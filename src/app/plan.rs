@@ -48,6 +48,7 @@ pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
     let tokenizer = open::tokenizer(&checkpoint)?;
     let data = data::training_data(config, &checkpoint, &tokenizer, on_event)?;
     let dtype = compute_type(&device, config.dtype)?;
+    config.train.check_compute(dtype)?;
     let planner = Planner { config, checkpoint: &checkpoint, device: &device, dtype, data: &data };
     let mut choice = planner.choose()?;
     let open_tables = |plan: &mut Plan| open::tables(plan, &checkpoint, &device, dtype);

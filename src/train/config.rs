@@ -10,6 +10,7 @@ use super::objective::Objective;
 use super::optimizer::OptimizerKind;
 use super::settings::{LearningRate, TailBlocks};
 use super::zeroth_order::ZerothOrder;
+use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::model::memory::BackwardWork;
 use crate::model::{BackwardPass, BlockInputs, ScaleForm};
@@ -231,6 +232,20 @@ impl TrainConfig {
             ));
         }
         self.qzo().validate()
+    }
+
+    /// Checks that the method can compute in a type.
+    ///
+    /// # Errors
+    /// Exact gradients in f16, whose range is too small for them.
+    pub fn check_compute(&self, compute: ComputeType) -> Result<()> {
+        match (self.method, compute) {
+            (MethodKind::Exact, ComputeType::F16) => Err(Error::unsupported(
+                "f16 cannot hold exact gradients: its range is too small",
+                "use --dtype bf16 or f32, or train.method = \"zo\"",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The method of training with its settings, for a model of `blocks` decoder blocks.

@@ -51,7 +51,7 @@ struct Updates<'a> {
     accumulated: BTreeMap<u32, Vec<f32>>,
     /// Square of the norm of the whole gradient.
     squares: f64,
-    /// Whether the step is skipped, because its loss is not finite or above the limit.
+    /// Whether the step is skipped, because its loss or a gradient is not finite, or its loss above the limit.
     skipped: bool,
 }
 
@@ -210,8 +210,9 @@ impl Updates<'_> {
         let values = gradients.iter().flat_map(|gradient| &gradient.values);
         let squares: f64 = values.map(|value| f64::from(*value).powi(2)).sum();
         self.squares += squares;
-        // A gradient that is not finite moves nothing; the step's norm tells of it.
+        // A gradient that is not finite moves nothing, and the run goes back to its last snapshot.
         if !squares.is_finite() {
+            self.skipped = true;
             return Ok(());
         }
         let share = (self.max_block_norm / squares.sqrt()).min(1.0) as f32;

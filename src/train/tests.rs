@@ -506,6 +506,13 @@ fn a_run_that_diverges_goes_back_to_its_snapshot_with_half_the_learning_rate() {
     assert_eq!(got.scales, expected.scales);
     assert_eq!(snapshots(&parts), snapshots(&whole));
 
+    // A gradient that is not finite, although the loss is, makes the run go back, too.
+    let endless = folder.path().join("endless");
+    let config_endless = TrainConfig { optimizer: OptimizerKind::Sgd, ..config.clone() };
+    let (outcome, _, returns) = run_exact(&endless, &config_endless, &[(2, 3e38)], None);
+    outcome.unwrap();
+    assert_eq!(returns, [[3, 0]]);
+
     let far: Vec<(u64, f32)> = (10..14).map(|step| (step, 1e3)).collect();
     let (outcome, _, returns) = run_exact(&hopeless, &config, &far, None);
     let refused = outcome.unwrap_err().to_string();

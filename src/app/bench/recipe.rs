@@ -37,6 +37,7 @@ pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<Reci
     config.validate()?;
     let device = config.device.resolve()?;
     let dtype = compute_type(&device, config.dtype)?;
+    config.train.check_compute(dtype)?;
     let clock = Instant::now();
     let checkpoint = open::checkpoint(&config.model, on_event)?;
     let tokenizer = open::tokenizer(&checkpoint)?;

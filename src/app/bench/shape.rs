@@ -74,6 +74,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     }
     let device = bench.device.resolve()?;
     let dtype = compute_type(&device, bench.dtype)?;
+    bench.train.check_compute(dtype)?;
     let checkpoint = Arc::new(Checkpoint::synthetic(shape, bits, group_size));
     let mut objective =
         SyntheticObjective(synthetic_batch(tokens, seq_length, checkpoint.config().vocab_size as u32));
