@@ -1,8 +1,8 @@
 //! The trait of a backend.
 
-use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, FloatDType, Shape, TensorMetadata};
 
 use super::attention::{KeyRanges, Scores};
 use super::gradients::{LinearGradients, Wanted};
@@ -105,6 +105,13 @@ pub trait Kernels: Backend {
         dy: [FloatTensor<Self>; N],
         wanted: Wanted,
     ) -> LinearGradients<FloatTensor<Self>, N>;
+
+    /// See [`sum_of_products`](super::sum_of_products).
+    fn sum_of_products(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [a, b] = [a, b].map(|t| Self::float_cast(t, FloatDType::F32));
+        let width = a.shape()[1];
+        Self::float_reshape(Self::float_sum_dim(Self::float_mul(a, b), 0), Shape::new([width]))
+    }
 
     /// See [`dense_linear_backward`](super::dense_linear_backward).
     fn dense_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -57,6 +57,15 @@ fn one_backward<B: Kernels>(
     LinearGradients { input, ..gradients }
 }
 
+/// `Σ_t a[t, i] · b[t, i]` in f32: the gradient of a factor of each column.
+///
+/// # Shapes
+/// `a`, `b`: `[T, width]`; result: f32 `[width]`.
+pub fn sum_of_products<B: Kernels>(a: Tensor<B, 2>, b: Tensor<B, 2>) -> Tensor<B, 1> {
+    let [a, b] = [a, b].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::sum_of_products(a, b)))
+}
+
 /// The backward pass of [`dense_linear`](super::dense_linear): `dx = dy · W`.
 ///
 /// # Shapes

@@ -28,7 +28,7 @@ pub use attention::{KeyRanges, Scores};
 pub use backend::Kernels;
 pub use backward::{
     attention_backward, dense_linear_backward, gate_mul_backward, linear_backward, rms_norm_backward,
-    rotate_backward,
+    rotate_backward, sum_of_products,
 };
 pub(crate) use cpu::multiversion;
 pub use gradients::{LinearGradients, Wanted};

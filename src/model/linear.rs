@@ -104,11 +104,7 @@ impl<B: Kernels> Linear<B> {
             }
             (_, None, None) => vec![],
             (form, None, Some(y)) => {
-                let y = match &self.bias {
-                    Some(bias) => y - bias.clone().unsqueeze(),
-                    None => y,
-                };
-                let rows = (wide(dy) * wide(y)).sum_dim(0).reshape([-1]);
+                let rows = kernels::sum_of_products(dy, self.without_bias(y));
                 let columns = dx.clone().filter(|_| form == ScaleForm::Factors).map(|dx| {
                     let features = (wide(x) * wide(dx)).sum_dim(0).reshape([-1]);
                     weight.sum_groups(features)
@@ -118,6 +114,20 @@ impl<B: Kernels> Linear<B> {
         };
         gradients.found.push((parameter, found));
         dx.filter(|_| wants_input)
+    }
+
+    /// The parameter id and the gradient of the factors of the rows, if they are trained.
+    fn row_gradient(&self, product: &LinearOutput<B>) -> Option<(u32, Vec<Tensor<B, 1>>)> {
+        let parameter = self.packed()?.parameter?;
+        let y = self.without_bias(product.y.clone()?);
+        Some((parameter, vec![kernels::sum_of_products(product.dy.clone(), y)]))
+    }
+
+    fn without_bias(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.bias {
+            Some(bias) => y - bias.clone().unsqueeze(),
+            None => y,
+        }
     }
 
     pub fn in_features(&self) -> usize {
@@ -251,8 +261,20 @@ fn backward<B: Kernels, const N: usize>(
     wants_input: bool,
     gradients: &mut Gradients<B>,
 ) -> Option<Tensor<B, 2>> {
-    let weights = all_packed(linears).filter(|_| gradients.form == ScaleForm::Scales);
-    if let Some(weights) = weights {
+    let weights = all_packed(linears);
+    let rows = weights.as_ref().filter(|weights| {
+        let is_exact = weights.iter().all(|weight| !weight.has_constant_groups);
+        gradients.form == ScaleForm::Rows && is_exact && products.iter().all(|product| product.y.is_some())
+    });
+    if let Some(weights) = rows {
+        for (linear, product) in linears.iter().zip(&products) {
+            gradients.found.extend(linear.row_gradient(product));
+        }
+        let dy = products.map(|product| product.dy);
+        let wanted = Wanted { input: wants_input, scales: false };
+        return wants_input.then(|| kernels::linear_backward(x, *weights, dy, wanted).0).flatten();
+    }
+    if let Some(weights) = weights.filter(|_| gradients.form == ScaleForm::Scales) {
         let scales = weights.iter().any(|weight| weight.parameter.is_some());
         let wanted = Wanted { input: wants_input, scales };
         let dy = products.map(|product| product.dy);

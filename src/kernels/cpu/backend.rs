@@ -169,6 +169,13 @@ impl Kernels for Flex {
         LinearGradients { input, scales }
     }
 
+    fn sum_of_products(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        let (a, b) = (a.to_contiguous(), b.to_contiguous());
+        let mut sums = FlexTensor::empty(Shape::new([a.shape()[1]]), DType::F32);
+        elementwise_backward::sum_of_products(a.storage(), b.storage(), sums.storage_mut());
+        sums
+    }
+
     fn dense_linear_backward(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (dy, weight) = (dy.to_contiguous(), weight.to_contiguous());
         let in_features = weight.shape()[1];

@@ -28,6 +28,30 @@ pub(super) fn gate_mul_backward(gate: &mut [f32], up: &mut [f32], dy: &[f32], ac
     inputs.zip(dy.par_chunks(BLOCK)).for_each(|((gate, up), dy)| block(gate, up, dy));
 }
 
+/// `sums[i] = Σ_t a[t, i] · b[t, i]`. `a`, `b`: `[T, width]`; `sums`: `[width]`.
+pub(super) fn sum_of_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
+    const COLUMNS: usize = 256;
+    let width = sums.len();
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sums)| {
+        sums.fill(0.0);
+        let (first, count) = (chunk * COLUMNS, sums.len());
+        for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
+            add_products(&a[first..first + count], &b[first..first + count], sums);
+        }
+    });
+}
+
+multiversion! {
+    fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) => add_products_body;
+}
+
+#[inline(always)]
+fn add_products_body(a: &[f32], b: &[f32], sums: &mut [f32]) {
+    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+        *sum += a * b;
+    }
+}
+
 multiversion! {
     fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, dy: &mut [f32]) => rms_norm_rows_body;
 }
