@@ -2,17 +2,22 @@
 
 use burn::tensor::DType;
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
 use super::buffers::{empty_like, int_buffer};
 use super::packed::cube_weight;
+use super::product_form::ProductForm;
 use super::unpack::MovedWeight;
-use super::{attention, elementwise, move_scales, norm, product};
+use super::{
+    attention, elementwise, elementwise_backward, linear_backward, move_scales, norm, norm_backward, product,
+};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{DeviceWeight, Kernels, KeyRanges, MatmulEngine, MatmulPath, Scores};
+use crate::kernels::{
+    DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulEngine, MatmulPath, Scores, Wanted,
+};
 use crate::zo::direction::{Move, Signs};
 
 impl<R, F, I, BT> Kernels for CubeBackend<R, F, I, BT>
@@ -37,6 +42,10 @@ where
         compute.into()
     }
 
+    fn permute_back(x: FloatTensor<Self>, perm: IntTensor<Self>) -> FloatTensor<Self> {
+        elementwise_backward::permute_back(into_contiguous(x), into_contiguous(perm))
+    }
+
     fn packed_linear<const N: usize>(
         path: MatmulPath,
         x: FloatTensor<Self>,
@@ -55,14 +64,13 @@ where
     }
 
     fn dense_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [x, weight] = [x, weight].map(into_contiguous);
-        product::dense_product(x, weight)
+        product::dense_product(ProductForm::RightTransposed, [x, weight].map(into_contiguous))
     }
 
     /// Multiplies without Burn's product, which would round f32 to tf32 on cards that have it.
     fn gram(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let columns = into_contiguous(Self::float_transpose(x));
-        product::dense_product(columns.clone(), columns)
+        let x = into_contiguous(x);
+        product::dense_product(ProductForm::LeftTransposed, [x.clone(), x])
     }
 
     fn expect_unpacked(elements: usize, device: &Self::Device) {
@@ -105,6 +113,48 @@ where
 
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         elementwise::gate_mul(gate, up, activation)
+    }
+
+    fn packed_linear_backward<const N: usize>(
+        x: FloatTensor<Self>,
+        weights: [&DeviceWeight<Self>; N],
+        dy: [FloatTensor<Self>; N],
+        wanted: Wanted,
+    ) -> LinearGradients<FloatTensor<Self>, N> {
+        let dy = dy.map(into_contiguous);
+        linear_backward::linear_backward(&into_contiguous(x), weights.map(cube_weight), dy, wanted)
+    }
+
+    fn dense_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        product::dense_product(ProductForm::Plain, [dy, weight].map(into_contiguous))
+    }
+
+    fn packed_attention_backward(
+        inputs: [FloatTensor<Self>; 3],
+        dy: FloatTensor<Self>,
+        keys: &KeyRanges<Self>,
+        scores: Scores,
+    ) -> [FloatTensor<Self>; 3] {
+        let [q, k, v] = inputs.map(into_contiguous);
+        attention::backward([q, k, v, into_contiguous(dy)], int_buffer(&keys.bounds), scores)
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        dy: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [x, weight, dy] = [x, weight, dy].map(into_contiguous);
+        norm_backward::rms_norm_backward(x, weight, eps, dy)
+    }
+
+    fn gate_mul_backward(
+        inputs: [FloatTensor<Self>; 2],
+        dy: FloatTensor<Self>,
+        activation: Activation,
+    ) -> [FloatTensor<Self>; 2] {
+        elementwise_backward::gate_mul_backward(inputs, dy, activation)
     }
 
     fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self> {

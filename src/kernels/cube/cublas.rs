@@ -24,6 +24,7 @@ use cubecl::stream_id::StreamId;
 use cudarc::driver::{result, sys};
 use libloading::Library;
 
+use super::product_form::ProductForm;
 use crate::device::{CudaLibrary, cuda_library, faults};
 
 type Server = <CudaRuntime as Runtime>::Server;
@@ -32,37 +33,37 @@ type CudaTensor = CubeTensor<CudaRuntime>;
 /// Bytes of workspace given to the library: NVIDIA's advice for Hopper, plenty for other cards.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// `out = x · Wᵀ`, products and sums in f32 whatever the type of the tensors; queued like any launch.
+/// The product of two matrices, its terms and sums in f32 whatever the types of the tensors; queued like any launch.
 ///
 /// # Shapes
-/// `x`: `[parts, T, in_features]`; `w`: `[parts, out_features, in_features]`; `out`: `[parts, T, out_features]`;
-/// all contiguous and of one type.
+/// `left` and `right`: `[parts, rows, columns]` of one type, as `form` says; a row is contiguous. `out`: `[parts, m, n]`,
+/// contiguous, of their type or f32.
 ///
 /// # Errors
 /// The backend is another, or the library is missing or does not open. A product that fails on the device is reported
 /// as a fault of the device.
 pub(super) fn multiply<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    w: &CubeTensor<R>,
+    form: ProductForm,
+    [left, right]: [&CubeTensor<R>; 2],
     out: &CubeTensor<R>,
 ) -> Result<(), String> {
-    let [Some(x), Some(w), Some(out)] =
-        [x, w, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<CudaTensor>())
+    let [Some(left), Some(right), Some(out)] =
+        [left, right, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<CudaTensor>())
     else {
         return Err("the device is not a CUDA card".to_string());
     };
-    let product = GemmSizes::new(x, w, out)?;
-    let device = x.device.index;
-    let runner = DeviceHandle::<Server>::new(x.device.to_id());
+    let product = Gemm::new(form, left, right, out)?;
+    let device = out.device.index;
+    let runner = DeviceHandle::<Server>::new(out.device.to_id());
     opened(device, &runner)?;
-    let bindings = [x, w, out].map(|tensor| tensor.handle.clone().binding());
+    let bindings = [left, right, out].map(|tensor| tensor.handle.clone().binding());
     runner.submit(move |server| {
         // Held until the product is queued, so that no later launch is given their memory before it.
         let buffers = bindings.map(|binding| server.get_resource(binding, StreamId::current()));
-        let [Ok(x), Ok(w), Ok(out)] = &buffers else {
+        let [Ok(left), Ok(right), Ok(out)] = &buffers else {
             return faults::report("a dense product has no memory: an allocation before it failed");
         };
-        let pointers = [x, w, out].map(|buffer| buffer.resource().ptr);
+        let pointers = [left, right, out].map(|buffer| buffer.resource().ptr);
         let queued = LIBRARY.with_borrow_mut(|library| match library {
             Some(library) => library.queue(server, &product, pointers),
             None => Err("is not open on this thread".to_string()),
@@ -105,27 +106,60 @@ thread_local! {
 }
 
 /// The sizes and types of one product.
-struct GemmSizes {
+struct Gemm {
+    form: ProductForm,
     parts: usize,
-    rows: c_int,
-    out_features: c_int,
-    in_features: c_int,
-    /// Type of the tensors, a `cudaDataType_t`.
-    dtype: c_int,
+    m: c_int,
+    n: c_int,
+    k: c_int,
+    left: GemmMatrix,
+    right: GemmMatrix,
+    out: GemmMatrix,
 }
 
-impl GemmSizes {
-    fn new(x: &CudaTensor, w: &CudaTensor, out: &CudaTensor) -> Result<Self, String> {
-        let ([parts, rows, k], [_, n, _]) = (x.shape().dims(), w.shape().dims());
-        let fits = |size: usize| c_int::try_from(size).map_err(|_| format!("{size} is too large for cuBLAS"));
-        let dtype = match (x.dtype, w.dtype, out.dtype) {
-            (DType::F32, DType::F32, DType::F32) => 0,
-            (DType::F16, DType::F16, DType::F16) => 2,
-            (DType::BF16, DType::BF16, DType::BF16) => 14,
-            types => return Err(format!("cuBLAS is not used for products of {types:?}")),
-        };
-        Ok(Self { parts, rows: fits(rows)?, out_features: fits(n)?, in_features: fits(k)?, dtype })
+/// Layout of a matrix in its buffer.
+struct GemmMatrix {
+    /// A `cudaDataType_t`.
+    dtype: c_int,
+    /// Elements from one row to the next, and from one part to the next.
+    row: c_int,
+    part: c_longlong,
+}
+
+impl Gemm {
+    fn new(
+        form: ProductForm,
+        left: &CudaTensor,
+        right: &CudaTensor,
+        out: &CudaTensor,
+    ) -> Result<Self, String> {
+        if left.dtype != right.dtype || ![left.dtype, DType::F32].contains(&out.dtype) {
+            let types = [left.dtype, right.dtype, out.dtype];
+            return Err(format!("cuBLAS is not used for products of {types:?}"));
+        }
+        let [parts, m, n] = out.shape().dims();
+        let [_, rows, columns] = left.shape().dims();
+        let k = if form == ProductForm::LeftTransposed { rows } else { columns };
+        let [left, right, out] = [GemmMatrix::new(left)?, GemmMatrix::new(right)?, GemmMatrix::new(out)?];
+        Ok(Self { form, parts, m: c_size(m)?, n: c_size(n)?, k: c_size(k)?, left, right, out })
     }
+}
+
+impl GemmMatrix {
+    fn new(tensor: &CudaTensor) -> Result<Self, String> {
+        let dtype = match tensor.dtype {
+            DType::F32 => 0,
+            DType::F16 => 2,
+            DType::BF16 => 14,
+            dtype => return Err(format!("cuBLAS is not used for {dtype:?}")),
+        };
+        let strides = tensor.meta.strides();
+        Ok(Self { dtype, row: c_size(strides[1])?, part: strides[0] as c_longlong })
+    }
+}
+
+fn c_size(size: usize) -> Result<c_int, String> {
+    c_int::try_from(size).map_err(|_| format!("{size} is too large for cuBLAS"))
 }
 
 type Handle = *mut c_void;
@@ -137,13 +171,13 @@ type Pointer = *const c_void;
 /// `cublasGemmEx`: handle, operations, sizes m, n, k, alpha, A, B, beta, C (each with type and leading
 /// dimension), type of the arithmetic, algorithm.
 #[rustfmt::skip]
-type Gemm = unsafe extern "C" fn(
+type GemmEx = unsafe extern "C" fn(
     Handle, c_int, c_int, c_int, c_int, c_int, *const f32, Pointer, c_int, c_int, Pointer, c_int, c_int,
     *const f32, *mut c_void, c_int, c_int, c_int, c_int,
 ) -> Status;
 /// `cublasGemmStridedBatchedEx`: the same with a stride behind each leading dimension, and the batch's size.
 #[rustfmt::skip]
-type GemmBatched = unsafe extern "C" fn(
+type GemmBatchedEx = unsafe extern "C" fn(
     Handle, c_int, c_int, c_int, c_int, c_int, *const f32, Pointer, c_int, c_int, c_longlong, Pointer, c_int,
     c_int, c_longlong, *const f32, *mut c_void, c_int, c_int, c_longlong, c_int, c_int, c_int,
 ) -> Status;
@@ -170,8 +204,8 @@ struct Cublas {
     stream: sys::CUstream,
     context: sys::CUcontext,
     order: QueueOrder,
-    gemm: Gemm,
-    gemm_batched: GemmBatched,
+    gemm: GemmEx,
+    gemm_batched: GemmBatchedEx,
     /// Keeps the functions above valid.
     _library: Library,
 }
@@ -187,8 +221,8 @@ impl Cublas {
                 function::<Create>(&library, "cublasCreate_v2")?,
                 function::<SetStream>(&library, "cublasSetStream_v2")?,
                 function::<SetWorkspace>(&library, "cublasSetWorkspace_v2")?,
-                function::<Gemm>(&library, "cublasGemmEx")?,
-                function::<GemmBatched>(&library, "cublasGemmStridedBatchedEx")?,
+                function::<GemmEx>(&library, "cublasGemmEx")?,
+                function::<GemmBatchedEx>(&library, "cublasGemmStridedBatchedEx")?,
             )
         };
         let driver = |error: result::DriverError| format!("the driver answers {error:?}");
@@ -222,8 +256,8 @@ impl Cublas {
         Ok(Self { handle, stream, context, order, gemm, gemm_batched, _library: library })
     }
 
-    /// Queues a product; `pointers` are those of x, w and out on the device.
-    fn queue(&self, server: &mut Server, product: &GemmSizes, pointers: [u64; 3]) -> Result<(), String> {
+    /// Queues a product; `pointers` are those of the left side, the right side and the result on the device.
+    fn queue(&self, server: &mut Server, product: &Gemm, pointers: [u64; 3]) -> Result<(), String> {
         let checked = |status: sys::CUresult| match status {
             sys::CUresult::CUDA_SUCCESS => Ok(()),
             status => Err(format!("could not be kept in order: {status:?}")),
@@ -254,27 +288,28 @@ impl Cublas {
         }
     }
 
-    /// cuBLAS reads matrices column-major: it computes yᵀ = W · xᵀ, with the row-major W read as its transpose.
-    fn multiply(&self, product: &GemmSizes, [x, w, out]: [u64; 3]) -> Status {
-        let GemmSizes { parts, rows, out_features: n, in_features: k, dtype } = *product;
+    /// cuBLAS reads matrices column-major, which turns those of rows over: it computes outᵀ = rightᵀ · leftᵀ.
+    fn multiply(&self, product: &Gemm, [left, right, out]: [u64; 3]) -> Status {
+        let Gemm { form, parts, m, n, k, left: a, right: b, out: c } = product;
         let (one, zero) = (1.0f32, 0.0f32);
-        let (x, w, out) = (x as Pointer, w as Pointer, out as *mut c_void);
-        let stride = |rows: c_int, columns: c_int| c_longlong::from(rows) * c_longlong::from(columns);
-        // SAFETY: the handle is valid; the buffers are as large as the shapes of `multiply` say, which the
-        // sizes were taken from, and no launch queued later is given their memory before this product is done.
+        let (left, right, out) = (left as Pointer, right as Pointer, out as *mut c_void);
+        let [of_left, of_right] =
+            form.transposed().map(|transposed| if transposed { TRANSPOSED } else { NOT_TRANSPOSED });
+        // SAFETY: the handle is valid; the buffers hold all elements that the shapes and strides of their tensors
+        // name, which the sizes were taken from, and no launch queued later is given their memory before this
+        // product is done.
         unsafe {
-            if parts == 1 {
+            if *parts == 1 {
                 #[rustfmt::skip]
                 return (self.gemm)(
-                    self.handle, TRANSPOSED, NOT_TRANSPOSED, n, rows, k, &one, w, dtype, k, x, dtype, k, &zero, out,
-                    dtype, n, COMPUTE_F32, ANY_ALGORITHM,
+                    self.handle, of_right, of_left, *n, *m, *k, &one, right, b.dtype, b.row, left, a.dtype, a.row,
+                    &zero, out, c.dtype, c.row, COMPUTE_F32, ANY_ALGORITHM,
                 );
             }
             #[rustfmt::skip]
             return (self.gemm_batched)(
-                self.handle, TRANSPOSED, NOT_TRANSPOSED, n, rows, k, &one, w, dtype, k, stride(n, k), x, dtype, k,
-                stride(rows, k), &zero, out, dtype, n, stride(rows, n), parts as c_int, COMPUTE_F32,
-                ANY_ALGORITHM,
+                self.handle, of_right, of_left, *n, *m, *k, &one, right, b.dtype, b.row, b.part, left, a.dtype, a.row,
+                a.part, &zero, out, c.dtype, c.row, c.part, *parts as c_int, COMPUTE_F32, ANY_ALGORITHM,
             );
         }
     }

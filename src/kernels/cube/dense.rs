@@ -1,4 +1,4 @@
-//! `out = x · Wᵀ` for a dense W: by cuBLAS where it is found, otherwise by cubek's routines.
+//! Products of dense matrices: by cuBLAS where it is found, otherwise by cubek's routines.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,21 +9,24 @@ use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
 
+use super::product_form::ProductForm;
 use crate::kernels::{MatmulEngine, MatmulPath};
 
 /// Engines that [`MatmulEngine::Fastest`] tries in turn. cubek's accelerated tiles would round f32 to tf32. Its two-stage
-/// routines are left out: on an H200 some of their products are wrong.
-fn fastest(dtype: DType) -> &'static [MatmulEngine] {
-    match dtype {
-        DType::F32 => &[MatmulEngine::Cublas, MatmulEngine::Units, MatmulEngine::Naive],
-        _ => &[
-            MatmulEngine::Cublas,
-            MatmulEngine::TmaMma,
-            MatmulEngine::Cmma,
-            MatmulEngine::Units,
-            MatmulEngine::Naive,
-        ],
-    }
+/// routines are left out: on an H200 some of their products are wrong. Its TMA is taken only where it has been tested.
+fn fastest(dtype: DType, form: ProductForm) -> impl Iterator<Item = MatmulEngine> {
+    const ALL: [MatmulEngine; 5] = [
+        MatmulEngine::Cublas,
+        MatmulEngine::TmaMma,
+        MatmulEngine::Cmma,
+        MatmulEngine::Units,
+        MatmulEngine::Naive,
+    ];
+    let takes = move |engine: &MatmulEngine| {
+        let rounds = dtype == DType::F32 && engine.rounds_f32();
+        !rounds && (form == ProductForm::RightTransposed || *engine != MatmulEngine::TmaMma)
+    };
+    ALL.into_iter().filter(takes)
 }
 
 /// Bytes of shared memory that a device must have for an engine. cubek does not check: on a device with less, the
@@ -38,43 +41,43 @@ fn shared_bytes(engine: MatmulEngine) -> usize {
     }
 }
 
-/// Queues the product.
+/// Queues the product, or one for each part. Sums are f32 whatever the types.
 ///
 /// # Shapes
-/// `x`: `[parts, T, in_features]`; `w`: `[parts, out_features, in_features]`; `out`: `[parts, T, out_features]`;
-/// all contiguous and of one type.
+/// `left` and `right`: `[parts, rows, columns]` of one type, as `form` says; a row is contiguous. `out`: `[parts, m, n]`,
+/// contiguous, of their type or f32.
 ///
 /// # Errors
 /// The reason why this engine cannot do it; nothing was queued then. [`MatmulEngine::Fastest`] takes everything.
 pub(super) fn multiply<R: CubeRuntime>(
     engine: MatmulEngine,
-    x: &CubeTensor<R>,
-    w: &CubeTensor<R>,
+    form: ProductForm,
+    [left, right]: [&CubeTensor<R>; 2],
     out: &CubeTensor<R>,
 ) -> Result<(), String> {
     match engine {
         MatmulEngine::Fastest => {
             let mut refusal = Ok(());
-            for engine in fastest(x.dtype) {
-                refusal = multiply(*engine, x, w, out);
+            for engine in fastest(left.dtype, form) {
+                refusal = multiply(engine, form, [left, right], out);
                 if refusal.is_ok() {
-                    log_once(*engine, x.dtype);
+                    log_once(engine, left.dtype);
                     break;
                 }
             }
             refusal
         }
-        MatmulEngine::Cublas => super::cublas::multiply(x, w, out),
+        MatmulEngine::Cublas => super::cublas::multiply(form, [left, right], out),
         engine => match strategy(engine) {
-            Some(_) if x.dtype == DType::F32 && engine.rounds_f32() => {
+            Some(_) if left.dtype == DType::F32 && engine.rounds_f32() => {
                 Err("it would round f32 to tf32".to_string())
             }
             Some(strategy) => {
                 let (least, most) =
-                    (shared_bytes(engine), x.client.properties().hardware.max_shared_memory_size);
+                    (shared_bytes(engine), left.client.properties().hardware.max_shared_memory_size);
                 match most < least {
                     true => Err(format!("it needs {least} bytes of shared memory, the device has {most}")),
-                    false => cubek(strategy, x, w, out),
+                    false => cubek(strategy, form, [left, right], out),
                 }
             }
             None => Err("it is not one of cubek's engines".to_string()),
@@ -94,16 +97,19 @@ fn log_once(engine: MatmulEngine, dtype: DType) {
 
 fn cubek<R: CubeRuntime>(
     strategy: Strategy,
-    x: &CubeTensor<R>,
-    w: &CubeTensor<R>,
+    form: ProductForm,
+    sides: [&CubeTensor<R>; 2],
     out: &CubeTensor<R>,
 ) -> Result<(), String> {
-    let dtype = x.dtype.into();
-    let input = |tensor: &CubeTensor<R>| InputBinding::new(tensor.clone().binding(), dtype);
-    let (x_in, mut w_in) = (input(x), input(w));
-    w_in.swap_dims(1, 2);
-    let mut types = MatmulElems::from_globals(&MatmulGlobalElems { lhs: dtype, rhs: dtype, out: dtype });
-    launch_ref(&strategy, &x.client, x_in, w_in, out.clone().binding(), &mut types)
+    let (client, dtype) = (&out.client, sides[0].dtype.into());
+    let mut inputs = sides.map(|side| InputBinding::new(side.clone().binding(), dtype));
+    inputs.iter_mut().zip(form.transposed()).filter(|(_, transposed)| *transposed).for_each(|(input, _)| {
+        input.swap_dims(1, 2);
+    });
+    let [left, right] = inputs;
+    let globals = MatmulGlobalElems { lhs: dtype, rhs: dtype, out: out.dtype.into() };
+    let mut types = MatmulElems::from_globals(&globals);
+    launch_ref(&strategy, client, left, right, out.clone().binding(), &mut types)
         .map_err(|error| format!("{error:?}"))
 }
 

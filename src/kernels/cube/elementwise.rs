@@ -7,12 +7,9 @@ use cubecl::prelude::*;
 
 use super::buffers::array;
 use super::launch::spread;
-use super::rows::{UNITS, lanes, output, rows};
+use super::rows::{UNITS, by_vectors, lanes, output, rows};
 use crate::arch::Activation;
 use crate::kernels::activation::{GELU_CUBIC, GELU_LINEAR};
-
-/// Most cubes along the second axis of a launch.
-const MOST_ROWS: usize = 65_535;
 
 /// Heads of a row; strides are in vectors.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
@@ -190,17 +187,15 @@ pub(super) fn gate_mul<R: CubeRuntime>(
     let client = gate.client.clone();
     let (count, width, dtype) = (gate.shape()[0], gate.shape()[1], gate.dtype);
     let lanes = lanes(dtype.size(), &[width, gate_stride, up_stride]);
-    let x = (width / lanes).next_power_of_two().min(UNITS);
-    let y = UNITS / x;
-    let (across, down) = ((width / lanes).div_ceil(x).max(1), count.div_ceil(y).clamp(1, MOST_ROWS));
+    let (cubes, units) = by_vectors(count, width / lanes);
     let (out, out_arg) = output(&gate, 0);
     // SAFETY: a unit reads and writes rows below `count` and of their vectors one below `width / lanes`; the
     // strides are at least `width`, so that all lie within the buffers. In place, it reads before it writes.
     unsafe {
         gate_mul_kernel::launch_unchecked::<R>(
             &client,
-            CubeCount::new_2d(across as u32, down as u32),
-            CubeDim::new_2d(x as u32, y as u32),
+            cubes,
+            units,
             lanes,
             array(gate),
             array(up),

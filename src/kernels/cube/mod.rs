@@ -7,14 +7,20 @@ mod buffers;
 mod cublas;
 mod dense;
 mod elementwise;
+mod elementwise_backward;
 mod fused;
+mod group_sums;
 mod launch;
+mod linear_backward;
 mod move_scales;
 mod noise;
 mod norm;
+mod norm_backward;
 mod packed;
 mod product;
+mod product_form;
 mod rows;
+mod share;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -25,9 +31,11 @@ mod cublas {
     use burn_cubecl::CubeRuntime;
     use burn_cubecl::tensor::CubeTensor;
 
+    use super::product_form::ProductForm;
+
     pub fn multiply<R: CubeRuntime>(
-        _: &CubeTensor<R>,
-        _: &CubeTensor<R>,
+        _: ProductForm,
+        _: [&CubeTensor<R>; 2],
         _: &CubeTensor<R>,
     ) -> Result<(), String> {
         Err("this qzo was built without cuda".to_string())

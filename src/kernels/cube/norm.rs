@@ -3,72 +3,12 @@
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::features::Plane;
 use cubecl::prelude::*;
 
 use super::buffers::array;
 use super::launch::spread;
 use super::rows::{UNITS, lanes, output};
-
-/// Most vectors that a unit keeps in registers.
-const MOST_HELD: usize = 16;
-
-/// How the units of a cube share its rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Share {
-    /// Units of one row, a power of two.
-    units: usize,
-    /// Rows of a cube.
-    rows: usize,
-    /// Vectors of one unit: number `n` of unit `u` is number `u + n · units` of the row, if the row is so long.
-    vectors: usize,
-    /// Units whose values the device adds up in one instruction, or 1; a divisor of `units`.
-    plane: usize,
-}
-
-impl Share {
-    /// The share for rows of `width` vectors.
-    fn new(width: usize, plane: usize) -> Self {
-        let units = width.next_power_of_two().clamp(plane.max(32), UNITS);
-        Self { units, rows: UNITS / units, vectors: width.div_ceil(units), plane }
-    }
-
-    /// Whether the rows are read once: units keep what they have read.
-    fn holds(self) -> bool {
-        self.vectors <= MOST_HELD
-    }
-}
-
-/// See [`Share::plane`].
-fn plane<R: CubeRuntime>(client: &ComputeClient<R>) -> usize {
-    let properties = client.properties();
-    let [least, most] = [properties.hardware.plane_size_min, properties.hardware.plane_size_max];
-    let plane = most as usize;
-    let adds = properties.features.plane.contains(Plane::Ops) && least == most;
-    if adds && plane.is_power_of_two() && plane <= UNITS { plane } else { 1 }
-}
-
-/// Position of a unit in the rows.
-#[derive(CubeType, Clone, Copy)]
-struct UnitPlace {
-    /// The unit's number in its row.
-    unit: usize,
-    /// The row's first vector.
-    first: usize,
-    /// Vectors of the row; 0 past the last row.
-    width: usize,
-}
-
-#[cube]
-fn place(rows: usize, width: usize, #[comptime] share: Share) -> UnitPlace {
-    let unit = UNIT_POS as usize;
-    let row = CUBE_POS * comptime!(share.rows) + unit / comptime!(share.units);
-    UnitPlace {
-        unit: unit % comptime!(share.units),
-        first: row * width,
-        width: select(row < rows, width, 0usize),
-    }
-}
+use super::share::{MOST_HELD, Share, place, plane, total};
 
 #[cube(launch_unchecked)]
 fn rms_norm_kernel<F: Float, N: Size>(
@@ -149,7 +89,7 @@ fn add_rms_norm_kernel<F: Float, N: Size>(
 }
 
 #[cube]
-fn square<F: Float, N: Size>(value: Vector<F, N>) -> Vector<f32, N> {
+pub fn square<F: Float, N: Size>(value: Vector<F, N>) -> Vector<f32, N> {
     let value = Vector::<f32, N>::cast_from(value);
     value * value
 }
@@ -161,59 +101,9 @@ fn normed<F: Float, N: Size>(value: Vector<F, N>, scale: f32, weight: Vector<f32
 
 /// `1 / √(mean + eps)` of a row from the sums of squares of its units; every unit of the cube takes part.
 #[cube]
-fn scale<N: Size>(squares: Vector<f32, N>, width: usize, eps: f32, #[comptime] share: Share) -> f32 {
+pub fn scale<N: Size>(squares: Vector<f32, N>, width: usize, eps: f32, #[comptime] share: Share) -> f32 {
     let lanes = N::value().comptime();
-    let mut sum = 0.0f32;
-    #[unroll]
-    for lane in 0..lanes {
-        sum += squares[lane];
-    }
-    let total = if comptime!(share.plane == 1) { tree_sum(sum, share) } else { planes_sum(sum, share) };
-    1.0f32 / (total / f32::cast_from((width * lanes) as u32) + eps).sqrt()
-}
-
-/// The sum of a row's values: half of the units add those of the other half to theirs, until one is left.
-#[cube]
-fn tree_sum(value: f32, #[comptime] share: Share) -> f32 {
-    let mut sums = SharedMemory::<f32>::new(comptime!(share.units * share.rows));
-    let position = UNIT_POS as usize;
-    let unit = position % comptime!(share.units);
-    sums[position] = value;
-    sync_cube();
-    #[unroll]
-    for step in 0..comptime!(share.units.trailing_zeros() as usize) {
-        let half = comptime!(share.units >> (step + 1));
-        if unit < half {
-            let other = sums[position + half];
-            sums[position] += other;
-        }
-        sync_cube();
-    }
-    sums[position - unit]
-}
-
-/// The sum of a row's values by planes, whose units are neighbours.
-#[cube]
-fn planes_sum(value: f32, #[comptime] share: Share) -> f32 {
-    let sum = plane_sum(value);
-    if comptime!(share.units == share.plane) {
-        sum
-    } else {
-        let planes = comptime!(share.units / share.plane);
-        let mut sums = SharedMemory::<f32>::new(comptime!(planes * share.rows));
-        let position = UNIT_POS as usize;
-        if UNIT_POS_PLANE == 0 {
-            sums[position / comptime!(share.plane)] = sum;
-        }
-        sync_cube();
-        let first = position / comptime!(share.units) * planes;
-        let mut total = 0.0f32;
-        #[unroll]
-        for i in 0..planes {
-            total += sums[first + i];
-        }
-        total
-    }
+    1.0f32 / (total(squares, share) / f32::cast_from((width * lanes) as u32) + eps).sqrt()
 }
 
 /// The norm of each row, written in place of `x` if nobody else holds that.

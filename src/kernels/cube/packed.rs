@@ -65,6 +65,13 @@ pub fn group_of(packed: &Packed, column: usize) -> usize {
     column / comptime!(packed.scheme.group_size)
 }
 
+/// The first column of a group, and the end of the last.
+#[cube]
+pub fn group_columns(packed: &Packed, group: usize) -> (usize, usize) {
+    let begin = group * comptime!(packed.scheme.group_size);
+    (begin, min(begin + comptime!(packed.scheme.group_size), packed.in_features))
+}
+
 /// [`weights`](fn@weights) under a given scale.
 #[cube]
 pub fn scaled_weights<N: Size>(packed: &Packed, scale: f32, row: usize, first: usize) -> Vector<f32, N> {

@@ -11,6 +11,7 @@ use cubecl::device::{Device, DeviceId};
 
 use super::buffers::{empty, reshaped};
 use super::packed::CubeWeight;
+use super::product_form::ProductForm;
 use super::unpack::MovedWeight;
 use super::{cublas, dense, fused, move_scales, unpack};
 use crate::kernels::{MatmulEngine, MatmulPath};
@@ -75,20 +76,27 @@ fn dense_products<R: CubeRuntime>(
         let (n, k) = (weight.packed.out_features, weight.packed.in_features);
         let mut w = reshaped(scratch.clone(), [weight.parts.len(), n, k]);
         w.handle = w.handle.offset_start((begin * x.dtype.size()) as u64);
-        dense::multiply(engine, &x, &w, &y)?;
+        dense::multiply(engine, ProductForm::RightTransposed, [&x, &w], &y)?;
     }
     Ok(())
 }
 
-/// `x · wᵀ` for a dense weight.
+/// The product of two matrices in their type.
 ///
 /// # Shapes
-/// `x`: `[T, in_features]`; `w`: `[out_features, in_features]`; result: `[T, out_features]`; all contiguous.
-pub(super) fn dense_product<R: CubeRuntime>(x: CubeTensor<R>, w: CubeTensor<R>) -> CubeTensor<R> {
-    let [(rows, k), (n, _)] = [&x, &w].map(|tensor| (tensor.shape()[0], tensor.shape()[1]));
-    let out = empty(&x, [rows, n], x.dtype);
-    let (x, w) = (reshaped(x, [1, rows, k]), reshaped(w, [1, n, k]));
-    let made = dense::multiply(MatmulEngine::Fastest, &x, &w, &reshaped(out.clone(), [1, rows, n]));
+/// `left` and `right`: `[rows, columns]` as `form` says, contiguous; result: `[m, n]`, contiguous.
+pub(super) fn dense_product<R: CubeRuntime>(
+    form: ProductForm,
+    [left, right]: [CubeTensor<R>; 2],
+) -> CubeTensor<R> {
+    let [of_left, of_right] = form.transposed().map(usize::from);
+    let (m, n) = (left.shape()[of_left], right.shape()[1 - of_right]);
+    let out = empty(&left, [m, n], left.dtype);
+    let [left, right, one] = [left, right, out.clone()].map(|tensor| {
+        let [rows, columns] = tensor.shape().dims();
+        reshaped(tensor, [1, rows, columns])
+    });
+    let made = dense::multiply(MatmulEngine::Fastest, form, [&left, &right], &one);
     made.unwrap_or_else(|what| unreachable!("the naive product takes every shape: {what}"));
     out
 }
@@ -103,7 +111,7 @@ pub(super) fn expect<D: Device>(elements: usize, device: &D) {
 }
 
 /// A buffer for `elements`, of one size for all products of the model: the memory pools keep a buffer for each size.
-fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) -> CubeTensor<R> {
+pub(super) fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) -> CubeTensor<R> {
     let expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
     let expected = expected.get(&(TypeId::of::<R::Device>(), like.device.to_id())).copied();
     empty(like, [elements.max(parts * expected.unwrap_or(0))], like.dtype)

@@ -3,7 +3,7 @@
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::ArrayArg;
+use cubecl::prelude::{ArrayArg, CubeCount, CubeDim};
 use cubecl::std::tensor::is_contiguous;
 
 use super::buffers::{array, empty_like};
@@ -12,11 +12,22 @@ use super::buffers::{array, empty_like};
 pub(super) const UNITS: usize = 256;
 /// The widest read or write of one unit, in bytes.
 const READ: usize = 16;
+/// Most cubes along the second axis of a launch.
+const MOST_ROWS: usize = 65_535;
 
 /// Elements, of `size` bytes each, that one unit reads at a time; each of `lengths` is a multiple of their number.
 pub(super) fn lanes(size: usize, lengths: &[usize]) -> usize {
     let fits = |lanes: &usize| lengths.iter().all(|length| length.is_multiple_of(*lanes));
     [8, 4, 2].into_iter().filter(|lanes| lanes * size <= READ).find(fits).unwrap_or(1)
+}
+
+/// A launch with a unit for each of `width` vectors along x. Along y it may have fewer than `count` rows: the kernel goes
+/// on in steps of as many as there are.
+pub(super) fn by_vectors(count: usize, width: usize) -> (CubeCount, CubeDim) {
+    let x = width.next_power_of_two().min(UNITS);
+    let y = UNITS / x;
+    let (across, down) = (width.div_ceil(x).max(1), count.div_ceil(y).clamp(1, MOST_ROWS));
+    (CubeCount::new_2d(across as u32, down as u32), CubeDim::new_2d(x as u32, y as u32))
 }
 
 /// A tensor whose rows, one for each index of its first axis, are contiguous, and the number of elements from the

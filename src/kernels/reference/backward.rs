@@ -246,15 +246,16 @@ fn the_loops_of_attention_agree_with_finite_differences() {
 
 pub(super) fn attention_backward_matches_the_loops<B: Kernels>(device: &B::Device) {
     let (ranges, keys) = every_range();
-    let narrow =
-        [(4, 2, 16), (3, 3, 21), (9, 3, 64), (2, 1, 128), (2, 1, 252)].map(|(heads, kv_heads, head_dim)| {
+    let narrow = [(4, 2, 16), (3, 3, 21), (9, 3, 64), (2, 1, 128), (2, 1, 252), (2, 1, 600)].map(
+        |(heads, kv_heads, head_dim)| {
             let cap = (head_dim < 64).then_some(2.5);
             (
                 AttentionCase { ranges: ranges.clone(), keys, heads, kv_heads, head_dim, cap },
                 ComputeType::F32,
                 TOLERANCE,
             )
-        });
+        },
+    );
     let half = [(ComputeType::F16, 4e-3), (ComputeType::Bf16, 2e-2)];
     let half = half
         .into_iter()

@@ -1,5 +1,6 @@
 //! Attention with a running maximum (Dao et al. 2022), so that no score ever reaches global memory.
 
+mod backward;
 mod launch;
 mod queries;
 mod tensor_cores;
@@ -8,4 +9,5 @@ mod tests;
 mod tiled;
 mod untiled;
 
+pub(super) use backward::launch as backward;
 pub(super) use launch::launch;

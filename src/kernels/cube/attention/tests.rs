@@ -4,11 +4,12 @@ use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::backward::launch_with;
 use super::tensor_cores::{self, CoreTile};
 use crate::kernels::cube::buffers::empty_like;
 use crate::kernels::cube::tests::tensors::{self, Floats};
 use crate::kernels::reference::attention::{AttentionCase, halves};
-use crate::kernels::reference::relative_error;
+use crate::kernels::reference::{Uniform, relative_error};
 
 /// `q`, `k`, `v` and the bounds of a case.
 fn upload<R: CubeRuntime>(
@@ -41,6 +42,29 @@ fn check<R: CubeRuntime>(
     assert!(error < tolerance, "{dtype:?} {tile:?} {case:?}: {error:e}");
 }
 
+/// [`check`] for the backward pass.
+fn check_gradients<R: CubeRuntime>(
+    case: &AttentionCase,
+    dtype: DType,
+    tile: CoreTile,
+    tolerance: f64,
+    device: &R::Device,
+) {
+    let inputs = case.inputs();
+    let dy: Vec<f32> =
+        Uniform(66).floats(inputs[0].len()).iter().map(|x| (x * 128.0).round() / 128.0).collect();
+    let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let want = case.backward(&inputs.each_ref().map(|values| wide(values)), &wide(&dy));
+    let [q, k, v, bounds] = upload::<R>(case, &inputs, dtype, device);
+    let dy = tensors::upload::<R>(&dy, case.shape_of_q(), dtype, device);
+    let got = launch_with([q, k, v, dy], bounds, case.scores(), tile);
+    for ((got, want), name) in got.into_iter().zip(&want).zip(["dq", "dk", "dv"]) {
+        let got = Tensor::<Floats<R>, 3>::from_primitive(TensorPrimitive::Float(got)).cast(DType::F32);
+        let error = relative_error(&got.into_data().into_vec().unwrap(), want);
+        assert!(error < tolerance, "{name} {dtype:?} {tile:?} {case:?}: {error:e}");
+    }
+}
+
 /// Compares heads up to a width, by loops in blocks of several sizes, with the reference.
 fn loops_match_the_reference<R: CubeRuntime>(widest: usize, types: &[(DType, f64)], device: &R::Device) {
     let client = R::client(device);
@@ -64,6 +88,25 @@ mod wgpu {
     use crate::device::{Device, for_tests};
 
     #[test]
+    fn gradients_by_loops_in_place_of_tensor_cores_match_the_reference() {
+        let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
+        for (case, (warps, keys)) in super::halves().iter().zip([(2, 32), (4, 16), (1, 16)]) {
+            let head_dim = case.head_dim;
+            let tile = super::CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false };
+            // A software device takes minutes to compile the wide ones.
+            if head_dim <= 64 {
+                super::check_gradients::<burn_wgpu::WgpuRuntime>(
+                    case,
+                    super::DType::F32,
+                    tile,
+                    1e-5,
+                    &device,
+                );
+            }
+        }
+    }
+
+    #[test]
     fn loops_in_place_of_tensor_cores_match_the_reference() {
         let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
         // A software device takes minutes to compile the wide ones.
@@ -83,6 +126,25 @@ mod cuda {
 
     /// Warps and keys of a cube that could be the fastest.
     const BLOCKS: [(usize, usize); 4] = [(4, 32), (4, 64), (8, 32), (8, 64)];
+
+    #[test]
+    fn gradients_by_loops_in_place_of_tensor_cores_match_the_reference() {
+        let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
+        for (case, (warps, keys)) in super::halves().iter().zip([(2, 32), (4, 16), (1, 16)]) {
+            let head_dim = case.head_dim;
+            let tile = super::CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false };
+            // A software device takes minutes to compile the wide ones.
+            if head_dim <= 64 {
+                super::check_gradients::<burn_wgpu::WgpuRuntime>(
+                    case,
+                    super::DType::F32,
+                    tile,
+                    1e-5,
+                    &device,
+                );
+            }
+        }
+    }
 
     #[test]
     fn loops_in_place_of_tensor_cores_match_the_reference() {

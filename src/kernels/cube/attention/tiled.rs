@@ -7,7 +7,7 @@ use super::queries::{LOWEST, QueryBlock, bounded};
 /// A cube has `SIDE × SIDE` units.
 pub(super) const SIDE: usize = 8;
 
-/// Sizes and features that the kernel is compiled for.
+/// Sizes and features that a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct QueryTile {
     /// Queries, and keys, of one unit.
@@ -24,13 +24,13 @@ impl QueryTile {
     }
 
     /// Columns of the result that one unit sums up.
-    fn columns(self) -> usize {
+    pub fn columns(self) -> usize {
         self.head_dim.div_ceil(SIDE)
     }
 
     /// Stride of the rows in shared memory: one more than their columns, so that the keys of neighbouring units lie in
     /// different banks.
-    fn stride(self) -> usize {
+    pub fn stride(self) -> usize {
         self.columns() * SIDE + 1
     }
 
@@ -89,7 +89,7 @@ pub(super) fn attention<F: Float>(
 }
 
 #[cube]
-fn load_queries<F: Float>(
+pub(super) fn load_queries<F: Float>(
     q: &Array<F>,
     queries: &mut SharedMemory<F>,
     place: &QueryBlock,
@@ -125,7 +125,7 @@ fn reset(running: &mut SharedMemory<f32>, sum_v: &mut Array<f32>, #[comptime] ti
 
 /// The smallest range that contains the keys of all rows of the block; empty where they have none.
 #[cube]
-fn hull(
+pub(super) fn hull(
     bounds: &Array<i32>,
     place: &QueryBlock,
     #[comptime] range: usize,
@@ -147,7 +147,7 @@ fn hull(
 
 /// Loads keys or values `start ..` of one head, and zeros from `end` on, so that no weight of 0 meets a NaN.
 #[cube]
-fn load<F: Float>(
+pub(super) fn load<F: Float>(
     from: &Array<F>,
     keys: &mut SharedMemory<F>,
     start: usize,

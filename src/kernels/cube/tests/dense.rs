@@ -4,11 +4,12 @@ use burn::tensor::{DType, Tensor, TensorPrimitive};
 use burn_cubecl::CubeRuntime;
 
 use super::super::dense::multiply;
+use super::super::product_form::ProductForm;
 use super::tensors::{Floats, upload};
 use crate::kernels::MatmulEngine;
 use crate::kernels::reference::{Uniform, relative_error};
 
-/// Products at once, rows, out_features and in_features: some are multiples of nothing, some of every tile.
+/// Products at once, m, n and k: some are multiples of nothing, some of every tile.
 const SHAPES: [[usize; 4]; 8] = [
     [1, 5, 37, 96],
     [1, 3, 7, 75],
@@ -19,40 +20,58 @@ const SHAPES: [[usize; 4]; 8] = [
     [1, 300, 1536, 576],
     [2, 1024, 640, 768],
 ];
+const FORMS: [ProductForm; 3] =
+    [ProductForm::RightTransposed, ProductForm::Plain, ProductForm::LeftTransposed];
 
 /// Values that every type holds exactly.
 fn values(length: usize, seed: u32) -> Vec<f32> {
     Uniform(seed).floats(length).into_iter().map(|x| (x * 64.0).round() / 64.0).collect()
 }
 
+/// The transposes of matrices of `rows` rows.
+fn transposed(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
+    let of_one = |matrix: &[f32]| {
+        (0..rows * columns).map(|i| matrix[i % rows * columns + i / rows]).collect::<Vec<_>>()
+    };
+    values.chunks(rows * columns).flat_map(of_one).collect()
+}
+
 /// Checks every shape that an engine takes, and prints those it refuses.
 fn is_right<R: CubeRuntime>(engine: MatmulEngine, types: &[(DType, f64)], device: &R::Device) {
     let mut failures = vec![];
     for (dtype, tolerance) in types.iter().copied() {
-        for [parts, rows, out, input] in SHAPES {
-            let (x, w) = (values(parts * rows * input, 1), values(parts * out * input, 2));
-            let on_device = [
-                upload::<R>(&x, [parts, rows, input], dtype, device),
-                upload::<R>(&w, [parts, out, input], dtype, device),
-            ];
-            let y = upload::<R>(&vec![f32::NAN; parts * rows * out], [parts, rows, out], dtype, device);
-            if let Err(reason) = multiply(engine, &on_device[0], &on_device[1], &y) {
-                eprintln!("SKIPPED: {dtype:?} {parts} × {rows} × {out} × {input}: {reason}");
+        for ([parts, m, n, k], form) in SHAPES.into_iter().flat_map(|shape| FORMS.map(|form| (shape, form))) {
+            let (left, right) = (values(parts * m * k, 1), values(parts * n * k, 2));
+            let side = |values: &[f32], [rows, columns]: [usize; 2], turn: bool| {
+                let (values, shape) = match turn {
+                    true => (transposed(values, [rows, columns]), [parts, columns, rows]),
+                    false => (values.to_vec(), [parts, rows, columns]),
+                };
+                upload::<R>(&values, shape, dtype, device)
+            };
+            let [of_left, of_right] = form.transposed();
+            let sides = [side(&left, [m, k], of_left), side(&right, [n, k], !of_right)];
+            // Gradients of weights are summed up further.
+            let out = if of_left { DType::F32 } else { dtype };
+            let y = upload::<R>(&vec![f32::NAN; parts * m * n], [parts, m, n], out, device);
+            let name = format!("{form:?} {dtype:?} {parts} × {m} × {n} × {k}");
+            if let Err(reason) = multiply(engine, form, sides.each_ref(), &y) {
+                eprintln!("SKIPPED: {name}: {reason}");
                 continue;
             }
             let y = Tensor::<Floats<R>, 3>::from_primitive(TensorPrimitive::Float(y));
             let got: Vec<f32> = y.cast(DType::F32).into_data().into_vec().unwrap();
             let mut want = Vec::with_capacity(got.len());
-            for (x, w) in x.chunks(rows * input).zip(w.chunks(out * input)) {
-                for x in x.chunks(input) {
+            for (left, right) in left.chunks(m * k).zip(right.chunks(n * k)) {
+                for x in left.chunks(k) {
                     let dot =
                         |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
-                    want.extend(w.chunks(input).map(dot));
+                    want.extend(right.chunks(k).map(dot));
                 }
             }
             let error = relative_error(&got, &want);
             if error.is_nan() || error >= tolerance {
-                failures.push(format!("{dtype:?} {parts} × {rows} × {out} × {input}: {error:e}"));
+                failures.push(format!("{name}: {error:e}"));
             }
         }
     }

@@ -6,9 +6,11 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::super::queries::QueryBlock;
-use super::fragments::{Pair, Scratch, load_left, load_rights, load_rights_of_rows, multiply};
+use super::blocks::{hull, load_queries};
+use super::fragments::{Pair, Scratch};
+use super::products::{accumulate, clear, score};
 use super::softmax::{Softmax, weigh};
-use super::tile::{CoreTile, ROWS, WARP, own_query};
+use super::tile::{CoreTile, WARP, own_query};
 use crate::kernels::Scores;
 
 /// One cube per key head and block of queries, each warp with 16 of them.
@@ -40,7 +42,7 @@ fn attention<F: Float, N: Size>(
     let mut queries = SharedMemory::<Vector<F, N>>::new(comptime!(tile.queries() * tile.stride()));
     let mut keys_tile = SharedMemory::<Vector<F, N>>::new(comptime!(tile.keys * tile.stride()));
     let mut values_tile = SharedMemory::<Vector<F, N>>::new(comptime!(tile.keys * tile.stride()));
-    load_queries(q, &mut queries, &place, tile);
+    load_queries(q, &mut queries, &place, comptime!(tile.queries()), tile);
 
     let mut scores = Array::<Pair<f32>>::new(comptime!(2 * tile.keys / 8));
     let mut sums = Array::<Pair<f32>>::new(comptime!(2 * tile.head_dim / 8));
@@ -76,26 +78,6 @@ fn attention<F: Float, N: Size>(
         accumulate::<F, N>(&scores, &values_tile, &mut sums, &mut scratch, tile);
     }
     store(&sums, &mut softmax, out, &place, &mut scratch, tile);
-}
-
-#[cube]
-fn load_queries<F: Float, N: Size>(
-    q: &Array<Vector<F, N>>,
-    queries: &mut SharedMemory<Vector<F, N>>,
-    place: &QueryBlock,
-    #[comptime] tile: CoreTile,
-) {
-    let vectors = comptime!(tile.vectors());
-    for i in
-        range_stepped(UNIT_POS as usize, comptime!(tile.queries() * tile.vectors()), comptime!(tile.units()))
-    {
-        let query = place.first + i / vectors;
-        let mut value = Vector::new(F::new(0.0));
-        if query < place.count {
-            value = q[place.head(query) * vectors + i % vectors];
-        }
-        queries[i / vectors * comptime!(tile.stride()) + i % vectors] = value;
-    }
 }
 
 /// Reads this unit's part of the keys or values `start ..` of one head, and zeros from `end` on, so that no weight of 0
@@ -135,102 +117,6 @@ fn write<F: Float, N: Size>(
         let i = UNIT_POS as usize + j * comptime!(tile.units());
         if i < comptime!(tile.keys * tile.vectors()) {
             to[i / vectors * comptime!(tile.stride()) + i % vectors] = coming[j];
-        }
-    }
-}
-
-#[cube]
-fn clear(sums: &mut Array<Pair<f32>>, #[comptime] count: usize, #[comptime] tile: CoreTile) {
-    let cores = comptime!(tile.cores);
-    #[unroll(cores)]
-    for i in 0..count {
-        sums[i] = Vector::new(0.0f32);
-    }
-}
-
-/// The smallest range that contains the keys of all rows of the block; empty where they have none. The lanes of each
-/// warp read the bounds of all rows together.
-#[cube]
-fn hull(
-    bounds: &Array<Vector<i32, Const<4>>>,
-    place: &QueryBlock,
-    key_rows: usize,
-    #[comptime] range: usize,
-    scratch: &mut Scratch,
-    #[comptime] tile: CoreTile,
-) -> (usize, usize) {
-    let mut begin = i32::MAX.runtime();
-    let mut end = 0i32;
-    #[unroll]
-    for i in 0..comptime!(tile.queries().div_ceil(WARP)) {
-        let query = place.first + UNIT_POS as usize % WARP + i * WARP;
-        if query < place.count {
-            let row = bounds[place.row(query)];
-            let from = row[comptime!(2 * range)];
-            let to = row[comptime!(2 * range + 1)];
-            if from < to {
-                begin = min(begin, from);
-                end = max(end, to);
-            }
-        }
-    }
-    #[unroll]
-    for bit in 0..5u32 {
-        begin = min(begin, scratch.other_int(begin, comptime!(1u32 << bit), tile));
-        end = max(end, scratch.other_int(end, comptime!(1u32 << bit), tile));
-    }
-    // No key beyond the last is read, whatever the bounds are.
-    let end = min(end as usize, key_rows);
-    (min(begin as usize, end), end)
-}
-
-/// `scores = queries · keysᵀ`
-#[cube]
-fn score<F: Float, N: Size>(
-    queries: &SharedMemory<Vector<F, N>>,
-    keys: &SharedMemory<Vector<F, N>>,
-    scores: &mut Array<Pair<f32>>,
-    scratch: &mut Scratch,
-    #[comptime] tile: CoreTile,
-) {
-    clear(scores, comptime!(2 * tile.keys / 8), tile);
-    let cores = comptime!(tile.cores);
-    let row = UNIT_POS as usize / WARP * ROWS;
-    #[unroll(cores)]
-    for step in 0..comptime!(tile.head_dim / 16) {
-        let left = load_left::<F, N>(queries, row, step * 16, tile);
-        #[unroll(cores)]
-        for i in 0..comptime!(tile.keys / 16) {
-            let rights = load_rights_of_rows::<F, N>(keys, i * 16, step * 16, tile);
-            multiply::<F>(&left, &rights, 0usize, scores, 2 * i, scratch, tile);
-            multiply::<F>(&left, &rights, 1usize, scores, 2 * i + 1, scratch, tile);
-        }
-    }
-}
-
-/// `sums += weights · values`. The sums of one product lie in the registers as the left side of the next, except for
-/// their type.
-#[cube]
-fn accumulate<F: Float, N: Size>(
-    weights: &Array<Pair<f32>>,
-    values: &SharedMemory<Vector<F, N>>,
-    sums: &mut Array<Pair<f32>>,
-    scratch: &mut Scratch,
-    #[comptime] tile: CoreTile,
-) {
-    let cores = comptime!(tile.cores);
-    #[unroll(cores)]
-    for step in 0..comptime!(tile.keys / 16) {
-        let mut left = Array::<Pair<F>>::new(4usize);
-        #[unroll]
-        for i in 0..4usize {
-            left[i] = Vector::cast_from(weights[4 * step + i]);
-        }
-        #[unroll(cores)]
-        for i in 0..comptime!(tile.head_dim / 16) {
-            let rights = load_rights::<F, N>(values, step * 16, i * 16, tile);
-            multiply::<F>(&left, &rights, 0usize, sums, 2 * i, scratch, tile);
-            multiply::<F>(&left, &rights, 1usize, sums, 2 * i + 1, scratch, tile);
         }
     }
 }

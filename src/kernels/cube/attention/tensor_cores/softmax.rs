@@ -14,11 +14,11 @@ const START: f32 = -1.0e38;
 #[derive(CubeType)]
 pub(super) struct Softmax {
     /// Bounds of the two rows; empty for rows beyond the last.
-    bounds: Array<Vector<i32, Const<4>>>,
+    pub bounds: Array<Vector<i32, Const<4>>>,
     /// The highest score so far, the same on the four lanes.
-    highest: Array<f32>,
+    pub highest: Array<f32>,
     /// The sum of this lane's weights.
-    sums: Array<f32>,
+    pub sums: Array<f32>,
 }
 
 #[cube]
@@ -43,9 +43,28 @@ impl Softmax {
 
     /// The sum of all weights of a row.
     pub fn total(&self, #[comptime] i: usize, scratch: &mut Scratch, #[comptime] tile: CoreTile) -> f32 {
-        let half = self.sums[i] + scratch.other(self.sums[i], 1u32, tile);
-        half + scratch.other(half, 2u32, tile)
+        sum_of_row(self.sums[i], scratch, tile)
     }
+
+    /// The range of keys that a row sees.
+    pub fn seen(&self, #[comptime] i: usize, in_prefix: bool) -> (usize, usize) {
+        let bounds = self.bounds[i];
+        (select(in_prefix, bounds[0], bounds[2]) as usize, select(in_prefix, bounds[1], bounds[3]) as usize)
+    }
+}
+
+/// The sum of the values of the four lanes of a row.
+#[cube]
+pub(super) fn sum_of_row(value: f32, scratch: &mut Scratch, #[comptime] tile: CoreTile) -> f32 {
+    let half = value + scratch.other(value, 1u32, tile);
+    half + scratch.other(half, 2u32, tile)
+}
+
+/// The highest of the values of the four lanes of a row.
+#[cube]
+pub(super) fn highest_of_row(value: f32, scratch: &mut Scratch, #[comptime] tile: CoreTile) -> f32 {
+    let half = max(value, scratch.other(value, 1u32, tile));
+    max(half, scratch.other(half, 2u32, tile))
 }
 
 /// Turns products into weights relative to the highest score so far, and rescales the sums of values to it.
@@ -65,17 +84,13 @@ pub(super) fn weigh(
     let columns = comptime!(tile.head_dim / 8);
     #[unroll]
     for i in 0..2usize {
-        let bounds = softmax.bounds[i];
-        let from = select(in_prefix, bounds[0], bounds[2]) as usize;
-        let to = select(in_prefix, bounds[1], bounds[3]) as usize;
+        let (from, to) = softmax.seen(i, in_prefix);
         let last = softmax.highest[i];
         scale_and_cap(scores, i, scale, cap, tile);
         if start < from || start + comptime!(tile.keys) > to {
             mask(scores, i, start, from, to, tile);
         }
-        let mut highest = highest_score(scores, i, last, tile);
-        highest = max(highest, scratch.other(highest, 1u32, tile));
-        highest = max(highest, scratch.other(highest, 2u32, tile));
+        let highest = highest_of_row(highest_score(scores, i, last, tile), scratch, tile);
         let shrink = (last - highest).exp();
         softmax.highest[i] = highest;
         softmax.sums[i] = softmax.sums[i] * shrink + exponentials(scores, i, highest, tile);
@@ -91,7 +106,7 @@ pub(super) fn weigh(
 
 /// Turns the products of a row into scores.
 #[cube]
-fn scale_and_cap(
+pub(super) fn scale_and_cap(
     scores: &mut Array<Pair<f32>>,
     #[comptime] i: usize,
     scale: f32,
@@ -112,7 +127,7 @@ fn scale_and_cap(
 
 /// Sets scores to `LOWEST` where a row does not see a key.
 #[cube]
-fn mask(
+pub(super) fn mask(
     scores: &mut Array<Pair<f32>>,
     #[comptime] i: usize,
     start: usize,
@@ -135,7 +150,7 @@ fn mask(
 
 /// The highest of this lane's scores and `last`.
 #[cube]
-fn highest_score(
+pub(super) fn highest_score(
     scores: &Array<Pair<f32>>,
     #[comptime] i: usize,
     last: f32,

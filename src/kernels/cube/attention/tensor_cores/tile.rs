@@ -40,6 +40,24 @@ pub(in crate::kernels::cube::attention) struct CoreTile {
 impl CoreTile {
     /// The tile for a type and width of heads; `None` where the device has no tensor cores for them.
     pub fn of<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType, head_dim: usize) -> Option<Self> {
+        Self::with(client, dtype, head_dim, Self::shared_bytes)
+    }
+
+    /// [`of`](Self::of) for the kernels of the backward pass.
+    pub fn of_gradients<R: CubeRuntime>(
+        client: &ComputeClient<R>,
+        dtype: DType,
+        head_dim: usize,
+    ) -> Option<Self> {
+        Self::with(client, dtype, head_dim, Self::gradient_bytes)
+    }
+
+    fn with<R: CubeRuntime>(
+        client: &ComputeClient<R>,
+        dtype: DType,
+        head_dim: usize,
+        bytes: fn(Self, usize) -> usize,
+    ) -> Option<Self> {
         let float = match dtype {
             DType::F16 => FloatKind::F16,
             DType::BF16 => FloatKind::BF16,
@@ -56,7 +74,7 @@ impl CoreTile {
         let warps = WARP as u32;
         let fits = (hardware.plane_size_min, hardware.plane_size_max) == (warps, warps)
             && tile.units() as u32 <= hardware.max_units_per_cube
-            && tile.shared_bytes(dtype.size()) <= hardware.max_shared_memory_size
+            && bytes(tile, dtype.size()) <= hardware.max_shared_memory_size
             && head_dim.is_multiple_of(16)
             && head_dim <= WIDEST_HEAD;
         (has_instructions && fits).then_some(tile)
@@ -96,6 +114,14 @@ impl CoreTile {
     /// Bytes of shared memory of one cube, for elements of `element` bytes.
     pub fn shared_bytes(self, element: usize) -> usize {
         (self.queries() + 2 * self.keys) * self.stride() * self.lanes * element + self.scratch_bytes()
+    }
+
+    /// [`shared_bytes`](Self::shared_bytes) of the kernels of the backward pass.
+    pub fn gradient_bytes(self, element: usize) -> usize {
+        let numbers = self.keys * (size_of::<[i32; 4]>() + size_of::<[f32; 2]>());
+        2 * (self.queries() + self.keys) * self.stride() * self.lanes * element
+            + self.scratch_bytes()
+            + numbers
     }
 }
 

@@ -5,12 +5,12 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::Runtime;
 
-use super::super::super::{attention, elementwise, move_scales, norm};
+use super::super::super::{attention, elementwise, elementwise_backward, move_scales, norm, norm_backward};
 use super::recorder::{B, RecorderLevels, displacement, displacements};
 use super::runtime::{Card, Launch, Recorder};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{DeviceWeight, MatmulEngine, MatmulPath, Scores, linear_by};
+use crate::kernels::{DeviceWeight, MatmulEngine, MatmulPath, Scores, Wanted, linear_backward, linear_by};
 use crate::packed::{Codebook, Levels, PackedWeight, SubBlocks, words_per_row};
 use crate::zo::direction::Signs;
 
@@ -43,16 +43,20 @@ pub fn launched(device: &Card) -> Vec<Launch> {
             levels,
             perm: None,
         };
-        let weight = DeviceWeight { packed, parameter: Some(1), compute };
+        let weight = DeviceWeight { packed, parameter: Some(1), compute, has_constant_groups: false };
         let by = |path| {
             let x = Tensor::empty([2 * rows, input], (device, DType::from(compute)));
             linear_by(path, x, [&weight], Signs::Both(displacement())).unwrap();
             Recorder::take(device)
         };
         let [dense, fused] = [MatmulPath::Dense(MatmulEngine::Fastest), MatmulPath::Fused].map(by);
+        let [x, dy] = [input, out].map(|width| Tensor::empty([rows, width], (device, DType::from(compute))));
+        linear_backward(x, [&weight], [dy], Wanted { input: true, scales: true });
+        let backward = Recorder::take(device);
+        assert!(backward.iter().any(|launch| launch.name.contains("group_sums")));
         let unpacks = |launches: &[Launch]| launches.iter().any(|launch| launch.name.contains("unpack"));
         assert!(unpacks(&dense) && !unpacks(&fused), "{rows} × {out} × {input}, {bits} bits");
-        [dense, fused].concat()
+        [dense, fused, backward].concat()
     };
     let mut launches = vec![];
     for displacement in displacements() {
@@ -65,9 +69,12 @@ pub fn launched(device: &Card) -> Vec<Launch> {
             let x = || tensor(&[5, 4, head_dim], dtype);
             let kv = || tensor(&[5, 2, head_dim], dtype);
             for cap in [None, Some(50.0)] {
-                attention::launch(x(), kv(), kv(), words(20), Scores { scale: 0.5, cap }, x());
+                let scores = Scores { scale: 0.5, cap };
+                attention::launch(x(), kv(), kv(), words(20), scores, x());
+                attention::backward([x(), kv(), kv(), x()], words(20), scores);
             }
         }
+        elementwise_backward::permute_back(tensor(&[5, 24], dtype), words(24));
     }
     // Units of a row that are a plane, several, and a cube; vectors wide, narrow and single; a row too long to be
     // kept in registers; halves of whole heads and of parts of heads. Each in each type, on one card or another.
@@ -155,10 +162,14 @@ impl SmallKernel {
                 Self::Norm(hidden) => {
                     norm::rms_norm(x(&[5, hidden]), f32s(&[hidden]), 1e-5);
                     norm::add_rms_norm([0; 2].map(|_| x(&[5, hidden])), f32s(&[hidden]), 1e-5);
+                    let [x, dy] = [0; 2].map(|_| x(&[5, hidden]));
+                    norm_backward::rms_norm_backward(x, f32s(&[hidden]), 1e-5, dy);
                 }
                 Self::Gate(width) => {
                     for activation in [Activation::Silu, Activation::GeluTanh] {
                         elementwise::gate_mul(x(&[5, width]), x(&[5, width]), activation);
+                        let [gate, up, dy] = [0; 3].map(|_| x(&[5, width]));
+                        elementwise_backward::gate_mul_backward([gate, up], dy, activation);
                     }
                 }
                 Self::Rotation { dim, half } => {
