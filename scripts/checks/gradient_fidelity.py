@@ -21,36 +21,37 @@ TRAIN = Path(__file__).parents[2] / "configs" / "data" / "sentiment_train.jsonl"
 RATE = 1e-3
 
 
-def snapshot(directory: Path, step: str) -> dict[str, np.ndarray]:
-    tensors = load_file(directory / step)
+def scales(arguments: argparse.Namespace, seed: int, dtype: str, rate: float, folder: Path) -> dict[str, np.ndarray]:
+    """The scales after one step of gradient descent."""
+    out = folder / f"{dtype}-{seed}-{rate}"
+    # The evaluations before and after the step take no time on two rows.
+    dev = folder / "dev.jsonl"
+    dev.write_text("".join(TRAIN.read_text().splitlines(keepends=True)[:2]))
+    settings = {
+        "data.dev": dev,
+        "train.max_steps": 1,
+        "train.optimizer": "sgd",
+        "train.learning_rate": rate,
+        "train.lr_scheduler_type": "constant",
+        "train.warmup_steps": 0,
+        "train.max_grad_norm": "inf",
+        "train.eval_steps": 0,
+    }
+    command = [arguments.qzo, "finetune", "--config", arguments.recipe, "-o", str(out), "--device", arguments.device]
+    command += ["--dtype", dtype, "--seed", str(seed), "--quiet"]
+    command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    if arguments.model:
+        command += ["--model", arguments.model]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    tensors = load_file(out / "snapshot.safetensors")
     return {name: values.astype(np.float64) for name, values in tensors.items() if name.endswith(".weight")}
 
 
 def gradient(arguments: argparse.Namespace, seed: int, dtype: str, folder: Path) -> dict[str, np.ndarray]:
-    out = folder / f"{dtype}-{seed}"
-    settings = {
-        "max_steps": 1,
-        "optimizer": "sgd",
-        "learning_rate": RATE,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "max_grad_norm": "inf",
-        "eval_steps": 0,
-    }
-    command = [arguments.qzo, "finetune", "--config", arguments.recipe, "-o", str(out), "--device", arguments.device]
-    command += ["--dtype", dtype, "--seed", str(seed), "--quiet"]
-    command += [part for key, value in settings.items() for part in ("--set", f"train.{key}={value}")]
-    # The evaluations before and after the step take no time on two rows.
-    dev = folder / "dev.jsonl"
-    dev.write_text("".join(TRAIN.read_text().splitlines(keepends=True)[:2]))
-    command += ["--set", f"data.dev={dev}"]
-    if arguments.model:
-        command += ["--model", arguments.model]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*command, "--set", "train.learning_rate=0", "-o", f"{out}-before"], check=True, stdout=subprocess.DEVNULL)
-    start, end = (snapshot(Path(f"{out}{part}"), "snapshot.safetensors") for part in ("-before", ""))
-    moved = {name: start[name] != 0 for name in start}
-    return {name: np.log(end[name][moved[name]] / start[name][moved[name]]) / -RATE for name in start}
+    """The gradient of the logarithms of the scales, without the groups whose scale is 0."""
+    before, after = (scales(arguments, seed, dtype, rate, folder) for rate in (0, RATE))
+    moves = {name: before[name] != 0 for name in before}
+    return {name: np.log(after[name][moves[name]] / before[name][moves[name]]) / -RATE for name in before}
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
