@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 TRAIN = Path(__file__).parents[2] / "configs" / "data" / "sentiment_train.jsonl"
 RATE = 1e-3
@@ -43,8 +43,9 @@ def scales(arguments: argparse.Namespace, seed: int, dtype: str, rate: float, fo
     if arguments.model:
         command += ["--model", arguments.model]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    tensors = load_file(out / "snapshot.safetensors")
-    return {name: values.astype(np.float64) for name, values in tensors.items() if name.endswith(".weight")}
+    with safe_open(out / "snapshot.safetensors", "numpy") as snapshot:
+        names = [name for name in snapshot.keys() if name.endswith(".weight")]
+        return {name: snapshot.get_tensor(name).astype(np.float64) for name in names}
 
 
 def gradient(arguments: argparse.Namespace, seed: int, dtype: str, folder: Path) -> dict[str, np.ndarray]:
