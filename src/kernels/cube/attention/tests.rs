@@ -9,7 +9,7 @@ use super::tensor_cores::{self, CoreTile};
 use crate::kernels::cube::buffers::empty_like;
 use crate::kernels::cube::tests::tensors::{self, Floats};
 use crate::kernels::reference::attention::{AttentionCase, halves};
-use crate::kernels::reference::{Uniform, relative_error};
+use crate::kernels::reference::{Uniform, error_or_size, relative_error};
 
 /// `q`, `k`, `v` and the bounds of a case.
 fn upload<R: CubeRuntime>(
@@ -60,27 +60,53 @@ fn check_gradients<R: CubeRuntime>(
     let got = launch_with([q, k, v, dy], bounds, case.scores(), tile);
     for ((got, want), name) in got.into_iter().zip(&want).zip(["dq", "dk", "dv"]) {
         let got = Tensor::<Floats<R>, 3>::from_primitive(TensorPrimitive::Float(got)).cast(DType::F32);
-        let error = relative_error(&got.into_data().into_vec().unwrap(), want);
-        assert!(error < tolerance, "{name} {dtype:?} {tile:?} {case:?}: {error:e}");
+        let error = error_or_size(&got.into_data().into_vec().unwrap(), want);
+        assert!(error < tolerance, "{name}: {error:e} {dtype:?} {tile:?} {case:?}");
     }
 }
 
 /// Compares heads up to a width, by loops in blocks of several sizes, with the reference.
 fn loops_match_the_reference<R: CubeRuntime>(widest: usize, types: &[(DType, f64)], device: &R::Device) {
-    let client = R::client(device);
-    let most = client.properties().hardware.max_shared_memory_size;
-    let blocks = [(4, 64), (2, 64), (4, 16), (2, 32), (2, 16), (1, 16)];
     for (dtype, tolerance) in types.iter().copied() {
-        for (i, case) in halves().iter().enumerate().filter(|(_, case)| case.head_dim <= widest) {
-            let tile = |(warps, keys)| {
-                let head_dim = case.head_dim;
-                CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false }
-            };
-            let fits = |tile: &CoreTile| tile.shared_bytes(dtype.size()) <= most;
-            let tile = blocks.into_iter().cycle().skip(i % 4).map(tile).find(fits).unwrap();
-            check::<R>(case, dtype, tile, tolerance, device);
+        for (case, tile) in loops::<R>(widest, dtype, CoreTile::shared_bytes, device) {
+            check::<R>(&case, dtype, tile, tolerance, device);
         }
     }
+}
+
+/// [`loops_match_the_reference`] for the backward pass.
+fn gradients_by_loops_match_the_reference<R: CubeRuntime>(
+    widest: usize,
+    types: &[(DType, f64)],
+    device: &R::Device,
+) {
+    for (dtype, tolerance) in types.iter().copied() {
+        for (case, tile) in loops::<R>(widest, dtype, CoreTile::gradient_bytes, device) {
+            check_gradients::<R>(&case, dtype, tile, tolerance, device);
+        }
+    }
+}
+
+/// Cases with heads up to a width, in blocks of several sizes that fit the device's shared memory.
+fn loops<R: CubeRuntime>(
+    widest: usize,
+    dtype: DType,
+    bytes: fn(CoreTile, usize) -> usize,
+    device: &R::Device,
+) -> Vec<(AttentionCase, CoreTile)> {
+    let most = R::client(device).properties().hardware.max_shared_memory_size;
+    let blocks = [(4, 64), (2, 64), (4, 16), (2, 32), (2, 16), (1, 16)];
+    let cases = halves().into_iter().enumerate().filter(|(_, case)| case.head_dim <= widest);
+    let tiled = cases.map(|(i, case)| {
+        let tile = |(warps, keys)| {
+            let head_dim = case.head_dim;
+            CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false }
+        };
+        let fits = |tile: &CoreTile| bytes(*tile, dtype.size()) <= most;
+        let tile = blocks.into_iter().cycle().skip(i % 4).map(tile).find(fits).unwrap();
+        (case, tile)
+    });
+    tiled.collect()
 }
 
 #[cfg(feature = "wgpu")]
@@ -88,29 +114,17 @@ mod wgpu {
     use crate::device::{Device, for_tests};
 
     #[test]
-    fn gradients_by_loops_in_place_of_tensor_cores_match_the_reference() {
-        let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
-        for (case, (warps, keys)) in super::halves().iter().zip([(2, 32), (4, 16), (1, 16)]) {
-            let head_dim = case.head_dim;
-            let tile = super::CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false };
-            // A software device takes minutes to compile the wide ones.
-            if head_dim <= 64 {
-                super::check_gradients::<burn_wgpu::WgpuRuntime>(
-                    case,
-                    super::DType::F32,
-                    tile,
-                    1e-5,
-                    &device,
-                );
-            }
-        }
-    }
-
-    #[test]
     fn loops_in_place_of_tensor_cores_match_the_reference() {
         let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
         // A software device takes minutes to compile the wide ones.
         super::loops_match_the_reference::<burn_wgpu::WgpuRuntime>(64, &[(super::DType::F32, 2e-6)], &device);
+    }
+
+    #[test]
+    fn gradients_by_loops_match_the_reference() {
+        let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
+        let types = [(super::DType::F32, 1e-5)];
+        super::gradients_by_loops_match_the_reference::<burn_wgpu::WgpuRuntime>(64, &types, &device);
     }
 }
 
@@ -128,29 +142,26 @@ mod cuda {
     const BLOCKS: [(usize, usize); 4] = [(4, 32), (4, 64), (8, 32), (8, 64)];
 
     #[test]
-    fn gradients_by_loops_in_place_of_tensor_cores_match_the_reference() {
-        let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
-        for (case, (warps, keys)) in super::halves().iter().zip([(2, 32), (4, 16), (1, 16)]) {
-            let head_dim = case.head_dim;
-            let tile = super::CoreTile { head_dim, warps, keys, lanes: 4, capped: false, cores: false };
-            // A software device takes minutes to compile the wide ones.
-            if head_dim <= 64 {
-                super::check_gradients::<burn_wgpu::WgpuRuntime>(
-                    case,
-                    super::DType::F32,
-                    tile,
-                    1e-5,
-                    &device,
-                );
-            }
-        }
-    }
-
-    #[test]
     fn loops_in_place_of_tensor_cores_match_the_reference() {
         let Some(Device::Cuda(device)) = for_tests("cuda") else { return };
         let types = [(DType::F32, 2e-6), (DType::F16, 1e-3)];
         loops_match_the_reference::<CudaRuntime>(usize::MAX, &types, &device);
+    }
+
+    #[test]
+    fn gradients_match_the_reference() {
+        let Some(Device::Cuda(device)) = for_tests("cuda") else { return };
+        gradients_by_loops_match_the_reference::<CudaRuntime>(64, &[(DType::F32, 1e-5)], &device);
+        let client = CudaRuntime::client(&device);
+        for (dtype, tolerance) in [(DType::F16, 4e-3), (DType::BF16, 2e-2)] {
+            for case in halves() {
+                let Some(tile) = CoreTile::of_gradients(&client, dtype, case.head_dim) else {
+                    eprintln!("SKIPPED: no tensor cores for {dtype:?} heads of {}", case.head_dim);
+                    continue;
+                };
+                check_gradients::<CudaRuntime>(&case, dtype, tile, tolerance, &device);
+            }
+        }
     }
 
     #[test]

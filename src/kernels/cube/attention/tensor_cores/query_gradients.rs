@@ -12,7 +12,7 @@ use super::blocks::{hull, load_keys, load_queries};
 use super::fragments::{Pair, Scratch};
 use super::products::{accumulate, clear, score};
 use super::softmax::{Softmax, highest_of_row, highest_score, mask, scale_and_cap, sum_of_row};
-use super::tile::{CoreTile, WARP, own_query};
+use super::tile::{CoreTile, own_query};
 use crate::kernels::Scores;
 
 /// One cube per key head and block of queries, each warp with 16 of them. It goes over the keys twice: for the sums, then
@@ -197,13 +197,13 @@ fn store<F: Float>(
     #[comptime] tile: CoreTile,
 ) {
     let cores = comptime!(tile.cores);
-    let lane = UNIT_POS as usize % WARP;
+    let column = UNIT_POS as usize % 4;
     #[unroll]
     for i in 0..2usize {
         let query = own_query(place, i);
         if query < place.count {
             let head = place.head(query);
-            if lane % 4 == 0 {
+            if column == 0 {
                 let mut pair = Pair::<f32>::empty();
                 pair[0] = softmax.highest[i];
                 pair[1] = totals[i];
@@ -211,7 +211,7 @@ fn store<F: Float>(
             }
             #[unroll(cores)]
             for j in 0..comptime!(tile.head_dim / 8) {
-                let at = head * comptime!(tile.head_dim / 2) + j * 4 + lane % 4;
+                let at = head * comptime!(tile.head_dim / 2) + j * 4 + column;
                 dq[at] = Vector::cast_from(sum_k[2 * j + i]);
             }
         }
