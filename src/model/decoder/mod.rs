@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use self::tensors::TrainedPlace;
 use crate::arch::{ModelConfig, TrainedTensor};
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
@@ -27,6 +26,7 @@ use crate::model::rope::Rope;
 use crate::model::scales::{Scales, Update};
 use crate::model::scoring;
 use crate::model::scoring::LOGIT_BYTES;
+use crate::model::trained::TrainedPlace;
 use crate::zo::direction::Signs;
 
 /// A decoder-only language model on a device.

@@ -3,31 +3,13 @@
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::Decoder;
-use crate::arch::{NormRole, TensorKind, TrainedTensor, block_of};
+use crate::arch::TrainedTensor;
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, read};
 use crate::model::linear::{Linear, LinearWeight};
 use crate::model::norm::NormPart;
+use crate::model::trained::{TrainedModule, TrainedPlace, find};
 use crate::packed::Levels;
-
-/// The place of a trained tensor in the decoder.
-pub(super) struct TrainedPlace {
-    block: usize,
-    module: Module,
-    /// The f32 master values, which the device may hold in another type or with an offset. None of minima: the device's
-    /// are these.
-    values: Vec<f32>,
-}
-
-/// A module of a block, and its tensor.
-#[derive(Clone, Copy)]
-enum Module {
-    Norm(NormRole, NormPart),
-    /// The bias of a linear, by its number in the block.
-    Bias(usize),
-    /// The minima of a linear, by its number in the block.
-    Minima(usize),
-}
 
 impl<B: Kernels> Decoder<B> {
     /// See [`LanguageModel::train_tensors`](crate::model::LanguageModel::train_tensors).
@@ -35,20 +17,20 @@ impl<B: Kernels> Decoder<B> {
         let mut places = Vec::with_capacity(tensors.len());
         for (parameter, tensor) in (self.trained.len() as u32..).zip(&tensors) {
             let absent = || Error::internal(format!("the model has no {}", tensor.name));
-            let (block, module) = self.place_of(tensor).ok_or_else(absent)?;
+            let (block, module) = find(self.checkpoint.config(), tensor).ok_or_else(absent)?;
             let values = match module {
-                Module::Minima(_) => vec![],
-                Module::Norm(..) | Module::Bias(_) => self.checkpoint.dense(&tensor.name)?,
+                TrainedModule::Minima(_) => vec![],
+                TrainedModule::Norm(..) | TrainedModule::Bias(_) => self.checkpoint.dense(&tensor.name)?,
             };
             let layer = &mut self.layers[block];
             match module {
-                Module::Norm(role, part) => {
+                TrainedModule::Norm(role, part) => {
                     layer.norm_mut(role).ok_or_else(absent)?.train(part, parameter);
                 }
-                Module::Bias(linear) => {
+                TrainedModule::Bias(linear) => {
                     layer.linears_mut().nth(linear).ok_or_else(absent)?.bias_parameter = Some(parameter);
                 }
-                Module::Minima(linear) => {
+                TrainedModule::Minima(linear) => {
                     layer.linears_mut().nth(linear).ok_or_else(absent)?.minima_parameter = Some(parameter);
                 }
             }
@@ -56,22 +38,6 @@ impl<B: Kernels> Decoder<B> {
         }
         (self.tensors, self.places) = (tensors, places);
         Ok(())
-    }
-
-    fn place_of(&self, tensor: &TrainedTensor) -> Option<(usize, Module)> {
-        let config = self.checkpoint.config();
-        let block = block_of(tensor.weight()).filter(|block| *block < config.num_hidden_layers)?;
-        let (module, ending) = tensor.weight().rsplit_once('.')?;
-        let linear = || config.linears(block).iter().position(|linear| linear.module == module);
-        let module = match tensor.kind {
-            TensorKind::Norms => {
-                let norm = config.norms(block).into_iter().find(|norm| norm.module == module)?;
-                Module::Norm(norm.role, if ending == "bias" { NormPart::Bias } else { NormPart::Weight })
-            }
-            TensorKind::Biases => Module::Bias(linear()?),
-            TensorKind::Minima => Module::Minima(linear()?),
-        };
-        Some((block, module))
     }
 
     fn index_of(&self, name: &str) -> Result<usize> {
@@ -82,7 +48,7 @@ impl<B: Kernels> Decoder<B> {
     /// See [`Scales::tensor`](crate::model::Scales::tensor). Minima are read from the device.
     pub(super) fn tensor_values(&self, name: &str) -> Result<Vec<f32>> {
         let TrainedPlace { block, module, values } = &self.places[self.index_of(name)?];
-        let Module::Minima(linear) = *module else { return Ok(values.clone()) };
+        let TrainedModule::Minima(linear) = *module else { return Ok(values.clone()) };
         match self.layers[*block].linears().nth(linear).and_then(Linear::packed).map(|w| &w.packed.levels) {
             Some(Levels::Minimum(minima)) => read(minima.clone()),
             _ => Err(Error::internal(format!("{name} is not on the device"))),
@@ -110,7 +76,7 @@ impl<B: Kernels> Decoder<B> {
         let place = &mut self.places[index];
         let layer = &mut self.layers[place.block];
         match place.module {
-            Module::Norm(role, part) => {
+            TrainedModule::Norm(role, part) => {
                 let tensor = upload(values.to_vec());
                 let tensor = match part {
                     NormPart::Weight if offset != 0.0 => tensor + offset,
@@ -118,11 +84,11 @@ impl<B: Kernels> Decoder<B> {
                 };
                 layer.norm_mut(role).ok_or_else(absent)?.set(part, tensor);
             }
-            Module::Bias(linear) => {
+            TrainedModule::Bias(linear) => {
                 let tensor = upload(values.to_vec()).cast(activation);
                 layer.linears_mut().nth(linear).ok_or_else(absent)?.bias = Some(tensor);
             }
-            Module::Minima(linear) => {
+            TrainedModule::Minima(linear) => {
                 let linear = layer.linears_mut().nth(linear).ok_or_else(absent)?;
                 let LinearWeight::Packed(weight) = &mut linear.weight else { return Err(absent()) };
                 weight.packed.levels = Levels::Minimum(upload(values.to_vec()));

@@ -160,7 +160,8 @@ pub fn plan(
             if device.is_host() {
                 parts.optimizer = optimizer_bytes(config, layout, backward)?;
             }
-            costs.backward(config, workload.train, has_perm)
+            let (activations, logits) = costs.backward(config, workload.train, has_perm);
+            (activations + costs.minima(config, workload.train, backward.tensors), logits)
         }
         None => costs.pass(config, workload.train, has_perm, true),
     };
@@ -295,6 +296,13 @@ impl Costs {
         // The logits, the probabilities and two steps on the way to each.
         let logits = (load.scored * config.vocab_size * 4).min(LOGIT_BYTES) * 4;
         ((load.tokens as u64 * row).max(forward), logits as u64)
+    }
+
+    /// Bytes of the f32 copies of a product's input and of its gradient that the gradient of minima takes.
+    fn minima(&self, config: &ModelConfig, load: Load, tensors: TensorKinds) -> u64 {
+        let is_copied = tensors.minima && self.activation < 4;
+        let widest = config.hidden_size + config.intermediate_size;
+        if is_copied { (4 * load.tokens * widest) as u64 } else { 0 }
     }
 
     /// Bytes of the unpacked weights of the largest product, for all signs of a pass. The linears of one input are
