@@ -9,6 +9,7 @@
 //! quantize     every method: its result can be measured and trained; wrong use is one clear error
 //! families     every family is quantized and trained, and its GGUF gives the numbers of its directory
 //! export       a quantized model in another format: the same numbers, or a refusal; shards
+//! parameters   minima, norms and biases trained beside the scales: the right bytes change, and no others
 //! scales       the tuned scales of a run in one small file: with the base model they give the run's bytes
 //! hub          downloads from a hub on this machine: once, in parts and with a token
 //! resume       SIGKILL, SIGINT, cut and flipped journals, replay: the same bytes or a refusal
@@ -54,6 +55,7 @@ mod suite {
     mod memory;
     mod odd_models;
     mod one_reading;
+    mod parameters;
     mod paths;
     mod quantize;
     mod recipes;

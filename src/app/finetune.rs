@@ -107,6 +107,7 @@ impl Finetune<'_> {
         let (train, seed) = (&config.train, config.seed);
         let run = Run { config: train, seed, header, directory: &directory, resolved: &resolved, stop };
         let mut model = open::model(&base, &device, dtype, tables, on_event)?;
+        model.train_tensors(train.trained_tensors(&base)?)?;
         on_event(Event::Training {
             weights: model.trained().len(),
             device: device.to_string(),

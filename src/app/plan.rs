@@ -105,9 +105,10 @@ impl Planner<'_> {
     /// else the rows of a step are split, too.
     ///
     /// # Errors
-    /// The model cannot be read.
+    /// The model cannot be read, or has no tensors of a kind that is to be trained.
     pub fn choose(&self) -> Result<Choice> {
         let train = &self.config.train;
+        train.trained_tensors(self.checkpoint)?;
         let rows = train.batch_size;
         let places = match self.device.is_host() || train.method == MethodKind::Zo {
             true => vec![BlockInputs::OnDevice],

@@ -43,7 +43,8 @@ pub struct ScalesReport {
 /// Writes the tuned scales of a run and the fingerprint of its base model to one file.
 ///
 /// # Errors
-/// There is no run, or it has not written the checkpoint yet; its journal is damaged; the output exists or has another
+/// There is no run, or it has not written the checkpoint yet; its journal or its
+/// configuration is damaged; the output exists or has another
 /// extension; an I/O error.
 pub fn export_scales(job: &ScalesExport, on_event: OnEvent<'_>) -> Result<ScalesReport> {
     check_safetensors(&job.output)?;
@@ -52,8 +53,9 @@ pub fn export_scales(job: &ScalesExport, on_event: OnEvent<'_>) -> Result<Scales
     let (header, ..) = journal::read(&run.journal())?;
     let base = ScalesBase { fingerprint: header.base_model, name: base_name(&run) };
     let tuned = Checkpoint::open(&tuned)?;
+    let tensors = Config::load(&run.config(), &[])?.train.trained_tensors(&tuned)?;
     let progress = &mut |done, of| on_event(Event::Scales { done, of });
-    let bytes = tuned.save_scales(&job.output, &base, progress)?;
+    let bytes = tuned.save_scales(&job.output, &base, &tensors, progress)?;
     Ok(ScalesReport {
         output: job.output.clone(),
         format: "scales",

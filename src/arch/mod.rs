@@ -4,7 +4,7 @@
 //! ```text
 //! family    the families of models, their kinds of blocks, and the facts of each that hold in every format
 //! decoder   a model's dimensions and settings
-//! tensors   the tensors that follow from them: names, shapes and roles
+//! tensors   the tensors that follow from them: names, shapes and roles; trained, those that are trained beside scales
 //! rope      scaling of rotary position embeddings for longer contexts
 //! hf/       config.json, read and written
 //! ```
@@ -14,8 +14,10 @@ mod family;
 pub mod hf;
 pub mod rope;
 pub mod tensors;
+mod trained;
 
 pub use decoder::{Activation, MOST_LAYERS, ModelConfig, SlidingWindow};
 pub use family::{BlockKind, Family};
 pub use rope::RopeScaling;
 pub use tensors::{LinearRole, LinearSpec, NormRole, NormSpec, POSITIONS_OFFSET, block_of};
+pub use trained::{TensorKind, TensorKinds, TrainedTensor};

@@ -12,6 +12,8 @@
 //! floats ↔                      GGUF and Hugging Face
 //! ```
 
+use std::collections::BTreeMap;
+
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -134,7 +136,12 @@ impl<'a> Export<'a> {
     ) -> Result<Exported> {
         let mut report = Exported::default();
         let packed = &mut |name: &str| self.linear(name, &mut report);
-        let mut linears = Linears { names: &self.names, packed: PackedLinears::Made(packed), on_tensor };
+        let mut linears = Linears {
+            names: &self.names,
+            packed: PackedLinears::Made(packed),
+            replaced: BTreeMap::new(),
+            on_tensor,
+        };
         let rounding = write(self.source, Staging::new(out)?, &self.target, max_shard_bytes, &mut linears)?;
         Ok(Exported { minimum_rounding: rounding, ..report })
     }

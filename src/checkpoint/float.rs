@@ -156,6 +156,20 @@ pub fn encode(dtype: FloatType, values: impl IntoIterator<Item = f32>) -> Vec<u8
     bytes
 }
 
+/// `count` tuned values, rounded to `dtype`.
+///
+/// # Errors
+/// Another number of values; one that overflows the type or is not finite.
+pub fn tuned(dtype: FloatType, values: Vec<f32>, count: usize) -> Result<Vec<u8>, String> {
+    if values.len() != count {
+        return Err(format!("expected {count} values, got {}", values.len()));
+    }
+    match values.iter().find(|value| !dtype.round(**value).is_finite()) {
+        Some(value) => Err(format!("the tuned value {value:e} does not fit {dtype:?}")),
+        None => Ok(encode(dtype, values)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,8 @@
 //! format, weight   the formats; weights and their layouts as the rest of the program sees them
 //! scheme/          how a directory's linears are quantized: one file per scheme
 //! shards/          the tensors of a directory's files, which are safetensors or pytorch; tensor is one of them
-//! save             a checkpoint with tuned scales; scales_file has such scales alone, apart from their base
+//! save             a checkpoint with tuned scales; scales_file has such scales alone, apart from their base; trained has
+//!                  the tensors that can be trained beside them
 //! write            a model in another form (target): a directory or a .gguf file; stream feeds it, read_ahead reads;
 //!                  quantized_format has the forms that quantizers write
 //! export           a quantized model in another format, its codes unchanged
@@ -55,6 +56,7 @@ mod synthetic;
 mod table;
 mod target;
 mod tensor;
+mod trained;
 mod weight;
 mod wrapped;
 mod write;
@@ -70,7 +72,7 @@ pub use store::TokenizerSource;
 pub use stream::{Linears, PackedLinears, Passed, RowReader};
 pub use synthetic::ModelShape;
 pub use target::WriteTarget;
-pub use weight::{Layout, ScaleSource, TensorSummary, Weight};
+pub use weight::{Layout, TensorSummary, TunedSource, Weight};
 pub use write::{MAX_SHARD_BYTES, write};
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::format::Format;
 use super::safetensors::Dtype;
 use super::scheme::Packing;
-use super::weight::{Layout, ScaleSource, TensorSummary, Weight};
-use crate::arch::ModelConfig;
+use super::weight::{Layout, TensorSummary, TunedSource, Weight};
+use crate::arch::{ModelConfig, TrainedTensor};
 use crate::data::tokenizer::GgufVocab;
 use crate::error::{Error, Result};
 use crate::packed::{FloatType, Levels};
@@ -83,12 +83,24 @@ pub trait Store: Send + Sync {
     /// The weight is not quantized; another number of scales; one that overflows or is not finite.
     fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)>;
 
-    /// Writes a copy to the new directory `out` in which only the bytes of the scales of `names` (and of minima that
-    /// move with them) differ.
+    /// The float minima of a quantized weight's groups, `[out, groups]`, as the file states them.
     ///
     /// # Errors
-    /// `out` exists; a scale that the file's type cannot hold; a failing disk.
-    fn save_tuned(&self, out: &Path, names: &[String], scales: &mut ScaleSource) -> Result<()>;
+    /// The weight has none; one that is not finite.
+    fn minima(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// Writes a copy to the new directory `out` in which only the bytes of the scales of `names`, of minima that move with
+    /// them and of `tensors` (byte-sorted) differ.
+    ///
+    /// # Errors
+    /// `out` exists; a value that the file's type cannot hold; a failing disk.
+    fn save_tuned(
+        &self,
+        out: &Path,
+        names: &[String],
+        tensors: &[TrainedTensor],
+        tuned: &mut TunedSource,
+    ) -> Result<()>;
 
     /// The packing of a tuned copy's linears, where new bytes for the scales are not enough; `None` where they are.
     fn repacking(&self) -> Result<Option<Box<dyn Packing>>> {

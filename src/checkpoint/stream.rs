@@ -1,7 +1,7 @@
 //! Streams a source's tensors to a result in any format: while one tensor is quantized, the next is read and the one
 //! before is written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
 use super::opened::Checkpoint;
@@ -14,6 +14,9 @@ pub struct Linears<'a, 'p> {
     /// Byte-sorted.
     pub names: &'a [String],
     pub packed: PackedLinears<'p>,
+    /// The bytes of tensors that are not copied from the source. They have the type and the shape that they have there, and
+    /// only a directory takes them.
+    pub replaced: BTreeMap<String, Vec<u8>>,
     pub on_tensor: &'a mut dyn FnMut(Passed),
 }
 

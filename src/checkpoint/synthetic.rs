@@ -15,8 +15,8 @@ use super::format::Format;
 use super::safetensors::Dtype;
 use super::store::{Store, TokenizerSource, in_no_file};
 use super::tensor::missing;
-use super::weight::{Layout, ScaleSource, TensorSummary, Weight};
-use crate::arch::{Activation, Family, ModelConfig};
+use super::weight::{Layout, TensorSummary, TunedSource, Weight};
+use crate::arch::{Activation, Family, ModelConfig, TrainedTensor};
 use crate::device::host;
 use crate::error::{Error, Result};
 use crate::packed::{FloatType, Levels, LevelsKind, PackedLayout, PackedWeight, words_per_row};
@@ -272,7 +272,17 @@ impl Store for Synthetic {
         Err(in_no_file())
     }
 
-    fn save_tuned(&self, _out: &Path, _names: &[String], _scales: &mut ScaleSource) -> Result<()> {
+    fn minima(&self, _name: &str) -> Result<Vec<f32>> {
+        Err(in_no_file())
+    }
+
+    fn save_tuned(
+        &self,
+        _out: &Path,
+        _names: &[String],
+        _tensors: &[TrainedTensor],
+        _tuned: &mut TunedSource,
+    ) -> Result<()> {
         Err(in_no_file())
     }
 

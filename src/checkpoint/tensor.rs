@@ -47,6 +47,15 @@ impl StoredTensor<'_> {
         Ok(float::decode(self.float_type()?, self.bytes))
     }
 
+    /// The tensor's bytes with other values, rounded to its type.
+    ///
+    /// # Errors
+    /// Another number of values; one that overflows the type or is not finite.
+    pub fn tuned_bytes(&self, values: Vec<f32>) -> Result<Vec<u8>> {
+        let (dtype, count) = (self.float_type()?, self.shape.iter().product());
+        float::tuned(dtype, values, count).map_err(|what| self.wrong(what))
+    }
+
     /// Whether all its values are floats of 0.
     pub fn is_zero(&self) -> bool {
         self.floats().is_ok_and(|values| values.iter().all(|value| *value == 0.0))

@@ -51,5 +51,6 @@ impl TensorSummary {
     }
 }
 
-/// Gives the tuned scales `[out, groups]` of a weight by its name.
-pub type ScaleSource<'a> = dyn FnMut(&str) -> Result<Vec<f32>> + 'a;
+/// Gives the tuned scales `[out, groups]` of a weight, or the values of another trained tensor, by name. Minima are as the
+/// file states them, not in units of their scales.
+pub type TunedSource<'a> = dyn FnMut(&str) -> Result<Vec<f32>> + 'a;

@@ -1,7 +1,7 @@
 //! Writes a model as a Hugging Face directory or a .gguf file, its linears in a given scheme. Tensors that are no packed
 //! linears are copied as they are, and so are a directory's other files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::format::Format;
@@ -86,7 +86,9 @@ pub fn write(
         staging.publish_file(&file)?;
         return Ok(rounding);
     }
-    let weights = DirectoryWriter::create(source, staging.path(), target, max_shard_bytes, linears.names)?;
+    let mut weights =
+        DirectoryWriter::create(source, staging.path(), target, max_shard_bytes, linears.names)?;
+    weights.replaced = std::mem::take(&mut linears.replaced);
     stream(source, Box::new(weights), linears)?;
     write_settings(source, staging.path(), target)?;
     staging.publish()?;
@@ -99,6 +101,8 @@ struct DirectoryWriter<'a> {
     target: &'a WriteTarget,
     /// The tensors of each packed linear.
     parts: HashMap<String, Vec<TensorDescription>>,
+    /// The bytes of tensors that are not copied from the source.
+    replaced: BTreeMap<String, Vec<u8>>,
     writer: ShardWriter,
 }
 
@@ -129,7 +133,7 @@ impl<'a> DirectoryWriter<'a> {
             }
         }
         let writer = ShardWriter::create(to, header, max_shard_bytes)?;
-        Ok(Self { source, target, parts, writer })
+        Ok(Self { source, target, parts, replaced: BTreeMap::new(), writer })
     }
 }
 
@@ -142,7 +146,10 @@ impl Sink for DirectoryWriter<'_> {
     }
 
     fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {
-        self.writer.write(name, &source.plain_bytes(name)?)
+        match self.replaced.get(name) {
+            Some(bytes) => self.writer.write(name, bytes),
+            None => self.writer.write(name, &source.plain_bytes(name)?),
+        }
     }
 
     fn packed(&mut self, name: &str, packed: PackedWeight) -> Result<()> {

@@ -8,7 +8,7 @@ use super::recipe::{RecipeArgs, recipe};
 use crate::app::bench::{self, ShapeBench, matmul::MatmulBench};
 use crate::checkpoint::ModelShape;
 use crate::error::{Error, Result};
-use crate::train::{MethodKind, Parameters, TailBlocks, TrainConfig};
+use crate::train::{MethodKind, ParameterKind, Parameters, TailBlocks, TrainConfig};
 
 /// Time the training steps of a recipe or of a model's shape, or the packed matrix product
 #[derive(Debug, Args)]
@@ -41,9 +41,9 @@ pub struct BenchArgs {
     /// With --method exact: number of decoder blocks, counted from the last, that are trained
     #[arg(long, conflicts_with = "config", value_name = "N")]
     tail_blocks: Option<usize>,
-    /// With --method exact: what is trained
-    #[arg(long, conflicts_with = "config", default_value = "scales")]
-    parameters: Parameters,
+    /// With --method exact: what is trained, as words between commas
+    #[arg(long, conflicts_with = "config", default_value = "scales", value_delimiter = ',')]
+    parameters: Vec<ParameterKind>,
     /// Steps to time, after a first one that is not counted; with --shape, 0 scores one batch instead
     #[arg(long, default_value_t = 5)]
     steps: u64,
@@ -65,7 +65,7 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
         return Err(args.recipe.without_recipe());
     }
     let is_exact = args.method == MethodKind::Exact;
-    if !is_exact && (args.tail_blocks.is_some() || args.parameters != Parameters::Scales) {
+    if !is_exact && (args.tail_blocks.is_some() || args.parameters != [ParameterKind::Scales]) {
         return Err(Error::Usage("--tail-blocks and --parameters belong to --method exact".to_string()));
     }
     match (&args.config, args.shape) {
@@ -98,7 +98,7 @@ fn shaped(args: &BenchArgs, shape: ModelShape, common: &Common) -> Result<()> {
         train: TrainConfig {
             method: args.method,
             tail_blocks: args.tail_blocks.map_or(TailBlocks::All, TailBlocks::Last),
-            parameters: args.parameters,
+            parameters: Parameters::of(&args.parameters).map_err(Error::Usage)?,
             ..TrainConfig::default()
         },
     };

@@ -42,25 +42,25 @@ impl<B: Backend> DeviceWeight<B> {
         self.packed.elements()
     }
 
-    /// Sums over each group of `features`, which are in the model's order: `[in_features]` → `[groups]`.
-    pub fn sum_groups(&self, features: Tensor<B, 1>) -> Tensor<B, 1> {
-        let (groups, size) = (self.packed.groups(), self.packed.group_size);
+    /// Sums over each group of features, which are in the model's order: `[T, in_features]` → `[T, groups]`.
+    pub fn sum_groups(&self, features: Tensor<B, 2>) -> Tensor<B, 2> {
+        let (groups, size, rows) = (self.packed.groups(), self.packed.group_size, features.dims()[0]);
         let features = match &self.packed.perm {
-            Some(perm) => features.select(0, perm.clone()),
+            Some(perm) => features.select(1, perm.clone()),
             None => features,
         };
         if groups == 1 {
-            return features.sum();
+            return features.sum_dim(1);
         }
         let missing = groups * size - self.packed.in_features;
         let padded = match missing {
             0 => features,
             _ => {
-                let zeros = Tensor::zeros([missing], (&features.device(), features.dtype()));
-                Tensor::cat(vec![features, zeros], 0)
+                let zeros = Tensor::zeros([rows, missing], (&features.device(), features.dtype()));
+                Tensor::cat(vec![features, zeros], 1)
             }
         };
-        padded.reshape([groups, size]).sum_dim(1).reshape([-1])
+        padded.reshape([rows * groups, size]).sum_dim(1).reshape([rows, groups])
     }
 
     /// The parameter id and the move of each equal part of the rows; all rows are one part where this weight is

@@ -38,12 +38,13 @@ pub struct BackwardPass {
     pub body: Option<Move>,
 }
 
-/// The gradient of one weight's scales.
+/// The gradient of one weight's scales, or of a tensor that is trained beside them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScaleGradient {
-    /// Parameter id: the weight's position in [`Scales::trained`].
+    /// Parameter id: the weight's position in [`Scales::trained`]; the ids of [`Scales::tensors`] follow.
     pub parameter: u32,
-    /// Of [`ScaleForm::Scales`]: `[out_features · groups]`; of [`ScaleForm::Rows`]: `[out_features]`; of
+    /// Of a tensor, the derivatives by its values; by the minima as the formats state them, not in units of their scales. Of
+    /// [`ScaleForm::Scales`]: `[out_features · groups]`; of [`ScaleForm::Rows`]: `[out_features]`; of
     /// [`ScaleForm::Factors`]: the rows, then the groups.
     pub values: Vec<f32>,
 }

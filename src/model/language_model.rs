@@ -2,7 +2,7 @@
 
 use super::gradient::{BackwardPass, GradientSink};
 use super::scales::Scales;
-use crate::arch::ModelConfig;
+use crate::arch::{ModelConfig, TrainedTensor};
 use crate::data::{Batch, Sequence, Target};
 use crate::error::{Error, Result};
 use crate::zo::direction::Signs;
@@ -42,6 +42,13 @@ pub trait LanguageModel: Scales {
         backward: BackwardPass,
         sink: &mut dyn GradientSink,
     ) -> Result<()>;
+
+    /// Makes these tensors, byte-sorted by name, those that are trained beside the scales: backward passes that reach their
+    /// blocks give their gradients, too.
+    ///
+    /// # Errors
+    /// The model has no such tensor.
+    fn train_tensors(&mut self, tensors: Vec<TrainedTensor>) -> Result<()>;
 
     /// Logits at every position: `[tokens, vocab_size]`, row-major.
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>>;

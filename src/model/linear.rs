@@ -16,6 +16,10 @@ pub struct Linear<B: Backend> {
     pub weight: LinearWeight<B>,
     /// `[out_features]`
     pub bias: Option<Tensor<B, 1>>,
+    /// Parameter id of the bias, where it is trained.
+    pub bias_parameter: Option<u32>,
+    /// Parameter id of the weight's minima, where they are trained.
+    pub minima_parameter: Option<u32>,
 }
 
 /// The weight of a linear layer.
@@ -57,7 +61,7 @@ impl<B: Kernels> Linear<B> {
             false => None,
         };
         checkpoint.release();
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, bias_parameter: None, minima_parameter: None })
     }
 
     /// Applies the linear layer: `[T, in_features]` → `[T, out_features]`.
@@ -74,6 +78,7 @@ impl<B: Kernels> Linear<B> {
         wants_input: bool,
         gradients: &mut Gradients<B>,
     ) -> Option<Tensor<B, 2>> {
+        self.tensor_gradients(&x, &product.dy, gradients);
         let LinearOutput { y, dy } = product;
         let weight = match &self.weight {
             LinearWeight::Dense(weight) => {
@@ -105,10 +110,10 @@ impl<B: Kernels> Linear<B> {
             (_, None, None) => vec![],
             (form, None, Some(y)) => {
                 let rows = kernels::sum_of_products(dy, self.without_bias(y));
-                let columns = dx.clone().filter(|_| form == ScaleForm::Factors).map(|dx| {
-                    let features = (wide(x) * wide(dx)).sum_dim(0).reshape([-1]);
-                    weight.sum_groups(features)
-                });
+                let columns = dx
+                    .clone()
+                    .filter(|_| form == ScaleForm::Factors)
+                    .map(|dx| weight.sum_groups((wide(x) * wide(dx)).sum_dim(0)).reshape([-1]));
                 [Some(rows), columns].into_iter().flatten().collect()
             }
         };
@@ -127,6 +132,19 @@ impl<B: Kernels> Linear<B> {
         match &self.bias {
             Some(bias) => y - bias.clone().unsqueeze(),
             None => y,
+        }
+    }
+
+    /// The gradients of the bias, Σ_t dy[t, o], and of the minima, Σ_t dy[t, o] · Σ_{j in g} x[t, j], where they are trained.
+    fn tensor_gradients(&self, x: &Tensor<B, 2>, dy: &Tensor<B, 2>, gradients: &mut Gradients<B>) {
+        let wide = |x: &Tensor<B, 2>| x.clone().cast(DType::F32);
+        if let Some(parameter) = self.bias_parameter {
+            gradients.found.push((parameter, vec![wide(dy).sum_dim(0).reshape([-1])]));
+        }
+        if let (Some(parameter), Some(weight)) = (self.minima_parameter, self.packed()) {
+            let sums = weight.sum_groups(wide(x)).transpose(); // [groups, T]
+            let minima = kernels::dense_linear_backward(sums, wide(dy)).transpose(); // [out_features, groups]
+            gradients.found.push((parameter, vec![minima.reshape([-1])]));
         }
     }
 
@@ -244,7 +262,7 @@ pub struct LinearOutput<B: Backend> {
     pub dy: Tensor<B, 2>,
 }
 
-/// The gradients of the scales that a backward pass has computed so far.
+/// The gradients of scales, and of the tensors trained beside them, that a backward pass has computed so far.
 pub struct Gradients<B: Backend> {
     pub form: ScaleForm,
     /// Whether the gradient of the block's input is wanted.
@@ -268,6 +286,7 @@ fn backward<B: Kernels, const N: usize>(
     });
     if let Some(weights) = rows {
         for (linear, product) in linears.iter().zip(&products) {
+            linear.tensor_gradients(&x, &product.dy, gradients);
             gradients.found.extend(linear.row_gradient(product));
         }
         let dy = products.map(|product| product.dy);
@@ -278,6 +297,9 @@ fn backward<B: Kernels, const N: usize>(
         let scales = weights.iter().any(|weight| weight.parameter.is_some());
         let wanted = Wanted { input: wants_input, scales };
         let dy = products.map(|product| product.dy);
+        for (linear, dy) in linears.iter().zip(&dy) {
+            linear.tensor_gradients(&x, dy, gradients);
+        }
         let (dx, scales) = kernels::linear_backward(x, weights, dy, wanted);
         for (weight, scales) in weights.into_iter().zip(scales.into_iter().flatten()) {
             gradients.found.extend(weight.parameter.map(|id| (id, vec![scales])));

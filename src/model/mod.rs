@@ -8,6 +8,7 @@
 //! decoder          embeddings, blocks, head; for packed sequences or one growing sequence
 //! blockwise        the same blocks one at a time, for calibration
 //! block            a decoder block and its backward pass; linear, norm and rope are its parts
+//! trained          the places of the tensors that are trained beside the scales
 //! gradient         what a backward pass computes, and who receives it
 //! pass             the inputs that all blocks share: positions, and the keys that each row attends to
 //! scoring          log-probabilities of a batch's targets from its hidden states
@@ -34,6 +35,7 @@ mod scales;
 mod scoring;
 #[cfg(test)]
 mod tests;
+mod trained;
 
 pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
 pub use embedding::Tables;

@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 
-use super::linear::vector;
+use super::linear::{Gradients, vector};
 use crate::checkpoint::Checkpoint;
 use crate::device::ComputeType;
 use crate::error::Result;
@@ -16,6 +16,15 @@ pub struct Norm<B: Backend> {
     /// `[width]`, f32
     bias: Option<Tensor<B, 1>>,
     eps: f32,
+    /// Parameter ids of weight and bias, where they are trained.
+    parameters: [Option<u32>; 2],
+}
+
+/// A tensor of a norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPart {
+    Weight,
+    Bias,
 }
 
 /// The norms around attention or an MLP, `f`: x → sum(x + output(f(input(x)))).
@@ -55,7 +64,25 @@ impl<B: Kernels> Norm<B> {
         let weight = read("weight")?;
         let weight = if config.norm_offset == 0.0 { weight } else { weight + config.norm_offset };
         let bias = config.layer_norms().then(|| read("bias")).transpose()?;
-        Ok(Self { weight, bias, eps: config.rms_norm_eps as f32 })
+        Ok(Self { weight, bias, eps: config.rms_norm_eps as f32, parameters: [None; 2] })
+    }
+
+    /// Makes the weight or the bias a trained tensor.
+    pub fn train(&mut self, part: NormPart, parameter: u32) {
+        self.parameters[part as usize] = Some(parameter);
+    }
+
+    /// Sets the weight, as the forward pass multiplies by it, or the bias: `[width]`.
+    pub fn set(&mut self, part: NormPart, values: Tensor<B, 1>) {
+        match part {
+            NormPart::Weight => self.weight = values,
+            NormPart::Bias => self.bias = Some(values),
+        }
+    }
+
+    /// Whether weight or bias is trained.
+    pub fn is_trained(&self) -> bool {
+        self.parameters != [None; 2]
     }
 
     /// Norms each row of `[T, width]`.
@@ -72,7 +99,8 @@ impl<B: Kernels> Norm<B> {
     }
 
     /// The backward pass of [`Self::forward`]: the gradient of `x`.
-    pub fn backward(&self, x: Tensor<B, 2>, dy: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn backward(&self, x: Tensor<B, 2>, dy: Tensor<B, 2>, gradients: &mut Gradients<B>) -> Tensor<B, 2> {
+        self.own_gradients(&x, &dy, gradients);
         if self.bias.is_none() {
             return kernels::rms_norm_backward(x, self.weight.clone(), self.eps, dy);
         }
@@ -81,6 +109,22 @@ impl<B: Kernels> Norm<B> {
         let centred = x.clone() - x.mean_dim(1);
         let dx = kernels::rms_norm_backward(centred, self.weight.clone(), self.eps, dy);
         (dx.clone() - dx.mean_dim(1)).cast(dtype)
+    }
+
+    /// The gradients of weight and bias, where they are trained: dw = Σ_t dy ∘ norm(x) with a weight of 1, db = Σ_t dy.
+    fn own_gradients(&self, x: &Tensor<B, 2>, dy: &Tensor<B, 2>, gradients: &mut Gradients<B>) {
+        let [weight, bias] = self.parameters;
+        let wide = |x: &Tensor<B, 2>| x.clone().cast(DType::F32);
+        if let Some(parameter) = weight {
+            let x = wide(x);
+            let x = if self.bias.is_some() { x.clone() - x.mean_dim(1) } else { x };
+            let normed = kernels::rms_norm(x, self.weight.ones_like(), self.eps);
+            let dw = (wide(dy) * normed).sum_dim(0).reshape([-1]);
+            gradients.found.push((parameter, vec![dw]));
+        }
+        if let Some(parameter) = bias {
+            gradients.found.push((parameter, vec![wide(dy).sum_dim(0).reshape([-1])]));
+        }
     }
 
     /// Returns the sum of a residual, and the normed sum.
@@ -103,10 +147,15 @@ impl<B: Kernels> Norm<B> {
     }
 
     /// The backward pass of [`Self::heads`].
-    pub fn heads_backward(&self, x: Tensor<B, 3>, dy: Tensor<B, 3>) -> Tensor<B, 3> {
+    pub fn heads_backward(
+        &self,
+        x: Tensor<B, 3>,
+        dy: Tensor<B, 3>,
+        gradients: &mut Gradients<B>,
+    ) -> Tensor<B, 3> {
         let [rows, heads, dim] = x.dims();
         let [x, dy] = [x, dy].map(|t| t.reshape([rows * heads, dim]));
-        self.backward(x, dy).reshape([rows, heads, dim])
+        self.backward(x, dy, gradients).reshape([rows, heads, dim])
     }
 }
 
@@ -140,9 +189,15 @@ impl<B: Kernels> Norms<B> {
     }
 
     /// The backward pass of [`Self::input`]: adds the gradient that comes through the input norm, `dh`, to that of `x`.
-    pub fn input_backward(&self, x: Tensor<B, 2>, dh: Tensor<B, 2>, dx: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn input_backward(
+        &self,
+        x: Tensor<B, 2>,
+        dh: Tensor<B, 2>,
+        dx: Tensor<B, 2>,
+        gradients: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
         dx + match &self.input {
-            Some(norm) => norm.backward(x, dh),
+            Some(norm) => norm.backward(x, dh, gradients),
             None => dh,
         }
     }

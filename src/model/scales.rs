@@ -1,5 +1,6 @@
-//! The trained scales of a model, and their updates.
+//! The trained parameters of a model, and their updates.
 
+use crate::arch::TrainedTensor;
 use crate::error::{Error, Result};
 use crate::kernels::{self, Kernels};
 use crate::zo::direction::Move;
@@ -15,9 +16,11 @@ pub enum Update<'a> {
     /// The scales of one weight are set to these values, `[out_features × groups]`. A backward pass makes such an
     /// update for each weight that it reaches.
     Dense { name: &'a str, scales: &'a [f32] },
+    /// A tensor that is trained beside the scales is set to these values.
+    Tensor { name: &'a str, values: &'a [f32] },
 }
 
-/// The f32 master scales of a model's trained weights.
+/// The f32 master scales of a model's trained weights, and the tensors that are trained beside them.
 pub trait Scales {
     /// Names of the trained weights, byte-sorted: a name's position is its parameter id.
     fn trained(&self) -> &[String];
@@ -31,10 +34,24 @@ pub trait Scales {
     /// The scales of a weight, `[out_features × groups]`.
     fn scales(&self, name: &str) -> Result<Vec<f32>>;
 
+    /// The tensors that are trained beside the scales, byte-sorted by name: their parameter ids follow those of the weights.
+    fn tensors(&self) -> &[TrainedTensor] {
+        &[]
+    }
+
+    /// The f32 master values of such a tensor. Minima are in units of their scales; where a scale is 0, the group is constant,
+    /// and its minimum stands for itself.
+    ///
+    /// # Errors
+    /// The tensor is not trained, or the device fails.
+    fn tensor(&self, name: &str) -> Result<Vec<f32>> {
+        Err(Error::internal(format!("{name} is not trained")))
+    }
+
     /// Applies an update.
     ///
     /// # Errors
-    /// The weight is not trained, the number of scales is wrong, or the device fails.
+    /// The weight or tensor is not trained, the number of values is wrong, or the device fails.
     fn apply(&mut self, update: Update<'_>) -> Result<()>;
 }
 
@@ -93,6 +110,7 @@ impl<B: Kernels> Scales for LoneScales<B> {
                 self.check(name)?;
                 self.scales = scales.to_vec();
             }
+            Update::Tensor { name, .. } => return Err(Error::internal(format!("{name} is not trained"))),
         }
         Ok(())
     }

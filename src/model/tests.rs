@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::{
     BackwardPass, BlockInputs, GradientSink, LanguageModel, ModelInput, ScaleForm, ScaleGradient, Scales,
-    Tables, compute_type, load,
+    Tables, Update, compute_type, load,
 };
+use crate::arch::{TensorKind, TensorKinds};
 use crate::checkpoint::{Checkpoint, ModelShape};
 use crate::data::{Sequence, Target};
 use crate::device::{ComputeType, Device, DtypeSpec, for_tests};
@@ -176,6 +177,8 @@ struct GradientCase {
     coefficients: Vec<f32>,
     log_probs: Vec<f32>,
     gradients: BTreeMap<String, Vec<f32>>,
+    /// Derivatives by the tensors that can be trained beside the scales.
+    tensors: BTreeMap<String, Vec<f32>>,
 }
 
 fn floats(value: &Value) -> Vec<f32> {
@@ -199,6 +202,10 @@ fn gradient_cases() -> Vec<GradientCase> {
         let pair = |pair: &Value| [0, 1].map(|i| pair[i].as_u64().unwrap() as u32);
         let targets = case["targets"].as_array().unwrap().iter().map(pair);
         let gradients = case["gradients"].as_object().unwrap().iter();
+        let tensors = [("minima", ".minima"), ("norms", ""), ("biases", "")].map(|(kind, ending)| {
+            let tensors = case[kind].as_object().unwrap().iter();
+            tensors.map(move |(name, values)| (format!("{name}{ending}"), floats(values)))
+        });
         GradientCase {
             name: path.file_stem().unwrap().to_string_lossy().into_owned(),
             model: root().join("tests/fixtures").join(case["model"].as_str().unwrap()),
@@ -208,6 +215,7 @@ fn gradient_cases() -> Vec<GradientCase> {
             coefficients: floats(&case["coefficients"]),
             log_probs: floats(&case["log_probs"]),
             gradients: gradients.map(|(name, values)| (name.clone(), floats(values))).collect(),
+            tensors: tensors.into_iter().flatten().collect(),
         }
     };
     paths.into_iter().map(case).collect()
@@ -272,6 +280,97 @@ fn gradients_agree_with_pytorch(device: &Device) {
             let error = largest_error(&gradient.values, &case.gradients[name]);
             assert!(error < TOLERANCE, "{} {name}: {error:e}", case.name);
         }
+    }
+}
+
+/// The model of a case, with all its tensors trained.
+fn open_to_train_tensors(case: &GradientCase, device: &Device) -> Box<dyn LanguageModel> {
+    let checkpoint = Arc::new(Checkpoint::open(&case.model).unwrap());
+    let has = |ending: &str| case.tensors.keys().any(|name| name.ends_with(ending));
+    let kinds = TensorKinds { minima: has(".minima"), norms: true, biases: has("_proj.bias") };
+    let tensors = checkpoint.trained_tensors(kinds, checkpoint.config().num_hidden_layers).unwrap();
+    assert!(tensors.iter().map(|tensor| &tensor.name).eq(case.tensors.keys()), "{}: {tensors:?}", case.name);
+    let mut model = load(checkpoint, device, ComputeType::F32, Tables::InFile, &mut |_, _| ()).unwrap();
+    model.train_tensors(tensors).unwrap();
+    model
+}
+
+/// Minima, norms and biases, for each form of the scales, whose gradients stay what they are.
+fn gradients_of_tensors_agree_with_pytorch(device: &Device) {
+    let shared = gradient_cases().into_iter().map(GradientCase::with_shared_prefix);
+    let mut compared = 0;
+    for case in gradient_cases().into_iter().chain(shared) {
+        let mut model = open_to_train_tensors(&case, device);
+        let (blocks, weights) = (model.config().num_hidden_layers, model.trained().len());
+        for form in [ScaleForm::Scales, ScaleForm::Rows, ScaleForm::Factors] {
+            let got = case.backward(model.as_mut(), BackwardPass { form, ..whole(blocks) }).gradients;
+            assert_eq!(got.len(), weights + case.tensors.len(), "{}", case.name);
+            for ScaleGradient { parameter, values } in got {
+                let Some(index) = (parameter as usize).checked_sub(weights) else {
+                    if form == ScaleForm::Scales {
+                        let want = &case.gradients[&model.trained()[parameter as usize]];
+                        assert!(largest_error(&values, want) < TOLERANCE, "{}", case.name);
+                    }
+                    continue;
+                };
+                let name = &model.tensors()[index].name;
+                let want = &case.tensors[name];
+                // The bias of OPT's keys has no effect.
+                let largest = want.iter().fold(0.1f32, |largest, x| largest.max(x.abs()));
+                assert_eq!(values.len(), want.len(), "{} {name}", case.name);
+                for (got, want) in values.iter().zip(want) {
+                    let error = f64::from((got - want).abs() / largest);
+                    assert!(error < TOLERANCE, "{} {name}: {got} {want}", case.name);
+                }
+                compared += 1;
+            }
+        }
+        let last = case.backward(model.as_mut(), whole(1)).gradients;
+        let of_last = |name: &str| name.contains(&format!("layers.{}.", blocks - 1));
+        let names = model.trained().iter().chain(model.tensors().iter().map(|tensor| &tensor.name));
+        assert_eq!(last.len(), names.filter(|name| of_last(name)).count(), "{}", case.name);
+    }
+    assert!(compared > 1000, "{compared}");
+}
+
+/// Moves all tensors a little along their gradients, both ways.
+fn a_step_along_the_gradients_of_tensors_changes_the_loss_as_they_say(device: &Device) {
+    for case in gradient_cases() {
+        let mut model = open_to_train_tensors(&case, device);
+        let (blocks, weights) = (model.config().num_hidden_layers, model.trained().len());
+        let gradients = case.backward(model.as_mut(), whole(blocks)).gradients;
+        let mut moves = Vec::new();
+        for ScaleGradient { parameter, mut values } in gradients {
+            let Some(tensor) = (parameter as usize).checked_sub(weights).map(|i| model.tensors()[i].clone())
+            else {
+                continue;
+            };
+            if tensor.kind == TensorKind::Minima {
+                let scales = model.scales(tensor.weight()).unwrap();
+                values.iter_mut().zip(scales).for_each(|(g, scale)| *g *= scale);
+            }
+            moves.push((model.tensor(&tensor.name).unwrap(), values, tensor.name));
+        }
+        let squares: f64 = moves.iter().flat_map(|(_, g, _)| g).map(|g| f64::from(*g).powi(2)).sum();
+        let step = 2e-3 / squares.sqrt();
+        let mut loss_at = |step: f64| {
+            for (start, gradient, name) in &moves {
+                let moved = |(start, g): (&f32, &f32)| start + (step * f64::from(*g)) as f32;
+                let values: Vec<f32> = start.iter().zip(gradient).map(moved).collect();
+                model.apply(Update::Tensor { name, values: &values }).unwrap();
+                assert_eq!(model.tensor(name).unwrap(), values);
+            }
+            let log_probs = case.backward(model.as_mut(), whole(1)).log_probs;
+            log_probs.iter().zip(&case.coefficients).map(|(p, c)| f64::from(p * c)).sum::<f64>()
+        };
+        let [more, less] = [step, -step].map(&mut loss_at);
+        let expected = 2.0 * step * squares;
+        assert!(
+            (more - less - expected).abs() < 0.01 * expected,
+            "{}: {} {expected}",
+            case.name,
+            more - less
+        );
     }
 }
 
@@ -412,6 +511,14 @@ macro_rules! on {
             #[test]
             fn gradients_agree_with_pytorch() {
                 run(super::gradients_agree_with_pytorch)
+            }
+            #[test]
+            fn gradients_of_tensors_agree_with_pytorch() {
+                run(super::gradients_of_tensors_agree_with_pytorch)
+            }
+            #[test]
+            fn a_step_along_the_gradients_of_tensors_changes_the_loss_as_they_say() {
+                run(super::a_step_along_the_gradients_of_tensors_changes_the_loss_as_they_say)
             }
             #[test]
             fn gradients_of_factors_and_of_the_last_blocks() {

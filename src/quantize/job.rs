@@ -1,5 +1,6 @@
 //! The job: turns a dense checkpoint into a quantized one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -111,7 +112,7 @@ fn write(
 ) -> Result<()> {
     let names = source.config().block_linears();
     let on_tensor = &mut |passed: Passed| on_event(QuantizeEvent::Written(passed));
-    let linears = &mut Linears { names: &names, packed, on_tensor };
+    let linears = &mut Linears { names: &names, packed, replaced: BTreeMap::new(), on_tensor };
     checkpoint::write(source, workspace.result()?, target, job.max_shard_bytes, linears).map(|_| ())
 }
 

@@ -8,8 +8,11 @@ use super::exact::{BodyTraining, Exact};
 use super::method::{Method, StepStart};
 use super::objective::Objective;
 use super::optimizer::OptimizerKind;
+use super::parameters::Parameters;
 use super::settings::{LearningRate, TailBlocks};
 use super::zeroth_order::ZerothOrder;
+use crate::arch::{TensorKinds, TrainedTensor};
+use crate::checkpoint::Checkpoint;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::model::memory::BackwardWork;
@@ -60,19 +63,6 @@ pub enum Body {
     Zo,
 }
 
-/// The parameters that exact gradients train. All of them end up in the scales.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Parameters {
-    /// Every scale by itself.
-    #[default]
-    Scales,
-    /// One factor for the scales of each row.
-    Rows,
-    /// One factor for the scales of each row, and one for those of each group of columns.
-    Factors,
-}
-
 /// The `[train]` table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -116,7 +106,7 @@ pub struct TrainConfig {
     pub body: Body,
     /// Of exact with body = "zo": learning rate of these blocks.
     pub body_learning_rate: f64,
-    /// Of exact: what is trained.
+    /// Of exact: what is trained. One of scales, rows and factors, or a list that may also name minima, norms and biases.
     pub parameters: Parameters,
     /// Of exact: the rule that turns gradients into steps.
     pub optimizer: OptimizerKind,
@@ -156,7 +146,7 @@ impl Default for TrainConfig {
             tail_blocks: TailBlocks::All,
             body: Body::None,
             body_learning_rate: 5e-3,
-            parameters: Parameters::Scales,
+            parameters: Parameters::default(),
             optimizer: OptimizerKind::AdamW,
             max_grad_norm: 1.0,
             eval_steps: 100,
@@ -277,12 +267,25 @@ impl TrainConfig {
             TailBlocks::All => blocks,
             TailBlocks::Last(last) => last.min(blocks),
         };
-        let form = match self.parameters {
-            Parameters::Scales => ScaleForm::Scales,
-            Parameters::Rows => ScaleForm::Rows,
-            Parameters::Factors => ScaleForm::Factors,
-        };
-        BackwardPass { tail_blocks, form, inputs, body: None }
+        BackwardPass { tail_blocks, form: self.parameters.form, inputs, body: None }
+    }
+
+    /// The tensors of a model that are trained beside the scales.
+    ///
+    /// # Errors
+    /// The model has none of a kind that is to be trained.
+    pub fn trained_tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<TrainedTensor>> {
+        let blocks = checkpoint.config().num_hidden_layers;
+        let tail_blocks = self.backward_pass(blocks, BlockInputs::OnDevice).tail_blocks;
+        checkpoint.trained_tensors(self.tensor_kinds(), tail_blocks)
+    }
+
+    /// The kinds of tensors that are trained beside the scales.
+    fn tensor_kinds(&self) -> TensorKinds {
+        match self.method {
+            MethodKind::Zo => TensorKinds::default(),
+            MethodKind::Exact => self.parameters.tensors,
+        }
     }
 
     fn estimator(&self) -> Estimator {
@@ -301,11 +304,15 @@ impl TrainConfig {
             TailBlocks::Last(1) => "the last block".into(),
             TailBlocks::Last(blocks) => format!("the last {blocks} blocks"),
         };
-        let parameters = match self.parameters {
-            Parameters::Scales => "the scales",
-            Parameters::Rows => "a factor for the scales of each row",
-            Parameters::Factors => "factors for the scales of each row and group",
-        };
+        let mut parameters = match self.parameters.form {
+            ScaleForm::Scales => "the scales",
+            ScaleForm::Rows => "a factor for the scales of each row",
+            ScaleForm::Factors => "factors for the scales of each row and group",
+        }
+        .to_owned();
+        for kind in self.tensor_kinds().iter() {
+            parameters += &format!(", {}", kind.name());
+        }
         let mut text = format!(
             "method exact, since the loss has a gradient: {parameters} in {blocks}, learning rate {:.2e}",
             self.highest_learning_rate()
@@ -326,6 +333,7 @@ impl TrainConfig {
     pub fn backward_work(&self, blocks: usize, inputs: BlockInputs) -> Option<BackwardWork> {
         (self.method == MethodKind::Exact).then(|| BackwardWork {
             pass: self.backward_pass(blocks, inputs),
+            tensors: self.tensor_kinds(),
             moments: self.optimizer.moments(),
             accumulates: self.parts() > 1,
         })
@@ -349,9 +357,9 @@ impl TrainConfig {
                 ScaleMode::Absolute => 1e-7,
             },
             (LearningRate::Auto, MethodKind::Exact) => {
-                let distance = match self.parameters {
-                    Parameters::Scales => DISTANCE,
-                    Parameters::Rows | Parameters::Factors => FACTOR_DISTANCE,
+                let distance = match self.parameters.form {
+                    ScaleForm::Scales => DISTANCE,
+                    ScaleForm::Rows | ScaleForm::Factors => FACTOR_DISTANCE,
                 };
                 // Under Adam a parameter moves about 0.47 · √steps learning rates; all of Lion's steps are whole ones.
                 let share = if self.optimizer == OptimizerKind::Lion { 0.2 } else { 1.0 };

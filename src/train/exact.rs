@@ -1,5 +1,5 @@
 //! The method of exact gradients: a backward pass hands over the gradients of one decoder block at a time, and the
-//! block's scales move at once.
+//! block's scales, and the tensors trained beside them, move at once.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,12 +9,16 @@ use half::bf16;
 use super::method::{Gradient, Method, StepStart};
 use super::objective::{LossGradients, Objective};
 use super::optimizer::{Optimizer, OptimizerKind};
+use crate::arch::TensorKind;
 use crate::data::LossSum;
 use crate::error::{Error, Result};
 use crate::model::{BackwardPass, ScaleForm, ScaleGradient, Scales, Update};
 use crate::zo::direction::Move;
 use crate::zo::estimator::Estimator;
 use crate::zo::journal::{JournalMethod, Record, StepTaken};
+
+/// Learning rate of norms and biases, as a share of the scales': at the same rate they move too far.
+const TENSOR_SHARE: f32 = 0.1;
 
 /// Exact gradients with an optimizer.
 pub struct Exact {
@@ -201,12 +205,42 @@ impl Updates<'_> {
         }
     }
 
-    /// Moves the scales of one block.
+    /// Turns the gradients of tensors into those of their parameters, whose steps are as large as those of scales: a minimum
+    /// in units of its scale, and a value of a norm or a bias in units of the tensor's root mean square. A tensor of zeros has
+    /// no such unit and stays as it is. Returns the tensors; `None` for scales.
+    fn to_own_units(
+        &self,
+        gradients: &mut [ScaleGradient],
+        scales: &mut dyn Scales,
+    ) -> Result<Vec<Option<Units>>> {
+        let units = gradients.iter_mut().map(|ScaleGradient { parameter, values: gradient }| {
+            let index = (*parameter as usize).checked_sub(scales.trained().len());
+            let Some(tensor) = index.and_then(|index| scales.tensors().get(index)) else { return Ok(None) };
+            let (name, values) = (tensor.name.clone(), scales.tensor(&tensor.name)?);
+            let (size, share) = match tensor.kind {
+                TensorKind::Minima => {
+                    let scales = scales.scales(tensor.weight())?;
+                    gradient.iter_mut().zip(scales).for_each(|(g, scale)| *g *= scale);
+                    (1.0, 1.0)
+                }
+                TensorKind::Norms | TensorKind::Biases => {
+                    let size = root_mean_square(&values);
+                    gradient.iter_mut().for_each(|g| *g *= size);
+                    (size, TENSOR_SHARE)
+                }
+            };
+            Ok(Some(Units { name, values, size, share }))
+        });
+        units.collect()
+    }
+
+    /// Moves the parameters of one block.
     fn apply(&mut self, mut gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
         for ScaleGradient { parameter, values } in &mut gradients {
             let earlier = self.accumulated.remove(parameter);
             values.iter_mut().zip(earlier.into_iter().flatten()).for_each(|(value, sum)| *value += sum);
         }
+        let units = self.to_own_units(&mut gradients, scales)?;
         let values = gradients.iter().flat_map(|gradient| &gradient.values);
         let squares: f64 = values.map(|value| f64::from(*value).powi(2)).sum();
         self.squares += squares;
@@ -216,8 +250,14 @@ impl Updates<'_> {
             return Ok(());
         }
         let share = (self.max_block_norm / squares.sqrt()).min(1.0) as f32;
-        for ScaleGradient { parameter, mut values } in gradients {
+        for (ScaleGradient { parameter, mut values }, units) in gradients.into_iter().zip(units) {
             values.iter_mut().for_each(|value| *value *= share);
+            if let Some(units) = units {
+                let learning_rate = units.share * self.learning_rate;
+                let changes = self.optimizer.update(parameter, &values, learning_rate);
+                units.apply(&changes, scales)?;
+                continue;
+            }
             let changes = self.optimizer.update(parameter, &values, self.learning_rate);
             drop(values);
             let name = scales.trained()[parameter as usize].clone();
@@ -238,6 +278,28 @@ impl Updates<'_> {
         }
         Ok(())
     }
+}
+
+/// A tensor that is trained beside the scales, before its update.
+struct Units {
+    name: String,
+    values: Vec<f32>,
+    /// Change of the values for a change of a parameter by 1.
+    size: f32,
+    /// Share of the scales' learning rate.
+    share: f32,
+}
+
+impl Units {
+    fn apply(mut self, changes: &[f32], scales: &mut dyn Scales) -> Result<()> {
+        self.values.iter_mut().zip(changes).for_each(|(value, change)| *value += self.size * change);
+        scales.apply(Update::Tensor { name: &self.name, values: &self.values })
+    }
+}
+
+fn root_mean_square(values: &[f32]) -> f32 {
+    let squares: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    (squares / values.len().max(1) as f64).sqrt() as f32
 }
 
 /// Adds the changes to the logarithms of the scales.

@@ -55,7 +55,7 @@ pub fn replay(
     let moves: Vec<Move> = records.iter().flat_map(|record| header.method.moves(record)).collect();
     let trained = base.trained_names();
     let mut done = 0;
-    base.save_tuned(out, &mut |name| {
+    base.save_tuned(out, &[], &mut |name| {
         let id = trained.binary_search_by(|t| t.as_str().cmp(name));
         let id = id.map_err(|_| Error::internal(format!("{name} is not a trained weight")))? as u32;
         let Weight::Packed(weight) = base.weight(name)? else {

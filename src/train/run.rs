@@ -12,6 +12,7 @@ use super::metrics::{LoggedEval, MetricLine, Metrics};
 use super::objective::Objective;
 use super::snapshot::{self, Restored};
 use super::step::step;
+use crate::arch::{TensorKind, TrainedTensor};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::eval::TaskReport;
@@ -437,7 +438,7 @@ fn is_named(snapshot: &Restored, next: &Record) -> bool {
     }
 }
 
-/// Writes `final/` from the model's scales, then restores the scales of the best evaluation and writes `best/` from
+/// Writes `final/` from the model's parameters, then restores those of the best evaluation and writes `best/` from
 /// them. Existing checkpoints, from before the run was continued, are replaced.
 ///
 /// # Errors
@@ -449,7 +450,11 @@ pub fn write_checkpoints<S: Scales + ?Sized>(
 ) -> Result<()> {
     let directory = run.directory;
     let write = |model: &S, out: PathBuf| {
-        replace_directory(&out, |fresh| checkpoint.save_tuned(fresh, &mut |name: &str| model.scales(name)))
+        let tuned = &mut |name: &str| match TrainedTensor::find(model.tensors(), name) {
+            Some(tensor) => stated(checkpoint, model, tensor),
+            None => model.scales(name),
+        };
+        replace_directory(&out, |fresh| checkpoint.save_tuned(fresh, model.tensors(), tuned))
     };
     write(model, directory.last())?;
     let best = snapshot::restore(&directory.best_snapshot(), model, u64::MAX, &run.header.id(), |_| true)?;
@@ -457,6 +462,19 @@ pub fn write_checkpoints<S: Scales + ?Sized>(
         write(model, directory.best())?;
     }
     Ok(())
+}
+
+/// The values of a trained tensor as a checkpoint states them.
+fn stated<S: Scales + ?Sized>(
+    checkpoint: &Checkpoint,
+    model: &S,
+    tensor: &TrainedTensor,
+) -> Result<Vec<f32>> {
+    let (values, weight) = (model.tensor(&tensor.name)?, tensor.weight());
+    match tensor.kind {
+        TensorKind::Minima => checkpoint.stated_minima(weight, &model.scales(weight)?, &values),
+        TensorKind::Norms | TensorKind::Biases => Ok(values),
+    }
 }
 
 fn diverged(step: u64, skipped: u64) -> Error {

@@ -1,4 +1,4 @@
-//! Snapshots: all trained scales at one step, with the state of the optimizer, so that a resumed run need not repeat
+//! Snapshots: all trained parameters at one step, with the state of the optimizer, so that a resumed run need not repeat
 //! every step. Without a usable snapshot, a run takes longer to resume and gives the same result.
 
 use std::borrow::Cow;
@@ -33,7 +33,7 @@ pub struct Restored {
     pub state: Vec<(String, Vec<bf16>)>,
 }
 
-/// Writes the scales after `step` steps of the run, one weight in memory at a time, and the optimizer's `state`. `run`
+/// Writes the parameters after `step` steps of the run, one weight in memory at a time, and the optimizer's `state`. `run`
 /// is the hash that identifies the run. Returns the snapshot's digest.
 pub fn save<S: Scales + ?Sized>(
     path: &Path,
@@ -45,6 +45,9 @@ pub fn save<S: Scales + ?Sized>(
     let mut tensors = Vec::new();
     for name in scales.trained() {
         tensors.push((name.clone(), Dtype::F32, vec![scales.scale_count(name)?]));
+    }
+    for tensor in scales.tensors() {
+        tensors.push((tensor.name.clone(), Dtype::F32, vec![tensor.length]));
     }
     for (name, values) in state {
         tensors.push((format!("{STATE}{name}"), Dtype::BF16, vec![values.len()]));
@@ -58,9 +61,10 @@ pub fn save<S: Scales + ?Sized>(
     let mut digest = Digest::default();
     stream_atomically(path, |file| {
         file.write_all(&header).map_err(failed())?;
-        for name in scales.trained() {
-            let scales = scales.scales(name)?;
-            let bytes = bytemuck::cast_slice(&scales);
+        let weights = scales.trained().iter().map(|name| (name, true));
+        for (name, is_weight) in weights.chain(scales.tensors().iter().map(|tensor| (&tensor.name, false))) {
+            let values = if is_weight { scales.scales(name)? } else { scales.tensor(name)? };
+            let bytes = bytemuck::cast_slice(&values);
             digest.add(name, bytes);
             file.write_all(bytes).map_err(failed())?;
         }
@@ -87,7 +91,10 @@ pub fn restore<S: Scales + ?Sized>(
         return Ok(None);
     }
     let bytes = map(path)?;
-    let Some((restored, values)) = parse(&bytes, run, scales.trained()) else {
+    let weights = scales.trained().len();
+    let tensors = scales.tensors().iter().map(|tensor| &tensor.name);
+    let names: Vec<String> = scales.trained().iter().chain(tensors).cloned().collect();
+    let Some((restored, values)) = parse(&bytes, run, &names) else {
         tracing::warn!(
             "{}: this snapshot is damaged or of another run; it is not used, and the run resumes from its journal alone",
             path.display()
@@ -101,22 +108,25 @@ pub fn restore<S: Scales + ?Sized>(
         );
         return Ok(None);
     }
-    for (name, values) in values {
-        let scales_of_name: Vec<f32> = bytemuck::pod_collect_to_vec(values);
-        scales.apply(Update::Dense { name: &name, scales: &scales_of_name })?;
+    for (index, (name, values)) in values.into_iter().enumerate() {
+        let (name, values): (_, Vec<f32>) = (&*name, bytemuck::pod_collect_to_vec(values));
+        scales.apply(match index < weights {
+            true => Update::Dense { name, scales: &values },
+            false => Update::Tensor { name, values: &values },
+        })?;
     }
     Ok(Some(restored))
 }
 
-/// Parses a snapshot into its step and state, and the bytes of each weight's scales. Returns `None` if anything differs
+/// Parses a snapshot into its step and state, and the bytes of the parameters of each name. Returns `None` if anything differs
 /// from what `save` writes.
-fn parse<'a>(bytes: &'a [u8], run: &str, trained: &[String]) -> Option<(Restored, NamedBytes<'a>)> {
+fn parse<'a>(bytes: &'a [u8], run: &str, names: &[String]) -> Option<(Restored, NamedBytes<'a>)> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let about = metadata.metadata().as_ref()?;
     let tensors = SafeTensors::deserialize(bytes).ok()?;
     let mut digest = Digest::default();
-    let mut scales = Vec::with_capacity(trained.len());
-    for name in trained {
+    let mut scales = Vec::with_capacity(names.len());
+    for name in names {
         let data = tensors.tensor(name).ok()?.data();
         digest.add(name, data);
         scales.push((name.clone(), data));

@@ -8,6 +8,7 @@ use half::bf16;
 
 use super::metrics::{LoggedEval, Metrics};
 use super::*;
+use crate::arch::{TensorKind, TrainedTensor};
 use crate::data::LossSum;
 use crate::error::{Error, Result};
 use crate::eval::TaskReport;
@@ -15,15 +16,23 @@ use crate::model::{BackwardPass, BlockInputs, ScaleForm, ScaleGradient, Scales, 
 use crate::zo::direction::Signs;
 use crate::zo::journal::{self, JournalHeader, JournalMethod, Record, StepTaken};
 
-/// Two weights of three scales.
+/// Two weights of three scales, and perhaps a norm.
 struct Weights {
     names: [String; 2],
     scales: [Vec<f32>; 2],
+    tensors: Vec<TrainedTensor>,
+    norm: Vec<f32>,
 }
 
 impl Weights {
     fn new() -> Self {
-        Self { names: ["a".into(), "b".into()], scales: [vec![1.0, 2.0, 3.0], vec![-1.0, 0.5, 4.0]] }
+        let scales = [vec![1.0, 2.0, 3.0], vec![-1.0, 0.5, 4.0]];
+        Self { names: ["a".into(), "b".into()], scales, tensors: vec![], norm: vec![] }
+    }
+
+    fn with_norm() -> Self {
+        let tensors = vec![TrainedTensor { name: "norm".into(), kind: TensorKind::Norms, length: 2 }];
+        Self { tensors, norm: vec![1.5, 0.75], ..Self::new() }
     }
 
     fn index(&self, name: &str) -> Result<usize> {
@@ -46,6 +55,14 @@ impl Scales for Weights {
 
     fn scales(&self, name: &str) -> Result<Vec<f32>> {
         Ok(self.scales[self.index(name)?].clone())
+    }
+
+    fn tensors(&self) -> &[TrainedTensor] {
+        &self.tensors
+    }
+
+    fn tensor(&self, _: &str) -> Result<Vec<f32>> {
+        Ok(self.norm.clone())
     }
 
     fn apply(&mut self, update: Update<'_>) -> Result<()> {
@@ -71,6 +88,10 @@ impl Scales for Weights {
             Update::Dense { name, scales } => {
                 let index = self.index(name)?;
                 self.scales[index] = scales.to_vec();
+            }
+            Update::Tensor { name, values } => {
+                assert_eq!((name, values.len()), ("norm", self.norm.len()));
+                self.norm = values.to_vec();
             }
         }
         Ok(())
@@ -115,7 +136,13 @@ impl Objective for Quadratic {
             let scales = (0..)
                 .zip(&model.scales)
                 .flat_map(|(id, scales)| (0..).zip(scales).map(move |(index, s)| scale(id, index, *s)));
-            LossSum { sum: Quadratic::loss(scales.collect::<Vec<_>>().into_iter(), *target), weight: 1.0 }
+            LossSum {
+                sum: Quadratic::loss(
+                    scales.chain(model.norm.iter().copied()).collect::<Vec<_>>().into_iter(),
+                    *target,
+                ),
+                weight: 1.0,
+            }
         };
         Ok(signs.parts().map(loss).collect())
     }
@@ -146,14 +173,19 @@ impl Objective for Quadratic {
             for parameter in [1, 0].into_iter().take(backward.tail_blocks) {
                 let scales = &model.scales[parameter as usize];
                 let values = scales.iter().map(|s| s * (s - target) / weight as f32).collect();
-                sink.block(vec![ScaleGradient { parameter, values }], model)?;
+                let mut gradients = vec![ScaleGradient { parameter, values }];
+                if parameter == 1 && !model.tensors.is_empty() {
+                    let values = model.norm.iter().map(|w| (w - target) / weight as f32).collect();
+                    gradients.push(ScaleGradient { parameter: 2, values });
+                }
+                sink.block(gradients, model)?;
             }
         }
         Ok(())
     }
 
     fn evaluate(&self, model: &Weights, _: &mut dyn FnMut(usize, usize)) -> Result<Option<TaskReport>> {
-        let nll = Self::loss(model.scales.iter().flatten().copied(), 0.5);
+        let nll = Self::loss(model.scales.iter().flatten().chain(&model.norm).copied(), 0.5);
         Ok(self.recall(1, None, nll))
     }
 
@@ -245,7 +277,8 @@ fn run_exact(
     let [base_model, hash, tokenizer, data] = [[1; 32], [2; 32], [3; 32], [4; 32]];
     let header = JournalHeader { method: JournalMethod::Exact, base_model, config: hash, tokenizer, data };
     let run = Run { config, seed: 7, header, directory: &directory, resolved: "", stop: &stop };
-    let (mut method, mut weights) = (config.exact(7, 2, BlockInputs::OnDevice), Weights::new());
+    let mut method = config.exact(7, 2, BlockInputs::OnDevice);
+    let mut weights = if config.parameters.tensors.norms { Weights::with_norm() } else { Weights::new() };
     let (mut steps, mut returns) = (0, vec![]);
     let mut objective = Quadratic { error: 0.0, far: far.to_vec() };
     let outcome = run.train(&mut method, &mut objective, &mut weights, &mut |event| match event {
@@ -421,6 +454,31 @@ fn exact_gradients_train_and_resume_to_the_same_bits() {
             std::fs::remove_dir_all(path).unwrap();
         }
     }
+}
+
+#[test]
+fn tensors_beside_the_scales_train_and_resume_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts, alone] = ["whole", "parts", "alone"].map(|name| folder.path().join(name));
+    let parameters = Parameters::of(&[ParameterKind::Norms]).unwrap();
+    let config = TrainConfig { parameters, ..exact_config(20) };
+    let (outcome, expected, _) = run_exact(&whole, &config, &[], None);
+    let outcome = outcome.unwrap();
+    assert!(outcome.after.unwrap().nll < 0.8 * outcome.before.unwrap().nll);
+    // A step of a norm is a tenth of the learning rate times its root mean square, 1.186.
+    let moved = (1.5 - expected.norm[0]).abs();
+    assert!(moved > 0.01 && moved < 20.0 * 0.1 * 0.1 * 1.2, "{moved}");
+    for steps in [3, 4, 6] {
+        run_exact(&parts, &config, &[], Some(steps)).0.unwrap_err();
+        std::fs::remove_file(parts.join("snapshot.safetensors")).unwrap();
+    }
+    let (outcome, got, _) = run_exact(&parts, &config, &[], None);
+    outcome.unwrap();
+    assert_eq!((got.scales, got.norm), (expected.scales.clone(), expected.norm));
+    assert_eq!(snapshots(&parts), snapshots(&whole));
+    // The scales do not notice.
+    let (_, scales_alone, _) = run_exact(&alone, &exact_config(20), &[], None);
+    assert_eq!(scales_alone.scales, expected.scales);
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<Reci
     let checkpoint = open::checkpoint(&config.model, on_event)?;
     let tokenizer = open::tokenizer(&checkpoint)?;
     let mut model = open::model(&checkpoint, &device, dtype, Tables::InFile, on_event)?;
+    model.train_tensors(config.train.trained_tensors(&checkpoint)?)?;
     let load_seconds = clock.elapsed().as_secs_f64();
     let train = config.data.train.as_ref();
     let train = train.ok_or_else(|| {

@@ -94,6 +94,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     let free = device.free_memory();
     let clock = Instant::now();
     let mut model = open::model(&checkpoint, &device, dtype, tables, on_event)?;
+    model.train_tensors(bench.train.trained_tensors(&checkpoint)?)?;
     let load_seconds = clock.elapsed().as_secs_f64();
     let times = match steps {
         0 => time_pass(&objective, model.as_ref())?,

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::blocks::GgmlType;
 use super::header::{GgufHeader, TensorInfo};
 use super::names::RowOrder;
 use super::{metadata, names, split};
 use crate::arch::ModelConfig;
+use crate::checkpoint::float;
 use crate::checkpoint::leftover::{self, Modules};
 use crate::checkpoint::tensor::missing;
 use crate::error::{Error, Result};
@@ -135,19 +137,45 @@ impl<'a> GgufTensor<'a> {
         self.info.kind.scales(rows).map_err(|what| self.wrong(what))
     }
 
-    /// The tensor's bytes with new scales, `[out, blocks per row]` in Hugging Face order.
-    pub fn rescaled(&self, scales: &[f32]) -> Result<Vec<u8>> {
+    /// The minima of its blocks, `[out, blocks per row]` in Hugging Face order.
+    ///
+    /// # Errors
+    /// The blocks have none; one that is not finite.
+    pub fn minima(&self) -> Result<Vec<f32>> {
+        let rows = (0..self.info.rows()).map(|row| self.row(row));
+        self.info.kind.minima(rows).map_err(|what| self.wrong(what))
+    }
+
+    /// The bytes of a tensor of floats with other values, rows in Hugging Face order.
+    ///
+    /// # Errors
+    /// The tensor is quantized; another number of values; one that overflows the type or is not finite.
+    pub fn replaced(&self, values: Vec<f32>) -> Result<Vec<u8>> {
+        let GgmlType::Float(dtype) = self.info.kind else {
+            return Err(self.wrong(format!("is {}, not a tensor of floats", self.info.kind)));
+        };
+        let tuned = float::tuned(dtype, values, self.info.elements()).map_err(|what| self.wrong(what))?;
+        let stride = tuned.len() / self.info.rows();
+        let mut bytes = vec![0; tuned.len()];
+        for (row, tuned) in tuned.chunks_exact(stride).enumerate() {
+            bytes[self.order.in_file(row) * stride..][..stride].copy_from_slice(tuned);
+        }
+        Ok(bytes)
+    }
+
+    /// The tensor's bytes with new scales, `[out, blocks per row]` in Hugging Face order, and new minima, in the same order,
+    /// where these do not just move with the scales.
+    pub fn rescaled(&self, scales: &[f32], minima: Option<&[f32]>) -> Result<Vec<u8>> {
         let [out_features, in_features] = self.matrix()?;
         let Some(block) = self.info.kind.block() else {
             return Err(self.not_quantized());
         };
         let groups = in_features / block.elements;
-        if scales.len() != out_features * groups {
-            return Err(self.wrong(format!(
-                "expected {} scales, got {}",
-                out_features * groups,
-                scales.len()
-            )));
+        for (what, given) in [("scales", scales)].into_iter().chain(minima.map(|minima| ("minima", minima))) {
+            let (expected, got) = (out_features * groups, given.len());
+            if got != expected {
+                return Err(self.wrong(format!("expected {expected} {what}, got {got}")));
+            }
         }
         let mut bytes = self.bytes.to_vec();
         let stride = bytes.len() / out_features;
@@ -155,7 +183,11 @@ impl<'a> GgufTensor<'a> {
             let at = self.order.in_file(row) * stride;
             self.info
                 .kind
-                .rescale(&mut bytes[at..at + stride], scales)
+                .rescale(
+                    &mut bytes[at..at + stride],
+                    scales,
+                    minima.map(|minima| &minima[row * groups..][..groups]),
+                )
                 .map_err(|what| self.wrong(format!("row {row}: {what}")))?;
         }
         Ok(bytes)

@@ -11,12 +11,12 @@ use super::file::{Gguf, GgufTensor};
 use super::header::TensorInfo;
 use super::metadata;
 use super::names::RowOrder;
-use crate::arch::{ModelConfig, hf};
+use crate::arch::{ModelConfig, TensorKind, TrainedTensor, hf};
 use crate::checkpoint::float::{self, DenseValues};
 use crate::checkpoint::format::Format;
 use crate::checkpoint::safetensors::{Dtype, dtype};
 use crate::checkpoint::store::{Store, TokenizerSource};
-use crate::checkpoint::weight::{Layout, ScaleSource, TensorSummary, Weight};
+use crate::checkpoint::weight::{Layout, TensorSummary, TunedSource, Weight};
 use crate::data::tokenizer::GgufVocab;
 use crate::device::host;
 use crate::error::{Error, Result};
@@ -142,23 +142,40 @@ impl Store for Gguf {
 
     fn rounded_scales(&self, name: &str, scales: &[f32]) -> Result<(Vec<f32>, Levels)> {
         let stored = self.stored(name)?;
-        let tuned = stored.rescaled(scales)?;
+        let tuned = stored.rescaled(scales, None)?;
         GgufTensor { bytes: &tuned, ..stored }.scales()
     }
 
+    fn minima(&self, name: &str) -> Result<Vec<f32>> {
+        self.stored(name)?.minima()
+    }
+
     /// Every file keeps its name inside `out`.
-    fn save_tuned(&self, out: &Path, names: &[String], scales: &mut ScaleSource) -> Result<()> {
+    fn save_tuned(
+        &self,
+        out: &Path,
+        names: &[String],
+        tensors: &[TrainedTensor],
+        tuned: &mut TunedSource,
+    ) -> Result<()> {
+        let floats = tensors.iter().filter(|tensor| tensor.kind != TensorKind::Minima);
+        let names: Vec<&String> = names.iter().chain(floats.map(|tensor| &tensor.name)).collect();
         let staging = Staging::new(out)?;
         for (index, file) in self.files.iter().enumerate() {
             let mut ranges = Vec::new();
-            for name in names {
+            for &name in &names {
                 let info = self.stored(name)?.info;
                 ranges.extend((info.file == index).then(|| (info.range.clone(), name)));
             }
             ranges.sort_by_key(|(range, _)| range.start);
             let to = staging.path().join(file.name()?);
             staging::copy_with_replacements(&file.bytes, &to, &ranges, |name| {
-                self.stored(name)?.rescaled(&scales(name)?)
+                if TrainedTensor::find(tensors, name).is_some() {
+                    return self.stored(name)?.replaced(tuned(name)?);
+                }
+                let minima = TrainedTensor::minima_of(tensors, name);
+                let minima = minima.map(|minima| tuned(&minima.name)).transpose()?;
+                self.stored(name)?.rescaled(&tuned(name)?, minima.as_deref())
             })?;
         }
         staging.publish()

@@ -9,14 +9,14 @@ use serde_json::Value;
 use super::directory::HuggingFace;
 use super::tuned;
 use crate::arch::hf::CONFIG_FILE;
-use crate::arch::{ModelConfig, block_of};
+use crate::arch::{ModelConfig, TrainedTensor, block_of};
 use crate::checkpoint::float::{self, DenseValues};
 use crate::checkpoint::format::Format;
 use crate::checkpoint::safetensors::{Dtype, INDEX_FILE};
 use crate::checkpoint::scheme::{Packing, QUANTIZE_CONFIG_FILE};
 use crate::checkpoint::store::{Store, TokenizerSource};
 use crate::checkpoint::tensor::module;
-use crate::checkpoint::weight::{Layout, ScaleSource, TensorSummary, Weight};
+use crate::checkpoint::weight::{Layout, TensorSummary, TunedSource, Weight};
 use crate::error::Result;
 use crate::packed::{FloatType, Levels};
 use crate::storage::json;
@@ -156,8 +156,18 @@ impl Store for HuggingFace {
         self.layer(name)?.rounded(scales)
     }
 
-    fn save_tuned(&self, out: &Path, _names: &[String], scales: &mut ScaleSource) -> Result<()> {
-        tuned::save(self, out, scales)
+    fn minima(&self, name: &str) -> Result<Vec<f32>> {
+        self.layer(name)?.minima()
+    }
+
+    fn save_tuned(
+        &self,
+        out: &Path,
+        _names: &[String],
+        tensors: &[TrainedTensor],
+        tuned: &mut TunedSource,
+    ) -> Result<()> {
+        tuned::save(self, out, tensors, tuned)
     }
 
     /// The packing of the first linear: all of them have the same.

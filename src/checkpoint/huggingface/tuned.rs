@@ -1,17 +1,30 @@
-//! A copy of a Hugging Face directory in which only the scales differ, and its files beside the weights.
+//! A copy of a Hugging Face directory in which only trained tensors differ, and its files beside the weights.
 
 use std::fs;
 use std::path::Path;
 
 use super::directory::HuggingFace;
-use crate::arch::block_of;
 use crate::arch::hf::CONFIG_FILE;
-use crate::checkpoint::weight::ScaleSource;
+use crate::arch::{TensorKind, TrainedTensor, block_of};
+use crate::checkpoint::weight::TunedSource;
 use crate::error::{Error, Result};
 use crate::storage::staging::{self, Staging};
 
-/// Copies the directory with other scales.
-pub fn save(source: &HuggingFace, out: &Path, scales: &mut ScaleSource) -> Result<()> {
+/// A tensor that differs in the copy.
+enum Tuned<'a> {
+    /// A part of a quantized linear, by its number in `StoredLinear::tuned_tensors`.
+    Part(&'a str, usize),
+    /// A float tensor.
+    Whole(&'a str),
+}
+
+/// Copies the directory with other scales and other values of `tensors`.
+pub fn save(
+    source: &HuggingFace,
+    out: &Path,
+    tensors: &[TrainedTensor],
+    tuned: &mut TunedSource,
+) -> Result<()> {
     let staging = Staging::new(out)?;
     copy_other_files(source, staging.path(), &[CONFIG_FILE])?;
     staging::write_bytes(&staging.path().join(CONFIG_FILE), &source.config_bytes)?;
@@ -21,19 +34,28 @@ pub fn save(source: &HuggingFace, out: &Path, scales: &mut ScaleSource) -> Resul
             let layer = source.layer(name)?;
             for (part, tensor) in layer.tuned_tensors().into_iter().enumerate() {
                 let position = source.shards.position(tensor.name).filter(|(file, _)| *file == index);
-                ranges.extend(position.map(|(_, range)| (range, (name, part))));
+                ranges.extend(position.map(|(_, range)| (range, Tuned::Part(name, part))));
             }
+        }
+        for tensor in tensors.iter().filter(|tensor| tensor.kind != TensorKind::Minima) {
+            let position = source.shards.position(&tensor.name).filter(|(file, _)| *file == index);
+            ranges.extend(position.map(|(_, range)| (range, Tuned::Whole(tensor.name.as_str()))));
         }
         ranges.sort_by_key(|(range, _)| range.start);
         let to = staging.path().join(file.name()?);
         // The parts of a linear mostly lie together: its scales are asked for once then.
         let (mut last, mut parts) = ("", vec![]);
-        staging::copy_with_replacements(&file.bytes, &to, &ranges, |&(name, part)| {
-            if last != name {
-                parts = source.layer(name)?.tuned_bytes(&scales(name)?)?;
-                last = name;
+        staging::copy_with_replacements(&file.bytes, &to, &ranges, |each| match *each {
+            Tuned::Part(name, part) => {
+                if last != name {
+                    let minima = TrainedTensor::minima_of(tensors, name);
+                    let minima = minima.map(|minima| tuned(&minima.name)).transpose()?;
+                    parts = source.layer(name)?.tuned_bytes(&tuned(name)?, minima.as_deref())?;
+                    last = name;
+                }
+                Ok(std::mem::take(&mut parts[part]))
             }
-            Ok(std::mem::take(&mut parts[part]))
+            Tuned::Whole(name) => source.tensor(name)?.tuned_bytes(tuned(name)?),
         })?;
     }
     staging.publish()

@@ -144,16 +144,32 @@ impl<'a> StoredLinear<'a> {
         [Some(self.scales.tensor()), self.tensors.get(TensorRole::Minima)].into_iter().flatten().collect()
     }
 
-    /// Bytes of [`Self::tuned_tensors`] for `scales` (`[out, groups]`).
+    /// The float minima of the groups, `[out, groups]`.
     ///
     /// # Errors
-    /// As [`Self::rounded`].
-    pub fn tuned_bytes(&self, scales: &[f32]) -> Result<Vec<Vec<u8>>> {
+    /// The format has none; one that is not finite.
+    pub fn minima(&self) -> Result<Vec<f32>> {
+        match self.tensors.get(TensorRole::Minima) {
+            Some(stored) => finite_floats(stored, "a bias"),
+            None => Err(self.scales.tensor().wrong("its groups have no float minima")),
+        }
+    }
+
+    /// Bytes of [`Self::tuned_tensors`] for `scales` (`[out, groups]`), and for `minima` where they do not just move with
+    /// the scales.
+    ///
+    /// # Errors
+    /// As [`Self::rounded`]; the same of a minimum.
+    pub fn tuned_bytes(&self, scales: &[f32], minima: Option<&[f32]>) -> Result<Vec<Vec<u8>>> {
         let Some(stored) = self.tensors.get(TensorRole::Minima) else {
             return Ok(vec![self.scales.encode(scales)?]);
         };
-        let (scales, minima) = moved_minima(stored, &self.scales, scales)?;
         let dtype = stored.float_type()?;
+        if let Some(minima) = minima {
+            let minima = stored.tuned_bytes(minima.to_vec())?;
+            return Ok(vec![float::encode(dtype, self.scales.rounded(scales)?), minima]);
+        }
+        let (scales, minima) = moved_minima(stored, &self.scales, scales)?;
         Ok(vec![float::encode(dtype, scales), float::encode(dtype, minima)])
     }
 

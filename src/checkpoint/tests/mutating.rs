@@ -116,7 +116,12 @@ fn written(format: QuantizedFormat, method: quant::QuantMethod, to: &Path) {
         quant::quantize(&source.dense(name)?, [shape[0], shape[1]], options)
     };
     let names = source.config().block_linears();
-    let linears = &mut Linears { names: &names, packed: PackedLinears::Made(packed), on_tensor: &mut |_| {} };
+    let linears = &mut Linears {
+        names: &names,
+        packed: PackedLinears::Made(packed),
+        replaced: BTreeMap::new(),
+        on_tensor: &mut |_| {},
+    };
     write(&source, Staging::new(to).unwrap(), &target, MAX_SHARD_BYTES, linears).unwrap();
 }
 

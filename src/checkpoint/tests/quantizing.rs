@@ -12,7 +12,12 @@ fn write_quantized(
 ) -> Result<()> {
     target.check(source)?;
     let names = source.config().block_linears();
-    let linears = &mut Linears { names: &names, packed: PackedLinears::Made(packed), on_tensor: &mut |_| {} };
+    let linears = &mut Linears {
+        names: &names,
+        packed: PackedLinears::Made(packed),
+        replaced: BTreeMap::new(),
+        on_tensor: &mut |_| {},
+    };
     write(source, Staging::new(out)?, target, MAX_SHARD_BYTES, linears).map(|_| ())
 }
 
@@ -82,7 +87,7 @@ fn the_quantizers_weights_are_read_back() {
             // A tuned copy differs in its scales alone.
             let (tuned, mut asked) = (parent.path().join("tuned"), 0);
             written
-                .save_tuned(&tuned, &mut |name| {
+                .save_tuned(&tuned, &[], &mut |name| {
                     asked += 1;
                     Ok(given[name].scales.iter().map(|scale| scale * 1.25).collect())
                 })
@@ -274,7 +279,12 @@ fn an_interrupted_write_is_continued() {
                 staging,
                 &target,
                 shards,
-                &mut Linears { names: &names, packed: PackedLinears::Made(packed), on_tensor },
+                &mut Linears {
+                    names: &names,
+                    packed: PackedLinears::Made(packed),
+                    replaced: BTreeMap::new(),
+                    on_tensor,
+                },
             );
             (result.is_ok(), asked, was_there)
         };

@@ -1,6 +1,8 @@
 //! Saving checkpoints with other scales.
 
 use super::*;
+use crate::arch::{TensorKind, TensorKinds, TrainedTensor};
+use crate::packed::LevelsKind;
 
 #[test]
 fn saving_untouched_scales_gives_the_same_bytes() {
@@ -8,12 +10,83 @@ fn saving_untouched_scales_gives_the_same_bytes() {
         let checkpoint = open(name);
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("out");
-        checkpoint.save_tuned(&out, &mut |name| Ok(packed(&checkpoint, name).scales)).unwrap();
+        checkpoint.save_tuned(&out, &[], &mut |name| Ok(packed(&checkpoint, name).scales)).unwrap();
         assert!(files(&out) == original_files(name), "{name}");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
         let again = Checkpoint::open(&out).unwrap();
         assert_eq!(again.fingerprint().unwrap(), checkpoint.fingerprint().unwrap());
     }
+}
+
+#[test]
+fn tuned_tensors_are_read_back_and_nothing_else_changes() {
+    let mut found = [0; 3];
+    for name in QUANTIZED {
+        let checkpoint = open(name);
+        let parent = tempfile::tempdir().unwrap();
+        let has_minima = |name: &String| packed(&checkpoint, name).levels.kind() == LevelsKind::Minimum;
+        let minima = checkpoint.trained_names().iter().any(has_minima);
+        let biases = checkpoint.config().qkv_bias;
+        let kinds = TensorKinds { minima, norms: true, biases };
+        let tensors = checkpoint.trained_tensors(kinds, 1).unwrap();
+        let stored = |tensor: &TrainedTensor| match tensor.kind {
+            TensorKind::Minima => checkpoint.store().minima(tensor.weight()).unwrap(),
+            _ => checkpoint.dense(&tensor.name).unwrap(),
+        };
+        let scales = |name: &str| packed(&checkpoint, name).scales;
+        let save = |out: &Path, change: f32| {
+            checkpoint
+                .save_tuned(out, &tensors, &mut |name| match TrainedTensor::find(&tensors, name) {
+                    Some(tensor) => Ok(stored(tensor).iter().map(|value| value * change).collect()),
+                    None => Ok(scales(name)),
+                })
+                .unwrap();
+        };
+        let [same, other] = ["same", "other"].map(|name| parent.path().join(name));
+        save(&same, 1.0);
+        assert!(files(&same) == original_files(name), "{name}");
+        save(&other, 1.5);
+        let again = Checkpoint::open(&other).unwrap();
+        for tensor in checkpoint.tensors() {
+            let is_tuned = TrainedTensor::find(&tensors, &tensor.name).is_some();
+            let own_minima = TrainedTensor::minima_of(&tensors, &tensor.name);
+            if let Some(minima) = own_minima {
+                let got = again.store().minima(&tensor.name).unwrap();
+                for (got, before) in got.iter().zip(stored(minima)) {
+                    assert!((got - 1.5 * before).abs() <= 4e-3 * before.abs(), "{got} {before}");
+                }
+                let (before, after) = (packed(&checkpoint, &tensor.name), packed(&again, &tensor.name));
+                assert_eq!((before.scales, before.codes), (after.scales, after.codes));
+                found[0] += 1;
+                continue;
+            }
+            let (before, after) =
+                (checkpoint.dense(&tensor.name).unwrap(), again.dense(&tensor.name).unwrap());
+            for (before, after) in before.iter().zip(after) {
+                let expected = if is_tuned { 1.5 * before } else { *before };
+                assert!(
+                    (after - expected).abs() <= 4e-3 * expected.abs() * f32::from(is_tuned as u8),
+                    "{name}"
+                );
+            }
+            found[1] += usize::from(is_tuned && !tensor.name.ends_with("bias"));
+            found[2] += usize::from(is_tuned && tensor.name.ends_with("bias"));
+        }
+    }
+    assert!(found[0] > 10 && found[1] > 20, "{found:?}");
+}
+
+#[test]
+fn minima_of_formats_without_any_are_refused_by_the_name_of_the_format() {
+    let kinds = TensorKinds { minima: true, ..TensorKinds::default() };
+    for (name, format) in [("gptq-4bit-v1", "GPTQ 4-bit"), ("q8_0.gguf", "Q8_0")] {
+        let error = open(name).trained_tensors(kinds, 2).unwrap_err();
+        assert!(error.to_string().contains(format), "{error}");
+        assert!(error.help().unwrap().contains("leave \"minima\" out"), "{error:?}");
+    }
+    let kinds = TensorKinds { biases: true, ..TensorKinds::default() };
+    let error = open("q4_1.gguf").trained_tensors(kinds, 2).unwrap_err();
+    assert!(error.to_string().contains("has no biases"), "{error}");
 }
 
 #[test]
@@ -26,7 +99,7 @@ fn tuned_scales_are_read_back_as_they_were_rounded() {
             let scales = packed(&checkpoint, name).scales;
             scales.iter().enumerate().map(|(i, s)| s * (1.0 + 0.01 * (i % 7) as f32) + 1e-6).collect()
         };
-        checkpoint.save_tuned(&out, &mut |name| Ok(tuned(name))).unwrap();
+        checkpoint.save_tuned(&out, &[], &mut |name| Ok(tuned(name))).unwrap();
         let again = Checkpoint::open(&out).unwrap();
         assert_ne!(again.fingerprint().unwrap(), checkpoint.fingerprint().unwrap());
         let trained = checkpoint.trained_names();
@@ -95,7 +168,7 @@ fn a_scale_that_does_not_fit_is_refused_by_name_and_leaves_nothing() {
         for bad in [f32::NAN, f32::INFINITY, 7e4] {
             let parent = tempfile::tempdir().unwrap();
             let error = checkpoint
-                .save_tuned(&parent.path().join("out"), &mut |name| {
+                .save_tuned(&parent.path().join("out"), &[], &mut |name| {
                     let mut scales = packed(&checkpoint, name).scales;
                     if name == Q_PROJ {
                         scales[3] = bad;
@@ -118,10 +191,10 @@ fn a_scale_that_does_not_fit_is_refused_by_name_and_leaves_nothing() {
 fn an_existing_output_and_an_unquantized_model_are_refused() {
     let parent = tempfile::tempdir().unwrap();
     let mut untouched = |_: &str| -> Result<Vec<f32>> { panic!("nothing to ask for") };
-    let error = open("q4_0.gguf").save_tuned(parent.path(), &mut untouched).unwrap_err();
+    let error = open("q4_0.gguf").save_tuned(parent.path(), &[], &mut untouched).unwrap_err();
     assert!(error.to_string().contains("exists already"), "{error}");
     for name in ["hf-f32", "f16.gguf"] {
-        let error = open(name).save_tuned(&parent.path().join("out"), &mut untouched).unwrap_err();
+        let error = open(name).save_tuned(&parent.path().join("out"), &[], &mut untouched).unwrap_err();
         assert!(error.to_string().contains("no quantized weights"), "{error}");
     }
 }

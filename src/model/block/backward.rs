@@ -55,7 +55,7 @@ impl<B: Kernels> DecoderBlock<B> {
         let (middle, addition) = Addition::new(&self.attention_norms, x_out, o.clone());
 
         let d_middle = self.mlp_backward(middle, dy, pass, gradients);
-        let [dx_out, d_o] = addition.backward(&self.attention_norms, d_middle);
+        let [dx_out, d_o] = addition.backward(&self.attention_norms, d_middle, gradients);
         let product = LinearOutput { y: Some(o).filter(|_| gradients.form != ScaleForm::Scales), dy: d_o };
         let d_attended = self.o_proj.backward(attended, product, true, gradients)?;
         let [dx, d_attended] = match rows {
@@ -68,7 +68,7 @@ impl<B: Kernels> DecoderBlock<B> {
         };
         let [_, h] = self.attention_norms.input(x.clone().into());
         let dh = self.attention_backward(h, attention, d_attended, pass, config, gradients)?;
-        Some(self.attention_norms.input_backward(x, dh, dx))
+        Some(self.attention_norms.input_backward(x, dh, dx, gradients))
     }
 
     /// The backward pass of attention up to its softmax: returns the gradient of `h`, if it is wanted.
@@ -91,8 +91,8 @@ impl<B: Kernels> DecoderBlock<B> {
         };
         let [dq, dk] = match products.clone().map(|products| self.split_heads(products, config)) {
             Some([q, k, _]) => {
-                let normed = |x: Tensor<B, 3>, dy: Tensor<B, 3>, norm: &Option<Norm<B>>| match norm {
-                    Some(norm) => norm.heads_backward(x, dy),
+                let mut normed = |x: Tensor<B, 3>, dy: Tensor<B, 3>, norm: &Option<Norm<B>>| match norm {
+                    Some(norm) => norm.heads_backward(x, dy, gradients),
                     None => dy,
                 };
                 [normed(q, dq, &self.q_norm), normed(k, dk, &self.k_norm)]
@@ -104,7 +104,9 @@ impl<B: Kernels> DecoderBlock<B> {
             let [rows, heads, dim] = dy.dims();
             LinearOutput { y: y.next(), dy: dy.reshape([rows, heads * dim]) }
         });
-        self.qkv.backward(h, products, gradients.of_input, gradients)
+        // A trained norm needs the gradient of its result.
+        let is_trained = self.attention_norms.input.as_ref().is_some_and(Norm::is_trained);
+        self.qkv.backward(h, products, gradients.of_input || is_trained, gradients)
     }
 
     /// The backward pass of the MLP with its norms and its addition to the residual `x`.
@@ -134,7 +136,7 @@ impl<B: Kernels> DecoderBlock<B> {
             Some(down) => Addition::new(norms, x.clone(), down.clone()).1,
             None => Addition { y: None, sum: None },
         };
-        let [dx, d_down] = addition.backward(norms, dy);
+        let [dx, d_down] = addition.backward(norms, dy, gradients);
         let product = LinearOutput { y: down.filter(|_| gradients.form != ScaleForm::Scales), dy: d_down };
         let Some(d_expanded) = self.down_proj.backward(expanded, product, true, gradients) else { return dx };
         let kept: Vec<_> = match gradients.form {
@@ -156,7 +158,7 @@ impl<B: Kernels> DecoderBlock<B> {
             _ => None,
         };
         match dh {
-            Some(dh) => norms.input_backward(x, dh, dx),
+            Some(dh) => norms.input_backward(x, dh, dx, gradients),
             None => dx,
         }
     }
@@ -178,13 +180,13 @@ impl<B: Kernels> Addition<B> {
     }
 
     /// From the gradient of the result to those of `x` and `y`.
-    fn backward(self, norms: &Norms<B>, d: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
+    fn backward(self, norms: &Norms<B>, d: Tensor<B, 2>, gradients: &mut Gradients<B>) -> [Tensor<B, 2>; 2] {
         let dx = match (&norms.sum, self.sum) {
-            (Some(norm), Some(sum)) => norm.backward(sum, d),
+            (Some(norm), Some(sum)) => norm.backward(sum, d, gradients),
             _ => d,
         };
         let dy = match (&norms.output, self.y) {
-            (Some(norm), Some(y)) => norm.backward(y, dx.clone()),
+            (Some(norm), Some(y)) => norm.backward(y, dx.clone(), gradients),
             _ => dx.clone(),
         };
         [dx, dy]

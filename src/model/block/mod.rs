@@ -233,6 +233,21 @@ impl<B: Kernels> DecoderBlock<B> {
         qkv.linears_mut().iter_mut().chain([o_proj]).chain(expand).chain([down_proj])
     }
 
+    /// The norm of a role, if the model has it.
+    pub fn norm_mut(&mut self, role: NormRole) -> Option<&mut Norm<B>> {
+        let norm = match role {
+            NormRole::AttentionInput => &mut self.attention_norms.input,
+            NormRole::AttentionOutput => &mut self.attention_norms.output,
+            NormRole::AttentionSum => &mut self.attention_norms.sum,
+            NormRole::MlpInput => &mut self.mlp_norms.input,
+            NormRole::MlpOutput => &mut self.mlp_norms.output,
+            NormRole::MlpSum => &mut self.mlp_norms.sum,
+            NormRole::Queries => &mut self.q_norm,
+            NormRole::Keys => &mut self.k_norm,
+        };
+        norm.as_mut()
+    }
+
     /// Queries `[T, heads, head_dim]`, keys and values `[T, kv_heads, head_dim]`, from the products of their projections,
     /// `[T, width]` each. Queries and keys are normed, where the model norms them, and rotated.
     fn attention_inputs(

@@ -75,7 +75,10 @@ impl<B: Kernels> Decoder<B> {
         let hidden = self.finish(last.clone().into());
         let Some(d_hidden) = self.head_backward(hidden, &chunks, targets.len(), sink)? else { return Ok(()) };
         let mut dy = match &self.norm {
-            Some(norm) => norm.backward(last, d_hidden),
+            Some(norm) => {
+                let mut unused = Gradients { form, of_input: true, found: Vec::new() };
+                norm.backward(last, d_hidden, &mut unused)
+            }
             None => d_hidden,
         };
         for index in (first..blocks).rev() {

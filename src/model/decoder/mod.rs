@@ -1,12 +1,14 @@
-//! The decoder of all model families. The config describes their differences. `backward` is its backward pass.
+//! The decoder of all model families. The config describes their differences. `backward` is its backward pass,
+//! and `tensors` are the tensors that are trained beside the scales.
 
 mod backward;
+mod tensors;
 
 use std::sync::Arc;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use crate::arch::ModelConfig;
+use crate::arch::{ModelConfig, TrainedTensor};
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
 use crate::device::ComputeType;
@@ -24,12 +26,17 @@ use crate::model::rope::Rope;
 use crate::model::scales::{Scales, Update};
 use crate::model::scoring;
 use crate::model::scoring::LOGIT_BYTES;
+use crate::model::trained::TrainedPlace;
 use crate::zo::direction::Signs;
 
 /// A decoder-only language model on a device.
 pub struct Decoder<B: Kernels> {
     checkpoint: Arc<Checkpoint>,
     trained: Vec<String>,
+    /// The tensors that are trained beside the scales.
+    tensors: Vec<TrainedTensor>,
+    /// Their places.
+    places: Vec<TrainedPlace>,
     device: B::Device,
     embedding: Embedding<B>,
     rope: Option<Rope>,
@@ -75,6 +82,8 @@ impl<B: Kernels> Decoder<B> {
         Ok(Self {
             checkpoint,
             trained,
+            tensors: Vec::new(),
+            places: Vec::new(),
             device,
             embedding,
             rope,
@@ -204,6 +213,14 @@ impl<B: Kernels> Scales for Decoder<B> {
         read(self.packed(name)?.packed.scales.clone())
     }
 
+    fn tensors(&self) -> &[TrainedTensor] {
+        &self.tensors
+    }
+
+    fn tensor(&self, name: &str) -> Result<Vec<f32>> {
+        self.tensor_values(name)
+    }
+
     fn apply(&mut self, update: Update<'_>) -> Result<()> {
         match update {
             Update::Moves(moves) => {
@@ -222,6 +239,7 @@ impl<B: Kernels> Scales for Decoder<B> {
                 Ok(())
             }
             Update::Dense { name, scales } => self.set_scales(name, scales),
+            Update::Tensor { name, values } => self.set_tensor(name, values),
         }
     }
 }
@@ -276,6 +294,10 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         sink: &mut dyn GradientSink,
     ) -> Result<()> {
         self.forward_and_backward(input, targets, backward, sink)
+    }
+
+    fn train_tensors(&mut self, tensors: Vec<TrainedTensor>) -> Result<()> {
+        self.find_tensors(tensors)
     }
 
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>> {

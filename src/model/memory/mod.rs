@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::arch::{LinearRole, ModelConfig};
+use crate::arch::{LinearRole, ModelConfig, TensorKinds};
 use crate::checkpoint::Layout;
 use crate::data::Load;
 use crate::device::{ComputeType, Device, host, pools, with_backend};
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::kernels::Kernels;
 use crate::model::memory::card::{Passes, Pool};
 use crate::model::{BackwardPass, BlockInputs, LOGIT_BYTES, ScaleForm};
-use crate::packed::FloatType;
+use crate::packed::{FloatType, LevelsKind};
 
 /// The widest passes of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -36,6 +36,8 @@ pub struct Workload {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackwardWork {
     pub pass: BackwardPass,
+    /// Kinds of tensors that are trained beside the scales.
+    pub tensors: TensorKinds,
     /// Values of optimizer state for each parameter, 2 bytes each.
     pub moments: usize,
     /// Whether gradients are summed over several parts of a step's rows.
@@ -158,7 +160,8 @@ pub fn plan(
             if device.is_host() {
                 parts.optimizer = optimizer_bytes(config, layout, backward)?;
             }
-            costs.backward(config, workload.train, has_perm)
+            let (activations, logits) = costs.backward(config, workload.train, has_perm);
+            (activations + costs.minima(config, workload.train, backward.tensors), logits)
         }
         None => costs.pass(config, workload.train, has_perm, true),
     };
@@ -295,6 +298,13 @@ impl Costs {
         ((load.tokens as u64 * row).max(forward), logits as u64)
     }
 
+    /// Bytes of the f32 copies of a product's input and of its gradient that the gradient of minima takes.
+    fn minima(&self, config: &ModelConfig, load: Load, tensors: TensorKinds) -> u64 {
+        let is_copied = tensors.minima && self.activation < 4;
+        let widest = config.hidden_size + config.intermediate_size;
+        if is_copied { (4 * load.tokens * widest) as u64 } else { 0 }
+    }
+
     /// Bytes of the unpacked weights of the largest product, for all signs of a pass. The linears of one input are
     /// unpacked together.
     fn unpacked(
@@ -349,15 +359,20 @@ fn optimizer_bytes(
     layout: &dyn Fn(&str) -> Result<Layout>,
     backward: BackwardWork,
 ) -> Result<u64> {
-    let BackwardWork { pass, moments, accumulates } = backward;
+    let BackwardWork { pass, tensors, moments, accumulates } = backward;
     let blocks = config.num_hidden_layers;
     let (mut all, mut largest) = (0, 0);
     for block in blocks - pass.tail_blocks.min(blocks)..blocks {
-        let mut parameters = 0;
+        let beside = config.norms_and_biases(block..block + 1);
+        let beside = beside.iter().filter(|tensor| tensors.has(tensor.kind));
+        let mut parameters: u64 = beside.map(|tensor| tensor.length as u64).sum();
         for linear in config.linears(block) {
             if let Layout::Packed(packed) = layout(&linear.weight())? {
                 let [rows, columns] = linear.shape;
                 let scales = packed.scale_bytes([rows, columns]) / 4;
+                if tensors.minima && packed.levels == LevelsKind::Minimum {
+                    parameters += scales;
+                }
                 parameters += match pass.form {
                     ScaleForm::Scales => scales,
                     ScaleForm::Rows => rows as u64,

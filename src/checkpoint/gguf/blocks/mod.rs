@@ -142,12 +142,33 @@ impl GgmlType {
         by_type!(self, B => scales::<B>(rows), _ => Ok((vec![], Levels::Zero(0))))
     }
 
-    /// Replaces the scales of one row's blocks; minima move by the same factor. Blocks whose scale is 0 stay as they are.
-    pub fn rescale(self, bytes: &mut [u8], scales: &[f32]) -> Result<(), String> {
+    /// The float minima of some rows' blocks.
+    pub fn minima<'a>(self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<f32>, String> {
+        let layout = self.block().filter(|layout| layout.levels == LevelsKind::Minimum);
+        let layout =
+            layout.ok_or_else(|| format!("blocks of {self} have no minima that could be trained"))?;
+        let blocks = rows.flat_map(|row| row.chunks_exact(layout.bytes));
+        let minima: Vec<f32> = blocks.map(|block| float_at(block, layout.scale + 2)).collect();
+        match minima.iter().all(|minimum| minimum.is_finite()) {
+            true => Ok(minima),
+            false => Err("holds a block minimum that is not finite".into()),
+        }
+    }
+
+    /// Replaces the scales of one row's blocks, and their minima; without `minima`, these move by the same factor. Blocks
+    /// whose scale is 0 keep it.
+    pub fn rescale(self, bytes: &mut [u8], scales: &[f32], minima: Option<&[f32]>) -> Result<(), String> {
         let Some(layout) = self.block() else { return Ok(()) };
         let does_not_fit = |what: &str, scale: f32| format!("the tuned {what} {scale:e} does not fit f16");
-        for (block, &scale) in bytes.chunks_exact_mut(layout.bytes).zip(scales) {
+        for (index, (block, &scale)) in bytes.chunks_exact_mut(layout.bytes).zip(scales).enumerate() {
             let [d, minimum @ ..] = block[layout.floats()].as_chunks_mut().0 else { continue };
+            if let (Some(minima), [minimum]) = (minima, &mut *minimum) {
+                let tuned = f16::from_f32(minima[index]);
+                if !tuned.is_finite() {
+                    return Err(does_not_fit("minimum", minima[index]));
+                }
+                *minimum = tuned.to_le_bytes();
+            }
             let old = f16::from_le_bytes(*d).to_f32();
             let new = f16::from_f32(scale);
             if old == 0.0 || new.to_f32() == old {
@@ -157,7 +178,7 @@ impl GgmlType {
                 return Err(does_not_fit("scale", scale));
             }
             *d = new.to_le_bytes();
-            for minimum in minimum {
+            for minimum in minimum.iter_mut().filter(|_| minima.is_none()) {
                 let moved = f16::from_f32(new.to_f32() * (f16::from_le_bytes(*minimum).to_f32() / old));
                 if !moved.is_finite() {
                     return Err(does_not_fit("minimum of scale", scale));

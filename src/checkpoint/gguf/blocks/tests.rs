@@ -48,10 +48,10 @@ fn blocks_of_every_type_survive_repacking_and_rescaling() {
             assert!((a - b).abs() <= 1e-6 * largest, "{kind}: {a} {b}");
         }
         let mut tuned = bytes.clone();
-        kind.rescale(&mut tuned, &scales).unwrap();
+        kind.rescale(&mut tuned, &scales, None).unwrap();
         assert!(tuned == bytes, "{kind}");
         let doubled: Vec<f32> = scales.iter().map(|scale| 2.0 * scale).collect();
-        kind.rescale(&mut tuned, &doubled).unwrap();
+        kind.rescale(&mut tuned, &doubled, None).unwrap();
         for (old, new) in expanded.iter().zip(kind.expand(&tuned, rows * width)) {
             // The scale of the fifth block is 0: it stays.
             assert!(new == 2.0 * old || new == *old, "{kind}: {old} {new}");
