@@ -112,7 +112,9 @@ fn a_plan_gives_the_bytes_of_both_methods() {
     let names: Vec<&str> =
         plan["methods"].as_array().unwrap().iter().map(|of| of["method"].as_str().unwrap()).collect();
     assert_eq!(names, ["zo", "exact"]);
-    assert_eq!(plan["methods"][1]["total_bytes"], plan["total_bytes"]);
+    // The memory of the process itself is measured for each.
+    let [of_method, total] = [&plan["methods"][1], &plan].map(|of| of["total_bytes"].as_f64().unwrap());
+    assert!((of_method / total - 1.0).abs() < 0.05, "{plan}");
     assert!(
         plan["parts"]["optimizer"].as_u64().unwrap() > 0
             && plan["parts"]["block_inputs"].as_u64().unwrap() > 0
