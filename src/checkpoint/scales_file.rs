@@ -65,6 +65,9 @@ pub struct ScalesFile {
     tensors: BTreeMap<String, (TrainedTensor, TensorPlace)>,
 }
 
+/// Gives the bytes of a trained tensor by its name: the scales of a weight, or a tensor of a kind beside them.
+type EncodeTensor<'a> = dyn FnMut(&str, Option<TensorKind>) -> Result<Vec<u8>> + 'a;
+
 /// Writes the new file `out`. `weights` are the names of the weights, and the types and shapes of their scales; `tensors`
 /// are those that were trained beside them, minima by the names of their weights. `encoded` gives the bytes of a weight's
 /// scales, or of a tensor of another kind. Returns the length of the file.
@@ -76,7 +79,7 @@ pub fn write(
     base: &ScalesBase,
     weights: &[TensorDescription],
     tensors: &[(TensorKind, TensorDescription)],
-    encoded: &mut dyn FnMut(&str, Option<TensorKind>) -> Result<Vec<u8>>,
+    encoded: &mut EncodeTensor<'_>,
 ) -> Result<u64> {
     let beside = tensors.iter().map(|(kind, tensor)| (Some(*kind), tensor));
     let all: Vec<_> = weights.iter().map(|weight| (None, weight)).chain(beside).collect();

@@ -17,6 +17,7 @@ train = "train.jsonl"
 prompt = "{text} It was"
 choices = [" bad", " good"]
 [train]
+method = "zo"
 batch_size = 4
 learning_rate = 5e-3
 max_steps = 6

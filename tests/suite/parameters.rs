@@ -74,7 +74,7 @@ fn minima_and_norms_of_a_gguf_file_and_of_mlx_are_trained() {
 #[test]
 fn norms_and_biases_are_trained_in_every_container() {
     let place = Workplace::new();
-    let dense = fixture("llama/head-dim-attention-bias");
+    let dense = fixture("families/qwen2");
     place.run("quantize --bits 4 --group-size 32 -o gptq", &[dense.as_ref()]).succeeded();
     place.run("export gptq --format gguf -o llama.gguf", &[]).succeeded();
     let repacked = fixture("checkpoints/bnb-nf4-double");
