@@ -47,15 +47,15 @@ impl StoredTensor<'_> {
         Ok(float::decode(self.float_type()?, self.bytes))
     }
 
-    /// The tensor's bytes with other values, rounded to its type. A value that is equal to the stored one keeps its bytes: a
+    /// The tensor's bytes with other values, rounded to its type. A value that rounds to the stored one keeps its bytes: a
     /// zero keeps its sign.
     ///
     /// # Errors
     /// Another number of values; one that overflows the type or is not finite.
     pub fn tuned_bytes(&self, values: Vec<f32>) -> Result<Vec<u8>> {
         let (dtype, count) = (self.float_type()?, self.shape.iter().product());
-        let kept =
-            self.floats()?.into_iter().zip(&values).map(|(old, new)| if old == *new { old } else { *new });
+        let keep = |(old, new): (f32, &f32)| if old == dtype.round(*new) { old } else { *new };
+        let kept = self.floats()?.into_iter().zip(&values).map(keep);
         let values = if values.len() == count { kept.collect() } else { values };
         float::tuned(dtype, values, count).map_err(|what| self.wrong(what))
     }
