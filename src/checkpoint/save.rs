@@ -37,7 +37,7 @@ impl Checkpoint {
     }
 
     /// The minima that a tuned copy states for a weight's `scales` and the minima in units of them, `[out, groups]` each. As
-    /// in [`Levels::Minimum`], the unit of a constant group is 1.
+    /// in [`Minimum`](crate::packed::Levels::Minimum), the unit of a constant group is 1.
     ///
     /// # Errors
     /// Those of [`Self::rounded_scales`].
