@@ -71,15 +71,44 @@ fn minima_and_norms_of_a_gguf_file_and_of_mlx_are_trained() {
     }
 }
 
+/// Writes a Llama whose queries, keys and values have biases, no two of their values alike. Its GGUF has the rows of
+/// queries and keys in another order.
+fn with_attention_bias(out: &Path) {
+    let from = fixture("llama/base");
+    crate::support::copy_tree(&from, out);
+    let text = std::fs::read_to_string(from.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["attention_bias"] = true.into();
+    std::fs::write(out.join("config.json"), config.to_string()).unwrap();
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut biases: Vec<(String, Vec<u8>)> = Vec::new();
+    for (name, weight) in tensors.tensors().iter().filter(|(name, _)| name.contains("self_attn")) {
+        let values = (0..weight.shape()[0]).map(|row| 0.01 * row as f32 - 0.2);
+        let name = name.replace(".weight", ".bias");
+        biases.push((name, values.flat_map(f32::to_le_bytes).collect()));
+    }
+    let views = biases.iter().map(|(name, bytes)| {
+        let shape = vec![bytes.len() / 4];
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes.as_slice());
+        (name.clone(), view.unwrap())
+    });
+    let all = tensors.tensors().into_iter().chain(views);
+    std::fs::write(out.join("model.safetensors"), safetensors::serialize(all, None).unwrap()).unwrap();
+}
+
 #[test]
 fn norms_and_biases_are_trained_in_every_container() {
     let place = Workplace::new();
-    let dense = fixture("families/qwen2");
-    place.run("quantize --bits 4 --group-size 32 -o gptq", &[dense.as_ref()]).succeeded();
-    place.run("export gptq --format gguf -o llama.gguf", &[]).succeeded();
+    let qwen2 = fixture("families/qwen2");
+    place.run("quantize --bits 4 --group-size 32 -o gptq", &[qwen2.as_ref()]).succeeded();
+    place.run("export gptq --format gguf -o qwen2.gguf", &[]).succeeded();
+    with_attention_bias(&place.path("llama"));
+    place.run("quantize llama --bits 4 --group-size 32 -o llama-gptq", &[]).succeeded();
+    place.run("export llama-gptq --format gguf -o llama.gguf", &[]).succeeded();
     let repacked = fixture("checkpoints/bnb-nf4-double");
     let all = "[\"rows\", \"norms\", \"biases\"]";
-    for model in ["gptq", "llama.gguf"].map(|name| place.path(name)) {
+    for model in ["gptq", "qwen2.gguf", "llama.gguf"].map(|name| place.path(name)) {
         trains_and_resumes(&model, all);
         keeps_every_byte(&model, all);
     }
