@@ -5,7 +5,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, Shape, TensorMetadata};
 
 use super::attention::{KeyRanges, Scores};
-use super::gradients::{LinearGradients, Wanted};
+use super::gradients::LinearGradients;
 use super::matmul_path::MatmulPath;
 use super::weight::DeviceWeight;
 use crate::arch::Activation;
@@ -100,10 +100,10 @@ pub trait Kernels: Backend {
     /// See [`linear_backward`](super::linear_backward); the features of `x` and of its gradient are in the weights'
     /// order.
     fn packed_linear_backward<const N: usize>(
-        x: FloatTensor<Self>,
+        x: Option<FloatTensor<Self>>,
         weights: [&DeviceWeight<Self>; N],
         dy: [FloatTensor<Self>; N],
-        wanted: Wanted,
+        wants_input: bool,
     ) -> LinearGradients<FloatTensor<Self>, N>;
 
     /// See [`sum_of_products`](super::sum_of_products).

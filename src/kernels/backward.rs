@@ -6,26 +6,31 @@ use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::attention::{KeyRanges, Scores};
 use super::backend::Kernels;
-use super::gradients::{LinearGradients, Wanted};
+use super::gradients::LinearGradients;
 use super::weight::DeviceWeight;
 use crate::arch::Activation;
 
-/// The backward pass of [`linear`](super::linear) with the scales as they are.
+/// The backward pass of [`linear`](super::linear) with the scales as they are. The gradients of the scales need the
+/// input `x` and are computed if it is given; that of the input, if `wants_input` is true.
 ///
 /// # Shapes
 /// `x`: `[T, in_features]`; `dy`: `[T, out_features]` each; results: see [`LinearGradients`].
 pub fn linear_backward<B: Kernels, const N: usize>(
-    x: Tensor<B, 2>,
+    x: Option<Tensor<B, 2>>,
     weights: [&DeviceWeight<B>; N],
     dy: [Tensor<B, 2>; N],
-    wanted: Wanted,
+    wants_input: bool,
 ) -> (Option<Tensor<B, 2>>, Option<[Tensor<B, 1>; N]>) {
-    let (x, dy) = (x.into_primitive().tensor(), dy.map(|dy| dy.into_primitive().tensor()));
+    if x.is_none() && !wants_input {
+        return (None, None);
+    }
+    let (x, dy) = (x.map(|x| x.into_primitive().tensor()), dy.map(|dy| dy.into_primitive().tensor()));
     let LinearGradients { input, scales } = if weights.iter().all(|weight| weight.packed.perm.is_none()) {
-        B::packed_linear_backward(x, weights, dy, wanted)
+        B::packed_linear_backward(x, weights, dy, wants_input)
     } else {
         let mut dy = dy.into_iter();
-        let parts = weights.map(|weight| dy.next().map(|dy| one_backward(x.clone(), weight, dy, wanted)));
+        let parts =
+            weights.map(|weight| dy.next().map(|dy| one_backward(x.clone(), weight, dy, wants_input)));
         let mut sum = LinearGradients { input: None, scales: None };
         let mut scales = Vec::new();
         for part in parts.into_iter().flatten() {
@@ -43,16 +48,17 @@ pub fn linear_backward<B: Kernels, const N: usize>(
 
 /// The backward pass with one weight, whose features may be in another order than the model's.
 fn one_backward<B: Kernels>(
-    x: FloatTensor<B>,
+    x: Option<FloatTensor<B>>,
     weight: &DeviceWeight<B>,
     dy: FloatTensor<B>,
-    wanted: Wanted,
+    wants_input: bool,
 ) -> LinearGradients<FloatTensor<B>, 1> {
     let Some(perm) = &weight.packed.perm else {
-        return B::packed_linear_backward(x, [weight], [dy], wanted);
+        return B::packed_linear_backward(x, [weight], [dy], wants_input);
     };
     let perm = perm.clone().into_primitive();
-    let gradients = B::packed_linear_backward(B::permute(x.clone(), perm.clone()), [weight], [dy], wanted);
+    let x = x.map(|x| B::permute(x, perm.clone()));
+    let gradients = B::packed_linear_backward(x, [weight], [dy], wants_input);
     let input = gradients.input.map(|dx| B::permute_back(dx, perm));
     LinearGradients { input, ..gradients }
 }

@@ -1,14 +1,5 @@
 //! The gradients of a product.
 
-/// The gradients that a product's backward pass computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// The gradient of the input.
-    pub input: bool,
-    /// The gradients of the scales.
-    pub scales: bool,
-}
-
 /// The gradients of products of one input with `N` weights, as tensors `F`.
 pub struct LinearGradients<F, const N: usize> {
     /// Gradient of the input, the sum over all products: `[T, in_features]`

@@ -31,7 +31,7 @@ pub use backward::{
     rotate_backward, sum_of_products,
 };
 pub(crate) use cpu::multiversion;
-pub use gradients::{LinearGradients, Wanted};
+pub use gradients::LinearGradients;
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,

@@ -7,7 +7,7 @@ use super::gradient::ScaleForm;
 use crate::checkpoint::{Checkpoint, DenseValues, Weight};
 use crate::device::ComputeType;
 use crate::error::Result;
-use crate::kernels::{self, DeviceWeight, Kernels, Wanted};
+use crate::kernels::{self, DeviceWeight, Kernels};
 use crate::zo::direction::Signs;
 
 /// A linear layer.
@@ -78,54 +78,15 @@ impl<B: Kernels> Linear<B> {
         wants_input: bool,
         gradients: &mut Gradients<B>,
     ) -> Option<Tensor<B, 2>> {
-        self.tensor_gradients(&x, &product.dy, gradients);
-        let LinearOutput { y, dy } = product;
-        let weight = match &self.weight {
-            LinearWeight::Dense(weight) => {
-                return wants_input.then(|| kernels::dense_linear_backward(dy, weight.clone()));
-            }
-            LinearWeight::Packed(weight) => weight,
-        };
-        let trained = weight.parameter.is_some();
-        // A group whose scale is 0 is constant and does not move with its row, so that its share has to be left out.
-        let whole = match gradients.form {
-            ScaleForm::Scales => trained,
-            ScaleForm::Rows | ScaleForm::Factors => trained && (weight.has_constant_groups || y.is_none()),
-        };
-        let input = wants_input || (gradients.form == ScaleForm::Factors && trained && !whole);
-        let (dx, scales) =
-            kernels::linear_backward(x.clone(), [weight], [dy.clone()], Wanted { input, scales: whole });
-        let Some(parameter) = weight.parameter else { return dx };
-        let scales = scales.map(|[scales]| scales);
-        let groups = weight.packed.groups();
-        let wide = |x: Tensor<B, 2>| x.cast(DType::F32);
-        let found = match (gradients.form, scales, y) {
-            (ScaleForm::Scales, scales, _) => scales.into_iter().collect(),
-            (form, Some(scales), _) => {
-                let scales = scales.reshape([weight.packed.out_features, groups]);
-                let rows = scales.clone().sum_dim(1).reshape([-1]);
-                let columns = (form == ScaleForm::Factors).then(|| scales.sum_dim(0).reshape([-1]));
-                [Some(rows), columns].into_iter().flatten().collect()
-            }
-            (_, None, None) => vec![],
-            (form, None, Some(y)) => {
-                let rows = kernels::sum_of_products(dy, self.without_bias(y));
-                let columns = dx
-                    .clone()
-                    .filter(|_| form == ScaleForm::Factors)
-                    .map(|dx| weight.sum_groups((wide(x) * wide(dx)).sum_dim(0)).reshape([-1]));
-                [Some(rows), columns].into_iter().flatten().collect()
-            }
-        };
-        gradients.found.push((parameter, found));
-        dx.filter(|_| wants_input)
+        backward([self], x, [product], wants_input, gradients)
     }
 
-    /// The parameter id and the gradient of the factors of the rows, if they are trained.
-    fn row_gradient(&self, product: &LinearOutput<B>) -> Option<(u32, Vec<Tensor<B, 1>>)> {
-        let parameter = self.packed()?.parameter?;
-        let y = self.without_bias(product.y.clone()?);
-        Some((parameter, vec![kernels::sum_of_products(product.dy.clone(), y)]))
+    /// The gradient of the input alone: `[T, out_features]` → `[T, in_features]`.
+    pub fn input_gradient(&self, dy: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        match &self.weight {
+            LinearWeight::Dense(weight) => Some(kernels::dense_linear_backward(dy, weight.clone())),
+            LinearWeight::Packed(weight) => kernels::linear_backward(None, [weight], [dy], true).0,
+        }
     }
 
     fn without_bias(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -145,13 +106,6 @@ impl<B: Kernels> Linear<B> {
             let sums = weight.sum_groups(wide(x)).transpose(); // [groups, T]
             let minima = kernels::dense_linear_backward(sums, wide(dy)).transpose(); // [out_features, groups]
             gradients.found.push((parameter, vec![minima.reshape([-1])]));
-        }
-    }
-
-    pub fn in_features(&self) -> usize {
-        match &self.weight {
-            LinearWeight::Dense(weight) => weight.dims()[1],
-            LinearWeight::Packed(weight) => weight.packed.in_features,
         }
     }
 
@@ -279,36 +233,63 @@ fn backward<B: Kernels, const N: usize>(
     wants_input: bool,
     gradients: &mut Gradients<B>,
 ) -> Option<Tensor<B, 2>> {
-    let weights = all_packed(linears);
-    let rows = weights.as_ref().filter(|weights| {
-        let is_exact = weights.iter().all(|weight| !weight.has_constant_groups);
-        gradients.form == ScaleForm::Rows && is_exact && products.iter().all(|product| product.y.is_some())
+    for (linear, product) in linears.iter().zip(&products) {
+        linear.tensor_gradients(&x, &product.dy, gradients);
+    }
+    // The factors of columns need the gradient of the input by each weight alone.
+    let together = N == 1 || gradients.form != ScaleForm::Factors;
+    if let Some(weights) = all_packed(linears).filter(|_| together) {
+        return packed_backward(linears, weights, x, products, wants_input, gradients);
+    }
+    let each = linears.into_iter().zip(products).map(|(linear, product)| match linear.packed() {
+        Some(weight) => packed_backward([linear], [weight], x.clone(), [product], wants_input, gradients),
+        None if wants_input => linear.input_gradient(product.dy),
+        None => None,
     });
-    if let Some(weights) = rows {
-        for (linear, product) in linears.iter().zip(&products) {
-            linear.tensor_gradients(&x, &product.dy, gradients);
-            gradients.found.extend(linear.row_gradient(product));
-        }
-        let dy = products.map(|product| product.dy);
-        let wanted = Wanted { input: wants_input, scales: false };
-        return wants_input.then(|| kernels::linear_backward(x, *weights, dy, wanted).0).flatten();
+    each.flatten().reduce(|a, b| a + b)
+}
+
+/// The backward pass of linears whose weights are packed: several in the forms of scales and rows, one in that of
+/// factors.
+fn packed_backward<B: Kernels, const N: usize>(
+    linears: [&Linear<B>; N],
+    weights: [&DeviceWeight<B>; N],
+    x: Tensor<B, 2>,
+    products: [LinearOutput<B>; N],
+    wants_input: bool,
+    gradients: &mut Gradients<B>,
+) -> Option<Tensor<B, 2>> {
+    let form = gradients.form;
+    let is_trained = weights.iter().any(|weight| weight.parameter.is_some());
+    // A group whose scale is 0 is constant and does not move with its row: its share has to be left out.
+    let by_scale = form == ScaleForm::Scales || weights.iter().any(|weight| weight.has_constant_groups);
+    let by_column = form == ScaleForm::Factors && is_trained && !by_scale;
+    let dy = products.each_ref().map(|product| product.dy.clone());
+    let given = (is_trained && by_scale).then(|| x.clone());
+    let (dx, scales) = kernels::linear_backward(given, weights, dy, wants_input || by_column);
+    let mut scales = scales.into_iter().flatten();
+    for ((linear, weight), LinearOutput { y, dy }) in linears.into_iter().zip(weights).zip(products) {
+        let scales = scales.next();
+        let Some(parameter) = weight.parameter else { continue };
+        let parts = match (scales, y) {
+            (Some(scales), _) if form == ScaleForm::Scales => [Some(scales), None],
+            (Some(scales), _) => {
+                let scales = scales.reshape([weight.packed.out_features, weight.packed.groups()]);
+                let columns = (form == ScaleForm::Factors).then(|| scales.clone().sum_dim(0).reshape([-1]));
+                [Some(scales.sum_dim(1).reshape([-1])), columns]
+            }
+            (None, Some(y)) => {
+                let columns = dx.as_ref().filter(|_| by_column).map(|dx| {
+                    let products = kernels::sum_of_products(x.clone(), dx.clone());
+                    weight.sum_groups(products.unsqueeze()).reshape([-1])
+                });
+                [Some(kernels::sum_of_products(dy, linear.without_bias(y))), columns]
+            }
+            (None, None) => [None, None],
+        };
+        gradients.found.push((parameter, parts.into_iter().flatten().collect()));
     }
-    if let Some(weights) = weights.filter(|_| gradients.form == ScaleForm::Scales) {
-        let scales = weights.iter().any(|weight| weight.parameter.is_some());
-        let wanted = Wanted { input: wants_input, scales };
-        let dy = products.map(|product| product.dy);
-        for (linear, dy) in linears.iter().zip(&dy) {
-            linear.tensor_gradients(&x, dy, gradients);
-        }
-        let (dx, scales) = kernels::linear_backward(x, weights, dy, wanted);
-        for (weight, scales) in weights.into_iter().zip(scales.into_iter().flatten()) {
-            gradients.found.extend(weight.parameter.map(|id| (id, vec![scales])));
-        }
-        return dx;
-    }
-    let each = linears.into_iter().zip(products);
-    let inputs = each.map(|(linear, product)| linear.backward(x.clone(), product, wants_input, gradients));
-    inputs.flatten().reduce(|a, b| a + b)
+    dx.filter(|_| wants_input)
 }
 
 fn all_packed<B: Kernels, const N: usize>(linears: [&Linear<B>; N]) -> Option<[&DeviceWeight<B>; N]> {

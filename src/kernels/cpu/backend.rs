@@ -9,7 +9,7 @@ use super::linear::{self, Arithmetic, BackwardProduct, PackedProduct, WeightView
 use super::{attention, attention_backward, elementwise, elementwise_backward, noise};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulPath, Scores, Wanted};
+use crate::kernels::{DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulPath, Scores};
 use crate::packed::PackedWeight;
 use crate::zo::direction::{Move, Signs};
 
@@ -139,18 +139,20 @@ impl Kernels for Flex {
     }
 
     fn packed_linear_backward<const N: usize>(
-        x: FlexTensor,
+        x: Option<FlexTensor>,
         weights: [&DeviceWeight<Self>; N],
         dy: [FlexTensor; N],
-        wanted: Wanted,
+        wants_input: bool,
     ) -> LinearGradients<FlexTensor, N> {
-        let (x, held, dy) = (x.to_contiguous(), weights.map(held), dy.map(|dy| dy.to_contiguous()));
+        let x = x.map(|x| x.to_contiguous());
+        let (held, dy) = (weights.map(held), dy.map(|dy| dy.to_contiguous()));
+        let shape = [dy[0].shape()[0], weights[0].packed.in_features];
         let empty = |weight: &DeviceWeight<Self>| {
             let count = weight.packed.out_features * weight.packed.groups();
             FlexTensor::empty(Shape::new([count]), DType::F32)
         };
-        let mut input = wanted.input.then(|| FlexTensor::empty(x.shape(), DType::F32));
-        let mut scales = wanted.scales.then(|| weights.map(empty));
+        let mut input = wants_input.then(|| FlexTensor::empty(Shape::new(shape), DType::F32));
+        let mut scales = x.as_ref().map(|_| weights.map(empty));
         let mut of_weights = scales.iter_mut().flatten();
         let products = held.iter().zip(&dy).map(|(held, dy)| BackwardProduct {
             weight: view(held),
@@ -161,7 +163,7 @@ impl Kernels for Flex {
         let bf16 = Arithmetic::bf16().filter(|_| rounds);
         let dx = input.as_mut().map(|input| input.storage_mut());
         linear::packed_linear_backward(
-            x.storage(),
+            x.as_ref().map(|x| x.storage()),
             products.collect(),
             dx,
             bf16.unwrap_or(Arithmetic::f32()),

@@ -15,9 +15,7 @@ use super::{
 };
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{
-    DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulEngine, MatmulPath, Scores, Wanted,
-};
+use crate::kernels::{DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulEngine, MatmulPath, Scores};
 use crate::zo::direction::{Move, Signs};
 
 impl<R, F, I, BT> Kernels for CubeBackend<R, F, I, BT>
@@ -116,13 +114,13 @@ where
     }
 
     fn packed_linear_backward<const N: usize>(
-        x: FloatTensor<Self>,
+        x: Option<FloatTensor<Self>>,
         weights: [&DeviceWeight<Self>; N],
         dy: [FloatTensor<Self>; N],
-        wanted: Wanted,
+        wants_input: bool,
     ) -> LinearGradients<FloatTensor<Self>, N> {
-        let dy = dy.map(into_contiguous);
-        linear_backward::linear_backward(&into_contiguous(x), weights.map(cube_weight), dy, wanted)
+        let (x, dy) = (x.map(into_contiguous), dy.map(into_contiguous));
+        linear_backward::linear_backward(x.as_ref(), weights.map(cube_weight), dy, wants_input)
     }
 
     fn dense_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -13,24 +13,24 @@ use super::product::{dense_product, scratch};
 use super::product_form::ProductForm;
 use super::unpack::{self, ALIGNMENT, MovedWeight};
 use super::{dense, group_sums};
-use crate::kernels::{LinearGradients, MatmulEngine, Wanted};
+use crate::kernels::{LinearGradients, MatmulEngine};
 
 /// Most bytes of the scratch for gradients of weights: so few that much of it stays in the cache of large cards, and so
 /// many that their products keep every multiprocessor busy.
 const SCRATCH_BYTES: usize = 64 << 20;
 
-/// The gradients of the input and of the logarithms of the scales.
+/// The gradients of the input, if it is wanted, and of the logarithms of the scales, if `x` is given.
 ///
 /// # Shapes
 /// `x`: `[T, in_features]`; `dy`: `[T, out_features]` each; all contiguous and of one type.
 pub(super) fn linear_backward<R: CubeRuntime, const N: usize>(
-    x: &CubeTensor<R>,
+    x: Option<&CubeTensor<R>>,
     weights: [CubeWeight<R>; N],
     dy: [CubeTensor<R>; N],
-    wanted: Wanted,
+    wants_input: bool,
 ) -> LinearGradients<CubeTensor<R>, N> {
-    let input = wanted.input.then(|| input_gradient(&weights, &dy)).flatten();
-    let scales = wanted.scales.then(|| {
+    let input = wants_input.then(|| input_gradient(&weights, &dy)).flatten();
+    let scales = x.map(|x| {
         let mut dy = dy.iter();
         weights.map(|weight| {
             let gradient = empty(x, [weight.out_features * weight.groups()], DType::F32);

@@ -9,8 +9,8 @@ use super::{Uniform, error_or_size, float, read, relative_error};
 use crate::arch::Activation;
 use crate::device::ComputeType;
 use crate::kernels::{
-    DeviceWeight, Kernels, Wanted, attention_backward, dense_linear_backward, gate_mul_backward,
-    linear_backward, rms_norm_backward, rotate, rotate_backward,
+    DeviceWeight, Kernels, attention_backward, dense_linear_backward, gate_mul_backward, linear_backward,
+    rms_norm_backward, rotate, rotate_backward,
 };
 use crate::packed::{LevelsKind, PackedWeight};
 
@@ -110,11 +110,12 @@ fn check_linear<B: Kernels>(
     let uploaded = DeviceWeight::<B>::upload(weight.clone(), Some(7), compute, device);
     let cast =
         |values: &[f32], width| float::<B, 2>(values, [rows, width], device).cast(B::tensor_type(compute));
-    for wanted in [[true, true], [true, false], [false, true]].map(|[input, scales]| Wanted { input, scales })
-    {
-        let (dx, scales) = linear_backward(cast(&x, input), [&uploaded], [cast(&dy, out)], wanted);
+    for wanted in [[true, true], [true, false], [false, true]] {
+        let [wants_input, wants_scales] = wanted;
+        let x = wants_scales.then(|| cast(&x, input));
+        let (dx, scales) = linear_backward(x, [&uploaded], [cast(&dy, out)], wants_input);
         let got = [dx.map(|dx| read(dx.cast(DType::F32))), scales.map(|[scales]| read(scales))];
-        assert_eq!(got.each_ref().map(Option::is_some), [wanted.input, wanted.scales]);
+        assert_eq!(got.each_ref().map(Option::is_some), wanted);
         for ((got, want), what) in got.iter().zip(&want).zip(["input", "scales"]) {
             let Some(got) = got else { continue };
             let error = relative_error(got, want);
@@ -194,8 +195,8 @@ pub(super) fn gradients_of_several_weights_add_up<B: Kernels>(device: &B::Device
             .clone()
             .map(|weight| DeviceWeight::<B>::upload(weight, Some(1), ComputeType::F32, device));
         let dy = std::array::from_fn(|i| float::<B, 2>(&dy[i], [7, weights[i].out_features], device));
-        let wanted = Wanted { input: true, scales: true };
-        let (dx, scales) = linear_backward(float(&x, [7, 128], device), uploaded.each_ref(), dy, wanted);
+        let x = Some(float(&x, [7, 128], device));
+        let (dx, scales) = linear_backward(x, uploaded.each_ref(), dy, true);
         assert!(relative_error(&read(dx.unwrap()), &want) < TOLERANCE);
         for (got, want) in scales.unwrap().into_iter().zip(of_scales) {
             assert!(relative_error(&read(got), &want) < TOLERANCE);

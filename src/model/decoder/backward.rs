@@ -9,9 +9,9 @@ use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, read, read_data};
-use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
+use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleGradient};
 use crate::model::language_model::ModelInput;
-use crate::model::linear::{Gradients, LinearOutput};
+use crate::model::linear::Gradients;
 use crate::model::norm::Residual;
 use crate::model::pass::OutputRows;
 use crate::model::scoring::{self, Chunk, LOGIT_BYTES};
@@ -168,13 +168,8 @@ impl<B: Kernels> Decoder<B> {
 
     /// From the gradient of the head's product to that of the hidden states.
     fn d_projected(&self, d_logits: Tensor<B, 2>) -> Result<Tensor<B, 2>> {
-        let mut unused = Gradients { form: ScaleForm::Scales, of_input: true, found: Vec::new() };
         let linears = [Some(&self.lm_head), self.project_out.as_ref()];
-        let d = linears.into_iter().flatten().try_fold(d_logits, |dy, linear| {
-            // The weights outside the blocks are not trained, so that only the number of columns of their input counts.
-            let x = Tensor::zeros([dy.dims()[0], linear.in_features()], (&self.device, dy.dtype()));
-            linear.backward(x, LinearOutput { y: None, dy }, true, &mut unused)
-        });
+        let d = linears.into_iter().flatten().try_fold(d_logits, |dy, linear| linear.input_gradient(dy));
         d.ok_or_else(|| Error::internal("the head gave no gradient"))
     }
 }

@@ -42,7 +42,7 @@ pub(in crate::kernels::cpu) struct BackwardProduct<'a> {
     pub weight: WeightView<'a>,
     /// Gradient of the product: `[T, out_features]`
     pub dy: &'a [f32],
-    /// Becomes the gradient of the logarithms of the scales, if it is wanted: `[out_features, groups]`. It is 0 where the
+    /// Becomes the gradient of the logarithms of the scales, which needs `x`: `[out_features, groups]`. It is 0 where the
     /// scale is 0, since such a group is constant.
     pub scales: Option<&'a mut [f32]>,
 }
@@ -77,23 +77,23 @@ struct Buffers {
     products: Vec<[f32; LANES]>,
 }
 
-/// Computes the gradients of all products. All weights have as many input features as `x`.
+/// Computes the gradients of all products. All weights have as many input features as `x`, which is given if gradients
+/// of scales are wanted.
 ///
 /// # Shapes
 /// `x` and `dx`: `[T, in_features]`.
 pub(in crate::kernels::cpu) fn packed_linear_backward(
-    x: &[f32],
+    x: Option<&[f32]>,
     mut products: Vec<BackwardProduct<'_>>,
     dx: Option<&mut [f32]>,
     arithmetic: Arithmetic,
 ) {
-    let Some(in_features) = products.first().map(|product| product.weight.in_features) else { return };
-    if x.is_empty() {
+    let Some(BackwardProduct { weight, dy, .. }) = products.first() else { return };
+    let (in_features, tokens) = (weight.in_features, dy.len() / weight.out_features);
+    if tokens == 0 {
         return;
     }
-    let tokens = x.len() / in_features;
-    let wants_scales = products.iter().any(|product| product.scales.is_some());
-    let x = wants_scales.then(|| InputByTokens::new(x, in_features, arithmetic.features()));
+    let x = x.map(|x| InputByTokens::new(x, in_features, arithmetic.features()));
     let prepared: Vec<_> =
         products.iter().map(|product| Prepared::new(product, tokens, dx.is_some(), arithmetic)).collect();
     let job = Job { prepared: &prepared, x: x.as_ref(), tokens, in_features, arithmetic };

@@ -10,7 +10,7 @@ use super::recorder::{B, RecorderLevels, displacement, displacements};
 use super::runtime::{Card, Launch, Recorder};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{DeviceWeight, MatmulEngine, MatmulPath, Scores, Wanted, linear_backward, linear_by};
+use crate::kernels::{DeviceWeight, MatmulEngine, MatmulPath, Scores, linear_backward, linear_by};
 use crate::packed::{Codebook, Levels, PackedWeight, SubBlocks, words_per_row};
 use crate::zo::direction::Signs;
 
@@ -51,7 +51,7 @@ pub fn launched(device: &Card) -> Vec<Launch> {
         };
         let [dense, fused] = [MatmulPath::Dense(MatmulEngine::Fastest), MatmulPath::Fused].map(by);
         let [x, dy] = [input, out].map(|width| Tensor::empty([rows, width], (device, DType::from(compute))));
-        linear_backward(x, [&weight], [dy], Wanted { input: true, scales: true });
+        linear_backward(Some(x), [&weight], [dy], true);
         let backward = Recorder::take(device);
         assert!(backward.iter().any(|launch| launch.name.contains("group_sums")));
         let unpacks = |launches: &[Launch]| launches.iter().any(|launch| launch.name.contains("unpack"));
