@@ -84,17 +84,20 @@ impl Config {
         schemars::schema_for!(Self).into()
     }
 
-    /// The resolved configuration as TOML.
-    /// The settings of other methods of training are left out.
+    /// The resolved configuration as TOML. The settings of a method that the run does not use are left out.
+    ///
+    /// # Errors
+    /// A value has no form in TOML.
     pub fn to_toml(&self) -> Result<String> {
         let internal = |error: toml::ser::Error| Error::internal(error.to_string());
         let mut table = Table::try_from(self).map_err(internal)?;
         if let Some(train) = table.get_mut("train").and_then(Value::as_table_mut) {
-            let foreign = match self.train.body {
-                Body::Zo => &[],
-                Body::None => self.train.method.foreign_settings(),
+            let unused: &[MethodKind] = match (self.train.method, self.train.body) {
+                (MethodKind::Zo, _) => &[MethodKind::Exact],
+                (MethodKind::Exact, Body::None) => &[MethodKind::Zo],
+                (MethodKind::Exact, Body::Zo) => &[],
             };
-            foreign.iter().for_each(|key| drop(train.remove(*key)));
+            unused.iter().flat_map(|method| method.settings()).for_each(|key| drop(train.remove(*key)));
         }
         toml::to_string_pretty(&table).map_err(internal)
     }
@@ -204,16 +207,17 @@ impl Config {
     }
 }
 
-/// Names the method of training where the recipe does not: a recipe with a setting of zo is a zo run.
+/// Names the method of training where the recipe does not: a recipe with a setting of zo is a zo run. Exact gradients
+/// with `body = "zo"` take the settings of both.
 ///
 /// # Errors
 /// A setting belongs to a method that the recipe does not use.
 fn choose_method(table: &mut Table) -> Result<()> {
     let train = table.entry("train").or_insert_with(|| Value::Table(Table::new()));
     let Some(train) = train.as_table_mut() else { return Ok(()) };
-    let names = |settings: &'static [&str]| settings.iter().find(|key| train.contains_key(**key)).copied();
-    let (of_zo, of_exact) =
-        (names(MethodKind::Exact.foreign_settings()), names(MethodKind::Zo.foreign_settings()));
+    let first = |method: MethodKind| method.settings().iter().find(|key| train.contains_key(**key)).copied();
+    let mixed = train.get("body").and_then(Value::as_str) == Some("zo");
+    let (of_zo, of_exact) = (first(MethodKind::Zo).filter(|_| !mixed), first(MethodKind::Exact));
     let foreign = match (train.get("method").and_then(Value::as_str), of_zo, of_exact) {
         (Some("zo"), _, Some(key)) => Some((key, "exact", "zo")),
         (Some("exact"), Some(key), _) => Some((key, "zo", "exact")),
@@ -374,8 +378,10 @@ mod tests {
         assert!(refused.to_string().contains("train.clip is a setting of zo"), "{refused}");
         let refused = method("model = \"m\"\n[train]\noptimizer = \"lion\"\nmethod = \"zo\"\n", &[]);
         assert!(refused.unwrap_err().to_string().contains("is a setting of exact"));
+        let mixed = ["train.body=zo", "train.tail_blocks=4", "train.zo_eps=0.5"];
+        assert_eq!(method("model = \"m\"\n", &mixed).unwrap(), MethodKind::Exact);
         // A resolved configuration names the settings of its method alone.
-        for settings in [&["train.clip=3"][..], &["train.tail_blocks=4"]] {
+        for settings in [&["train.clip=3"][..], &["train.tail_blocks=4"], &mixed] {
             let config = load("model = \"m\"\n", settings).unwrap();
             assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
         }

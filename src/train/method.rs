@@ -14,8 +14,9 @@ pub trait Method<O: Objective + ?Sized> {
     /// The method as the journal's header records it.
     fn journal_method(&self) -> JournalMethod;
 
-    /// Takes a step on the rows of all `batches` and returns its record. The caller applies the moves that follow from the record, once the record
-    /// is durable. A method that makes a [`crate::model::Update::Dense`] applies it itself before it returns.
+    /// Takes a step on the rows of all `batches` and returns its record. Moves that follow from the record are applied by
+    /// the caller, once the record is durable. A method that makes a [`crate::model::Update::Dense`] applies it itself
+    /// before it returns.
     ///
     /// # Errors
     /// The device fails. A loss that is NaN or infinite is no error: the step is then skipped.

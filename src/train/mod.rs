@@ -6,25 +6,28 @@
 //! method         the interface of a training method
 //! zeroth_order   the method of the paper: forward passes alone
 //! exact          gradients of a backward pass, and the optimizer that turns them into steps
+//! config         the table of settings, and what follows from them
 //! divergence     tells a loss that has run away
 //! step           one step: losses, record, update
-//! run            the loop: resume, step, evaluate, save
+//! run            the loop: resume, step, evaluate, save; event and history are what it tells and knows
+//! checkpoints    the tuned checkpoints at its end
 //! directory      the run directory; metrics and snapshot are two of its files
 //! replay         rebuilds the tuned checkpoint from the base checkpoint and the journal
 //! ```
 
+mod checkpoints;
 mod config;
 mod directory;
 mod divergence;
+mod event;
 mod exact;
+mod history;
 mod method;
 mod metrics;
 mod objective;
 mod optimizer;
-mod parameters;
 mod replay;
 mod run;
-mod settings;
 mod snapshot;
 mod step;
 #[cfg(test)]
@@ -32,17 +35,17 @@ mod tests;
 mod text;
 mod zeroth_order;
 
-pub use config::{Body, MethodKind, TrainConfig};
+pub use checkpoints::write_checkpoints;
+pub use config::{Body, LearningRate, MethodKind, ParameterKind, Parameters, TailBlocks, TrainConfig};
 pub use directory::RunDir;
+pub use event::{Outcome, TrainEvent};
 pub use exact::Exact;
 pub use method::{Gradient, Method, StepStart};
 pub use metrics::MetricLine;
 pub use objective::{LossGradients, Objective};
 pub use optimizer::OptimizerKind;
-pub use parameters::{ParameterKind, Parameters};
 pub use replay::{ReplayReport, replay};
-pub use run::{Outcome, Run, TrainEvent, write_checkpoints};
-pub use settings::{LearningRate, TailBlocks};
+pub use run::Run;
 pub use step::step;
 pub use text::{TextObjective, TrainingData, batch_gradient, widest_batch};
 pub use zeroth_order::ZerothOrder;

@@ -1,83 +1,24 @@
 //! The training loop.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::config::TrainConfig;
 use super::directory::RunDir;
 use super::divergence::Losses;
-use super::method::{Gradient, Method, StepStart};
+use super::event::{Outcome, TrainEvent};
+use super::history::History;
+use super::method::{Method, StepStart};
 use super::metrics::{LoggedEval, MetricLine, Metrics};
 use super::objective::Objective;
 use super::snapshot::{self, Restored};
 use super::step::step;
-use crate::arch::{TensorKind, TrainedTensor};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::eval::TaskReport;
 use crate::model::{Scales, Update};
-use crate::storage::staging::replace_directory;
-use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken, TornTail};
+use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken};
 
 /// How often a run goes back to its last snapshot before it gives up.
 const MOST_RETURNS: u32 = 3;
-
-/// The events of a run, in order.
-#[derive(Debug, Clone)]
-pub enum TrainEvent {
-    /// The run continues an earlier one.
-    Resumed {
-        /// Steps in the journal.
-        done: u64,
-        /// Steps since the last snapshot, which are replayed or taken again.
-        repeated: u64,
-        torn: Option<TornTail>,
-    },
-    Step {
-        /// Number of the step, from 1.
-        step: u64,
-        loss: f64,
-        gradient: Gradient,
-        lr: f64,
-        tokens_per_second: f64,
-        skipped: bool,
-    },
-    /// Progress of an evaluation, in rows.
-    Evaluating {
-        step: u64,
-        done: usize,
-        of: usize,
-    },
-    Evaluated {
-        step: u64,
-        report: TaskReport,
-        best: bool,
-    },
-    Saved {
-        step: u64,
-    },
-    /// The loss of a step was not finite or ran away: the scales are those after step `to` again, and the learning rate
-    /// is halved.
-    WentBack {
-        step: u64,
-        loss: f64,
-        to: u64,
-    },
-}
-
-/// The outcome of a run.
-#[derive(Debug, Clone, Default)]
-pub struct Outcome {
-    pub steps: u64,
-    /// Evaluation on the dev set before the first step.
-    pub before: Option<TaskReport>,
-    /// Evaluation on the dev set with the f32 scales of the last step.
-    pub after: Option<TaskReport>,
-    /// Step with the lowest dev NLL.
-    pub best_step: Option<u64>,
-    pub train_seconds: f64,
-}
 
 /// The settings of a run. The caller provides them, so that this module reads no configuration file.
 pub struct Run<'a> {
@@ -103,15 +44,6 @@ struct Training<'a, O: Objective> {
     losses: Losses,
     /// How often the run has gone back to a snapshot.
     returns: u32,
-}
-
-/// The evaluations of a run.
-#[derive(Default)]
-struct History {
-    before: Option<TaskReport>,
-    after: Option<TaskReport>,
-    /// Step and dev NLL of the best evaluation.
-    best: Option<(u64, f64)>,
 }
 
 /// An open journal with its records.
@@ -415,65 +347,11 @@ impl<O: Objective> Training<'_, O> {
     }
 }
 
-impl History {
-    fn of<O: Objective>(evaluations: &[LoggedEval], objective: &O) -> Self {
-        let mut history = Self::default();
-        for &LoggedEval { step, eval_nll, eval_accuracy, eval_n } in evaluations {
-            if eval_nll < history.best.map_or(f64::INFINITY, |(_, nll)| nll) {
-                history.best = Some((step, eval_nll));
-            }
-            if step == 0 {
-                history.before = objective.recall(eval_n, eval_accuracy, eval_nll);
-            }
-        }
-        history
-    }
-}
-
 /// Whether the next step's record names this snapshot. Zeroth-order records name none, so any snapshot matches.
 fn is_named(snapshot: &Restored, next: &Record) -> bool {
     match &next.taken {
         StepTaken::Exact { snapshot: named, .. } => *named == snapshot.digest,
         StepTaken::Zo { .. } => true,
-    }
-}
-
-/// Writes `final/` from the model's parameters, then restores those of the best evaluation and writes `best/` from
-/// them. Existing checkpoints, from before the run was continued, are replaced.
-///
-/// # Errors
-/// Those of [`Checkpoint::save_tuned`].
-pub fn write_checkpoints<S: Scales + ?Sized>(
-    run: &Run<'_>,
-    checkpoint: &Checkpoint,
-    model: &mut S,
-) -> Result<()> {
-    let directory = run.directory;
-    let write = |model: &S, out: PathBuf| {
-        let tuned = &mut |name: &str| match TrainedTensor::find(model.tensors(), name) {
-            Some(tensor) => stated(checkpoint, model, tensor),
-            None => model.scales(name),
-        };
-        replace_directory(&out, |fresh| checkpoint.save_tuned(fresh, model.tensors(), tuned))
-    };
-    write(model, directory.last())?;
-    let best = snapshot::restore(&directory.best_snapshot(), model, u64::MAX, &run.header.id(), |_| true)?;
-    if best.is_some() {
-        write(model, directory.best())?;
-    }
-    Ok(())
-}
-
-/// The values of a trained tensor as a checkpoint states them.
-fn stated<S: Scales + ?Sized>(
-    checkpoint: &Checkpoint,
-    model: &S,
-    tensor: &TrainedTensor,
-) -> Result<Vec<f32>> {
-    let (values, weight) = (model.tensor(&tensor.name)?, tensor.weight());
-    match tensor.kind {
-        TensorKind::Minima => checkpoint.stated_minima(weight, &model.scales(weight)?, &values),
-        TensorKind::Norms | TensorKind::Biases => Ok(values),
     }
 }
 

@@ -5,21 +5,24 @@
 //! `model::decoder` computes them: on the host the bytes in use at a time, on a GPU the bytes of its pools. Tests
 //! compare the plan with the measured peak.
 
+mod backward;
 mod card;
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::arch::{LinearRole, ModelConfig, TensorKinds};
+pub use backward::BackwardWork;
+
+use crate::arch::{LinearRole, ModelConfig};
 use crate::checkpoint::Layout;
 use crate::data::Load;
 use crate::device::{ComputeType, Device, host, pools, with_backend};
 use crate::error::Result;
 use crate::kernels::Kernels;
+use crate::model::LOGIT_BYTES;
 use crate::model::memory::card::{Passes, Pool};
-use crate::model::{BackwardPass, BlockInputs, LOGIT_BYTES, ScaleForm};
-use crate::packed::{FloatType, LevelsKind};
+use crate::packed::FloatType;
 
 /// The widest passes of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,18 +33,6 @@ pub struct Workload {
     pub evaluation: Load,
     /// Whether the weights are read from files, whose pages are in memory while a tensor is loaded.
     pub reads_files: bool,
-}
-
-/// The backward pass of a training step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BackwardWork {
-    pub pass: BackwardPass,
-    /// Kinds of tensors that are trained beside the scales.
-    pub tensors: TensorKinds,
-    /// Values of optimizer state for each parameter, 2 bytes each.
-    pub moments: usize,
-    /// Whether gradients are summed over several parts of a step's rows.
-    pub accumulates: bool,
 }
 
 /// The memory plan of a run.
@@ -158,7 +149,7 @@ pub fn plan(
         Some(backward) => {
             parts.block_inputs = costs.block_inputs(config, workload.train, backward.pass);
             if device.is_host() {
-                parts.optimizer = optimizer_bytes(config, layout, backward)?;
+                parts.optimizer = backward.optimizer_bytes(config, layout)?;
             }
             let (activations, logits) = costs.backward(config, workload.train, has_perm);
             (activations + costs.minima(config, workload.train, backward.tensors), logits)
@@ -269,42 +260,6 @@ impl Costs {
         ((parts * load.tokens) as u64 * row, logits as u64)
     }
 
-    /// Bytes of the kept inputs of the blocks.
-    fn block_inputs(&self, config: &ModelConfig, load: Load, pass: BackwardPass) -> u64 {
-        let bytes = if self.compute == ComputeType::Bf16 { 2 } else { self.activation };
-        let count = match pass.inputs {
-            BlockInputs::OnDevice => pass.tail_blocks,
-            BlockInputs::OnHost => 1,
-        };
-        (count * load.tokens * config.hidden_size) as u64 * bytes
-    }
-
-    /// Bytes of activations and bytes of logits at the widest point of a step with a backward pass: the products of a
-    /// block's MLP, their gradients, and the operands that a product packs.
-    fn backward(&self, config: &ModelConfig, load: Load, has_perm: bool) -> (u64, u64) {
-        let (forward, _) = self.pass(config, load, has_perm, false);
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) =
-            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-        // The block's input, its middle, the norm of that and the gradient; queries, keys and values; attention's result.
-        let kept = 4 * hidden + 2 * q + 2 * kv;
-        // Gate, up, their product and its gradient; packed operands in words of one or two features.
-        let packed = if self.compute == ComputeType::Bf16 { inner + hidden } else { 2 * inner + 2 * hidden };
-        let widest = kept + 4 * inner + packed + if has_perm { inner } else { 0 };
-        let angles = 4 * config.head_dim;
-        let row = widest as u64 * self.activation + angles as u64;
-        // The logits, the probabilities and two steps on the way to each.
-        let logits = (load.scored * config.vocab_size * 4).min(LOGIT_BYTES) * 4;
-        ((load.tokens as u64 * row).max(forward), logits as u64)
-    }
-
-    /// Bytes of the f32 copies of a product's input and of its gradient that the gradient of minima takes.
-    fn minima(&self, config: &ModelConfig, load: Load, tensors: TensorKinds) -> u64 {
-        let is_copied = tensors.minima && self.activation < 4;
-        let widest = config.hidden_size + config.intermediate_size;
-        if is_copied { (4 * load.tokens * widest) as u64 } else { 0 }
-    }
-
     /// Bytes of the unpacked weights of the largest product, for all signs of a pass. The linears of one input are
     /// unpacked together.
     fn unpacked(
@@ -351,41 +306,6 @@ impl Costs {
         }
         pool.reserved as u64
     }
-}
-
-/// Bytes of the optimizer's state and of gradients.
-fn optimizer_bytes(
-    config: &ModelConfig,
-    layout: &dyn Fn(&str) -> Result<Layout>,
-    backward: BackwardWork,
-) -> Result<u64> {
-    let BackwardWork { pass, tensors, moments, accumulates } = backward;
-    let blocks = config.num_hidden_layers;
-    let (mut all, mut largest) = (0, 0);
-    for block in blocks - pass.tail_blocks.min(blocks)..blocks {
-        let beside = config.norms_and_biases(block..block + 1);
-        let beside = beside.iter().filter(|tensor| tensors.has(tensor.kind));
-        let mut parameters: u64 = beside.map(|tensor| tensor.length as u64).sum();
-        for linear in config.linears(block) {
-            if let Layout::Packed(packed) = layout(&linear.weight())? {
-                let [rows, columns] = linear.shape;
-                let scales = packed.scale_bytes([rows, columns]) / 4;
-                if tensors.minima && packed.levels == LevelsKind::Minimum {
-                    parameters += scales;
-                }
-                parameters += match pass.form {
-                    ScaleForm::Scales => scales,
-                    ScaleForm::Rows => rows as u64,
-                    ScaleForm::Factors => rows as u64 + scales / rows as u64,
-                };
-            }
-        }
-        all += parameters;
-        largest = largest.max(parameters);
-    }
-    // Of the block at hand: gradients, changes and new scales.
-    let sums = if accumulates { 4 * all } else { 0 };
-    Ok(2 * moments as u64 * all + 3 * 4 * largest + sums)
 }
 
 /// Whether two successive linears of a block have the same input.

@@ -1,4 +1,4 @@
-//! What exact gradients train: `train.parameters`.
+//! The parameters that exact gradients train: `train.parameters`.
 
 use std::fmt;
 
@@ -41,15 +41,8 @@ impl ParameterKind {
         (Self::Biases, TensorKind::Biases),
     ];
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::Scales => "scales",
-            Self::Rows => "rows",
-            Self::Factors => "factors",
-            Self::Minima => "minima",
-            Self::Norms => "norms",
-            Self::Biases => "biases",
-        }
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
     }
 }
 
@@ -75,24 +68,24 @@ impl Parameters {
         if words.is_empty() {
             return Err("parameters names nothing to train".into());
         }
-        let (mut form, mut tensors) = (None, TensorKinds::default());
+        let (mut forms, mut tensors) = (Vec::new(), TensorKinds::default());
         for (index, word) in words.iter().enumerate() {
-            let name = word.name();
             if words[..index].contains(word) {
-                return Err(format!("parameters names \"{name}\" twice"));
+                return Err(format!("parameters names \"{}\" twice", word.name()));
             }
-            if let Some((_, kind)) = ParameterKind::TENSORS.iter().find(|(known, _)| known == word) {
-                tensors.insert(*kind);
-            }
-            if let Some((_, found)) = ParameterKind::FORMS.iter().find(|(known, _)| known == word)
-                && let Some((_, earlier)) = form.replace((*found, name))
-            {
-                return Err(format!(
-                    "parameters names \"{earlier}\" and \"{name}\", but the scales are trained in one form"
-                ));
-            }
+            let tensor = ParameterKind::TENSORS.iter().find(|(known, _)| known == word);
+            tensor.into_iter().for_each(|(_, kind)| tensors.insert(*kind));
+            forms.extend(ParameterKind::FORMS.iter().filter(|(known, _)| known == word));
         }
-        Ok(Self { form: form.map_or(ScaleForm::Scales, |(form, _)| form), tensors })
+        match forms[..] {
+            [] => Ok(Self { form: ScaleForm::Scales, tensors }),
+            [(_, form)] => Ok(Self { form, tensors }),
+            [(first, _), (second, _), ..] => Err(format!(
+                "parameters names \"{}\" and \"{}\", but the scales are trained in one form",
+                first.name(),
+                second.name()
+            )),
+        }
     }
 
     /// The words for the parameters: the form of the scales first.
