@@ -117,12 +117,14 @@ steps_of() {
     on_card "$3" "steps-$1-$2" "$qzo" bench "${args[@]}" --bits 4 --steps "$steps" --device "$device" --dtype "$2" --json
 }
 
-# exact_of SHAPE DTYPE LIMIT: steps of exact gradients.
+# exact_of SHAPE DTYPE LIMIT: steps of exact gradients, with the blocks' inputs in both places.
 exact_of() {
-    local args
+    local args place
     mapfile -t args < <(sizes "$1")
-    on_card "$3" "exact-$1-$2" "$qzo" bench "${args[@]}" --bits 4 --steps "$steps" --method exact --device "$device" \
-        --dtype "$2" --json
+    for place in host device; do
+        on_card "$3" "exact-$1-$2-$place" "$qzo" bench "${args[@]}" --bits 4 --steps "$steps" --method exact \
+            --block-inputs "$place" --device "$device" --dtype "$2" --json
+    done
 }
 
 # peer_of SHAPE DTYPE LIMIT
@@ -211,11 +213,13 @@ fi
 if wants profile; then
     # The first of the two steps compiles; the report counts the second.
     mkdir -p "$work/profiled"
-    { cat "$work/cubecl.toml"; printf '[profiling.logger]\nlevel = "medium"\nfile = "%s"\n' "$logs/kernels.log"; } \
-        >"$work/profiled/cubecl.toml"
     mapfile -t args < <(sizes "${shapes[0]}")
-    part 60 profile env -C "$work/profiled" "$qzo" bench "${args[@]}" --bits 4 --steps 1 --device "$device" \
-        --dtype "${dtypes[0]}" --json
+    for method in zo exact; do
+        { cat "$work/cubecl.toml"; printf '[profiling.logger]\nlevel = "medium"\nfile = "%s"\n' "$logs/kernels-$method.log"; } \
+            >"$work/profiled/cubecl.toml"
+        part 60 "profile-$method" env -C "$work/profiled" "$qzo" bench "${args[@]}" --bits 4 --steps 1 --method "$method" \
+            --device "$device" --dtype "${dtypes[0]}" --json
+    done
 fi
 ! wants peer || peer_of "${shapes[0]}" "${dtypes[0]}" 90
 if wants matmul; then

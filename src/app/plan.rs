@@ -110,9 +110,9 @@ impl Planner<'_> {
         let train = &self.config.train;
         train.trained_tensors(self.checkpoint)?;
         let rows = train.batch_size;
-        let places = match self.device.is_host() || train.method == MethodKind::Zo {
-            true => vec![BlockInputs::OnDevice],
-            false => vec![BlockInputs::OnDevice, BlockInputs::OnHost],
+        let places = match train.method {
+            MethodKind::Zo => &[BlockInputs::OnDevice],
+            MethodKind::Exact => BlockInputs::choices(self.device),
         };
         let all_parts = match train.gradient_accumulation_steps {
             Some(parts) => vec![parts],
@@ -124,7 +124,7 @@ impl Planner<'_> {
         };
         let mut first = None;
         for parts in all_parts {
-            for inputs in &places {
+            for inputs in places {
                 let plan = self.plan(rows, parts, *inputs)?;
                 let choice = Choice { parts, inputs: *inputs, plan };
                 if choice.plan.fits() {

@@ -8,6 +8,7 @@ use super::recipe::{RecipeArgs, recipe};
 use crate::app::bench::{self, ShapeBench, matmul::MatmulBench};
 use crate::checkpoint::ModelShape;
 use crate::error::{Error, Result};
+use crate::model::BlockInputs;
 use crate::train::{MethodKind, ParameterKind, Parameters, TailBlocks, TrainConfig};
 
 /// Time the training steps of a recipe or of a model's shape, or the packed matrix product
@@ -44,6 +45,10 @@ pub struct BenchArgs {
     /// With --method exact: what is trained, as words between commas
     #[arg(long, conflicts_with = "config", default_value = "scales", value_delimiter = ',')]
     parameters: Vec<ParameterKind>,
+    /// With --method exact on a card: where the inputs of the blocks are kept until the backward pass [default: in the
+    /// card's memory where they fit, else in host memory]
+    #[arg(long, conflicts_with = "config", value_name = "PLACE")]
+    block_inputs: Option<BlockInputs>,
     /// Steps to time, after a first one that is not counted; with --shape, 0 scores one batch instead
     #[arg(long, default_value_t = 5)]
     steps: u64,
@@ -65,8 +70,10 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
         return Err(args.recipe.without_recipe());
     }
     let is_exact = args.method == MethodKind::Exact;
-    if !is_exact && (args.tail_blocks.is_some() || args.parameters != [ParameterKind::Scales]) {
-        return Err(Error::Usage("--tail-blocks and --parameters belong to --method exact".to_string()));
+    let has_exact = args.tail_blocks.is_some() || args.block_inputs.is_some();
+    if !is_exact && (has_exact || args.parameters != [ParameterKind::Scales]) {
+        let what = "--tail-blocks, --parameters and --block-inputs belong to --method exact";
+        return Err(Error::Usage(what.to_string()));
     }
     match (&args.config, args.shape) {
         _ if args.matmul => matmul(args, common),
@@ -101,6 +108,7 @@ fn shaped(args: &BenchArgs, shape: ModelShape, common: &Common) -> Result<()> {
             parameters: Parameters::of(&args.parameters).map_err(Error::Usage)?,
             ..TrainConfig::default()
         },
+        block_inputs: args.block_inputs,
     };
     let times = Reporter::new(common.console()).through(|on_event| bench::shape(&bench, on_event))?;
     let seconds = [times.step_seconds, times.tokens_per_second, times.load_seconds];

@@ -2,11 +2,12 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, FloatDType, Shape, TensorMetadata};
+use burn::tensor::{DType, FloatDType, Shape, TensorData, TensorMetadata};
 
 use super::attention::{KeyRanges, Scores};
 use super::gradients::LinearGradients;
 use super::matmul_path::MatmulPath;
+use super::transfer::Reading;
 use super::weight::DeviceWeight;
 use crate::arch::Activation;
 use crate::device::ComputeType;
@@ -138,6 +139,16 @@ pub trait Kernels: Backend {
         dy: FloatTensor<Self>,
         activation: Activation,
     ) -> [FloatTensor<Self>; 2];
+
+    /// See [`read_later`](super::read_later).
+    fn read_later(tensor: FloatTensor<Self>) -> Reading {
+        Reading::new(|| burn::tensor::read_sync(Self::float_into_data(tensor)))
+    }
+
+    /// See [`upload`](super::upload).
+    fn upload(data: TensorData, device: &Self::Device) -> FloatTensor<Self> {
+        Self::float_from_data(data, device)
+    }
 
     /// See [`apply_move`](super::apply_move).
     fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self>;

@@ -8,7 +8,7 @@ use super::attention::{KeyRanges, Scores};
 use super::backend::Kernels;
 use super::matmul_path::MatmulPath;
 use super::ops::{attention, linear_by};
-use super::read::read;
+use super::transfer::read;
 use super::weight::DeviceWeight;
 use crate::device::ComputeType;
 use crate::error::Result;

@@ -19,9 +19,9 @@ mod cube;
 mod gradients;
 mod matmul_path;
 mod ops;
-mod read;
 #[cfg(test)]
 mod reference;
+mod transfer;
 mod weight;
 
 pub use attention::{KeyRanges, Scores};
@@ -37,5 +37,5 @@ pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
     rotate,
 };
-pub use read::{read, read_data};
+pub use transfer::{Reading, finish, floats, read, read_later, upload};
 pub use weight::{DevicePacked, DeviceWeight};

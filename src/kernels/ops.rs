@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorPrimitive};
 use super::attention::{KeyRanges, Scores};
 use super::backend::Kernels;
 use super::matmul_path::MatmulPath;
-use super::read::read;
+use super::transfer::read;
 use super::weight::{DeviceWeight, upload_floats};
 use crate::arch::Activation;
 use crate::error::Result;

@@ -1,8 +1,10 @@
 //! What a backward pass computes, and who receives it.
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::scales::Scales;
+use crate::device::Device;
 use crate::error::Result;
 use crate::zo::direction::Move;
 
@@ -18,13 +20,23 @@ pub enum ScaleForm {
 }
 
 /// The place where the inputs of the blocks are kept until their backward passes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockInputs {
+    /// The device's memory.
     #[default]
+    #[value(name = "device")]
     OnDevice,
-    /// Host memory: the device holds one input at a time.
+    /// Host memory; the device holds one or two inputs at a time.
+    #[value(name = "host")]
     OnHost,
+}
+
+impl BlockInputs {
+    /// The places that a device leaves a choice of, the fastest first.
+    pub fn choices(device: &Device) -> &'static [Self] {
+        if device.is_host() { &[Self::OnDevice] } else { &[Self::OnDevice, Self::OnHost] }
+    }
 }
 
 /// A backward pass.

@@ -265,7 +265,9 @@ fn packed_backward<B: Kernels, const N: usize>(
     let by_scale = form == ScaleForm::Scales || weights.iter().any(|weight| weight.has_constant_groups);
     let by_column = form == ScaleForm::Factors && is_trained && !by_scale;
     let dy = products.each_ref().map(|product| product.dy.clone());
-    let given = (is_trained && by_scale).then(|| x.clone());
+    // The input is held no longer than it is needed, so that its gradient may take its place.
+    let kept = by_column.then(|| x.clone());
+    let given = (is_trained && by_scale).then_some(x);
     let (dx, scales) = kernels::linear_backward(given, weights, dy, wants_input || by_column);
     let mut scales = scales.into_iter().flatten();
     for ((linear, weight), LinearOutput { y, dy }) in linears.into_iter().zip(weights).zip(products) {
@@ -279,7 +281,7 @@ fn packed_backward<B: Kernels, const N: usize>(
                 [Some(scales.sum_dim(1).reshape([-1])), columns]
             }
             (None, Some(y)) => {
-                let columns = dx.as_ref().filter(|_| by_column).map(|dx| {
+                let columns = kept.as_ref().zip(dx.as_ref()).map(|(x, dx)| {
                     let products = kernels::sum_of_products(x.clone(), dx.clone());
                     weight.sum_groups(products.unsqueeze()).reshape([-1])
                 });

@@ -6,16 +6,18 @@ use crate::kernels::{self, Kernels};
 use crate::zo::direction::Move;
 
 /// An update of the scales. Training, resuming and replaying all apply updates through [`Scales::apply`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Update<'a> {
     /// All trained scales move along these directions, one after the other. The result is a pure function of the
     /// journal.
     Moves(&'a [Move]),
     /// The same for the scales of the first decoder blocks alone.
     BodyMoves { blocks: usize, moves: &'a [Move] },
-    /// The scales of one weight are set to these values, `[out_features × groups]`. A backward pass makes such an
-    /// update for each weight that it reaches.
+    /// The scales of one weight are set to these values, `[out_features × groups]`.
     Dense { name: &'a str, scales: &'a [f32] },
+    /// The scales of one weight are multiplied by these factors, `[out_features × groups]`. A backward pass makes such an
+    /// update for each weight that it reaches.
+    Multiply { name: &'a str, factors: Vec<f32> },
     /// A tensor that is trained beside the scales is set to these values.
     Tensor { name: &'a str, values: &'a [f32] },
 }
@@ -109,6 +111,10 @@ impl<B: Kernels> Scales for LoneScales<B> {
             Update::Dense { name, scales } => {
                 self.check(name)?;
                 self.scales = scales.to_vec();
+            }
+            Update::Multiply { name, factors } => {
+                self.check(name)?;
+                self.scales.iter_mut().zip(factors).for_each(|(scale, factor)| *scale *= factor);
             }
             Update::Tensor { name, .. } => return Err(Error::internal(format!("{name} is not trained"))),
         }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use half::bf16;
+use rayon::prelude::*;
 
 use super::method::{Gradient, Method, StepStart};
 use super::objective::{LossGradients, Objective};
@@ -19,6 +20,8 @@ use crate::zo::journal::{JournalMethod, Record, StepTaken};
 
 /// Learning rate of norms and biases, as a share of the scales': at the same rate they move too far.
 const TENSOR_SHARE: f32 = 0.1;
+/// Values that a task sums up.
+const CHUNK: usize = 1 << 16;
 
 /// Exact gradients with an optimizer.
 pub struct Exact {
@@ -234,6 +237,22 @@ impl Updates<'_> {
         units.collect()
     }
 
+    /// The factors of a weight's scales, `[out, groups]`, for the changes of the logarithms.
+    fn factors(&self, mut changes: Vec<f32>, [out, groups]: [usize; 2]) -> Vec<f32> {
+        if self.form == ScaleForm::Scales {
+            changes.par_iter_mut().for_each(|change| *change = change.exp());
+            return changes;
+        }
+        let (rows, columns) = changes.split_at(out);
+        let mut factors = vec![0.0; out * groups];
+        factors.par_chunks_exact_mut(groups).zip(rows).for_each(|(factors, row)| {
+            for (group, factor) in factors.iter_mut().enumerate() {
+                *factor = (row + columns.get(group).unwrap_or(&0.0)).exp();
+            }
+        });
+        factors
+    }
+
     /// Moves the parameters of one block.
     fn apply(&mut self, mut gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
         for ScaleGradient { parameter, values } in &mut gradients {
@@ -241,8 +260,7 @@ impl Updates<'_> {
             values.iter_mut().zip(earlier.into_iter().flatten()).for_each(|(value, sum)| *value += sum);
         }
         let units = self.to_own_units(&mut gradients, scales)?;
-        let values = gradients.iter().flat_map(|gradient| &gradient.values);
-        let squares: f64 = values.map(|value| f64::from(*value).powi(2)).sum();
+        let squares: f64 = gradients.iter().map(|gradient| sum_of_squares(&gradient.values)).sum();
         self.squares += squares;
         // A gradient that is not finite moves nothing, and the run goes back to its last snapshot.
         if !squares.is_finite() {
@@ -250,34 +268,26 @@ impl Updates<'_> {
             return Ok(());
         }
         let share = (self.max_block_norm / squares.sqrt()).min(1.0) as f32;
-        for (ScaleGradient { parameter, mut values }, units) in gradients.into_iter().zip(units) {
-            values.iter_mut().for_each(|value| *value *= share);
+        for (ScaleGradient { parameter, values }, units) in gradients.into_iter().zip(units) {
+            let learning_rate = self.learning_rate * units.as_ref().map_or(1.0, |units| units.share);
+            let changes = self.optimizer.update(parameter, &values, share, learning_rate);
             if let Some(units) = units {
-                let learning_rate = units.share * self.learning_rate;
-                let changes = self.optimizer.update(parameter, &values, learning_rate);
                 units.apply(&changes, scales)?;
                 continue;
             }
-            let changes = self.optimizer.update(parameter, &values, self.learning_rate);
-            drop(values);
             let name = scales.trained()[parameter as usize].clone();
-            let mut moved = scales.scales(&name)?;
-            match self.form {
-                ScaleForm::Scales => move_by(&mut moved, &changes),
-                ScaleForm::Rows | ScaleForm::Factors => {
-                    let [out, groups] = scales.scale_shape(&name)?;
-                    let (rows, columns) = changes.split_at(out);
-                    for (scales, row) in moved.chunks_exact_mut(groups).zip(rows) {
-                        for (group, scale) in scales.iter_mut().enumerate() {
-                            *scale *= (row + columns.get(group).unwrap_or(&0.0)).exp();
-                        }
-                    }
-                }
-            }
-            scales.apply(Update::Dense { name: &name, scales: &moved })?;
+            let factors = self.factors(changes, scales.scale_shape(&name)?);
+            scales.apply(Update::Multiply { name: &name, factors })?;
         }
         Ok(())
     }
+}
+
+/// The sum of the squares, the same for any number of threads.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let of_chunk = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    let chunks: Vec<f64> = values.par_chunks(CHUNK).map(of_chunk).collect();
+    chunks.iter().sum()
 }
 
 /// A tensor that is trained beside the scales, before its update.
@@ -292,7 +302,9 @@ struct Units {
 
 impl Units {
     fn apply(mut self, changes: &[f32], scales: &mut dyn Scales) -> Result<()> {
-        self.values.iter_mut().zip(changes).for_each(|(value, change)| *value += self.size * change);
+        // A value that stays keeps its sign, also where it is -0.0.
+        let changes = self.values.iter_mut().zip(changes).filter(|(_, change)| **change != 0.0);
+        changes.for_each(|(value, change)| *value += self.size * change);
         scales.apply(Update::Tensor { name: &self.name, values: &self.values })
     }
 }
@@ -300,9 +312,4 @@ impl Units {
 fn root_mean_square(values: &[f32]) -> f32 {
     let squares: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
     (squares / values.len().max(1) as f64).sqrt() as f32
-}
-
-/// Adds the changes to the logarithms of the scales.
-fn move_by(scales: &mut [f32], changes: &[f32]) {
-    scales.iter_mut().zip(changes).for_each(|(scale, change)| *scale *= change.exp());
 }

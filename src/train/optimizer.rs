@@ -69,8 +69,8 @@ impl Optimizer {
         self.steps += 1;
     }
 
-    /// The changes of one weight's parameters for their gradient.
-    pub fn update(&mut self, weight: u32, gradient: &[f32], learning_rate: f32) -> Vec<f32> {
+    /// The changes of one weight's parameters for `share` of their gradient.
+    pub fn update(&mut self, weight: u32, gradient: &[f32], share: f32, learning_rate: f32) -> Vec<f32> {
         let Self { kind, seed, steps, .. } = *self;
         let count = kind.moments();
         let moments = self.moments.entry(weight).or_insert_with(|| vec![bf16::ZERO; count * gradient.len()]);
@@ -85,7 +85,7 @@ impl Optimizer {
                 chunks.zip(state).enumerate().for_each(|(chunk, ((changes, gradient), (first, second)))| {
                     let mut rounding = rounding(chunk).bits();
                     for i in 0..changes.len() {
-                        let g = gradient[i];
+                        let g = share * gradient[i];
                         let m = BETA1 * first[i].to_f32() + (1.0 - BETA1) * g;
                         let v = BETA2 * second[i].to_f32() + (1.0 - BETA2) * g * g;
                         let [m_bits, v_bits] = rounding.next_pair();
@@ -100,7 +100,7 @@ impl Optimizer {
                     |(chunk, ((changes, gradient), momentum))| {
                         let mut rounding = rounding(chunk).bits();
                         for i in 0..changes.len() {
-                            let (g, m) = (gradient[i], momentum[i].to_f32());
+                            let (g, m) = (share * gradient[i], momentum[i].to_f32());
                             let direction = BETA1 * m + (1.0 - BETA1) * g;
                             momentum[i] = rounded(BETA2 * m + (1.0 - BETA2) * g, rounding.next_pair()[0]);
                             let sign = if direction == 0.0 { 0.0 } else { direction.signum() };
@@ -110,7 +110,10 @@ impl Optimizer {
                 );
             }
             OptimizerKind::Sgd => chunks.for_each(|(changes, gradient)| {
-                changes.iter_mut().zip(gradient).for_each(|(change, g)| *change = -learning_rate * g);
+                changes
+                    .iter_mut()
+                    .zip(gradient)
+                    .for_each(|(change, g)| *change = -learning_rate * (share * g));
             }),
         }
         changes
@@ -226,7 +229,7 @@ mod tests {
                 x.iter().enumerate().map(|(i, x)| curvature(i) * (x - target(i))).collect();
             optimizer.begin_step();
             let rate = learning_rate * (1.0 - step as f32 / steps as f32);
-            let changes = optimizer.update(3, &gradient, rate);
+            let changes = optimizer.update(3, &gradient, 1.0, rate);
             x.iter_mut().zip(changes).for_each(|(x, change)| *x += change);
         }
         x.iter().enumerate().map(|(i, x)| (x - target(i)).abs()).fold(0.0, f32::max)
@@ -245,7 +248,7 @@ mod tests {
         let gradient: Vec<f32> = (0..10_000).map(|i| (i as f32).sin()).collect();
         let step = |optimizer: &mut Optimizer| {
             optimizer.begin_step();
-            optimizer.update(1, &gradient, 1e-3)
+            optimizer.update(1, &gradient, 1.0, 1e-3)
         };
         let mut whole = Optimizer::new(OptimizerKind::AdamW, 5);
         (0..3).for_each(|_| drop(step(&mut whole)));

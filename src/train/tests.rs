@@ -89,6 +89,10 @@ impl Scales for Weights {
                 let index = self.index(name)?;
                 self.scales[index] = scales.to_vec();
             }
+            Update::Multiply { name, factors } => {
+                let index = self.index(name)?;
+                self.scales[index].iter_mut().zip(factors).for_each(|(scale, factor)| *scale *= factor);
+            }
             Update::Tensor { name, values } => {
                 assert_eq!((name, values.len()), ("norm", self.norm.len()));
                 self.norm = values.to_vec();

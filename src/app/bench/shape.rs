@@ -14,7 +14,7 @@ use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
 use crate::error::{Error, Result};
 use crate::model::memory::{MemoryParts, Workload, plan};
 use crate::model::{BackwardPass, BlockInputs, LanguageModel, compute_type};
-use crate::train::{LossGradients, Objective, TrainConfig, batch_gradient};
+use crate::train::{LossGradients, MethodKind, Objective, TrainConfig, batch_gradient};
 use crate::zo::direction::Signs;
 
 /// A benchmark of a model's shape.
@@ -35,6 +35,8 @@ pub struct ShapeBench {
     pub seed: u64,
     /// The method of training, with its settings.
     pub train: TrainConfig,
+    /// The place of the blocks' inputs until the backward pass; `None`: the fastest that fits.
+    pub block_inputs: Option<BlockInputs>,
 }
 
 /// The times of a shape's steps.
@@ -56,6 +58,8 @@ pub struct ShapeTimes {
     /// Bytes that the pools have allocated, without the driver's own memory.
     pub allocated_bytes: Option<u64>,
     pub plan_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_inputs: Option<BlockInputs>,
     pub losses: Vec<Vec<f64>>,
     pub plan: MemoryParts,
 }
@@ -83,9 +87,18 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
         _ => (objective.0.load(), Load::default()),
     };
     let blocks = checkpoint.config().num_hidden_layers;
-    let backward = bench.train.backward_work(blocks, BlockInputs::OnDevice).filter(|_| steps > 0);
-    let workload = Workload { train, backward, evaluation, reads_files: false };
-    let mut plan = plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)?;
+    let planned = |inputs: BlockInputs| {
+        let backward = bench.train.backward_work(blocks, inputs).filter(|_| steps > 0);
+        let workload = Workload { train, backward, evaluation, reads_files: false };
+        plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)
+    };
+    let mut inputs = bench.block_inputs.unwrap_or_default();
+    let mut plan = planned(inputs)?;
+    for other in BlockInputs::choices(&device).iter().filter(|_| bench.block_inputs.is_none()) {
+        if !plan.fits() {
+            (inputs, plan) = (*other, planned(*other)?);
+        }
+    }
     if let Some(available) = plan.available_bytes.filter(|_| !plan.fits()) {
         let what = format!("{shape} needs {} bytes, but {device} has {available} free", plan.total_bytes);
         return Err(Error::invalid(what, "use a smaller shape, fewer bits or fewer tokens"));
@@ -98,14 +111,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     let load_seconds = clock.elapsed().as_secs_f64();
     let times = match steps {
         0 => time_pass(&objective, model.as_ref())?,
-        _ => time_steps(
-            &mut objective,
-            model.as_mut(),
-            &bench.train,
-            BlockInputs::OnDevice,
-            bench.seed,
-            steps,
-        )?,
+        _ => time_steps(&mut objective, model.as_mut(), &bench.train, inputs, bench.seed, steps)?,
     };
     Ok(ShapeTimes {
         device: device.to_string(),
@@ -122,6 +128,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
         peak_bytes: peak(&device, free),
         allocated_bytes: pools::reserved(&device),
         plan_bytes: plan.total_bytes,
+        block_inputs: (bench.train.method == MethodKind::Exact).then_some(inputs),
         losses: times.losses,
         plan: plan.parts,
     })

@@ -1,8 +1,8 @@
 //! The [`Kernels`] of cubecl's backends.
 
-use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, TensorData};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
@@ -12,10 +12,13 @@ use super::product_form::ProductForm;
 use super::unpack::MovedWeight;
 use super::{
     attention, elementwise, elementwise_backward, linear_backward, move_scales, norm, norm_backward, product,
+    transfer,
 };
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulEngine, MatmulPath, Scores};
+use crate::kernels::{
+    DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulEngine, MatmulPath, Reading, Scores,
+};
 use crate::zo::direction::{Move, Signs};
 
 impl<R, F, I, BT> Kernels for CubeBackend<R, F, I, BT>
@@ -120,7 +123,7 @@ where
         wants_input: bool,
     ) -> LinearGradients<FloatTensor<Self>, N> {
         let (x, dy) = (x.map(into_contiguous), dy.map(into_contiguous));
-        linear_backward::linear_backward(x.as_ref(), weights.map(cube_weight), dy, wants_input)
+        linear_backward::linear_backward(x, weights.map(cube_weight), dy, wants_input)
     }
 
     fn dense_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -153,6 +156,14 @@ where
         activation: Activation,
     ) -> [FloatTensor<Self>; 2] {
         elementwise_backward::gate_mul_backward(inputs, dy, activation)
+    }
+
+    fn read_later(tensor: FloatTensor<Self>) -> Reading {
+        transfer::read_later(into_contiguous(tensor))
+    }
+
+    fn upload(data: TensorData, device: &Self::Device) -> FloatTensor<Self> {
+        transfer::upload(data, device)
     }
 
     fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self> {

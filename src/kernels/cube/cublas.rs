@@ -33,7 +33,7 @@ type CudaTensor = CubeTensor<CudaRuntime>;
 /// Bytes of workspace given to the library: NVIDIA's advice for Hopper, plenty for other cards.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// The product of two matrices, its terms and sums in f32 whatever the types of the tensors; queued like any launch.
+/// Queues the product of two matrices, its terms and sums in f32 whatever the types of the tensors, like any launch.
 ///
 /// # Shapes
 /// `left` and `right`: `[parts, rows, columns]` of one type, as `form` says; a row is contiguous. `out`: `[parts, m, n]`,
@@ -44,15 +44,34 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// as a fault of the device.
 pub(super) fn multiply<R: CubeRuntime>(
     form: ProductForm,
+    sides: [&CubeTensor<R>; 2],
+    out: &CubeTensor<R>,
+) -> Result<(), String> {
+    submit(form, sides, out, 0.0)
+}
+
+/// As [`multiply`], but adds the product to `out`.
+pub(super) fn add<R: CubeRuntime>(
+    form: ProductForm,
+    sides: [&CubeTensor<R>; 2],
+    out: &CubeTensor<R>,
+) -> Result<(), String> {
+    submit(form, sides, out, 1.0)
+}
+
+/// `out ← product + beta · out`
+fn submit<R: CubeRuntime>(
+    form: ProductForm,
     [left, right]: [&CubeTensor<R>; 2],
     out: &CubeTensor<R>,
+    beta: f32,
 ) -> Result<(), String> {
     let [Some(left), Some(right), Some(out)] =
         [left, right, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<CudaTensor>())
     else {
         return Err("the device is not a CUDA card".to_string());
     };
-    let product = Gemm::new(form, left, right, out)?;
+    let product = Gemm { beta, ..Gemm::new(form, left, right, out)? };
     let device = out.device.index;
     let runner = DeviceHandle::<Server>::new(out.device.to_id());
     opened(device, &runner)?;
@@ -112,6 +131,8 @@ struct Gemm {
     m: c_int,
     n: c_int,
     k: c_int,
+    /// Factor of what the result's buffer holds before.
+    beta: f32,
     left: GemmMatrix,
     right: GemmMatrix,
     out: GemmMatrix,
@@ -141,7 +162,7 @@ impl Gemm {
         let [_, rows, columns] = left.shape().dims();
         let k = if form == ProductForm::LeftTransposed { rows } else { columns };
         let [left, right, out] = [GemmMatrix::new(left)?, GemmMatrix::new(right)?, GemmMatrix::new(out)?];
-        Ok(Self { form, parts, m: c_size(m)?, n: c_size(n)?, k: c_size(k)?, left, right, out })
+        Ok(Self { form, parts, m: c_size(m)?, n: c_size(n)?, k: c_size(k)?, beta: 0.0, left, right, out })
     }
 }
 
@@ -290,8 +311,8 @@ impl Cublas {
 
     /// cuBLAS reads matrices column-major, which turns those of rows over: it computes outᵀ = rightᵀ · leftᵀ.
     fn multiply(&self, product: &Gemm, [left, right, out]: [u64; 3]) -> Status {
-        let Gemm { form, parts, m, n, k, left: a, right: b, out: c } = product;
-        let (one, zero) = (1.0f32, 0.0f32);
+        let Gemm { form, parts, m, n, k, beta, left: a, right: b, out: c } = product;
+        let one = 1.0f32;
         let (left, right, out) = (left as Pointer, right as Pointer, out as *mut c_void);
         let [of_left, of_right] =
             form.transposed().map(|transposed| if transposed { TRANSPOSED } else { NOT_TRANSPOSED });
@@ -303,13 +324,13 @@ impl Cublas {
                 #[rustfmt::skip]
                 return (self.gemm)(
                     self.handle, of_right, of_left, *n, *m, *k, &one, right, b.dtype, b.row, left, a.dtype, a.row,
-                    &zero, out, c.dtype, c.row, COMPUTE_F32, ANY_ALGORITHM,
+                    beta, out, c.dtype, c.row, COMPUTE_F32, ANY_ALGORITHM,
                 );
             }
             #[rustfmt::skip]
             return (self.gemm_batched)(
                 self.handle, of_right, of_left, *n, *m, *k, &one, right, b.dtype, b.row, b.part, left, a.dtype, a.row,
-                a.part, &zero, out, c.dtype, c.row, c.part, *parts as c_int, COMPUTE_F32, ANY_ALGORITHM,
+                a.part, beta, out, c.dtype, c.row, c.part, *parts as c_int, COMPUTE_F32, ANY_ALGORITHM,
             );
         }
     }

@@ -4,12 +4,11 @@
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
-use burn_cubecl::ops::numeric::add;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::buffers::{empty, reshaped};
 use super::packed::CubeWeight;
-use super::product::{dense_product, scratch};
+use super::product::{add_product, expected, scratch};
 use super::product_form::ProductForm;
 use super::unpack::{self, ALIGNMENT, MovedWeight};
 use super::{dense, group_sums};
@@ -24,20 +23,21 @@ const SCRATCH_BYTES: usize = 64 << 20;
 /// # Shapes
 /// `x`: `[T, in_features]`; `dy`: `[T, out_features]` each; all contiguous and of one type.
 pub(super) fn linear_backward<R: CubeRuntime, const N: usize>(
-    x: Option<&CubeTensor<R>>,
+    x: Option<CubeTensor<R>>,
     weights: [CubeWeight<R>; N],
     dy: [CubeTensor<R>; N],
     wants_input: bool,
 ) -> LinearGradients<CubeTensor<R>, N> {
-    let input = wants_input.then(|| input_gradient(&weights, &dy)).flatten();
+    // First, so that the gradient of the input may take the buffer of the input.
     let scales = x.map(|x| {
         let mut dy = dy.iter();
-        weights.map(|weight| {
-            let gradient = empty(x, [weight.out_features * weight.groups()], DType::F32);
-            dy.next().into_iter().for_each(|dy| scales_gradient(x, weight.clone(), dy, gradient.clone()));
+        weights.each_ref().map(|weight| {
+            let gradient = empty(&x, [weight.out_features * weight.groups()], DType::F32);
+            dy.next().into_iter().for_each(|dy| scales_gradient(&x, weight.clone(), dy, gradient.clone()));
             gradient
         })
     });
+    let input = wants_input.then(|| input_gradient(&weights, &dy)).flatten();
     LinearGradients { input, scales }
 }
 
@@ -48,12 +48,12 @@ fn input_gradient<R: CubeRuntime>(weights: &[CubeWeight<R>], dy: &[CubeTensor<R>
     let begins = unpack::offsets(&sources);
     let unpacked = scratch(dy.first()?, begins.last().copied().unwrap_or(0), 1);
     unpack::launch(sources, unpacked.clone());
-    let gradients = weights.iter().zip(dy).zip(begins).map(|((weight, dy), begin)| {
+    let products = weights.iter().zip(dy).zip(begins).map(|((weight, dy), begin)| {
         let mut w = reshaped(unpacked.clone(), [weight.out_features, weight.in_features]);
         w.handle = w.handle.offset_start((begin * dy.dtype.size()) as u64);
-        dense_product(ProductForm::Plain, [dy.clone(), w])
+        [dy.clone(), w]
     });
-    gradients.reduce(add)
+    products.fold(None, |sum, sides| Some(add_product(sum, ProductForm::Plain, sides)))
 }
 
 /// Writes the gradient of the logarithms of a weight's scales, `Σ_j W[o, j] · (dyᵀ · x)[o, j]` over each group.
@@ -65,7 +65,9 @@ fn scales_gradient<R: CubeRuntime>(
 ) {
     let (out, input, tokens) = (weight.out_features, weight.in_features, x.shape()[0]);
     let rows = rows_at_a_time(out, input);
-    let scratch = empty(x, [rows.min(out) * input], DType::F32);
+    // Of one size for all weights of the model, since the memory pools keep a buffer for each size.
+    let elements = (SCRATCH_BYTES / size_of::<f32>()).min(expected(&x.device));
+    let scratch = empty(x, [elements.max(rows.min(out) * input)], DType::F32);
     let x = reshaped(x.clone(), [1, tokens, input]);
     for begin in (0..out).step_by(rows) {
         let count = rows.min(out - begin);

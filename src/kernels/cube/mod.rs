@@ -21,6 +21,7 @@ mod product;
 mod product_form;
 mod rows;
 mod share;
+mod transfer;
 #[cfg(test)]
 mod tests;
 mod unpack;

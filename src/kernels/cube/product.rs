@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::CubeRuntime;
+use burn_cubecl::ops::numeric::add;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::device::{Device, DeviceId};
 
@@ -92,13 +93,30 @@ pub(super) fn dense_product<R: CubeRuntime>(
     let [of_left, of_right] = form.transposed().map(usize::from);
     let (m, n) = (left.shape()[of_left], right.shape()[1 - of_right]);
     let out = empty(&left, [m, n], left.dtype);
-    let [left, right, one] = [left, right, out.clone()].map(|tensor| {
-        let [rows, columns] = tensor.shape().dims();
-        reshaped(tensor, [1, rows, columns])
-    });
+    let [left, right, one] = [left, right, out.clone()].map(one_part);
     let made = dense::multiply(MatmulEngine::Fastest, form, [&left, &right], &one);
     made.unwrap_or_else(|what| unreachable!("the naive product takes every shape: {what}"));
     out
+}
+
+/// Adds the product of two matrices to `sum`, or begins a sum with it. Arguments and result: see [`dense_product`].
+pub(super) fn add_product<R: CubeRuntime>(
+    sum: Option<CubeTensor<R>>,
+    form: ProductForm,
+    sides: [CubeTensor<R>; 2],
+) -> CubeTensor<R> {
+    let Some(sum) = sum else { return dense_product(form, sides) };
+    let [left, right] = sides.each_ref().map(|side| one_part(side.clone()));
+    match cublas::add(form, [&left, &right], &one_part(sum.clone())) {
+        Ok(()) => sum,
+        Err(_) => add(sum, dense_product(form, sides)),
+    }
+}
+
+/// A matrix as `[1, rows, columns]`.
+fn one_part<R: CubeRuntime>(matrix: CubeTensor<R>) -> CubeTensor<R> {
+    let [rows, columns] = matrix.shape().dims();
+    reshaped(matrix, [1, rows, columns])
 }
 
 /// Elements of the largest scratch that one sign of the model needs, for each device.
@@ -112,9 +130,13 @@ pub(super) fn expect<D: Device>(elements: usize, device: &D) {
 
 /// A buffer for `elements`, of one size for all products of the model: the memory pools keep a buffer for each size.
 pub(super) fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) -> CubeTensor<R> {
+    empty(like, [elements.max(parts * expected(&like.device))], like.dtype)
+}
+
+/// The elements that [`expect`] announced; 0 if it did not.
+pub(super) fn expected<D: Device>(device: &D) -> usize {
     let expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let expected = expected.get(&(TypeId::of::<R::Device>(), like.device.to_id())).copied();
-    empty(like, [elements.max(parts * expected.unwrap_or(0))], like.dtype)
+    expected.get(&(TypeId::of::<D>(), device.to_id())).copied().unwrap_or(0)
 }
 
 /// `x` and `out` by the parts of a weight: `[parts, T, features]`.

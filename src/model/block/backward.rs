@@ -52,11 +52,13 @@ impl<B: Kernels> DecoderBlock<B> {
             None => [x.clone(), attended],
         };
         let o = self.o_proj.forward(attended.clone(), pass.signs);
-        let (middle, addition) = Addition::new(&self.attention_norms, x_out, o.clone());
+        // Held only where something needs it.
+        let y = Some(o.clone()).filter(|_| gradients.form != ScaleForm::Scales);
+        let (middle, addition) = Addition::new(&self.attention_norms, x_out, o);
 
         let d_middle = self.mlp_backward(middle, dy, pass, gradients);
         let [dx_out, d_o] = addition.backward(&self.attention_norms, d_middle, gradients);
-        let product = LinearOutput { y: Some(o).filter(|_| gradients.form != ScaleForm::Scales), dy: d_o };
+        let product = LinearOutput { y, dy: d_o };
         let d_attended = self.o_proj.backward(attended, product, true, gradients)?;
         let [dx, d_attended] = match rows {
             Some(OutputRows { rows, count }) => [dx_out, d_attended].map(|d| {

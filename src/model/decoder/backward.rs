@@ -8,7 +8,7 @@ use super::Decoder;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{Kernels, read, read_data};
+use crate::kernels::{Kernels, Reading, finish, floats, read, read_later, upload};
 use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleGradient};
 use crate::model::language_model::ModelInput;
 use crate::model::linear::Gradients;
@@ -20,20 +20,39 @@ use crate::zo::direction::Signs;
 /// The input of a block between its forward and its backward pass.
 enum KeptInput<B: Kernels> {
     OnDevice(Tensor<B, 2>),
+    /// On its way to the host; the device still holds it.
+    Leaving(Reading),
     OnHost(TensorData),
 }
 
 impl<B: Kernels> KeptInput<B> {
-    fn restore(self, device: &B::Device) -> Tensor<B, 2> {
-        match self {
-            Self::OnDevice(x) => x,
-            Self::OnHost(data) => {
-                let dtype = data.dtype;
-                Tensor::from_data(data, (device, dtype))
-            }
+    fn keep(x: Tensor<B, 2>, place: BlockInputs) -> Self {
+        match place {
+            BlockInputs::OnDevice => Self::OnDevice(x),
+            BlockInputs::OnHost => Self::Leaving(read_later(x)),
         }
     }
+
+    /// Waits until it is where it is kept.
+    fn arrived(self) -> Result<Self> {
+        match self {
+            Self::Leaving(reading) => reading.wait().map(Self::OnHost),
+            kept => Ok(kept),
+        }
+    }
+
+    fn restore(self, device: &B::Device) -> Result<Tensor<B, 2>> {
+        let data = match self {
+            Self::OnDevice(x) => return Ok(x),
+            Self::Leaving(reading) => reading.wait()?,
+            Self::OnHost(data) => data,
+        };
+        Ok(upload(data, device))
+    }
 }
+
+/// The gradients of one block on their way to the host: for each parameter its parts.
+type LeavingGradients = Vec<(u32, Vec<Reading>)>;
 
 impl<B: Kernels> Decoder<B> {
     /// See [`LanguageModel::gradient`](crate::model::LanguageModel::gradient).
@@ -63,7 +82,11 @@ impl<B: Kernels> Decoder<B> {
         for (index, layer) in self.layers.iter().enumerate() {
             if index >= first {
                 let x = residual.sum();
-                inputs.push(self.kept(x.clone(), place)?);
+                // The device goes on with the block before while the host waits for that block's input.
+                if let Some(last) = inputs.pop() {
+                    inputs.push(KeptInput::arrived(last)?);
+                }
+                inputs.push(KeptInput::keep(self.kept(x.clone()), place));
                 residual = x.into();
             }
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
@@ -81,37 +104,49 @@ impl<B: Kernels> Decoder<B> {
             }
             None => d_hidden,
         };
+        // While the device computes one block, the host updates the one before.
+        let mut leaving: Option<LeavingGradients> = None;
         for index in (first..blocks).rev() {
             let Some(x) = inputs.pop() else { return Err(Error::internal("a block without its input")) };
-            let x = x.restore(&self.device).cast(B::tensor_type(self.compute));
+            let x = x.restore(&self.device)?.cast(B::tensor_type(self.compute));
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
             let rows = rows.map(|rows| OutputRows { rows, count });
             let mut gradients = Gradients { form, of_input: index > first, found: Vec::new() };
             let config = self.checkpoint.config();
             let dx = self.layers[index].backward(x, dy, rows, &pass, config, &mut gradients);
-            let gradients = gradients.found.into_iter().map(|(parameter, parts)| {
-                Ok(ScaleGradient { parameter, values: read(Tensor::cat(parts, 0))? })
-            });
-            let gradients = gradients.collect::<Result<_>>()?;
-            sink.block(gradients, self)?;
+            let found = gradients.found.into_iter();
+            let found =
+                found.map(|(parameter, parts)| (parameter, parts.into_iter().map(read_later).collect()));
+            let before = leaving.replace(found.collect());
+            self.hand_over(before, sink)?;
             match dx {
                 Some(dx) => dy = dx,
                 None => break,
             }
         }
-        Ok(())
+        self.hand_over(leaving, sink)?;
+        finish::<B>(&self.device)
+    }
+
+    /// Gives a block's gradients to the sink.
+    fn hand_over(&mut self, gradients: Option<LeavingGradients>, sink: &mut dyn GradientSink) -> Result<()> {
+        let Some(gradients) = gradients else { return Ok(()) };
+        let arrived = gradients.into_iter().map(|(parameter, parts)| {
+            let mut values = Vec::new();
+            for part in parts {
+                values.extend(floats(part.wait()?)?);
+            }
+            Ok(ScaleGradient { parameter, values })
+        });
+        sink.block(arrived.collect::<Result<_>>()?, self)
     }
 
     /// A block's input as it is kept until its backward pass: in bf16, if the model computes in bf16.
-    fn kept(&self, x: Tensor<B, 2>, place: BlockInputs) -> Result<KeptInput<B>> {
-        let x = match self.compute {
+    fn kept(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.compute {
             ComputeType::Bf16 => x.cast(DType::BF16),
             _ => x,
-        };
-        Ok(match place {
-            BlockInputs::OnDevice => KeptInput::OnDevice(x),
-            BlockInputs::OnHost => KeptInput::OnHost(read_data(x)?),
-        })
+        }
     }
 
     /// Scores the targets in `hidden`, `[R, hidden]`, and returns the gradient of `hidden`; `None` if the sink ends the

@@ -179,18 +179,25 @@ impl<B: Kernels> Decoder<B> {
 }
 
 impl<B: Kernels> Decoder<B> {
-    fn set_scales(&mut self, name: &str, scales: &[f32]) -> Result<()> {
+    /// Replaces the scales of a weight by what `new` makes of them and of a number for each.
+    fn change_scales(
+        &mut self,
+        name: &str,
+        numbers: Vec<f32>,
+        new: fn(Tensor<B, 1>, Tensor<B, 1>) -> Tensor<B, 1>,
+    ) -> Result<()> {
         let id = self.parameter(name)?;
         let device = self.device.clone();
         let found = self.packed_mut().find(|(parameter, _)| *parameter == id);
         let (_, weight) = found.ok_or_else(|| Error::internal(format!("{name} is not on the device")))?;
-        let expected = weight.packed.scales.dims()[0];
-        if scales.len() != expected {
-            let what = format!("{name} has {expected} scales, but {} were given", scales.len());
+        let scales = &mut weight.packed.scales;
+        let expected = scales.dims()[0];
+        if numbers.len() != expected {
+            let what = format!("{name} has {expected} scales, but {} numbers were given", numbers.len());
             return Err(Error::internal(what));
         }
-        weight.packed.scales =
-            Tensor::from_data(TensorData::new(scales.to_vec(), [expected]), (&device, DType::F32));
+        let numbers = kernels::upload(TensorData::new(numbers, [expected]), &device);
+        *scales = new(scales.clone(), numbers);
         Ok(())
     }
 }
@@ -238,7 +245,8 @@ impl<B: Kernels> Scales for Decoder<B> {
                 }
                 Ok(())
             }
-            Update::Dense { name, scales } => self.set_scales(name, scales),
+            Update::Dense { name, scales } => self.change_scales(name, scales.to_vec(), |_, scales| scales),
+            Update::Multiply { name, factors } => self.change_scales(name, factors, Tensor::mul),
             Update::Tensor { name, values } => self.set_tensor(name, values),
         }
     }
