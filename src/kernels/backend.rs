@@ -51,7 +51,7 @@ pub trait Kernels: Backend {
         signs: Signs,
     ) -> Result<[FloatTensor<Self>; N], String>;
 
-    /// Announces the most weights that one product unpacks at a time, counting all that share an input.
+    /// Announces the elements of the largest weight, which are unpacked at a time.
     fn expect_unpacked(_elements: usize, _device: &Self::Device) {}
 
     /// The type in which a dense weight that a file stores as `stored` is kept.

@@ -1,5 +1,9 @@
 //! The gradients of a product.
 
+/// Most bytes of the scratch for gradients of weights on a card: so few that much of it stays in the cache of large cards,
+/// and so many that their products keep every multiprocessor busy.
+pub const GRADIENT_SCRATCH: usize = 64 << 20;
+
 /// The gradients of products of one input with `N` weights, as tensors `F`.
 pub struct LinearGradients<F, const N: usize> {
     /// Gradient of the input, the sum over all products: `[T, in_features]`

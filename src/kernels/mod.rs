@@ -31,11 +31,11 @@ pub use backward::{
     rotate_backward, sum_of_products,
 };
 pub(crate) use cpu::multiversion;
-pub use gradients::LinearGradients;
+pub use gradients::{GRADIENT_SCRATCH, LinearGradients};
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
     rotate,
 };
-pub use transfer::{Reading, finish, floats, read, read_later, upload};
+pub use transfer::{HostFloats, Reading, finish, read, read_later, upload};
 pub use weight::{DevicePacked, DeviceWeight};

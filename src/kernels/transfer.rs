@@ -1,7 +1,9 @@
 //! Values of tensors, on their way to the host and back.
 
+use std::ops::{Deref, DerefMut};
+
 use burn::tensor::backend::{Backend, ExecutionError};
-use burn::tensor::{Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{Shape, Tensor, TensorData, TensorPrimitive};
 
 use super::backend::Kernels;
 use crate::device::faults;
@@ -14,12 +16,15 @@ use crate::error::{Error, Result};
 /// after a fault are returned.
 pub fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
     let device = tensor.device();
-    floats(faults::checked(|| {
+    let data = faults::checked(|| {
         let data = tensor.try_into_data()?;
         // Only here does WGPU report kernels that were not launched.
         B::sync(&device)?;
         Ok::<_, ExecutionError>(data)
-    })?)
+    })?;
+    let values = data.convert::<f32>().into_vec();
+    values
+        .map_err(|error| Error::internal(format!("the device's answer is not a list of numbers: {error:?}")))
 }
 
 /// Begins to read a tensor, in its own type. What is queued from now on does not delay it.
@@ -58,12 +63,47 @@ pub fn upload<B: Kernels, const D: usize>(data: TensorData, device: &B::Device) 
     Tensor::from_primitive(TensorPrimitive::Float(B::upload(data, device)))
 }
 
-/// Values as f32.
-///
-/// # Errors
-/// They are of no numeric type.
-pub fn floats(data: TensorData) -> Result<Vec<f32>> {
-    let values = data.convert::<f32>().into_vec();
-    values
-        .map_err(|error| Error::internal(format!("the device's answer is not a list of numbers: {error:?}")))
+/// f32 values in host memory, where a device may have put them. They are used, changed and uploaded without a copy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostFloats(TensorData);
+
+impl HostFloats {
+    /// The values as a tensor of rank 1.
+    pub fn into_data(self) -> TensorData {
+        let length = self.len();
+        TensorData { shape: Shape::new([length]), ..self.0 }
+    }
+}
+
+impl From<TensorData> for HostFloats {
+    fn from(data: TensorData) -> Self {
+        Self(data.convert::<f32>())
+    }
+}
+
+impl From<Vec<f32>> for HostFloats {
+    fn from(values: Vec<f32>) -> Self {
+        let length = values.len();
+        Self(TensorData::new(values, [length]))
+    }
+}
+
+impl FromIterator<f32> for HostFloats {
+    fn from_iter<I: IntoIterator<Item = f32>>(values: I) -> Self {
+        Vec::from_iter(values).into()
+    }
+}
+
+impl Deref for HostFloats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.0.as_slice().unwrap_or_else(|error| unreachable!("they are f32: {error:?}"))
+    }
+}
+
+impl DerefMut for HostFloats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.0.as_mut_slice().unwrap_or_else(|error| unreachable!("they are f32: {error:?}"))
+    }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::scales::Scales;
 use crate::device::Device;
 use crate::error::Result;
+use crate::kernels::HostFloats;
 use crate::zo::direction::Move;
 
 /// The form in which the scales of a weight are trained. All of them end up in the scales.
@@ -58,7 +59,7 @@ pub struct ScaleGradient {
     /// Of a tensor, the derivatives by its values; by the minima as the formats state them, not in units of their scales. Of
     /// [`ScaleForm::Scales`]: `[out_features · groups]`; of [`ScaleForm::Rows`]: `[out_features]`; of
     /// [`ScaleForm::Factors`]: the rows, then the groups.
-    pub values: Vec<f32>,
+    pub values: HostFloats,
 }
 
 /// Receives the gradients of a backward pass, block by block from the last to the first.

@@ -37,6 +37,7 @@ mod scoring;
 mod tests;
 mod trained;
 
+pub use crate::kernels::HostFloats;
 pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
 pub use embedding::Tables;
 pub use gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};

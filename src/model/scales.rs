@@ -2,7 +2,7 @@
 
 use crate::arch::TrainedTensor;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Kernels};
+use crate::kernels::{self, HostFloats, Kernels};
 use crate::zo::direction::Move;
 
 /// An update of the scales. Training, resuming and replaying all apply updates through [`Scales::apply`].
@@ -17,7 +17,7 @@ pub enum Update<'a> {
     Dense { name: &'a str, scales: &'a [f32] },
     /// The scales of one weight are multiplied by these factors, `[out_features × groups]`. A backward pass makes such an
     /// update for each weight that it reaches.
-    Multiply { name: &'a str, factors: Vec<f32> },
+    Multiply { name: &'a str, factors: HostFloats },
     /// A tensor that is trained beside the scales is set to these values.
     Tensor { name: &'a str, values: &'a [f32] },
 }
@@ -114,7 +114,7 @@ impl<B: Kernels> Scales for LoneScales<B> {
             }
             Update::Multiply { name, factors } => {
                 self.check(name)?;
-                self.scales.iter_mut().zip(factors).for_each(|(scale, factor)| *scale *= factor);
+                self.scales.iter_mut().zip(&factors[..]).for_each(|(scale, factor)| *scale *= factor);
             }
             Update::Tensor { name, .. } => return Err(Error::internal(format!("{name} is not trained"))),
         }

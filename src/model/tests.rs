@@ -351,12 +351,12 @@ fn a_step_along_the_gradients_of_tensors_changes_the_loss_as_they_say(device: &D
             }
             moves.push((model.tensor(&tensor.name).unwrap(), values, tensor.name));
         }
-        let squares: f64 = moves.iter().flat_map(|(_, g, _)| g).map(|g| f64::from(*g).powi(2)).sum();
+        let squares: f64 = moves.iter().flat_map(|(_, g, _)| g.iter()).map(|g| f64::from(*g).powi(2)).sum();
         let step = 2e-3 / squares.sqrt();
         let mut loss_at = |step: f64| {
             for (start, gradient, name) in &moves {
                 let moved = |(start, g): (&f32, &f32)| start + (step * f64::from(*g)) as f32;
-                let values: Vec<f32> = start.iter().zip(gradient).map(moved).collect();
+                let values: Vec<f32> = start.iter().zip(gradient.iter()).map(moved).collect();
                 model.apply(Update::Tensor { name, values: &values }).unwrap();
                 assert_eq!(model.tensor(name).unwrap(), values);
             }

@@ -13,7 +13,7 @@ use super::optimizer::{Optimizer, OptimizerKind};
 use crate::arch::TensorKind;
 use crate::data::LossSum;
 use crate::error::{Error, Result};
-use crate::model::{BackwardPass, ScaleForm, ScaleGradient, Scales, Update};
+use crate::model::{BackwardPass, HostFloats, ScaleForm, ScaleGradient, Scales, Update};
 use crate::zo::direction::Move;
 use crate::zo::estimator::Estimator;
 use crate::zo::journal::{JournalMethod, Record, StepTaken};
@@ -55,7 +55,7 @@ struct Updates<'a> {
     /// Largest loss with which the step is taken.
     loss_limit: f64,
     /// Gradients of the earlier batches, by weight.
-    accumulated: BTreeMap<u32, Vec<f32>>,
+    accumulated: BTreeMap<u32, HostFloats>,
     /// Square of the norm of the whole gradient.
     squares: f64,
     /// Whether the step is skipped, because its loss or a gradient is not finite, or its loss above the limit.
@@ -202,7 +202,7 @@ impl Updates<'_> {
     fn accumulate(&mut self, gradients: Vec<ScaleGradient>) {
         for ScaleGradient { parameter, values } in gradients {
             match self.accumulated.get_mut(&parameter) {
-                Some(sum) => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+                Some(sum) => sum.iter_mut().zip(&values[..]).for_each(|(sum, value)| *sum += value),
                 None => drop(self.accumulated.insert(parameter, values)),
             }
         }
@@ -237,30 +237,15 @@ impl Updates<'_> {
         units.collect()
     }
 
-    /// The factors of a weight's scales, `[out, groups]`, for the changes of the logarithms.
-    fn factors(&self, mut changes: Vec<f32>, [out, groups]: [usize; 2]) -> Vec<f32> {
-        if self.form == ScaleForm::Scales {
-            changes.par_iter_mut().for_each(|change| *change = change.exp());
-            return changes;
-        }
-        let (rows, columns) = changes.split_at(out);
-        let mut factors = vec![0.0; out * groups];
-        factors.par_chunks_exact_mut(groups).zip(rows).for_each(|(factors, row)| {
-            for (group, factor) in factors.iter_mut().enumerate() {
-                *factor = (row + columns.get(group).unwrap_or(&0.0)).exp();
-            }
-        });
-        factors
-    }
-
     /// Moves the parameters of one block.
     fn apply(&mut self, mut gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
         for ScaleGradient { parameter, values } in &mut gradients {
-            let earlier = self.accumulated.remove(parameter);
-            values.iter_mut().zip(earlier.into_iter().flatten()).for_each(|(value, sum)| *value += sum);
+            if let Some(earlier) = self.accumulated.remove(parameter) {
+                values.iter_mut().zip(&earlier[..]).for_each(|(value, sum)| *value += sum);
+            }
         }
         let units = self.to_own_units(&mut gradients, scales)?;
-        let squares: f64 = gradients.iter().map(|gradient| sum_of_squares(&gradient.values)).sum();
+        let squares = sum_of_squares(gradients.iter().map(|gradient| &gradient.values[..]));
         self.squares += squares;
         // A gradient that is not finite moves nothing, and the run goes back to its last snapshot.
         if !squares.is_finite() {
@@ -268,15 +253,24 @@ impl Updates<'_> {
             return Ok(());
         }
         let share = (self.max_block_norm / squares.sqrt()).min(1.0) as f32;
-        for (ScaleGradient { parameter, values }, units) in gradients.into_iter().zip(units) {
-            let learning_rate = self.learning_rate * units.as_ref().map_or(1.0, |units| units.share);
-            let changes = self.optimizer.update(parameter, &values, share, learning_rate);
+        for (ScaleGradient { parameter, mut values }, units) in gradients.into_iter().zip(units) {
             if let Some(units) = units {
-                units.apply(&changes, scales)?;
+                let learning_rate = units.share * self.learning_rate;
+                self.optimizer.update(parameter, &mut values, share, learning_rate, |change| change);
+                units.apply(&values, scales)?;
                 continue;
             }
             let name = scales.trained()[parameter as usize].clone();
-            let factors = self.factors(changes, scales.scale_shape(&name)?);
+            let factors = match self.form {
+                ScaleForm::Scales => {
+                    self.optimizer.update(parameter, &mut values, share, self.learning_rate, f32::exp);
+                    values
+                }
+                ScaleForm::Rows | ScaleForm::Factors => {
+                    self.optimizer.update(parameter, &mut values, share, self.learning_rate, |change| change);
+                    factors(&values, scales.scale_shape(&name)?).into()
+                }
+            };
             scales.apply(Update::Multiply { name: &name, factors })?;
         }
         Ok(())
@@ -284,10 +278,24 @@ impl Updates<'_> {
 }
 
 /// The sum of the squares, the same for any number of threads.
-fn sum_of_squares(values: &[f32]) -> f64 {
-    let of_chunk = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum();
-    let chunks: Vec<f64> = values.par_chunks(CHUNK).map(of_chunk).collect();
-    chunks.iter().sum()
+fn sum_of_squares<'a>(gradients: impl Iterator<Item = &'a [f32]>) -> f64 {
+    let chunks: Vec<&[f32]> = gradients.flat_map(|values| values.chunks(CHUNK)).collect();
+    let of_chunk = |values: &&[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    let sums: Vec<f64> = chunks.par_iter().map(of_chunk).collect();
+    sums.iter().sum()
+}
+
+/// The factors of a weight's scales, `[out, groups]`, for the changes of the logarithms of its rows' factors, and of its
+/// columns' factors where they are trained.
+fn factors(changes: &[f32], [out, groups]: [usize; 2]) -> Vec<f32> {
+    let (rows, columns) = changes.split_at(out);
+    let mut factors = vec![0.0; out * groups];
+    factors.par_chunks_exact_mut(groups).zip(rows).for_each(|(factors, row)| {
+        for (group, factor) in factors.iter_mut().enumerate() {
+            *factor = (row + columns.get(group).unwrap_or(&0.0)).exp();
+        }
+    });
+    factors
 }
 
 /// A tensor that is trained beside the scales, before its update.

@@ -69,54 +69,58 @@ impl Optimizer {
         self.steps += 1;
     }
 
-    /// The changes of one weight's parameters for `share` of their gradient.
-    pub fn update(&mut self, weight: u32, gradient: &[f32], share: f32, learning_rate: f32) -> Vec<f32> {
+    /// Computes the changes of one weight's parameters for `share` of their gradient, and writes what `made` makes of each
+    /// change in place of the gradient: memory limits the speed.
+    pub fn update(
+        &mut self,
+        weight: u32,
+        gradient: &mut [f32],
+        share: f32,
+        learning_rate: f32,
+        made: impl Fn(f32) -> f32 + Sync,
+    ) {
         let Self { kind, seed, steps, .. } = *self;
-        let count = kind.moments();
-        let moments = self.moments.entry(weight).or_insert_with(|| vec![bf16::ZERO; count * gradient.len()]);
-        let mut changes = vec![0.0; gradient.len()];
-        let chunks = changes.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+        let (count, length) = (kind.moments(), gradient.len());
+        let moments = self.moments.entry(weight).or_insert_with(|| vec![bf16::ZERO; count * length]);
+        let chunks = gradient.par_chunks_mut(CHUNK);
         let rounding = |chunk| Rounding { seed, step: steps as u32, weight, first: (chunk * CHUNK) as u32 };
         match kind {
             OptimizerKind::AdamW => {
                 let corrections = [BETA1, BETA2].map(|beta| 1.0 - beta.powf(steps as f32));
-                let (first, second) = moments.split_at_mut(gradient.len());
+                let (first, second) = moments.split_at_mut(length);
                 let state = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
-                chunks.zip(state).enumerate().for_each(|(chunk, ((changes, gradient), (first, second)))| {
+                chunks.zip(state).enumerate().for_each(|(chunk, (values, (first, second)))| {
                     let mut rounding = rounding(chunk).bits();
-                    for i in 0..changes.len() {
-                        let g = share * gradient[i];
+                    for (i, value) in values.iter_mut().enumerate() {
+                        let g = share * *value;
                         let m = BETA1 * first[i].to_f32() + (1.0 - BETA1) * g;
                         let v = BETA2 * second[i].to_f32() + (1.0 - BETA2) * g * g;
                         let [m_bits, v_bits] = rounding.next_pair();
                         (first[i], second[i]) = (rounded(m, m_bits), rounded(v, v_bits));
-                        changes[i] =
+                        let change =
                             -learning_rate * (m / corrections[0]) / ((v / corrections[1]).sqrt() + EPS);
+                        *value = made(change);
                     }
                 });
             }
             OptimizerKind::Lion => {
                 chunks.zip(moments.par_chunks_mut(CHUNK)).enumerate().for_each(
-                    |(chunk, ((changes, gradient), momentum))| {
+                    |(chunk, (values, momentum))| {
                         let mut rounding = rounding(chunk).bits();
-                        for i in 0..changes.len() {
-                            let (g, m) = (share * gradient[i], momentum[i].to_f32());
+                        for (value, momentum) in values.iter_mut().zip(momentum) {
+                            let (g, m) = (share * *value, momentum.to_f32());
                             let direction = BETA1 * m + (1.0 - BETA1) * g;
-                            momentum[i] = rounded(BETA2 * m + (1.0 - BETA2) * g, rounding.next_pair()[0]);
+                            *momentum = rounded(BETA2 * m + (1.0 - BETA2) * g, rounding.next_pair()[0]);
                             let sign = if direction == 0.0 { 0.0 } else { direction.signum() };
-                            changes[i] = -learning_rate * sign;
+                            *value = made(-learning_rate * sign);
                         }
                     },
                 );
             }
-            OptimizerKind::Sgd => chunks.for_each(|(changes, gradient)| {
-                changes
-                    .iter_mut()
-                    .zip(gradient)
-                    .for_each(|(change, g)| *change = -learning_rate * (share * g));
+            OptimizerKind::Sgd => chunks.for_each(|values| {
+                values.iter_mut().for_each(|value| *value = made(-learning_rate * (share * *value)));
             }),
         }
-        changes
     }
 
     /// Number of steps taken.
@@ -225,11 +229,11 @@ mod tests {
         let target = |i: usize| (i as f32 * 0.37).sin() * 0.1;
         let (mut x, mut optimizer) = (vec![0f32; 5000], Optimizer::new(kind, 7));
         for step in 0..steps {
-            let gradient: Vec<f32> =
+            let mut changes: Vec<f32> =
                 x.iter().enumerate().map(|(i, x)| curvature(i) * (x - target(i))).collect();
             optimizer.begin_step();
             let rate = learning_rate * (1.0 - step as f32 / steps as f32);
-            let changes = optimizer.update(3, &gradient, 1.0, rate);
+            optimizer.update(3, &mut changes, 1.0, rate, |change| change);
             x.iter_mut().zip(changes).for_each(|(x, change)| *x += change);
         }
         x.iter().enumerate().map(|(i, x)| (x - target(i)).abs()).fold(0.0, f32::max)
@@ -248,7 +252,9 @@ mod tests {
         let gradient: Vec<f32> = (0..10_000).map(|i| (i as f32).sin()).collect();
         let step = |optimizer: &mut Optimizer| {
             optimizer.begin_step();
-            optimizer.update(1, &gradient, 1.0, 1e-3)
+            let mut changes = gradient.clone();
+            optimizer.update(1, &mut changes, 1.0, 1e-3, |change| change);
+            changes
         };
         let mut whole = Optimizer::new(OptimizerKind::AdamW, 5);
         (0..3).for_each(|_| drop(step(&mut whole)));

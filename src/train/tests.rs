@@ -91,7 +91,7 @@ impl Scales for Weights {
             }
             Update::Multiply { name, factors } => {
                 let index = self.index(name)?;
-                self.scales[index].iter_mut().zip(factors).for_each(|(scale, factor)| *scale *= factor);
+                self.scales[index].iter_mut().zip(&factors[..]).for_each(|(scale, factor)| *scale *= factor);
             }
             Update::Tensor { name, values } => {
                 assert_eq!((name, values.len()), ("norm", self.norm.len()));

@@ -8,15 +8,11 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::buffers::{empty, reshaped};
 use super::packed::CubeWeight;
-use super::product::{add_product, expected, scratch};
+use super::product::{add_product, expected, unpacked};
 use super::product_form::ProductForm;
-use super::unpack::{self, ALIGNMENT, MovedWeight};
+use super::unpack::MovedWeight;
 use super::{dense, group_sums};
-use crate::kernels::{LinearGradients, MatmulEngine};
-
-/// Most bytes of the scratch for gradients of weights: so few that much of it stays in the cache of large cards, and so
-/// many that their products keep every multiprocessor busy.
-const SCRATCH_BYTES: usize = 64 << 20;
+use crate::kernels::{GRADIENT_SCRATCH, LinearGradients, MatmulEngine};
 
 /// The gradients of the input, if it is wanted, and of the logarithms of the scales, if `x` is given.
 ///
@@ -43,17 +39,11 @@ pub(super) fn linear_backward<R: CubeRuntime, const N: usize>(
 
 /// `Σ dy · W`: `[T, in_features]`
 fn input_gradient<R: CubeRuntime>(weights: &[CubeWeight<R>], dy: &[CubeTensor<R>]) -> Option<CubeTensor<R>> {
-    let source = |packed: &CubeWeight<R>| MovedWeight { packed: packed.clone(), parts: vec![None] };
-    let sources: Vec<MovedWeight<R>> = weights.iter().map(source).collect();
-    let begins = unpack::offsets(&sources);
-    let unpacked = scratch(dy.first()?, begins.last().copied().unwrap_or(0), 1);
-    unpack::launch(sources, unpacked.clone());
-    let products = weights.iter().zip(dy).zip(begins).map(|((weight, dy), begin)| {
-        let mut w = reshaped(unpacked.clone(), [weight.out_features, weight.in_features]);
-        w.handle = w.handle.offset_start((begin * dy.dtype.size()) as u64);
-        [dy.clone(), w]
-    });
-    products.fold(None, |sum, sides| Some(add_product(sum, ProductForm::Plain, sides)))
+    weights.iter().zip(dy).fold(None, |sum, (weight, dy)| {
+        let w = unpacked(MovedWeight { packed: weight.clone(), parts: vec![None] }, dy);
+        let w = reshaped(w, [weight.out_features, weight.in_features]);
+        Some(add_product(sum, ProductForm::Plain, [dy.clone(), w]))
+    })
 }
 
 /// Writes the gradient of the logarithms of a weight's scales, `Σ_j W[o, j] · (dyᵀ · x)[o, j]` over each group.
@@ -66,7 +56,7 @@ fn scales_gradient<R: CubeRuntime>(
     let (out, input, tokens) = (weight.out_features, weight.in_features, x.shape()[0]);
     let rows = rows_at_a_time(out, input);
     // Of one size for all weights of the model, since the memory pools keep a buffer for each size.
-    let elements = (SCRATCH_BYTES / size_of::<f32>()).min(expected(&x.device));
+    let elements = (GRADIENT_SCRATCH / size_of::<f32>()).min(expected(&x.device));
     let scratch = empty(x, [elements.max(rows.min(out) * input)], DType::F32);
     let x = reshaped(x.clone(), [1, tokens, input]);
     for begin in (0..out).step_by(rows) {
@@ -79,9 +69,12 @@ fn scales_gradient<R: CubeRuntime>(
     }
 }
 
+/// Alignment of a slice of a buffer in elements, for the widest type.
+const ALIGNMENT: usize = 256;
+
 /// Rows of equal scratches; the columns of `dy` that belong to one must begin where a slice of a buffer may.
 fn rows_at_a_time(out: usize, input: usize) -> usize {
-    let most = (SCRATCH_BYTES / (input * size_of::<f32>()) / ALIGNMENT).max(1) * ALIGNMENT;
+    let most = (GRADIENT_SCRATCH / (input * size_of::<f32>()) / ALIGNMENT).max(1) * ALIGNMENT;
     out.div_ceil(out.div_ceil(most)).next_multiple_of(ALIGNMENT)
 }
 
@@ -103,7 +96,7 @@ mod tests {
         for (out, input) in [(5120, 5120), (13_824, 5120), (5120, 13_824), (8, 8), (300, 40_000_000)] {
             let rows = rows_at_a_time(out, input);
             assert!(rows.is_multiple_of(ALIGNMENT));
-            assert!(rows == ALIGNMENT || rows * input * 4 <= SCRATCH_BYTES, "{out} × {input}: {rows}");
+            assert!(rows == ALIGNMENT || rows * input * 4 <= GRADIENT_SCRATCH, "{out} × {input}: {rows}");
         }
         assert_eq!(rows_at_a_time(13_824, 5120), 2816);
     }

@@ -46,40 +46,28 @@ pub(super) fn products<R: CubeRuntime, const N: usize>(
     };
     let few = |rows| rows <= FUSED_ROWS && !cublas::is_open::<R>(&x.device);
     let fuse = path == MatmulPath::Fused || (path == MatmulPath::Auto && few(rows));
-    let mut unfused = Vec::new();
     for (weight, out) in weights.into_iter().zip(&outs) {
-        let (x, y) = in_parts(x, out, &weight);
-        match fuse.then(|| fused::launch(x, with_moved_scales(&weight), y)) {
+        let (input, y) = in_parts(x, out, &weight);
+        match fuse.then(|| fused::launch(input.clone(), with_moved_scales(&weight), y.clone())) {
             Some(Ok(())) => {}
             Some(Err(error)) if path == MatmulPath::Fused => return Err(format!("{error:?}")),
-            _ => unfused.push((weight, out)),
+            _ => {
+                let w = unpacked(weight, x);
+                dense::multiply(engine, ProductForm::RightTransposed, [&input, &w], &y)?;
+            }
         }
-    }
-    if !unfused.is_empty() {
-        dense_products(engine, x, unfused)?;
     }
     Ok(outs)
 }
 
-/// Unpacks the weights into one scratch, then multiplies with each.
-fn dense_products<R: CubeRuntime>(
-    engine: MatmulEngine,
-    x: &CubeTensor<R>,
-    weights: Vec<(MovedWeight<R>, &CubeTensor<R>)>,
-) -> Result<(), String> {
-    let sources: Vec<MovedWeight<R>> = weights.iter().map(|(weight, _)| weight.clone()).collect();
-    let begins = unpack::offsets(&sources);
-    let parts = sources.iter().map(|source| source.parts.len()).max().unwrap_or(1);
-    let scratch = scratch(x, begins.last().copied().unwrap_or(0), parts);
-    unpack::launch(sources, scratch.clone());
-    for ((weight, out), begin) in weights.into_iter().zip(begins) {
-        let (x, y) = in_parts(x, out, &weight);
-        let (n, k) = (weight.packed.out_features, weight.packed.in_features);
-        let mut w = reshaped(scratch.clone(), [weight.parts.len(), n, k]);
-        w.handle = w.handle.offset_start((begin * x.dtype.size()) as u64);
-        dense::multiply(engine, ProductForm::RightTransposed, [&x, &w], &y)?;
-    }
-    Ok(())
+/// Unpacks the weight of every part: `[parts, out_features, in_features]` in the type of `like`.
+pub(super) fn unpacked<R: CubeRuntime>(weight: MovedWeight<R>, like: &CubeTensor<R>) -> CubeTensor<R> {
+    let shape = [weight.parts.len(), weight.packed.out_features, weight.packed.in_features];
+    // Of one size for all products of the model: the memory pools keep a buffer for each size.
+    let elements = shape.iter().product::<usize>().max(shape[0] * expected(&like.device));
+    let scratch = empty(like, [elements], like.dtype);
+    unpack::launch(weight, scratch.clone());
+    reshaped(scratch, shape)
 }
 
 /// The product of two matrices in their type.
@@ -119,18 +107,13 @@ fn one_part<R: CubeRuntime>(matrix: CubeTensor<R>) -> CubeTensor<R> {
     reshaped(matrix, [1, rows, columns])
 }
 
-/// Elements of the largest scratch that one sign of the model needs, for each device.
+/// Elements of the model's largest packed weight, for each device.
 static EXPECTED: Mutex<BTreeMap<(TypeId, DeviceId), usize>> = Mutex::new(BTreeMap::new());
 
 /// See [`Kernels::expect_unpacked`](crate::kernels::Kernels::expect_unpacked).
 pub(super) fn expect<D: Device>(elements: usize, device: &D) {
     let mut expected = EXPECTED.lock().unwrap_or_else(PoisonError::into_inner);
     expected.insert((TypeId::of::<D>(), device.to_id()), elements);
-}
-
-/// A buffer for `elements`, of one size for all products of the model: the memory pools keep a buffer for each size.
-pub(super) fn scratch<R: CubeRuntime>(like: &CubeTensor<R>, elements: usize, parts: usize) -> CubeTensor<R> {
-    empty(like, [elements.max(parts * expected(&like.device))], like.dtype)
 }
 
 /// The elements that [`expect`] announced; 0 if it did not.

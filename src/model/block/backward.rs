@@ -68,15 +68,14 @@ impl<B: Kernels> DecoderBlock<B> {
             }),
             None => [dx_out, d_attended],
         };
-        let [_, h] = self.attention_norms.input(x.clone().into());
-        let dh = self.attention_backward(h, attention, d_attended, pass, config, gradients)?;
+        let dh = self.attention_backward(&x, attention, d_attended, pass, config, gradients)?;
         Some(self.attention_norms.input_backward(x, dh, dx, gradients))
     }
 
-    /// The backward pass of attention up to its softmax: returns the gradient of `h`, if it is wanted.
+    /// The backward pass of attention up to its softmax: returns the gradient of the normed `x`, if it is wanted.
     fn attention_backward(
         &self,
-        h: Tensor<B, 2>,
+        x: &Tensor<B, 2>,
         attention: Attention<B>,
         d_attended: Tensor<B, 2>,
         pass: &Pass<B>,
@@ -108,6 +107,7 @@ impl<B: Kernels> DecoderBlock<B> {
         });
         // A trained norm needs the gradient of its result.
         let is_trained = self.attention_norms.input.as_ref().is_some_and(Norm::is_trained);
+        let [_, h] = self.attention_norms.input(x.clone().into());
         self.qkv.backward(h, products, gradients.of_input || is_trained, gradients)
     }
 

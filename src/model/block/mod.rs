@@ -10,7 +10,7 @@ use crate::arch::{Activation, LinearRole, LinearSpec, ModelConfig, NormRole};
 use crate::checkpoint::Checkpoint;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{self, DeviceWeight, Kernels, Scores};
+use crate::kernels::{self, Kernels, Scores};
 use crate::model::linear::{Linear, Projections};
 use crate::model::norm::{Norm, Norms, Residual};
 use crate::model::pass::Pass;
@@ -197,20 +197,6 @@ impl<B: Kernels> DecoderBlock<B> {
             }
             Expand::Relu(up) => relu(up.forward(h, signs)),
         }
-    }
-
-    /// Largest number of weights that are unpacked at a time. The linears of one input are unpacked together.
-    pub fn largest_unpacked(&self) -> usize {
-        let Self { qkv, o_proj, expand, down_proj, .. } = self;
-        let expand = match expand {
-            Expand::Gated { gate_up, .. } => gate_up.linears(),
-            Expand::Relu(up) => std::slice::from_ref(up),
-        };
-        let elements = |linears: &[Linear<B>]| {
-            linears.iter().filter_map(Linear::packed).map(DeviceWeight::elements).sum()
-        };
-        let products = [qkv.linears(), std::slice::from_ref(o_proj), expand, std::slice::from_ref(down_proj)];
-        products.map(elements).into_iter().max().unwrap_or(0)
     }
 
     /// The linears in the order of [`ModelConfig::linears`].

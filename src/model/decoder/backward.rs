@@ -8,7 +8,7 @@ use super::Decoder;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{Kernels, Reading, finish, floats, read, read_later, upload};
+use crate::kernels::{HostFloats, Kernels, Reading, finish, read, read_later, upload};
 use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleGradient};
 use crate::model::language_model::ModelInput;
 use crate::model::linear::Gradients;
@@ -132,13 +132,16 @@ impl<B: Kernels> Decoder<B> {
     fn hand_over(&mut self, gradients: Option<LeavingGradients>, sink: &mut dyn GradientSink) -> Result<()> {
         let Some(gradients) = gradients else { return Ok(()) };
         let arrived = gradients.into_iter().map(|(parameter, parts)| {
-            let mut values = Vec::new();
-            for part in parts {
-                values.extend(floats(part.wait()?)?);
-            }
+            let parts = parts.into_iter().map(|part| part.wait().map(HostFloats::from));
+            let mut parts = parts.collect::<Result<Vec<_>>>()?;
+            let values = match parts.len() {
+                1 => parts.remove(0),
+                _ => parts.iter().flat_map(|part| part.iter().copied()).collect(),
+            };
             Ok(ScaleGradient { parameter, values })
         });
-        sink.block(arrived.collect::<Result<_>>()?, self)
+        let arrived = arrived.collect::<Result<_>>()?;
+        sink.block(arrived, self)
     }
 
     /// A block's input as it is kept until its backward pass: in bf16, if the model computes in bf16.

@@ -6,14 +6,14 @@ mod tensors;
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor};
 
 use crate::arch::{ModelConfig, TrainedTensor};
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{self, DeviceWeight, Kernels, read};
+use crate::kernels::{self, DeviceWeight, HostFloats, Kernels, read};
 use crate::model::block::{DecoderBlock, LayerCache};
 use crate::model::embedding::{Embedding, Tables};
 use crate::model::gradient::{BackwardPass, GradientSink};
@@ -65,7 +65,8 @@ impl<B: Kernels> Decoder<B> {
             layers.push(DecoderBlock::load(&checkpoint, index, &trained, &device, dtype)?);
         }
         progress(config.num_hidden_layers, config.num_hidden_layers);
-        B::expect_unpacked(layers.iter().map(DecoderBlock::largest_unpacked).max().unwrap_or(0), &device);
+        let packed = layers.iter().flat_map(DecoderBlock::linears).filter_map(Linear::packed);
+        B::expect_unpacked(packed.map(DeviceWeight::elements).max().unwrap_or(0), &device);
         let norm = config.final_norm().map(|module| Norm::load(&checkpoint, module, &device)).transpose()?;
         let outer = |module: &str| Linear::load(&checkpoint, module, false, &trained, &device, dtype);
         let project_out = config.projections().map(|[_, module]| outer(module)).transpose()?;
@@ -183,7 +184,7 @@ impl<B: Kernels> Decoder<B> {
     fn change_scales(
         &mut self,
         name: &str,
-        numbers: Vec<f32>,
+        numbers: HostFloats,
         new: fn(Tensor<B, 1>, Tensor<B, 1>) -> Tensor<B, 1>,
     ) -> Result<()> {
         let id = self.parameter(name)?;
@@ -196,7 +197,7 @@ impl<B: Kernels> Decoder<B> {
             let what = format!("{name} has {expected} scales, but {} numbers were given", numbers.len());
             return Err(Error::internal(what));
         }
-        let numbers = kernels::upload(TensorData::new(numbers, [expected]), &device);
+        let numbers = kernels::upload(numbers.into_data(), &device);
         *scales = new(scales.clone(), numbers);
         Ok(())
     }
@@ -245,7 +246,9 @@ impl<B: Kernels> Scales for Decoder<B> {
                 }
                 Ok(())
             }
-            Update::Dense { name, scales } => self.change_scales(name, scales.to_vec(), |_, scales| scales),
+            Update::Dense { name, scales } => {
+                self.change_scales(name, scales.to_vec().into(), |_, scales| scales)
+            }
             Update::Multiply { name, factors } => self.change_scales(name, factors, Tensor::mul),
             Update::Tensor { name, values } => self.set_tensor(name, values),
         }

@@ -52,9 +52,9 @@ impl BackwardWork {
             all += parameters;
             largest = largest.max(parameters);
         }
-        // Of the block at hand: gradients, changes and new scales.
+        // Gradients of the block at hand and of the one before; its changes and new scales.
         let sums = if accumulates { 4 * all } else { 0 };
-        Ok(2 * moments as u64 * all + 3 * 4 * largest + sums)
+        Ok(2 * moments as u64 * all + 4 * 4 * largest + sums)
     }
 }
 
@@ -70,7 +70,7 @@ impl Costs {
     }
 
     /// Bytes of activations and bytes of logits at the widest point of a step with a backward pass: the products of a
-    /// block's MLP, their gradients, and the operands that a product packs.
+    /// block's MLP and their gradients; on the CPU also the operands that a product packs.
     pub(super) fn backward(&self, config: &ModelConfig, load: Load, has_perm: bool) -> (u64, u64) {
         let (forward, _) = self.pass(config, load, has_perm, false);
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
@@ -80,7 +80,9 @@ impl Costs {
         let kept = 4 * hidden + 2 * q + 2 * kv;
         // Gate, up, their product and its gradient; packed operands in words of one or two features.
         let packed = if self.compute == ComputeType::Bf16 { inner + hidden } else { 2 * inner + 2 * hidden };
-        let widest = kept + 4 * inner + packed + if has_perm { inner } else { 0 };
+        // A card computes the gradient of the product in the place of the product.
+        let products = if self.scratch.is_some() { 3 * inner } else { 4 * inner + packed };
+        let widest = kept + products + if has_perm { inner } else { 0 };
         let angles = 4 * config.head_dim;
         let row = widest as u64 * self.activation + angles as u64;
         // The logits, the probabilities and two steps on the way to each.

@@ -14,12 +14,12 @@ use serde::Serialize;
 
 pub use backward::BackwardWork;
 
-use crate::arch::{LinearRole, ModelConfig};
+use crate::arch::ModelConfig;
 use crate::checkpoint::Layout;
 use crate::data::Load;
 use crate::device::{ComputeType, Device, host, pools, with_backend};
 use crate::error::Result;
-use crate::kernels::Kernels;
+use crate::kernels::{GRADIENT_SCRATCH, Kernels};
 use crate::model::LOGIT_BYTES;
 use crate::model::memory::card::{Passes, Pool};
 use crate::packed::FloatType;
@@ -160,7 +160,14 @@ pub fn plan(
     (parts.activations, parts.logits) = train;
     parts.evaluation = (evaluation.0 + evaluation.1).saturating_sub(train.0 + train.1);
     parts.workspace = match costs.scratch {
-        Some(bytes) => costs.unpacked(config, layout, workload, bytes)? + costs.moved(&scales, workload),
+        Some(bytes) => {
+            let of_scales = match workload.backward {
+                // Gradients of the block at hand and of the one before, and its new scales.
+                Some(_) => 3 * parts.scales / config.num_hidden_layers as u64,
+                None => costs.moved(&scales, workload),
+            };
+            costs.unpacked(config, layout, workload, bytes)? + of_scales
+        }
         // While a tensor is loaded, its pages of the file are in memory, too, but no activations yet.
         None => {
             let threads = rayon::current_num_threads() as u64;
@@ -260,8 +267,7 @@ impl Costs {
         ((parts * load.tokens) as u64 * row, logits as u64)
     }
 
-    /// Bytes of the unpacked weights of the largest product, for all signs of a pass. The linears of one input are
-    /// unpacked together.
+    /// Bytes of the largest unpacked weight, for all signs of a pass, and of gradients of weights.
     fn unpacked(
         &self,
         config: &ModelConfig,
@@ -270,18 +276,17 @@ impl Costs {
         bytes: u64,
     ) -> Result<u64> {
         let mut largest = 0;
-        let is_unpacked = |rows: usize| rows > self.fused_rows;
-        let signs = if workload.train.tokens > 0 { self.signs(workload.train, true) } else { 1 };
+        let has_backward = workload.backward.is_some();
+        let is_unpacked = |rows: usize| has_backward || rows > self.fused_rows;
+        let both = workload.train.tokens > 0 && !has_backward;
+        let signs = if both { self.signs(workload.train, true) } else { 1 };
         if is_unpacked(workload.train.tokens.max(workload.evaluation.tokens)) {
             for layer in 0..config.num_hidden_layers {
-                for linears in config.linears(layer).chunk_by(|a, b| share_an_input(a.role, b.role)) {
-                    let mut size = 0;
-                    for linear in linears {
-                        if matches!(layout(&linear.weight())?, Layout::Packed(_)) {
-                            size += linear.shape.iter().map(|d| *d as u64).product::<u64>() * bytes;
-                        }
+                for linear in config.linears(layer) {
+                    if matches!(layout(&linear.weight())?, Layout::Packed(_)) {
+                        let elements: u64 = linear.shape.iter().map(|d| *d as u64).product();
+                        largest = largest.max(elements * bytes);
                     }
-                    largest = largest.max(size);
                 }
             }
         }
@@ -291,7 +296,8 @@ impl Costs {
         if is_unpacked(scored) && matches!(layout(&head)?, Layout::Packed(_)) {
             largest = largest.max((config.vocab_size * config.word_embed_proj_dim) as u64 * bytes);
         }
-        Ok(largest * signs as u64)
+        let gradients = if has_backward { (largest / bytes * 4).min(GRADIENT_SCRATCH as u64) } else { 0 };
+        Ok(largest * signs as u64 + gradients)
     }
 
     /// Bytes of displaced scales: those of a product, and the new scales of an update. The pool keeps a buffer of each
@@ -306,16 +312,6 @@ impl Costs {
         }
         pool.reserved as u64
     }
-}
-
-/// Whether two successive linears of a block have the same input.
-fn share_an_input(first: LinearRole, second: LinearRole) -> bool {
-    matches!(
-        (first, second),
-        (LinearRole::Query, LinearRole::Key)
-            | (LinearRole::Key, LinearRole::Value)
-            | (LinearRole::Gate, LinearRole::Up)
-    )
 }
 
 /// Largest number of bytes of host memory that calibration needs, without the hidden states of the samples: two blocks

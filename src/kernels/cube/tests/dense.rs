@@ -1,4 +1,5 @@
-//! Each engine of dense products on awkward shapes, in a test of its own, so that one that hangs or is wrong is named.
+//! Each engine of dense products in each type on awkward shapes, in a test of its own, so that one that hangs or is wrong
+//! is named. CUDA compiles dozens of kernels for each.
 
 use burn::tensor::{DType, Tensor, TensorPrimitive};
 use burn_cubecl::CubeRuntime;
@@ -37,49 +38,47 @@ fn transposed(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
 }
 
 /// Checks every shape that an engine takes, and prints those it refuses.
-fn is_right<R: CubeRuntime>(engine: MatmulEngine, types: &[(DType, f64)], device: &R::Device) {
+fn is_right<R: CubeRuntime>(engine: MatmulEngine, dtype: DType, tolerance: f64, device: &R::Device) {
     let mut failures = vec![];
-    for (dtype, tolerance) in types.iter().copied() {
-        for ([parts, m, n, k], form) in SHAPES.into_iter().flat_map(|shape| FORMS.map(|form| (shape, form))) {
-            let (left, right) = (values(parts * m * k, 1), values(parts * n * k, 2));
-            let side = |values: &[f32], [rows, columns]: [usize; 2], turn: bool| {
-                let (values, shape) = match turn {
-                    true => (transposed(values, [rows, columns]), [parts, columns, rows]),
-                    false => (values.to_vec(), [parts, rows, columns]),
-                };
-                upload::<R>(&values, shape, dtype, device)
+    for ([parts, m, n, k], form) in SHAPES.into_iter().flat_map(|shape| FORMS.map(|form| (shape, form))) {
+        let (left, right) = (values(parts * m * k, 1), values(parts * n * k, 2));
+        let side = |values: &[f32], [rows, columns]: [usize; 2], turn: bool| {
+            let (values, shape) = match turn {
+                true => (transposed(values, [rows, columns]), [parts, columns, rows]),
+                false => (values.to_vec(), [parts, rows, columns]),
             };
-            let [of_left, of_right] = form.transposed();
-            let sides = [side(&left, [m, k], of_left), side(&right, [n, k], !of_right)];
-            // Gradients of weights are summed up further.
-            let out = if of_left { DType::F32 } else { dtype };
-            let y = upload::<R>(&vec![f32::NAN; parts * m * n], [parts, m, n], out, device);
-            let name = format!("{form:?} {dtype:?} {parts} × {m} × {n} × {k}");
-            if let Err(reason) = multiply(engine, form, sides.each_ref(), &y) {
-                eprintln!("SKIPPED: {name}: {reason}");
-                continue;
+            upload::<R>(&values, shape, dtype, device)
+        };
+        let [of_left, of_right] = form.transposed();
+        let sides = [side(&left, [m, k], of_left), side(&right, [n, k], !of_right)];
+        // Gradients of weights are summed up further.
+        let out = if of_left { DType::F32 } else { dtype };
+        let y = upload::<R>(&vec![f32::NAN; parts * m * n], [parts, m, n], out, device);
+        let name = format!("{form:?} {dtype:?} {parts} × {m} × {n} × {k}");
+        if let Err(reason) = multiply(engine, form, sides.each_ref(), &y) {
+            eprintln!("SKIPPED: {name}: {reason}");
+            continue;
+        }
+        let y = Tensor::<Floats<R>, 3>::from_primitive(TensorPrimitive::Float(y));
+        let got: Vec<f32> = y.cast(DType::F32).into_data().into_vec().unwrap();
+        let mut want = Vec::with_capacity(got.len());
+        for (left, right) in left.chunks(m * k).zip(right.chunks(n * k)) {
+            for x in left.chunks(k) {
+                let dot =
+                    |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
+                want.extend(right.chunks(k).map(dot));
             }
-            let y = Tensor::<Floats<R>, 3>::from_primitive(TensorPrimitive::Float(y));
-            let got: Vec<f32> = y.cast(DType::F32).into_data().into_vec().unwrap();
-            let mut want = Vec::with_capacity(got.len());
-            for (left, right) in left.chunks(m * k).zip(right.chunks(n * k)) {
-                for x in left.chunks(k) {
-                    let dot =
-                        |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
-                    want.extend(right.chunks(k).map(dot));
-                }
-            }
-            let error = relative_error(&got, &want);
-            if error.is_nan() || error >= tolerance {
-                failures.push(format!("{name}: {error:e}"));
-            }
+        }
+        let error = relative_error(&got, &want);
+        if error.is_nan() || error >= tolerance {
+            failures.push(format!("{name}: {error:e}"));
         }
     }
     assert!(failures.is_empty(), "{} products are wrong:\n{}", failures.len(), failures.join("\n"));
 }
 
 macro_rules! engines {
-    ($($test:ident: $engine:ident,)*) => {
+    ($($test:ident: $engine:ident, $dtype:ident within $tolerance:literal;)*) => {
         #[cfg(feature = "wgpu")]
         mod wgpu {
             use super::*;
@@ -88,7 +87,7 @@ macro_rules! engines {
             #[test]
             fn units_are_right() {
                 let Some(Device::Wgpu(device)) = for_tests("wgpu") else { return };
-                is_right::<burn_wgpu::WgpuRuntime>(MatmulEngine::Units, &[(DType::F32, 2e-6)], &device);
+                is_right::<burn_wgpu::WgpuRuntime>(MatmulEngine::Units, DType::F32, 2e-6, &device);
             }
         }
 
@@ -100,19 +99,28 @@ macro_rules! engines {
             $(#[test]
             fn $test() {
                 let Some(Device::Cuda(device)) = for_tests("cuda") else { return };
-                // Rounded once, at the end.
-                let types = [(DType::F32, 2e-6), (DType::F16, 1e-3), (DType::BF16, 8e-3)];
-                is_right::<cubecl::cuda::CudaRuntime>(MatmulEngine::$engine, &types, &device);
+                let (engine, dtype) = (MatmulEngine::$engine, DType::$dtype);
+                is_right::<cubecl::cuda::CudaRuntime>(engine, dtype, $tolerance, &device);
             })*
         }
     };
 }
 
+// Halves are rounded once, at the end.
 engines! {
-    cublas_is_right: Cublas,
-    cmma_is_right: Cmma,
-    mma_is_right: Mma,
-    tma_mma_is_right: TmaMma,
-    units_are_right: Units,
-    the_naive_kernel_is_right: Naive,
+    cublas_is_right: Cublas, F32 within 2e-6;
+    cublas_is_right_in_f16: Cublas, F16 within 1e-3;
+    cublas_is_right_in_bf16: Cublas, BF16 within 8e-3;
+    cmma_is_right_in_f16: Cmma, F16 within 1e-3;
+    cmma_is_right_in_bf16: Cmma, BF16 within 8e-3;
+    mma_is_right_in_f16: Mma, F16 within 1e-3;
+    mma_is_right_in_bf16: Mma, BF16 within 8e-3;
+    tma_mma_is_right_in_f16: TmaMma, F16 within 1e-3;
+    tma_mma_is_right_in_bf16: TmaMma, BF16 within 8e-3;
+    units_are_right: Units, F32 within 2e-6;
+    units_are_right_in_f16: Units, F16 within 1e-3;
+    units_are_right_in_bf16: Units, BF16 within 8e-3;
+    the_naive_kernel_is_right: Naive, F32 within 2e-6;
+    the_naive_kernel_is_right_in_f16: Naive, F16 within 1e-3;
+    the_naive_kernel_is_right_in_bf16: Naive, BF16 within 8e-3;
 }

@@ -11,8 +11,8 @@ use crate::device::ComputeType;
 use crate::model::{self, LanguageModel, ModelInput, Tables, Update};
 use crate::zo::direction::Signs;
 
-/// Launches of one decoder block in one pass.
-const LAUNCHES_PER_LAYER: usize = 16;
+/// Launches of one decoder block in one pass: seven products and the unpacking of their weights, and five others.
+const LAUNCHES_PER_LAYER: usize = 19;
 
 /// The decoder with fewer layers than the model has, 4 bits per weight and a scale for each 128.
 pub fn decoder_on(card: &Card, layers: usize, compute: ComputeType) -> Box<dyn LanguageModel> {
