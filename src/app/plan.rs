@@ -81,7 +81,7 @@ pub struct MethodBytes {
     pub total_bytes: u64,
 }
 
-/// What a run does to fit, and its plan.
+/// How a run fits into the memory: what it does for that, and its plan.
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// Parts into which the rows of a step are split.

@@ -43,17 +43,17 @@ pub struct ScalesReport {
 /// Writes the tuned scales of a run and the fingerprint of its base model to one file.
 ///
 /// # Errors
-/// There is no run, or it has not written the checkpoint yet; its journal or its
-/// configuration is damaged; the output exists or has another
-/// extension; an I/O error.
+/// There is no run, or it has not written the checkpoint yet; its journal or its configuration is damaged; the output
+/// exists or has another extension; an I/O error.
 pub fn export_scales(job: &ScalesExport, on_event: OnEvent<'_>) -> Result<ScalesReport> {
     check_safetensors(&job.output)?;
     let started = Instant::now();
     let (run, tuned) = tuned_checkpoint(&job.run)?;
     let (header, ..) = journal::read(&run.journal())?;
-    let base = ScalesBase { fingerprint: header.base_model, name: base_name(&run) };
+    let config = Config::load(&run.config(), &[])?;
+    let base = ScalesBase { fingerprint: header.base_model, name: base_name(&run, &config.model) };
     let tuned = Checkpoint::open(&tuned)?;
-    let tensors = Config::load(&run.config(), &[])?.train.trained_tensors(&tuned)?;
+    let tensors = config.train.trained_tensors(&tuned)?;
     let progress = &mut |done, of| on_event(Event::Scales { done, of });
     let bytes = tuned.save_scales(&job.output, &base, &tensors, progress)?;
     Ok(ScalesReport {
@@ -134,10 +134,9 @@ fn tuned_checkpoint(path: &Path) -> Result<(RunDir, PathBuf)> {
     }
 }
 
-/// The last part of the base model's name in the run's configuration, if that can be read.
-fn base_name(run: &RunDir) -> Option<String> {
-    let model = Config::load(&run.config(), &[]).ok()?.model;
-    let name = Path::new(&model).file_name()?.to_string_lossy().into_owned();
+/// The last part of the base model's name in the run's configuration.
+fn base_name(run: &RunDir, model: &str) -> Option<String> {
+    let name = Path::new(model).file_name()?.to_string_lossy().into_owned();
     Some(if run.base().exists() { format!("{name} as the run quantized it") } else { name })
 }
 

@@ -1,4 +1,4 @@
-//! What a backward pass computes, and who receives it.
+//! The settings of a backward pass, the gradients that it gives, and the trait of their receiver.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -56,9 +56,10 @@ pub struct BackwardPass {
 pub struct ScaleGradient {
     /// Parameter id: the weight's position in [`Scales::trained`]; the ids of [`Scales::tensors`] follow.
     pub parameter: u32,
-    /// Of a tensor, the derivatives by its values; by the minima as the formats state them, not in units of their scales. Of
-    /// [`ScaleForm::Scales`]: `[out_features · groups]`; of [`ScaleForm::Rows`]: `[out_features]`; of
-    /// [`ScaleForm::Factors`]: the rows, then the groups.
+    /// For a weight, the derivatives with respect to the logarithms: `[out_features · groups]` in the form
+    /// [`ScaleForm::Scales`], `[out_features]` in [`ScaleForm::Rows`]; in [`ScaleForm::Factors`] those of the rows come
+    /// first, then those of the groups. For a tensor, the derivatives with respect to its values; those of minima are the
+    /// minima that a file states, which are not divided by their scales.
     pub values: HostFloats,
 }
 

@@ -35,7 +35,9 @@ fn the_blocks_before_the_tail_rest_or_are_trained_by_zeroth_order() {
     let training = Training::tiny(EXACT);
     training.finetune("still", &["--set", "train.learning_rate=0"]).succeeded();
     training.finetune("tail", &["--set", "train.tail_blocks=1"]).succeeded();
-    training.finetune("both", &["--set", "train.tail_blocks=1", "--set", "train.body=zo"]).succeeded();
+    // The settings of zeroth order are the body's.
+    let body = ["train.tail_blocks=1", "train.body=zo", "train.zo_eps=2e-2"];
+    training.finetune("both", &body.map(|setting| ["--set", setting]).concat()).succeeded();
     let [still, tail, both] = ["still", "tail", "both"].map(|out| scales(&training.out(out)));
     let last =
         still.keys().map(|name| name.split('.').nth(2).unwrap().parse::<usize>().unwrap()).max().unwrap();

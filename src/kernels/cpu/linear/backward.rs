@@ -50,7 +50,7 @@ pub(in crate::kernels::cpu) struct BackwardProduct<'a> {
 /// A product that is ready to be split into tasks.
 struct Prepared<'a> {
     weight: WeightView<'a>,
-    /// Of each unit of rows.
+    /// The scales of each unit of rows.
     scales: Vec<UnitScales>,
     codebook: Option<CodebookWords<'a>>,
     by_rows: Option<SlicedInput>,
