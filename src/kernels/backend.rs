@@ -6,8 +6,8 @@ use burn::tensor::{DType, FloatDType, Shape, TensorData, TensorMetadata};
 
 use super::attention::{KeyRanges, Scores};
 use super::gradients::LinearGradients;
+use super::host::Reading;
 use super::matmul_path::MatmulPath;
-use super::transfer::Reading;
 use super::weight::DeviceWeight;
 use crate::arch::Activation;
 use crate::device::ComputeType;

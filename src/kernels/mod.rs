@@ -17,6 +17,7 @@ mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
 mod gradients;
+mod host;
 mod matmul_path;
 mod ops;
 #[cfg(test)]
@@ -32,10 +33,11 @@ pub use backward::{
 };
 pub(crate) use cpu::multiversion;
 pub use gradients::{GRADIENT_SCRATCH, LinearGradients};
+pub use host::{HostFloats, Reading};
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
     rotate,
 };
-pub use transfer::{HostFloats, Reading, finish, read, read_later, upload};
+pub use transfer::{finish, read, read_later, upload};
 pub use weight::{DevicePacked, DeviceWeight};

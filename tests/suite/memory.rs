@@ -38,6 +38,31 @@ fn the_pools_of_a_card_agree_with_the_plan() {
     }
 }
 
+/// A step with a backward pass is counted at its widest point.
+#[test]
+fn the_pools_of_a_card_agree_with_the_plan_of_exact_gradients() {
+    if !has_device("wgpu") {
+        return;
+    }
+    let workplace = Workplace::new();
+    let report_of = |place: &str| {
+        let args =
+            "bench --shape tiny --steps 2 --device wgpu --json --tokens 2048 --method exact --block-inputs";
+        let report = workplace.qzo(args.split(' ').chain([place])).json();
+        let planned = report["plan_bytes"].as_f64().unwrap() - report["plan"]["program"].as_f64().unwrap();
+        let ratio = report["allocated_bytes"].as_f64().unwrap() / planned;
+        assert!((0.95..1.05).contains(&ratio), "{place}: {ratio} of the plan: {report}");
+        report
+    };
+    // The place changes no number.
+    let [device, host] = ["device", "host"].map(report_of);
+    assert_eq!(device["losses"], host["losses"]);
+    let args = "bench --shape tiny --device cpu --method exact --block-inputs host";
+    workplace
+        .qzo(args.split(' '))
+        .refused(&["cpu keeps the inputs of the blocks in host memory", "--block-inputs"]);
+}
+
 #[test]
 fn a_plan_gives_the_bytes_of_each_part() {
     let training = Training::tiny("max_steps = 5");

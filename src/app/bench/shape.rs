@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, ModelShape};
 use crate::data::{Batch, Candidate, Load, LossKind, LossSum, TokenizedExample};
 use crate::device::{ComputeType, Device, DeviceSpec, DtypeSpec, host, pools};
 use crate::error::{Error, Result};
-use crate::model::memory::{MemoryParts, Workload, plan};
+use crate::model::memory::{MemoryParts, Plan, Workload, plan};
 use crate::model::{BackwardPass, BlockInputs, LanguageModel, compute_type};
 use crate::train::{LossGradients, MethodKind, Objective, TrainConfig, batch_gradient};
 use crate::zo::direction::Signs;
@@ -92,13 +92,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
         let workload = Workload { train, backward, evaluation, reads_files: false };
         plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)
     };
-    let mut inputs = bench.block_inputs.unwrap_or_default();
-    let mut plan = planned(inputs)?;
-    for other in BlockInputs::choices(&device).iter().filter(|_| bench.block_inputs.is_none()) {
-        if !plan.fits() {
-            (inputs, plan) = (*other, planned(*other)?);
-        }
-    }
+    let (inputs, mut plan) = chosen(bench.block_inputs, &device, &planned)?;
     if let Some(available) = plan.available_bytes.filter(|_| !plan.fits()) {
         let what = format!("{shape} needs {} bytes, but {device} has {available} free", plan.total_bytes);
         return Err(Error::invalid(what, "use a smaller shape, fewer bits or fewer tokens"));
@@ -132,6 +126,28 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
         losses: times.losses,
         plan: plan.parts,
     })
+}
+
+/// The place of the blocks' inputs: the one that was asked for, or the fastest that fits; and the plan with it.
+fn chosen(
+    asked: Option<BlockInputs>,
+    device: &Device,
+    planned: &dyn Fn(BlockInputs) -> Result<Plan>,
+) -> Result<(BlockInputs, Plan)> {
+    let choices = BlockInputs::choices(device);
+    if asked.is_some_and(|asked| !choices.contains(&asked)) {
+        let what = format!("{device} keeps the inputs of the blocks in host memory as it is");
+        return Err(Error::invalid(what, "leave --block-inputs out"));
+    }
+    let first = asked.unwrap_or_default();
+    let plan = planned(first)?;
+    for other in choices.iter().filter(|_| asked.is_none() && !plan.fits()) {
+        let plan = planned(*other)?;
+        if plan.fits() {
+            return Ok((*other, plan));
+        }
+    }
+    Ok((first, plan))
 }
 
 fn peak(device: &Device, free_before: Option<u64>) -> Option<u64> {

@@ -64,7 +64,8 @@ impl Costs {
         let bytes = if self.compute == ComputeType::Bf16 { 2 } else { self.activation };
         let count = match pass.inputs {
             BlockInputs::OnDevice => pass.tail_blocks,
-            BlockInputs::OnHost => 1,
+            // One is copied while the next is computed.
+            BlockInputs::OnHost => pass.tail_blocks.min(2),
         };
         (count * load.tokens * config.hidden_size) as u64 * bytes
     }
