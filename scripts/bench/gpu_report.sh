@@ -113,6 +113,8 @@ targets() {
             "$(number "$logs/$exact-$place.log" step_seconds)" \
             "$(number "$logs/steps-$first-${dtypes[0]}.log" step_seconds)")" ≤ 2.1 ×
     done
+    verdict "$first, losses with block inputs in host memory beside those on the card" \
+        "$(losses_apart "$logs/$exact-host.log" "$logs/$exact-device.log")" ≤ 0 ""
     verdict "$first peak of exact steps, ${dtypes[0]}, block inputs in host memory" \
         "$(peak_gigabytes "$logs" "$exact-host")" ≤ 8.9 GB
     verdict "share of cuBLAS at 4096 rows, with unpacking" "$(number "$logs/cublas.log" best_share)" ≥ 0.9 "" \

@@ -150,6 +150,19 @@ pub trait Kernels: Backend {
         Self::float_from_data(data, device)
     }
 
+    /// See [`read_beside`](super::read_beside).
+    fn read_beside(tensor: FloatTensor<Self>) -> Reading {
+        Self::read_later(tensor)
+    }
+
+    /// See [`upload_beside`](super::upload_beside).
+    fn upload_beside(data: TensorData, device: &Self::Device) -> FloatTensor<Self> {
+        Self::upload(data, device)
+    }
+
+    /// See [`settle`](super::settle).
+    fn settle(_device: &Self::Device) {}
+
     /// See [`apply_move`](super::apply_move).
     fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self>;
 }

@@ -39,5 +39,5 @@ pub use ops::{
     add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
     rotate,
 };
-pub use transfer::{finish, read, read_later, upload};
+pub use transfer::{finish, read, read_beside, read_later, settle, upload, upload_beside};
 pub use weight::{DevicePacked, DeviceWeight};

@@ -31,6 +31,22 @@ pub fn read_later<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Reading {
     B::read_later(tensor.into_primitive().tensor())
 }
 
+/// As [`read_later`], but where the device can copy and compute at once, the copy may wait for a large product that is
+/// queued later, and run beside it.
+pub fn read_beside<B: Kernels, const D: usize>(tensor: Tensor<B, D>) -> Reading {
+    B::read_beside(tensor.into_primitive().tensor())
+}
+
+/// As [`upload`], but the copy may wait in the same way: the tensor may be used after [`settle`].
+pub fn upload_beside<B: Kernels, const D: usize>(data: TensorData, device: &B::Device) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::upload_beside(data, device)))
+}
+
+/// Queues every copy that still waits for a product.
+pub fn settle<B: Kernels>(device: &B::Device) {
+    B::settle(device);
+}
+
 /// Waits for everything that is queued.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
 use super::buffers::{empty_like, int_buffer};
+use super::cublas;
 use super::packed::cube_weight;
 use super::product_form::ProductForm;
 use super::unpack::MovedWeight;
@@ -164,6 +165,18 @@ where
 
     fn upload(data: TensorData, device: &Self::Device) -> FloatTensor<Self> {
         transfer::upload(data, device)
+    }
+
+    fn read_beside(tensor: FloatTensor<Self>) -> Reading {
+        transfer::read_beside(into_contiguous(tensor))
+    }
+
+    fn upload_beside(data: TensorData, device: &Self::Device) -> FloatTensor<Self> {
+        transfer::upload_beside(data, device)
+    }
+
+    fn settle(device: &Self::Device) {
+        cublas::beside::settle::<R>(device);
     }
 
     fn move_scales(scales: FloatTensor<Self>, parameter: u32, displacement: Move) -> FloatTensor<Self> {

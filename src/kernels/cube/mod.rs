@@ -25,24 +25,7 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 mod unpack;
-
 /// Stands in for cuBLAS where qzo is built without CUDA.
 #[cfg(not(feature = "cuda"))]
-mod cublas {
-    use burn_cubecl::CubeRuntime;
-    use burn_cubecl::tensor::CubeTensor;
-
-    use super::product_form::ProductForm;
-
-    pub fn multiply<R: CubeRuntime>(
-        _: ProductForm,
-        _: [&CubeTensor<R>; 2],
-        _: &CubeTensor<R>,
-    ) -> Result<(), String> {
-        Err("this qzo was built without cuda".to_string())
-    }
-
-    pub fn is_open<R: CubeRuntime>(_: &R::Device) -> bool {
-        false
-    }
-}
+#[path = "without_cuda.rs"]
+mod cublas;

@@ -8,7 +8,9 @@ use super::Decoder;
 use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
-use crate::kernels::{HostFloats, Kernels, Reading, finish, read, read_later, upload};
+use crate::kernels::{
+    HostFloats, Kernels, Reading, finish, read, read_beside, read_later, settle, upload_beside,
+};
 use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleGradient};
 use crate::model::language_model::ModelInput;
 use crate::model::linear::Gradients;
@@ -29,7 +31,7 @@ impl<B: Kernels> KeptInput<B> {
     fn keep(x: Tensor<B, 2>, place: BlockInputs) -> Self {
         match place {
             BlockInputs::OnDevice => Self::OnDevice(x),
-            BlockInputs::OnHost => Self::Leaving(read_later(x)),
+            BlockInputs::OnHost => Self::Leaving(read_beside(x)),
         }
     }
 
@@ -41,13 +43,14 @@ impl<B: Kernels> KeptInput<B> {
         }
     }
 
+    /// The input, which may be used once the device has [settled](settle).
     fn restore(self, device: &B::Device) -> Result<Tensor<B, 2>> {
         let data = match self {
             Self::OnDevice(x) => return Ok(x),
             Self::Leaving(reading) => reading.wait()?,
             Self::OnHost(data) => data,
         };
-        Ok(upload(data, device))
+        Ok(upload_beside(data, device))
     }
 }
 
@@ -86,6 +89,8 @@ impl<B: Kernels> Decoder<B> {
                 if let Some(last) = inputs.pop() {
                     inputs.push(KeptInput::arrived(last)?);
                 }
+                // The last block's input is needed again at once.
+                let place = if index + 1 == blocks { BlockInputs::OnDevice } else { place };
                 inputs.push(KeptInput::keep(self.kept(x.clone()), place));
                 residual = x.into();
             }
@@ -106,9 +111,13 @@ impl<B: Kernels> Decoder<B> {
         };
         // While the device computes one block, the host updates the one before.
         let mut leaving: Option<LeavingGradients> = None;
+        let mut restored = inputs.pop().map(|x| x.restore(&self.device)).transpose()?;
         for index in (first..blocks).rev() {
-            let Some(x) = inputs.pop() else { return Err(Error::internal("a block without its input")) };
-            let x = x.restore(&self.device)?.cast(B::tensor_type(self.compute));
+            let Some(x) = restored else { return Err(Error::internal("a block without its input")) };
+            settle::<B>(&self.device);
+            let x = x.cast(B::tensor_type(self.compute));
+            // The input of the block before is copied beside the products of this one.
+            restored = inputs.pop().map(|x| x.restore(&self.device)).transpose()?;
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
             let rows = rows.map(|rows| OutputRows { rows, count });
             let mut gradients = Gradients { form, of_input: index > first, found: Vec::new() };

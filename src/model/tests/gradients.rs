@@ -254,19 +254,21 @@ fn largest_error(got: &[f32], want: &[f32]) -> f64 {
 }
 
 /// The gradients of factors are sums of those of scales; the last blocks alone have the gradients that they have among
-/// all.
+/// all; the place of the blocks' inputs changes nothing.
 fn gradients_of_factors_and_of_the_last_blocks(device: &Device) {
     for case in gradient_cases() {
         let mut model = case.open(device, ComputeType::F32);
         let blocks = model.config().num_hidden_layers;
         let mut run = |tail_blocks, form| {
-            let inputs = if tail_blocks == blocks { BlockInputs::OnDevice } else { BlockInputs::OnHost };
-            case.backward(model.as_mut(), BackwardPass { tail_blocks, form, inputs, body: None })
+            let all = BackwardPass { form, ..whole(blocks) };
+            case.backward(model.as_mut(), BackwardPass { tail_blocks, ..all })
         };
         let [scales, rows, factors] =
             [ScaleForm::Scales, ScaleForm::Rows, ScaleForm::Factors].map(|form| run(blocks, form).gradients);
         let last = run(1, ScaleForm::Scales).gradients;
         assert_eq!(last, scales[..last.len()], "{}", case.name);
+        let on_host = BackwardPass { inputs: BlockInputs::OnHost, ..whole(blocks) };
+        assert_eq!(case.backward(model.as_mut(), on_host).gradients, scales, "{}", case.name);
         for ((scales, rows), factors) in scales.iter().zip(&rows).zip(&factors) {
             assert_eq!([rows.parameter, factors.parameter], [scales.parameter; 2]);
             let (out, groups) = (rows.values.len(), scales.values.len() / rows.values.len());

@@ -5,6 +5,8 @@
 //! it waits for the product. Nothing on the host waits. Drivers older than CUDA 12.5 have no such events; there
 //! the runner thread waits for the device before and after each product.
 
+pub(super) mod beside;
+
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -166,6 +168,13 @@ impl Gemm {
     }
 }
 
+impl Gemm {
+    /// Number of terms of all sums.
+    fn terms(&self) -> u64 {
+        [self.m, self.n, self.k].iter().map(|size| *size as u64).product::<u64>() * self.parts as u64
+    }
+}
+
 impl GemmMatrix {
     fn new(tensor: &CudaTensor) -> Result<Self, String> {
         let dtype = match tensor.dtype {
@@ -298,6 +307,7 @@ impl Cublas {
         if status != 0 {
             return Err(format!("answers with status {status}"));
         }
+        beside::began(server, product.terms());
         match self.order {
             // SAFETY: as above.
             QueueOrder::Events([_, after]) => unsafe {
