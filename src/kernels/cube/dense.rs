@@ -67,7 +67,7 @@ pub(super) fn multiply<R: CubeRuntime>(
             }
             refusal
         }
-        MatmulEngine::Cublas => super::cublas::multiply(form, [left, right], out),
+        MatmulEngine::Cublas => super::cublas::multiply(form, [left, right], out, 0.0),
         engine => match strategy(engine) {
             Some(_) if left.dtype == DType::F32 && engine.rounds_f32() => {
                 Err("it would round f32 to tf32".to_string())

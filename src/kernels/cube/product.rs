@@ -95,7 +95,7 @@ pub(super) fn add_product<R: CubeRuntime>(
 ) -> CubeTensor<R> {
     let Some(sum) = sum else { return dense_product(form, sides) };
     let [left, right] = sides.each_ref().map(|side| one_part(side.clone()));
-    match cublas::add(form, [&left, &right], &one_part(sum.clone())) {
+    match cublas::multiply(form, [&left, &right], &one_part(sum.clone()), 1.0) {
         Ok(()) => sum,
         Err(_) => add(sum, dense_product(form, sides)),
     }

@@ -20,7 +20,7 @@ pub(super) struct MovedWeight<R: CubeRuntime> {
     pub parts: Vec<Option<(u32, Move)>>,
 }
 
-/// What a kernel is compiled for.
+/// The settings with which the kernel is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Unpacking {
     /// Units of a cube.

@@ -106,12 +106,12 @@ pub fn plan(
     compute: ComputeType,
     workload: Workload,
 ) -> Result<Plan> {
-    let parts = parts(config, layout, device, compute, workload)?;
+    let parts = memory_parts(config, layout, device, compute, workload)?;
     let total_bytes = parts.named().iter().map(|(_, bytes)| bytes).sum();
     Ok(Plan { parts, total_bytes, available_bytes: device.free_memory() })
 }
 
-fn parts(
+fn memory_parts(
     config: &ModelConfig,
     layout: &dyn Fn(&str) -> Result<Layout>,
     device: &Device,
@@ -379,7 +379,7 @@ mod tests {
             let (config, layout) = (checkpoint.config(), |name: &str| checkpoint.layout(name));
             let bytes = |backward| {
                 let workload = Workload { train: load, backward, ..Workload::default() };
-                let parts = parts(config, &layout, &device, ComputeType::Bf16, workload).unwrap();
+                let parts = memory_parts(config, &layout, &device, ComputeType::Bf16, workload).unwrap();
                 parts.named().iter().map(|(_, bytes)| *bytes as f64).sum::<f64>()
             };
             let pass = BackwardPass {

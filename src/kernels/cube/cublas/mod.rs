@@ -35,7 +35,7 @@ type CudaTensor = CubeTensor<CudaRuntime>;
 /// Bytes of workspace given to the library: NVIDIA's advice for Hopper, plenty for other cards.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// Queues the product of two matrices, its terms and sums in f32 whatever the types of the tensors, like any launch.
+/// Queues `out ← product + kept · out` like any launch. Terms and sums are f32 whatever the types of the tensors.
 ///
 /// # Shapes
 /// `left` and `right`: `[parts, rows, columns]` of one type, as `form` says; a row is contiguous. `out`: `[parts, m, n]`,
@@ -46,34 +46,16 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// as a fault of the device.
 pub(super) fn multiply<R: CubeRuntime>(
     form: ProductForm,
-    sides: [&CubeTensor<R>; 2],
-    out: &CubeTensor<R>,
-) -> Result<(), String> {
-    submit(form, sides, out, 0.0)
-}
-
-/// As [`multiply`], but adds the product to `out`.
-pub(super) fn add<R: CubeRuntime>(
-    form: ProductForm,
-    sides: [&CubeTensor<R>; 2],
-    out: &CubeTensor<R>,
-) -> Result<(), String> {
-    submit(form, sides, out, 1.0)
-}
-
-/// `out ← product + beta · out`
-fn submit<R: CubeRuntime>(
-    form: ProductForm,
     [left, right]: [&CubeTensor<R>; 2],
     out: &CubeTensor<R>,
-    beta: f32,
+    kept: f32,
 ) -> Result<(), String> {
     let [Some(left), Some(right), Some(out)] =
         [left, right, out].map(|tensor| (tensor as &dyn Any).downcast_ref::<CudaTensor>())
     else {
         return Err("the device is not a CUDA card".to_string());
     };
-    let product = Gemm { beta, ..Gemm::new(form, left, right, out)? };
+    let product = Gemm::new(form, [left, right, out], kept)?;
     let device = out.device.index;
     let runner = DeviceHandle::<Server>::new(out.device.to_id());
     opened(device, &runner)?;
@@ -134,7 +116,7 @@ struct Gemm {
     n: c_int,
     k: c_int,
     /// Factor of what the result's buffer holds before.
-    beta: f32,
+    kept: f32,
     left: GemmMatrix,
     right: GemmMatrix,
     out: GemmMatrix,
@@ -150,12 +132,7 @@ struct GemmMatrix {
 }
 
 impl Gemm {
-    fn new(
-        form: ProductForm,
-        left: &CudaTensor,
-        right: &CudaTensor,
-        out: &CudaTensor,
-    ) -> Result<Self, String> {
+    fn new(form: ProductForm, [left, right, out]: [&CudaTensor; 3], kept: f32) -> Result<Self, String> {
         if left.dtype != right.dtype || ![left.dtype, DType::F32].contains(&out.dtype) {
             let types = [left.dtype, right.dtype, out.dtype];
             return Err(format!("cuBLAS is not used for products of {types:?}"));
@@ -164,7 +141,7 @@ impl Gemm {
         let [_, rows, columns] = left.shape().dims();
         let k = if form == ProductForm::LeftTransposed { rows } else { columns };
         let [left, right, out] = [GemmMatrix::new(left)?, GemmMatrix::new(right)?, GemmMatrix::new(out)?];
-        Ok(Self { form, parts, m: c_size(m)?, n: c_size(n)?, k: c_size(k)?, beta: 0.0, left, right, out })
+        Ok(Self { form, parts, m: c_size(m)?, n: c_size(n)?, k: c_size(k)?, kept, left, right, out })
     }
 }
 
@@ -321,7 +298,7 @@ impl Cublas {
 
     /// cuBLAS reads matrices column-major, which turns those of rows over: it computes outᵀ = rightᵀ · leftᵀ.
     fn multiply(&self, product: &Gemm, [left, right, out]: [u64; 3]) -> Status {
-        let Gemm { form, parts, m, n, k, beta, left: a, right: b, out: c } = product;
+        let Gemm { form, parts, m, n, k, kept, left: a, right: b, out: c } = product;
         let one = 1.0f32;
         let (left, right, out) = (left as Pointer, right as Pointer, out as *mut c_void);
         let [of_left, of_right] =
@@ -334,13 +311,13 @@ impl Cublas {
                 #[rustfmt::skip]
                 return (self.gemm)(
                     self.handle, of_right, of_left, *n, *m, *k, &one, right, b.dtype, b.row, left, a.dtype, a.row,
-                    beta, out, c.dtype, c.row, COMPUTE_F32, ANY_ALGORITHM,
+                    kept, out, c.dtype, c.row, COMPUTE_F32, ANY_ALGORITHM,
                 );
             }
             #[rustfmt::skip]
             return (self.gemm_batched)(
                 self.handle, of_right, of_left, *n, *m, *k, &one, right, b.dtype, b.row, b.part, left, a.dtype, a.row,
-                a.part, beta, out, c.dtype, c.row, c.part, *parts as c_int, COMPUTE_F32, ANY_ALGORITHM,
+                a.part, kept, out, c.dtype, c.row, c.part, *parts as c_int, COMPUTE_F32, ANY_ALGORITHM,
             );
         }
     }
