@@ -35,6 +35,11 @@ pub trait Kernels: Backend {
     /// The type of the activations' tensors when computing in `compute`.
     fn tensor_type(compute: ComputeType) -> DType;
 
+    /// See [`cast`](super::cast).
+    fn cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+        Self::float_cast(x, dtype)
+    }
+
     /// The features of `x`, `[T, in_features]`, in the order that `perm` gives them: `y[t, i] = x[t, perm[i]]`.
     fn permute(x: FloatTensor<Self>, perm: IntTensor<Self>) -> FloatTensor<Self> {
         Self::float_select(x, 1, perm)
@@ -74,6 +79,11 @@ pub trait Kernels: Backend {
         scores: Scores,
     ) -> FloatTensor<Self>;
 
+    /// See [`add`](super::add).
+    fn add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(x, y)
+    }
+
     /// See [`rms_norm`](super::rms_norm).
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
@@ -84,7 +94,7 @@ pub trait Kernels: Backend {
         weight: FloatTensor<Self>,
         eps: f32,
     ) -> [FloatTensor<Self>; 2] {
-        let sum = Self::float_add(x, y);
+        let sum = Self::add(x, y);
         [sum.clone(), Self::rms_norm(sum, weight, eps)]
     }
 

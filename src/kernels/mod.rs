@@ -36,8 +36,8 @@ pub use gradients::{GRADIENT_SCRATCH, LinearGradients};
 pub use host::{HostFloats, Reading};
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{
-    add_rms_norm, apply_move, attention, dense_linear, gate_mul, gram, linear, linear_by, replay, rms_norm,
-    rotate,
+    add, add_rms_norm, apply_move, attention, cast, dense_linear, gate_mul, gram, linear, linear_by, replay,
+    rms_norm, rotate,
 };
 pub use transfer::{finish, read, read_beside, read_later, settle, upload, upload_beside};
 pub use weight::{DevicePacked, DeviceWeight};

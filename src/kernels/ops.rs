@@ -1,7 +1,7 @@
 //! The operations as functions of tensors.
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorPrimitive};
 
 use super::attention::{KeyRanges, Scores};
 use super::backend::Kernels;
@@ -70,6 +70,17 @@ fn permuted<B: Kernels>(x: FloatTensor<B>, weight: &DeviceWeight<B>) -> FloatTen
 pub fn dense_linear<B: Kernels>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
     let [x, weight] = [x, weight].map(|t| t.into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(B::dense_linear(x, weight)))
+}
+
+/// `x` in another float type: what [`Tensor::cast`] does, at the speed of the device's memory.
+pub fn cast<B: Kernels, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::cast(x.into_primitive().tensor(), dtype.into())))
+}
+
+/// `x + y`, of one shape.
+pub fn add<B: Kernels>(x: Tensor<B, 2>, y: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [x, y] = [x, y].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::add(x, y)))
 }
 
 /// `xᵀ · x` in f32.

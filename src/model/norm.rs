@@ -47,11 +47,11 @@ impl<B: Backend> From<Tensor<B, 2>> for Residual<B> {
     }
 }
 
-impl<B: Backend> Residual<B> {
+impl<B: Kernels> Residual<B> {
     /// Adds the branch to the sum.
     pub fn sum(self) -> Tensor<B, 2> {
         match self.branch {
-            Some(branch) => self.sum + branch,
+            Some(branch) => kernels::add(self.sum, branch),
             None => self.sum,
         }
     }
@@ -196,9 +196,10 @@ impl<B: Kernels> Norms<B> {
         dx: Tensor<B, 2>,
         gradients: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
-        dx + match &self.input {
+        let dh = match &self.input {
             Some(norm) => norm.backward(x, dh, gradients),
             None => dh,
-        }
+        };
+        kernels::add(dx, dh)
     }
 }

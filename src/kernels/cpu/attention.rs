@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::math::{dot, exp, tanh};
+use super::math::{dot, exp, lanes, tanh};
 use super::multiversion::multiversion;
 use crate::kernels::Scores;
 
@@ -63,7 +63,8 @@ fn attend_row_body(
     y: &mut [f32],
 ) {
     let (kv_row, share) = (kv_heads * head_dim, heads / kv_heads);
-    scores.resize(ranges[0].len() + ranges[1].len(), 0.0);
+    // A tail that fills no register would be computed one by one.
+    scores.resize(lanes(ranges[0].len() + ranges[1].len()), 0.0);
     let keys = || ranges[0].clone().chain(ranges[1].clone());
     for head in 0..heads {
         let q = &q[head * head_dim..][..head_dim];

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::attention::HeadSizes;
-use super::math::{dot, exp, tanh};
+use super::math::{dot, exp, lanes, tanh};
 use super::multiversion::multiversion;
 use crate::kernels::Scores;
 
@@ -34,16 +34,16 @@ pub(super) fn attention_backward(
     let (row, kv_row) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
     let mut sums: Vec<QuerySums> = vec![[0.0; 2]; dq.len() / sizes.head_dim];
     let rows = dq.par_chunks_mut(row).zip(sums.par_chunks_mut(sizes.heads));
-    rows.with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, (dq, sums))| {
+    rows.with_max_len(8).enumerate().for_each_init(Pairs::default, |pairs, (t, (dq, sums))| {
         let bound = |i: usize| bounds[4 * t + i] as usize;
         let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
-        query_row(&q[t * row..][..row], [k, v], &dy[t * row..][..row], ranges, sizes, rule, scores, dq, sums);
+        query_row(&q[t * row..][..row], [k, v], &dy[t * row..][..row], ranges, sizes, rule, pairs, dq, sums);
     });
     let queries = queries_of_keys(bounds, k.len() / kv_row);
     let rows = dk.par_chunks_mut(kv_row).zip(dv.par_chunks_mut(kv_row)).with_max_len(8);
-    rows.zip(&queries).enumerate().for_each(|(s, ((dk, dv), queries))| {
+    rows.zip(&queries).enumerate().for_each_init(Pairs::default, |pairs, (s, ((dk, dv), queries))| {
         let (k, v) = (&k[s * kv_row..][..kv_row], &v[s * kv_row..][..kv_row]);
-        key_row([q, dy], k, v, &sums, queries, sizes, rule, dk, dv);
+        key_row([q, dy], k, v, &sums, queries, sizes, rule, pairs, dk, dv);
     });
 }
 
@@ -70,7 +70,7 @@ multiversion! {
         ranges: [Range<usize>; 2],
         sizes: HeadSizes,
         rule: Scores,
-        scores: &mut Vec<[f32; 2]>,
+        pairs: &mut Pairs,
         dq: &mut [f32],
         sums: &mut [QuerySums],
     ) => query_row_body;
@@ -85,38 +85,34 @@ fn query_row_body(
     ranges: [Range<usize>; 2],
     HeadSizes { heads, kv_heads, head_dim }: HeadSizes,
     rule: Scores,
-    scores: &mut Vec<[f32; 2]>,
+    pairs: &mut Pairs,
     dq: &mut [f32],
     sums: &mut [QuerySums],
 ) {
     let (kv_row, share) = (kv_heads * head_dim, heads / kv_heads);
-    scores.resize(ranges[0].len() + ranges[1].len(), [0.0; 2]);
     let keys = || ranges[0].clone().chain(ranges[1].clone());
+    let count = ranges[0].len() + ranges[1].len();
+    pairs.resize(count);
     for head in 0..heads {
         let (q, dy) = (&q[head * head_dim..][..head_dim], &dy[head * head_dim..][..head_dim]);
         let column = head / share * head_dim;
-        let mut max = f32::NEG_INFINITY;
-        for ([score, dp], key) in scores.iter_mut().zip(keys()) {
+        let both = pairs.scores.iter_mut().zip(&mut pairs.dp);
+        for ((score, dp), key) in both.zip(keys()) {
             let at = key * kv_row + column;
-            *score = rule.scale * dot(q, &k[at..][..head_dim]);
-            if let Some(cap) = rule.cap {
-                *score = cap * tanh(*score / cap);
-            }
+            *score = dot(q, &k[at..][..head_dim]);
             *dp = dot(dy, &v[at..][..head_dim]);
-            max = max.max(*score);
         }
-        let (mut sum, mut total) = (0.0, 0.0);
-        for [score, dp] in scores.iter() {
-            let p = exp(*score - max);
-            sum += p;
-            total += p * *dp;
-        }
-        let (log_sum, total) = (max + sum.ln(), total / sum);
-        sums[head] = [log_sum, total];
+        pairs.cap(rule);
+        let max = pairs.scores[..count].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        pairs.scores.iter_mut().for_each(|score| *score = exp(*score - max));
+        let p = &pairs.scores[..count];
+        let sum: f32 = p.iter().sum();
+        let total = dot(p, &pairs.dp[..count]) / sum;
+        sums[head] = [max + sum.ln(), total];
         let dq = &mut dq[head * head_dim..][..head_dim];
         dq.fill(0.0);
-        for ([score, dp], key) in scores.iter().zip(keys()) {
-            let ds = exp(*score - max) / sum * (dp - total) * slope(*score, rule);
+        for (((p, dp), slope), key) in p.iter().zip(&pairs.dp).zip(&pairs.slopes).zip(keys()) {
+            let ds = p / sum * (dp - total) * slope;
             for (dq, k) in dq.iter_mut().zip(&k[key * kv_row + column..][..head_dim]) {
                 *dq += ds * k;
             }
@@ -133,6 +129,7 @@ multiversion! {
         queries: &[Range<usize>],
         sizes: HeadSizes,
         rule: Scores,
+        pairs: &mut Pairs,
         dk: &mut [f32],
         dv: &mut [f32],
     ) => key_row_body;
@@ -148,25 +145,32 @@ fn key_row_body(
     queries: &[Range<usize>],
     HeadSizes { heads, kv_heads, head_dim }: HeadSizes,
     rule: Scores,
+    pairs: &mut Pairs,
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
     let share = heads / kv_heads;
     dk.fill(0.0);
     dv.fill(0.0);
-    for t in queries.iter().cloned().flatten() {
-        for head in 0..heads {
-            let (at, column) = ((t * heads + head) * head_dim, head / share * head_dim);
+    let rows = || queries.iter().cloned().flatten();
+    pairs.resize(queries.iter().map(Range::len).sum());
+    for head in 0..heads {
+        let column = head / share * head_dim;
+        let (k, v) = (&k[column..][..head_dim], &v[column..][..head_dim]);
+        let both = pairs.scores.iter_mut().zip(&mut pairs.dp);
+        for ((score, dp), t) in both.zip(rows()) {
+            let at = (t * heads + head) * head_dim;
+            *score = dot(&q[at..][..head_dim], k);
+            *dp = dot(&dy[at..][..head_dim], v) - sums[t * heads + head][1];
+        }
+        pairs.cap(rule);
+        pairs.scores.iter_mut().zip(rows()).for_each(|(score, t)| *score -= sums[t * heads + head][0]);
+        pairs.scores.iter_mut().for_each(|score| *score = exp(*score));
+        let (dk, dv) = (&mut dk[column..][..head_dim], &mut dv[column..][..head_dim]);
+        for (((p, dp), slope), t) in pairs.scores.iter().zip(&pairs.dp).zip(&pairs.slopes).zip(rows()) {
+            let at = (t * heads + head) * head_dim;
             let (q, dy) = (&q[at..][..head_dim], &dy[at..][..head_dim]);
-            let mut score = rule.scale * dot(q, &k[column..][..head_dim]);
-            if let Some(cap) = rule.cap {
-                score = cap * tanh(score / cap);
-            }
-            let [log_sum, total] = sums[t * heads + head];
-            let p = exp(score - log_sum);
-            let ds = p * (dot(dy, &v[column..][..head_dim]) - total) * slope(score, rule);
-            let dk = &mut dk[column..][..head_dim];
-            let dv = &mut dv[column..][..head_dim];
+            let ds = p * dp * slope;
             for i in 0..head_dim {
                 dk[i] += ds * q[i];
                 dv[i] += p * dy[i];
@@ -175,11 +179,34 @@ fn key_row_body(
     }
 }
 
-/// Derivative of a score with respect to the product of query and key.
-#[inline(always)]
-fn slope(score: f32, rule: Scores) -> f32 {
-    match rule.cap {
-        Some(cap) => rule.scale * (1.0 - (score / cap) * (score / cap)),
-        None => rule.scale,
+/// What a row computes of its pairs with keys or queries, filled up to whole registers.
+#[derive(Default)]
+struct Pairs {
+    scores: Vec<f32>,
+    dp: Vec<f32>,
+    /// Derivatives of the scores with respect to the products of query and key.
+    slopes: Vec<f32>,
+}
+
+impl Pairs {
+    fn resize(&mut self, count: usize) {
+        for row in [&mut self.scores, &mut self.dp, &mut self.slopes] {
+            row.resize(lanes(count), 0.0);
+        }
+    }
+
+    /// Makes the products of query and key scores.
+    #[inline(always)]
+    fn cap(&mut self, rule: Scores) {
+        let Some(cap) = rule.cap else {
+            self.scores.iter_mut().for_each(|score| *score *= rule.scale);
+            self.slopes.fill(rule.scale);
+            return;
+        };
+        for (score, slope) in self.scores.iter_mut().zip(&mut self.slopes) {
+            let share = tanh(rule.scale * *score / cap);
+            *score = cap * share;
+            *slope = rule.scale * (1.0 - share * share);
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! The CPU's [`Kernels`].
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::{DType, FloatDType, Int, Shape, Tensor, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::linear::{self, Arithmetic, BackwardProduct, PackedProduct, WeightView};
-use super::{attention, attention_backward, elementwise, elementwise_backward, noise};
+use super::{attention, attention_backward, elementwise, elementwise_backward, halves, noise};
 use crate::arch::Activation;
 use crate::device::ComputeType;
 use crate::kernels::{DeviceWeight, Kernels, KeyRanges, LinearGradients, MatmulPath, Scores};
@@ -31,16 +31,35 @@ impl Kernels for Flex {
         DType::F32
     }
 
+    /// Burn's goes through f64, on one thread.
+    fn cast(x: FlexTensor, dtype: FloatDType) -> FlexTensor {
+        match (x.dtype(), dtype) {
+            (DType::F32, FloatDType::BF16) => {
+                let x = x.to_contiguous();
+                let mut y = FlexTensor::filled_typed(x.shape(), DType::BF16, half::bf16::ZERO);
+                halves::narrow(x.storage(), y.storage_mut());
+                y
+            }
+            (DType::BF16, FloatDType::F32) => {
+                let x = x.to_contiguous();
+                let mut y = zeros(x.shape());
+                halves::widen(x.storage(), y.storage_mut());
+                y
+            }
+            _ => Self::float_cast(x, dtype),
+        }
+    }
+
     fn permute(x: FlexTensor, perm: IntTensor<Self>) -> FlexTensor {
         let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
-        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        let mut y = zeros(x.shape());
         elementwise::permute(x.storage(), perm.storage(), y.storage_mut());
         y
     }
 
     fn permute_back(x: FlexTensor, perm: IntTensor<Self>) -> FlexTensor {
         let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
-        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        let mut y = zeros(x.shape());
         elementwise::permute_back(x.storage(), perm.storage(), y.storage_mut());
         y
     }
@@ -53,9 +72,7 @@ impl Kernels for Flex {
     ) -> Result<[FlexTensor; N], String> {
         let x = x.to_contiguous();
         let held = weights.map(held);
-        let mut y = weights.map(|weight| {
-            FlexTensor::empty(Shape::new([x.shape()[0], weight.packed.out_features]), DType::F32)
-        });
+        let mut y = weights.map(|weight| zeros(Shape::new([x.shape()[0], weight.packed.out_features])));
         let (mut in_f32, mut in_bf16) = (vec![], vec![]);
         for ((weight, held), y) in weights.into_iter().zip(&held).zip(&mut y) {
             let view = view(held);
@@ -82,7 +99,7 @@ impl Kernels for Flex {
     fn dense_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         let in_features = weight.shape()[1];
-        let mut y = FlexTensor::empty(Shape::new([x.shape()[0], weight.shape()[0]]), DType::F32);
+        let mut y = zeros(Shape::new([x.shape()[0], weight.shape()[0]]));
         let (x, out) = (x.storage::<f32>(), y.storage_mut::<f32>());
         match weight.dtype() {
             DType::F16 => linear::dense_linear(x, weight.storage::<half::f16>(), in_features, out),
@@ -103,7 +120,7 @@ impl Kernels for Flex {
         let bounds = int_primitive(&keys.bounds);
         let dims =
             attention::HeadSizes { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
-        let mut y = FlexTensor::empty(q.shape(), DType::F32);
+        let mut y = zeros(q.shape());
         attention::attention(
             [q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>()],
             bounds.storage::<i32>(),
@@ -114,9 +131,16 @@ impl Kernels for Flex {
         y
     }
 
+    fn add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        // Into the one that nobody else holds, if there is one.
+        let (mut sum, other) = if x.is_unique() { (owned(x), y) } else { (owned(y), x) };
+        elementwise::add(sum.storage_mut(), other.to_contiguous().storage());
+        sum
+    }
+
     fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let mut y = FlexTensor::empty(x.shape(), DType::F32);
+        let mut y = zeros(x.shape());
         elementwise::rms_norm(x.storage(), weight.storage(), eps, y.storage_mut());
         y
     }
@@ -149,9 +173,9 @@ impl Kernels for Flex {
         let shape = [dy[0].shape()[0], weights[0].packed.in_features];
         let empty = |weight: &DeviceWeight<Self>| {
             let count = weight.packed.out_features * weight.packed.groups();
-            FlexTensor::empty(Shape::new([count]), DType::F32)
+            zeros(Shape::new([count]))
         };
-        let mut input = wants_input.then(|| FlexTensor::empty(Shape::new(shape), DType::F32));
+        let mut input = wants_input.then(|| zeros(Shape::new(shape)));
         let mut scales = x.as_ref().map(|_| weights.map(empty));
         let mut of_weights = scales.iter_mut().flatten();
         let products = held.iter().zip(&dy).map(|(held, dy)| BackwardProduct {
@@ -173,7 +197,7 @@ impl Kernels for Flex {
 
     fn sum_of_products(a: FlexTensor, b: FlexTensor) -> FlexTensor {
         let (a, b) = (a.to_contiguous(), b.to_contiguous());
-        let mut sums = FlexTensor::empty(Shape::new([a.shape()[1]]), DType::F32);
+        let mut sums = zeros(Shape::new([a.shape()[1]]));
         elementwise_backward::sum_of_products(a.storage(), b.storage(), sums.storage_mut());
         sums
     }
@@ -181,7 +205,7 @@ impl Kernels for Flex {
     fn dense_linear_backward(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (dy, weight) = (dy.to_contiguous(), weight.to_contiguous());
         let in_features = weight.shape()[1];
-        let mut dx = FlexTensor::empty(Shape::new([dy.shape()[0], in_features]), DType::F32);
+        let mut dx = zeros(Shape::new([dy.shape()[0], in_features]));
         let (dy, out) = (dy.storage::<f32>(), dx.storage_mut::<f32>());
         match weight.dtype() {
             DType::F16 => {
@@ -205,7 +229,7 @@ impl Kernels for Flex {
         let (dy, bounds) = (dy.to_contiguous(), int_primitive(&keys.bounds));
         let sizes =
             attention::HeadSizes { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
-        let mut gradients = [&q, &k, &v].map(|input| FlexTensor::empty(input.shape(), DType::F32));
+        let mut gradients = [&q, &k, &v].map(|input| zeros(input.shape()));
         attention_backward::attention_backward(
             [&q, &k, &v, &dy].map(|t| t.storage()),
             bounds.storage(),
@@ -243,6 +267,11 @@ impl Kernels for Flex {
         });
         scales
     }
+}
+
+/// A result to be filled. [`FlexTensor::empty`] copies its zeros once, to align them like the widest of all types.
+fn zeros(shape: Shape) -> FlexTensor {
+    FlexTensor::filled_typed(shape, DType::F32, 0f32)
 }
 
 /// The tensors of a weight, held while a product reads them as slices.

@@ -9,6 +9,8 @@ use crate::kernels::activation::{GELU_CUBIC, GELU_LINEAR};
 
 /// Rows per task: enough work to outweigh handing it over.
 const ROWS: usize = 8;
+/// Elements per task.
+const BLOCK: usize = 8192;
 
 /// `y = x / √(mean(x²) + eps) · weight`, per row. `x`, `y`: `[T, hidden]`; `weight`: `[hidden]`.
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
@@ -33,12 +35,17 @@ pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], heads: RotatedHead
 
 /// `gate = activation(gate) · up`, elementwise.
 pub(super) fn gate_mul(gate: &mut [f32], up: &[f32], activation: Activation) {
-    const BLOCK: usize = 8192;
     let block = match activation {
         Activation::Silu => silu_mul_block,
         Activation::GeluTanh => gelu_mul_block,
     };
     gate.par_chunks_mut(BLOCK).zip(up.par_chunks(BLOCK)).for_each(|(gate, up)| block(gate, up));
+}
+
+/// `sum += y`
+pub(super) fn add(sum: &mut [f32], y: &[f32]) {
+    let blocks = sum.par_chunks_mut(BLOCK).zip(y.par_chunks(BLOCK));
+    blocks.for_each(|(sum, y)| sum.iter_mut().zip(y).for_each(|(sum, y)| *sum += y));
 }
 
 /// `y[t, i] = x[t, perm[i]]`. `x`, `y`: `[T, in_features]`.

@@ -1,9 +1,11 @@
 //! Functions of the kernels that the compiler can put into vector registers.
 
+/// Elements of the widest vector register.
+const LANES: usize = 16;
+
 /// The dot product in sixteen partial sums, which vector registers can hold.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
@@ -13,6 +15,11 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + tail
+}
+
+/// `length` rounded up to whole registers of the widest kind.
+pub(super) fn lanes(length: usize) -> usize {
+    length.next_multiple_of(LANES)
 }
 
 #[inline(always)]
@@ -42,6 +49,13 @@ pub(super) fn exp(x: f32) -> f32 {
     let e = p * r * r + r + 1.0;
     // `n` lies in −126 ..= 127 after the bounds, or is NaN, which `as` makes 0.
     e * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// The bf16 nearest to `x`, ties to even, in the upper half of a word. The lower half has no meaning. NaN stays NaN.
+#[inline(always)]
+pub(super) fn round_to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { bits | 0x0040_0000 } else { bits + (0x7fff + (bits >> 16 & 1)) }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod backend;
 mod columns;
 mod elementwise;
 mod elementwise_backward;
+mod halves;
 mod linear;
 mod math;
 mod multiversion;

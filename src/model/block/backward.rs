@@ -19,6 +19,16 @@ struct Attention<B: Kernels> {
     inputs: [Tensor<B, 3>; 3],
 }
 
+/// What a block got and gave in the forward pass.
+pub struct BlockPassed<B: Kernels> {
+    /// Its input: `[T, hidden]`
+    pub x: Tensor<B, 2>,
+    /// Its output, where factors of rows need it.
+    pub y: Option<Tensor<B, 2>>,
+    /// The gradient of its output.
+    pub dy: Tensor<B, 2>,
+}
+
 /// A place where `y`, the output of attention or the MLP, was added to the residual.
 struct Addition<B: Kernels> {
     /// `y`, where an output norm needs it.
@@ -28,12 +38,11 @@ struct Addition<B: Kernels> {
 }
 
 impl<B: Kernels> DecoderBlock<B> {
-    /// The backward pass of [`Self::forward_rows`] without a cache: from its input `x`, `[T, hidden]`, and the gradient of
-    /// its output, to the gradient of `x`, if that is wanted, and those of the scales.
+    /// The backward pass of [`Self::forward_rows`] without a cache: to the gradient of its input, if that is wanted, and
+    /// those of the scales.
     pub fn backward(
         &self,
-        x: Tensor<B, 2>,
-        dy: Tensor<B, 2>,
+        BlockPassed { x, y: out, dy }: BlockPassed<B>,
         rows: Option<OutputRows<'_, B>>,
         pass: &Pass<B>,
         config: &ModelConfig,
@@ -56,7 +65,7 @@ impl<B: Kernels> DecoderBlock<B> {
         let y = Some(o.clone()).filter(|_| gradients.form != ScaleForm::Scales);
         let (middle, addition) = Addition::new(&self.attention_norms, x_out, o);
 
-        let d_middle = self.mlp_backward(middle, dy, pass, gradients);
+        let d_middle = self.mlp_backward(BlockPassed { x: middle, y: out, dy }, pass, gradients);
         let [dx_out, d_o] = addition.backward(&self.attention_norms, d_middle, gradients);
         let product = LinearOutput { y, dy: d_o };
         let d_attended = self.o_proj.backward(attended, product, true, gradients)?;
@@ -114,8 +123,7 @@ impl<B: Kernels> DecoderBlock<B> {
     /// The backward pass of the MLP with its norms and its addition to the residual `x`.
     fn mlp_backward(
         &self,
-        x: Tensor<B, 2>,
-        dy: Tensor<B, 2>,
+        BlockPassed { x, y, dy }: BlockPassed<B>,
         pass: &Pass<B>,
         gradients: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
@@ -131,12 +139,14 @@ impl<B: Kernels> DecoderBlock<B> {
             }
             _ => relu(products[0].clone()),
         };
-        // The last product is computed again only where something depends on it.
-        let is_needed = norms.output.is_some() || norms.sum.is_some() || gradients.form != ScaleForm::Scales;
-        let down = is_needed.then(|| self.down_proj.forward(expanded.clone(), pass.signs));
-        let addition = match &down {
-            Some(down) => Addition::new(norms, x.clone(), down.clone()).1,
-            None => Addition { y: None, sum: None },
+        // The last product is computed again only where a norm depends on it.
+        let is_normed = norms.output.is_some() || norms.sum.is_some();
+        let (down, addition) = if is_normed {
+            let down = self.down_proj.forward(expanded.clone(), pass.signs);
+            let addition = Addition::new(norms, x.clone(), down.clone()).1;
+            (Some(down), addition)
+        } else {
+            (y.map(|y| y - x.clone()), Addition { y: None, sum: None })
         };
         let [dx, d_down] = addition.backward(norms, dy, gradients);
         let product = LinearOutput { y: down.filter(|_| gradients.form != ScaleForm::Scales), dy: d_down };
@@ -174,7 +184,7 @@ impl<B: Kernels> Addition<B> {
             Some(norm) => norm.forward(y),
             None => y,
         };
-        let sum = x + y;
+        let sum = kernels::add(x, y);
         match &norms.sum {
             Some(norm) => (norm.forward(sum.clone()), Self { y: kept, sum: Some(sum) }),
             None => (sum, Self { y: kept, sum: None }),

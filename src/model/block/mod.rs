@@ -2,6 +2,8 @@
 
 mod backward;
 
+pub use backward::BlockPassed;
+
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};

@@ -9,9 +9,10 @@ use crate::data::Target;
 use crate::device::ComputeType;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    HostFloats, Kernels, Reading, finish, read, read_beside, read_later, settle, upload_beside,
+    HostFloats, Kernels, Reading, cast, finish, read, read_beside, read_later, settle, upload_beside,
 };
-use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleGradient};
+use crate::model::block::BlockPassed;
+use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
 use crate::model::language_model::ModelInput;
 use crate::model::linear::Gradients;
 use crate::model::norm::Residual;
@@ -102,6 +103,7 @@ impl<B: Kernels> Decoder<B> {
         let last = residual.sum();
         let hidden = self.finish(last.clone().into());
         let Some(d_hidden) = self.head_backward(hidden, &chunks, targets.len(), sink)? else { return Ok(()) };
+        let mut output = (form != ScaleForm::Scales).then(|| last.clone());
         let mut dy = match &self.norm {
             Some(norm) => {
                 let mut unused = Gradients { form, of_input: true, found: Vec::new() };
@@ -115,14 +117,17 @@ impl<B: Kernels> Decoder<B> {
         for index in (first..blocks).rev() {
             let Some(x) = restored else { return Err(Error::internal("a block without its input")) };
             settle::<B>(&self.device);
-            let x = x.cast(B::tensor_type(self.compute));
+            let x = cast(x, B::tensor_type(self.compute));
             // The input of the block before is copied beside the products of this one.
             restored = inputs.pop().map(|x| x.restore(&self.device)).transpose()?;
             let rows = scored.as_ref().filter(|_| index + 1 == blocks);
             let rows = rows.map(|rows| OutputRows { rows, count });
             let mut gradients = Gradients { form, of_input: index > first, found: Vec::new() };
             let config = self.checkpoint.config();
-            let dx = self.layers[index].backward(x, dy, rows, &pass, config, &mut gradients);
+            let y = output.take();
+            output = (form != ScaleForm::Scales).then(|| x.clone());
+            let dx =
+                self.layers[index].backward(BlockPassed { x, y, dy }, rows, &pass, config, &mut gradients);
             let found = gradients.found.into_iter();
             let found =
                 found.map(|(parameter, parts)| (parameter, parts.into_iter().map(read_later).collect()));
@@ -156,7 +161,7 @@ impl<B: Kernels> Decoder<B> {
     /// A block's input as it is kept until its backward pass: in bf16, if the model computes in bf16.
     fn kept(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.compute {
-            ComputeType::Bf16 => x.cast(DType::BF16),
+            ComputeType::Bf16 => cast(x, DType::BF16),
             _ => x,
         }
     }

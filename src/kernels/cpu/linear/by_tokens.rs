@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::super::math::round_to_bf16;
 use super::super::multiversion::multiversion;
 use super::layout::{LANES, SLICE};
 use super::transpose::transpose;
@@ -108,15 +109,10 @@ multiversion! {
 
 #[inline(always)]
 fn pair_body(low: &[f32], high: &[f32], words: &mut [u32]) {
-    // To the nearest bf16, ties to even; NaN may become infinite, and stays not finite.
-    let round = |value: f32| {
-        let bits = value.to_bits();
-        bits.wrapping_add(0x7fff + (bits >> 16 & 1))
-    };
     for (word, low) in words.iter_mut().zip(low) {
-        *word = round(*low) >> 16;
+        *word = round_to_bf16(*low) >> 16;
     }
     for (word, high) in words.iter_mut().zip(high) {
-        *word |= round(*high) & 0xffff_0000;
+        *word |= round_to_bf16(*high) & 0xffff_0000;
     }
 }

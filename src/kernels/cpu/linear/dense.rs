@@ -1,11 +1,11 @@
 //! `Y = X · Wᵀ` for a dense weight in the type in which it is stored, and its backward pass, `dX = dY · W`. A slice of a
 //! unit at a time is widened to f32 and multiplied like an unpacked one.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::super::columns::Columns;
+use super::super::halves;
 use super::arithmetic::Arithmetic;
 use super::input::SlicedInput;
 use super::layout::{LANES, SLICE};
@@ -25,13 +25,13 @@ impl StoredFloat for f32 {
 
 impl StoredFloat for f16 {
     fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
+        halves::widen_f16(from, to);
     }
 }
 
 impl StoredFloat for bf16 {
     fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
+        halves::widen_bf16(from, to);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Activations in slices of the input features, with the tokens of a slice one after another.
 
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::super::halves;
 use super::super::multiversion::multiversion;
 use super::layout::{SLICE, runs};
+
+/// Tokens per task: enough work to outweigh handing it over.
+const ROWS: usize = 32;
 
 /// Each token's sums over the [`runs`] of groups of some size: `[slices][runs][tokens]`.
 pub(super) type RunSums = Vec<Vec<f32>>;
@@ -25,13 +27,14 @@ impl SlicedInput {
         let mut words = vec![0u32; tokens * per_token];
         words.par_chunks_mut(tokens * SLICE).enumerate().for_each(|(slice, words)| {
             let length = words.len() / tokens;
-            for (x, out) in x.chunks_exact(in_features).zip(words.chunks_exact_mut(length)) {
+            let rows = words.par_chunks_exact_mut(length).zip(x.par_chunks_exact(in_features));
+            rows.with_min_len(ROWS).for_each(|(out, x)| {
                 let x = &x[slice * SLICE * features..][..length * features];
                 match features {
                     1 => out.copy_from_slice(bytemuck::cast_slice(x)),
-                    _ => bytemuck::cast_slice_mut::<u32, bf16>(out).convert_from_f32_slice(x),
+                    _ => halves::round(x, bytemuck::cast_slice_mut(out)),
                 }
-            }
+            });
         });
         Self { tokens, words, per_token }
     }
