@@ -8,6 +8,7 @@ use clap::Parser;
 use qzo::cli::{Cli, check_arguments, run};
 use qzo::device::faults;
 use qzo::error::Error;
+use rayon::ThreadPoolBuilder;
 
 fn main() -> ExitCode {
     if let Err(error) = check_arguments(std::env::args_os()) {
@@ -16,6 +17,10 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     keep_freed_memory();
+    if let Err(error) = join_pool() {
+        show(&error);
+        return ExitCode::from(error.exit_code());
+    }
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // Without a desktop session there is no display. Mesa's layer that selects a device by its display would
         // complain on stderr each time Vulkan is opened; this variable switches the layer off.
@@ -55,6 +60,22 @@ fn show(error: &Error) {
     if let Some(help) = error.help() {
         eprintln!("  help: {help}");
     }
+}
+
+/// Makes this thread one of those that share the work of the CPU's kernels. As another thread it would sleep through every
+/// kernel, and would have to be woken some thousand times a step.
+fn join_pool() -> Result<(), Error> {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
+    let threads =
+        asked.filter(|count| *count > 0).or(std::thread::available_parallelism().ok().map(usize::from));
+    // A single thread stays beside this one: while this one waits for a file, a thread that writes it may need the pool.
+    let builder = match threads {
+        Some(threads) if threads > 1 => ThreadPoolBuilder::new().num_threads(threads).use_current_thread(),
+        _ => ThreadPoolBuilder::new(),
+    };
+    builder.build_global().map_err(|error| {
+        Error::device(format!("cannot start threads: {error}"), "raise the limit on threads (ulimit -u)")
+    })
 }
 
 /// Tells glibc to keep freed blocks of up to 16 MiB instead of returning them to the system.

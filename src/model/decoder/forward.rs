@@ -1,0 +1,149 @@
+//! The forward passes of the decoder: of packed sequences, and of a sequence that grows.
+
+use burn::tensor::{DType, Int, Tensor};
+
+use super::Decoder;
+use crate::data::Target;
+use crate::error::Result;
+use crate::kernels::{Kernels, read};
+use crate::model::block::LayerCache;
+use crate::model::language_model::{ModelInput, Session};
+use crate::model::norm::Residual;
+use crate::model::pass::{Pass, QueryRow, query_rows};
+use crate::model::scoring::{self, LOGIT_BYTES};
+use crate::zo::direction::Signs;
+
+impl<B: Kernels> Decoder<B> {
+    /// See [`LanguageModel::log_probs`](crate::model::LanguageModel::log_probs).
+    pub(super) fn score(&self, input: ModelInput<'_>, targets: &[Target], signs: Signs) -> Result<Vec<f32>> {
+        let (count, sign_count) = (input.tokens.len(), signs.parts().len());
+        let passes: Vec<Signs> = match sign_count > 1 && count > B::PAIRED_TOKENS {
+            true => signs.parts().map(|noise| noise.map_or(Signs::Neither, Signs::One)).collect(),
+            false => vec![signs],
+        };
+        if targets.is_empty() {
+            return Ok(vec![]);
+        }
+        let parts = sign_count / passes.len();
+        self.free_for_pass(parts * count, parts * targets.len());
+        let (x, pass) = self.prepare(input, parts)?;
+        let vocab = self.checkpoint.config().vocab_size;
+        let limit = (LOGIT_BYTES / 4 / vocab).max(1);
+        // The last layer computes only the rows that are scored.
+        let (rows, targets) = scoring::ranked(targets);
+        let scored = (rows.len() < count).then(|| scoring::indices(&rows, [parts, count], &self.device));
+        let chunks = scoring::chunks(&targets, [parts, rows.len()], limit, vocab, &self.device);
+        // All passes are queued before the results are read, which waits for the device.
+        let mut results = Vec::with_capacity(passes.len() * chunks.len());
+        for (x, signs) in std::iter::repeat_n(x, passes.len()).zip(&passes) {
+            let hidden = self.forward(x, &pass.with(*signs), scored.as_ref());
+            for chunk in &chunks {
+                let hidden = hidden.clone().select(0, chunk.rows.clone());
+                results.push(chunk.log_probs(self.head(hidden, *signs)));
+            }
+        }
+        let results = read(Tensor::cat(results, 0))?;
+        let mut log_probs = vec![0.0; sign_count * targets.len()];
+        let indices = (0..passes.len()).flat_map(|pass| {
+            let first = pass * parts * targets.len();
+            chunks.iter().flat_map(|chunk| &chunk.indices).map(move |index| first + index)
+        });
+        indices.zip(results).for_each(|(index, result)| log_probs[index] = result);
+        Ok(log_probs)
+    }
+
+    /// See [`LanguageModel::logits`](crate::model::LanguageModel::logits).
+    pub(super) fn every_logit(&self, input: ModelInput<'_>) -> Result<Vec<f32>> {
+        self.free_for_pass(input.tokens.len(), input.tokens.len());
+        let (x, pass) = self.prepare(input, 1)?;
+        read(self.head(self.forward(x, &pass, None), Signs::Neither))
+    }
+
+    /// Embeds packed sequences, once for each of `parts`: `[parts · T, hidden]`. Returns the embeddings and the pass
+    /// without perturbation.
+    pub(super) fn prepare(&self, input: ModelInput<'_>, parts: usize) -> Result<(Tensor<B, 2>, Pass<B>)> {
+        let positions = input.sequences.iter().flat_map(|sequence| query_rows(sequence, 0)).map(|(at, _)| at);
+        let x = self.embedding.forward(input.tokens, positions)?;
+        let x = if parts == 1 { x } else { x.repeat_dim(0, parts) };
+        let rows = (0..parts).flat_map(|part| {
+            let shift = part * input.tokens.len();
+            input.sequences.iter().flat_map(move |sequence| query_rows(sequence, shift))
+        });
+        Ok((x, self.pass(rows, Signs::Neither)))
+    }
+
+    /// Final hidden states of `rows`, or of all rows: `[R, hidden]`.
+    fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, rows: Option<&Tensor<B, 1, Int>>) -> Tensor<B, 2> {
+        let config = self.checkpoint.config();
+        let mut x = Residual::from(x);
+        if let Some((last, layers)) = self.layers.split_last() {
+            for layer in layers {
+                x = layer.forward(x, pass, config, None);
+            }
+            x = last.forward_rows(rows, x, pass, config, None);
+        }
+        self.finish(x)
+    }
+
+    fn pass(&self, rows: impl Iterator<Item = QueryRow>, signs: Signs) -> Pass<B> {
+        Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), signs, &self.device)
+    }
+
+    /// f32 logits of hidden states: `[R, hidden]` → `[R, vocab]`.
+    fn head(&self, hidden: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
+        let hidden = match &self.project_out {
+            Some(project_out) => project_out.forward(hidden, Signs::Neither),
+            None => hidden,
+        };
+        self.capped(self.lm_head.forward(hidden, signs).cast(DType::F32))
+    }
+
+    pub(super) fn capped(&self, logits: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.checkpoint.config().final_logit_softcapping {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    pub(super) fn finish(&self, residual: Residual<B>) -> Tensor<B, 2> {
+        match &self.norm {
+            Some(norm) => {
+                let [_, normed] = norm.sum_and_norm(residual);
+                normed
+            }
+            None => residual.sum(),
+        }
+    }
+}
+
+/// A sequence in a decoder, which grows as tokens are fed.
+pub(super) struct DecoderSession<'a, B: Kernels> {
+    decoder: &'a Decoder<B>,
+    /// Number of tokens fed so far.
+    length: usize,
+    cache: Vec<LayerCache<B>>,
+}
+
+impl<'a, B: Kernels> DecoderSession<'a, B> {
+    pub fn new(decoder: &'a Decoder<B>) -> Self {
+        Self { decoder, length: 0, cache: decoder.layers.iter().map(|_| None).collect() }
+    }
+}
+
+impl<B: Kernels> Session for DecoderSession<'_, B> {
+    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let Self { decoder, length, cache } = self;
+        let config = decoder.checkpoint.config();
+        decoder.pool_usage.free_for_growth::<B>(*length, tokens.len(), config, &decoder.device);
+        let positions = *length..*length + tokens.len();
+        let mut x = Residual::from(decoder.embedding.forward(tokens, positions.clone())?);
+        let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));
+        let pass = decoder.pass(rows, Signs::Neither);
+        for (layer, cache) in decoder.layers.iter().zip(cache) {
+            x = layer.forward(x, &pass, config, Some(cache));
+        }
+        *length = positions.end;
+        let last = x.sum().narrow(0, tokens.len() - 1, 1);
+        read(decoder.head(decoder.finish(last.into()), Signs::Neither))
+    }
+}
