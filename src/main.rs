@@ -62,13 +62,13 @@ fn show(error: &Error) {
     }
 }
 
-/// Makes this thread one of those that share the work of the CPU's kernels. As another thread it would sleep through every
-/// kernel, and would have to be woken some thousand times a step.
+/// Makes this thread one of those that share the work of the CPU's kernels. Otherwise it would sleep during every kernel
+/// and be woken after it, some thousand times a step.
 fn join_pool() -> Result<(), Error> {
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
     let threads =
         asked.filter(|count| *count > 0).or(std::thread::available_parallelism().ok().map(usize::from));
-    // A single thread stays beside this one: while this one waits for a file, a thread that writes it may need the pool.
+    // A pool of one thread does not have this one: a thread that writes a file needs the pool while this one waits for it.
     let builder = match threads {
         Some(threads) if threads > 1 => ThreadPoolBuilder::new().num_threads(threads).use_current_thread(),
         _ => ThreadPoolBuilder::new(),

@@ -19,13 +19,12 @@ struct Attention<B: Kernels> {
     inputs: [Tensor<B, 3>; 3],
 }
 
-/// What a block got and gave in the forward pass.
-pub struct BlockPassed<B: Kernels> {
-    /// Its input: `[T, hidden]`
+/// The ends of a block, or of its MLP: what went in and came out, `[T, hidden]`.
+pub struct Ends<B: Kernels> {
     pub x: Tensor<B, 2>,
-    /// Its output, where factors of rows need it.
+    /// The result, where factors of rows are trained.
     pub y: Option<Tensor<B, 2>>,
-    /// The gradient of its output.
+    /// The gradient of the result.
     pub dy: Tensor<B, 2>,
 }
 
@@ -42,7 +41,7 @@ impl<B: Kernels> DecoderBlock<B> {
     /// those of the scales.
     pub fn backward(
         &self,
-        BlockPassed { x, y: out, dy }: BlockPassed<B>,
+        Ends { x, y: out, dy }: Ends<B>,
         rows: Option<OutputRows<'_, B>>,
         pass: &Pass<B>,
         config: &ModelConfig,
@@ -65,7 +64,7 @@ impl<B: Kernels> DecoderBlock<B> {
         let y = Some(o.clone()).filter(|_| gradients.form != ScaleForm::Scales);
         let (middle, addition) = Addition::new(&self.attention_norms, x_out, o);
 
-        let d_middle = self.mlp_backward(BlockPassed { x: middle, y: out, dy }, pass, gradients);
+        let d_middle = self.mlp_backward(Ends { x: middle, y: out, dy }, pass, gradients);
         let [dx_out, d_o] = addition.backward(&self.attention_norms, d_middle, gradients);
         let product = LinearOutput { y, dy: d_o };
         let d_attended = self.o_proj.backward(attended, product, true, gradients)?;
@@ -123,7 +122,7 @@ impl<B: Kernels> DecoderBlock<B> {
     /// The backward pass of the MLP with its norms and its addition to the residual `x`.
     fn mlp_backward(
         &self,
-        BlockPassed { x, y, dy }: BlockPassed<B>,
+        Ends { x, y, dy }: Ends<B>,
         pass: &Pass<B>,
         gradients: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
@@ -139,7 +138,7 @@ impl<B: Kernels> DecoderBlock<B> {
             }
             _ => relu(products[0].clone()),
         };
-        // The last product is computed again only where a norm depends on it.
+        // The last product is computed again only where a norm depends on it. Elsewhere it is what the MLP added to `x`.
         let is_normed = norms.output.is_some() || norms.sum.is_some();
         let (down, addition) = if is_normed {
             let down = self.down_proj.forward(expanded.clone(), pass.signs);

@@ -2,7 +2,7 @@
 
 mod backward;
 
-pub use backward::BlockPassed;
+pub use backward::Ends;
 
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{
     HostFloats, Kernels, Reading, cast, finish, read, read_beside, read_later, settle, upload_beside,
 };
-use crate::model::block::BlockPassed;
+use crate::model::block::Ends;
 use crate::model::gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
 use crate::model::language_model::ModelInput;
 use crate::model::linear::Gradients;
@@ -126,8 +126,7 @@ impl<B: Kernels> Decoder<B> {
             let config = self.checkpoint.config();
             let y = output.take();
             output = (form != ScaleForm::Scales).then(|| x.clone());
-            let dx =
-                self.layers[index].backward(BlockPassed { x, y, dy }, rows, &pass, config, &mut gradients);
+            let dx = self.layers[index].backward(Ends { x, y, dy }, rows, &pass, config, &mut gradients);
             let found = gradients.found.into_iter();
             let found =
                 found.map(|(parameter, parts)| (parameter, parts.into_iter().map(read_later).collect()));
