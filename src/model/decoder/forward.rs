@@ -59,6 +59,12 @@ impl<B: Kernels> Decoder<B> {
         read(self.head(self.forward(x, &pass, None), Signs::Neither))
     }
 
+    /// See [`LanguageModel::session`](crate::model::LanguageModel::session).
+    pub(super) fn begin(&self) -> Box<dyn Session + '_> {
+        let cache = self.layers.iter().map(|_| None).collect();
+        Box::new(DecoderSession { decoder: self, length: 0, cache })
+    }
+
     /// Embeds packed sequences, once for each of `parts`: `[parts · T, hidden]`. Returns the embeddings and the pass
     /// without perturbation.
     pub(super) fn prepare(&self, input: ModelInput<'_>, parts: usize) -> Result<(Tensor<B, 2>, Pass<B>)> {
@@ -117,17 +123,11 @@ impl<B: Kernels> Decoder<B> {
 }
 
 /// A sequence in a decoder, which grows as tokens are fed.
-pub(super) struct DecoderSession<'a, B: Kernels> {
+struct DecoderSession<'a, B: Kernels> {
     decoder: &'a Decoder<B>,
     /// Number of tokens fed so far.
     length: usize,
     cache: Vec<LayerCache<B>>,
-}
-
-impl<'a, B: Kernels> DecoderSession<'a, B> {
-    pub fn new(decoder: &'a Decoder<B>) -> Self {
-        Self { decoder, length: 0, cache: decoder.layers.iter().map(|_| None).collect() }
-    }
 }
 
 impl<B: Kernels> Session for DecoderSession<'_, B> {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use self::forward::DecoderSession;
 use crate::arch::{ModelConfig, TrainedTensor};
 use crate::checkpoint::Checkpoint;
 use crate::data::Target;
@@ -226,6 +225,6 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
     }
 
     fn session(&self) -> Box<dyn Session + '_> {
-        Box::new(DecoderSession::new(self))
+        self.begin()
     }
 }
