@@ -68,7 +68,7 @@ fn join_pool() -> Result<(), Error> {
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
     let threads =
         asked.filter(|count| *count > 0).or(std::thread::available_parallelism().ok().map(usize::from));
-    // A pool of one thread does not have this one: a thread that writes a file needs the pool while this one waits for it.
+    // A pool of one thread is another thread than this one: while this one waits for a file, its writer needs the pool.
     let builder = match threads {
         Some(threads) if threads > 1 => ThreadPoolBuilder::new().num_threads(threads).use_current_thread(),
         _ => ThreadPoolBuilder::new(),

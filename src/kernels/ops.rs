@@ -72,7 +72,7 @@ pub fn dense_linear<B: Kernels>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor
     Tensor::from_primitive(TensorPrimitive::Float(B::dense_linear(x, weight)))
 }
 
-/// `x` in another float type: what [`Tensor::cast`] does, at the speed of the device's memory.
+/// `x` in another float type. On a CPU all threads convert, where [`Tensor::cast`] has one.
 pub fn cast<B: Kernels, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(B::cast(x.into_primitive().tensor(), dtype.into())))
 }

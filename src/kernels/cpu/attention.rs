@@ -63,7 +63,7 @@ fn attend_row_body(
     y: &mut [f32],
 ) {
     let (kv_row, share) = (kv_heads * head_dim, heads / kv_heads);
-    // A tail that fills no register would be computed one by one.
+    // Rounded up: elements that fill no vector register would be computed one by one.
     scores.resize(lanes(ranges[0].len() + ranges[1].len()), 0.0);
     let keys = || ranges[0].clone().chain(ranges[1].clone());
     for head in 0..heads {

@@ -102,7 +102,7 @@ fn query_row_body(
             *score = dot(q, &k[at..][..head_dim]);
             *dp = dot(dy, &v[at..][..head_dim]);
         }
-        pairs.cap(rule);
+        pairs.score(rule);
         let max = pairs.scores[..count].iter().copied().fold(f32::NEG_INFINITY, f32::max);
         pairs.scores.iter_mut().for_each(|score| *score = exp(*score - max));
         let p = &pairs.scores[..count];
@@ -163,7 +163,7 @@ fn key_row_body(
             *score = dot(&q[at..][..head_dim], k);
             *dp = dot(&dy[at..][..head_dim], v) - sums[t * heads + head][1];
         }
-        pairs.cap(rule);
+        pairs.score(rule);
         pairs.scores.iter_mut().zip(rows()).for_each(|(score, t)| *score -= sums[t * heads + head][0]);
         pairs.scores.iter_mut().for_each(|score| *score = exp(*score));
         let (dk, dv) = (&mut dk[column..][..head_dim], &mut dv[column..][..head_dim]);
@@ -179,7 +179,8 @@ fn key_row_body(
     }
 }
 
-/// What a row computes of its pairs with keys or queries, filled up to whole registers.
+/// Values of one query row, one for each key, or of one key row, one for each query. The lengths are rounded up to whole
+/// vector registers; what lies beyond the count has no meaning.
 #[derive(Default)]
 struct Pairs {
     scores: Vec<f32>,
@@ -195,9 +196,9 @@ impl Pairs {
         }
     }
 
-    /// Makes the products of query and key scores.
+    /// Turns `scores`, which hold the products of query and key, into scores, and sets their slopes.
     #[inline(always)]
-    fn cap(&mut self, rule: Scores) {
+    fn score(&mut self, rule: Scores) {
         let Some(cap) = rule.cap else {
             self.scores.iter_mut().for_each(|score| *score *= rule.scale);
             self.slopes.fill(rule.scale);

@@ -31,7 +31,7 @@ impl Kernels for Flex {
         DType::F32
     }
 
-    /// Burn's goes through f64, on one thread.
+    /// Burn's cast converts to f64 and back, on one thread.
     fn cast(x: FlexTensor, dtype: FloatDType) -> FlexTensor {
         match (x.dtype(), dtype) {
             (DType::F32, FloatDType::BF16) => {
@@ -269,7 +269,8 @@ impl Kernels for Flex {
     }
 }
 
-/// A result to be filled. [`FlexTensor::empty`] copies its zeros once, to align them like the widest of all types.
+/// Zeros, which a kernel replaces by its result. [`FlexTensor::empty`] would allocate twice: it copies its zeros into an
+/// aligned buffer.
 fn zeros(shape: Shape) -> FlexTensor {
     FlexTensor::filled_typed(shape, DType::F32, 0f32)
 }

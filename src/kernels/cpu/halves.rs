@@ -12,7 +12,7 @@ const BLOCK: usize = 8192;
 /// Rounds `x` to the nearest bf16, on all threads.
 pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
     let blocks = y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK));
-    blocks.for_each(|(y, x)| round(x, bytemuck::cast_slice_mut(y)));
+    blocks.for_each(|(y, x)| narrow_bf16(x, bytemuck::cast_slice_mut(y)));
 }
 
 /// `x` as f32, on all threads.
@@ -22,11 +22,11 @@ pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
 
 multiversion! {
     /// The bits of the bf16 nearest to each element of `x`.
-    pub(super) fn round(x: &[f32], y: &mut [u16]) => round_body;
+    pub(super) fn narrow_bf16(x: &[f32], y: &mut [u16]) => narrow_bf16_body;
 }
 
 #[inline(always)]
-fn round_body(x: &[f32], y: &mut [u16]) {
+fn narrow_bf16_body(x: &[f32], y: &mut [u16]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = (round_to_bf16(*x) >> 16) as u16);
 }
 

@@ -32,7 +32,7 @@ impl SlicedInput {
                 let x = &x[slice * SLICE * features..][..length * features];
                 match features {
                     1 => out.copy_from_slice(bytemuck::cast_slice(x)),
-                    _ => halves::round(x, bytemuck::cast_slice_mut(out)),
+                    _ => halves::narrow_bf16(x, bytemuck::cast_slice_mut(out)),
                 }
             });
         });
