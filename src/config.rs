@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::data::DataConfig;
+use crate::data::{DataConfig, Overlong, STDIN};
 use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
@@ -36,6 +36,17 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<QuantizeConfig>,
     pub train: TrainConfig,
+    /// The values that are chosen once the data is known.
+    #[serde(skip)]
+    pub open: OpenValues,
+}
+
+/// The values that a command without a recipe leaves to the data and the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenValues {
+    pub max_steps: bool,
+    pub dev: bool,
+    pub quantize: bool,
 }
 
 impl Default for Config {
@@ -49,9 +60,13 @@ impl Default for Config {
             data: DataConfig::default(),
             quantize: None,
             train: TrainConfig::default(),
+            open: OpenValues::default(),
         }
     }
 }
+
+/// Longest row in tokens of a run without a recipe. Longer ones are truncated.
+const MAX_SEQ_LENGTH: i64 = 2048;
 
 impl Config {
     /// Reads a file, then overrides its values by `settings` (`section.key=value`, later ones win).
@@ -64,19 +79,64 @@ impl Config {
         // The file is first parsed without the settings, because only errors of the file itself have a line.
         toml::from_str::<Self>(&text).map_err(|error| at_line(path, &text, &error))?;
         let mut table: Table = toml::from_str(&text).map_err(|error| at_line(path, &text, &error))?;
-        for setting in settings {
-            set(&mut table, setting)?;
+        let mut config = Self::of_table(&mut table, settings)?;
+        config.resolve_paths(path);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration of a run without a recipe, from `section.key=value` settings. What they leave out is chosen once
+    /// the data is known.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub fn without_recipe(settings: &[String]) -> Result<Self> {
+        let mut table = Table::new();
+        let mut config = Self::of_table(&mut table, settings)?;
+        let is_set =
+            |section: &str, key: &str| table.get(section).is_some_and(|section| section.get(key).is_some());
+        if !table.contains_key("output_dir") {
+            config.output_dir = config.named_output();
         }
-        choose_method(&mut table)?;
-        let mut config = Self::deserialize(Value::Table(table)).map_err(|error| {
+        if !is_set("data", "max_seq_length") && !is_set("data", "overlong") {
+            config.data.max_seq_length = Some(MAX_SEQ_LENGTH as usize);
+            config.data.overlong = Some(Overlong::Truncate);
+        }
+        config.open = OpenValues {
+            max_steps: !is_set("train", "max_steps"),
+            dev: config.data.dev.is_none() && config.data.dev_size.is_none(),
+            quantize: config.quantize.is_none(),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// A run directory that is named after the model and the data.
+    fn named_output(&self) -> PathBuf {
+        let stem = |name: &str| {
+            let last = name.trim_end_matches('/').rsplit(['/', '\\']).next().unwrap_or_default();
+            let stem = last.split(['@', ':']).next().unwrap_or_default();
+            let endings = [".gz", ".zst", ".gguf", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"];
+            endings.iter().fold(stem, |stem, ending| stem.strip_suffix(ending).unwrap_or(stem)).to_owned()
+        };
+        let data = self.data.train.as_ref().and_then(|files| files.0.first()).filter(|name| *name != STDIN);
+        let data = data.map(|name| stem(name)).or(self.data.task.clone());
+        let names = [Some(stem(&self.model)), data].into_iter().flatten().filter(|name| !name.is_empty());
+        Path::new("runs").join(names.collect::<Vec<_>>().join("-"))
+    }
+
+    /// Reads a table with its settings.
+    fn of_table(table: &mut Table, settings: &[String]) -> Result<Self> {
+        for setting in settings {
+            set(table, setting)?;
+        }
+        choose_method(table)?;
+        Self::deserialize(Value::Table(table.clone())).map_err(|error| {
             Error::invalid(
                 explain(error.message()),
                 format!("check --set and the flags: {}", settings.join(", ")),
             )
-        })?;
-        config.resolve_paths(path);
-        config.validate()?;
-        Ok(config)
+        })
     }
 
     /// The JSON schema of recipes.
@@ -106,7 +166,8 @@ impl Config {
     /// the same steps. Paths, devices and the intervals of saving and logging are not part of it. The function names
     /// every key, as hashed or as ignored, so that a new one cannot be forgotten.
     pub fn fingerprint(&self) -> [u8; 32] {
-        let Self { model: _, output_dir: _, device: _, dtype, seed, data, quantize: _, train } = self;
+        let Self { model: _, output_dir: _, device: _, dtype, seed, data, quantize: _, train, open: _ } =
+            self;
         let TrainConfig {
             method,
             max_steps,
@@ -195,10 +256,15 @@ impl Config {
             (path.is_relative() && !path.exists() && other.exists()).then_some(other)
         };
         let calibration = self.quantize.as_mut().and_then(|quantize| quantize.calibration.as_mut());
-        let data = [&mut self.data.train, &mut self.data.dev].into_iter().flatten();
-        for path in data.chain(calibration) {
+        for path in calibration.into_iter().chain(&mut self.data.chat_template) {
             if let Some(found) = find(path) {
                 *path = found;
+            }
+        }
+        let data = [&mut self.data.train, &mut self.data.dev].into_iter().flatten();
+        for name in data.flat_map(|files| &mut files.0).filter(|name| *name != STDIN) {
+            if let Some(found) = find(Path::new(name)) {
+                *name = found.to_string_lossy().into_owned();
             }
         }
         if let Some(found) = find(Path::new(&self.model)).filter(|_| !self.model.is_empty()) {
@@ -320,7 +386,7 @@ mod tests {
         std::fs::write(path("run.toml"), recipe).unwrap();
         let config = Config::load(&path("run.toml"), &[]).unwrap();
         assert_eq!(Path::new(&config.model), path("m.gguf"));
-        assert_eq!(config.data.train, Some(path("rows.jsonl")));
+        assert_eq!(config.data.train, Some(path("rows.jsonl").into()));
         assert_eq!(config.data.dev, Some("absent.jsonl".into()));
     }
 

@@ -24,6 +24,10 @@ pub enum Error {
     #[error("{}:{line}: {what}", path.display())]
     Line { path: PathBuf, line: usize, what: String },
 
+    /// A row of a dataset in a file without lines is wrong. Rows are counted from 1.
+    #[error("{}, row {row}: {what}", path.display())]
+    Row { path: PathBuf, row: usize, what: String },
+
     /// The input is well formed, but qzo does not support it.
     #[error("{what}")]
     Unsupported { what: String, help: String },
@@ -74,6 +78,10 @@ impl Error {
 
     pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Self {
         Self::Line { path: path.as_ref().to_path_buf(), line, what: what.into() }
+    }
+
+    pub fn row(path: impl AsRef<Path>, row: usize, what: impl Into<String>) -> Self {
+        Self::Row { path: path.as_ref().to_path_buf(), row, what: what.into() }
     }
 
     pub fn unsupported(what: impl Into<String>, help: impl Into<String>) -> Self {
@@ -131,7 +139,7 @@ impl Error {
                 Some("the file may be incomplete: fetch or copy it again and compare its size")
             }
             Self::Internal(_) => Some("this is a bug in qzo: please report it"),
-            Self::Line { .. } | Self::Usage(_) | Self::Interrupted(_) => None,
+            Self::Line { .. } | Self::Row { .. } | Self::Usage(_) | Self::Interrupted(_) => None,
         }
     }
 

@@ -23,7 +23,7 @@
 //!     output_dir: folder.path().join("run"),
 //!     ..Default::default()
 //! };
-//! config.data.train = Some(rows);
+//! config.data.train = Some(rows.into());
 //! config.data.prompt = Some("{text} It was".into());
 //! config.data.choices = Some(vec![" bad".into(), " good".into()]);
 //! (config.train.max_steps, config.train.batch_size) = (3, 4);

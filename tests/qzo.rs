@@ -22,6 +22,7 @@
 //! hub_cache    the cache of huggingface_hub is found and read, wherever its variables put it
 //! durable      results are on the disk before they count, as the order of system calls shows
 //! data         rows and texts in the forms that people have them: each is read as it was meant, or refused
+//! datasets     a model and its data are enough: every shape and format of rows, and datasets of the hub by their names
 //! odd_models   models that are not what their files say, or that only look odd: all commands agree
 //! memory       a plan agrees with the memory that is used, and a run that cannot fit is refused
 //! recipes      every file of configs/ parses and fits the schema; completions and man pages
@@ -44,6 +45,7 @@ mod suite {
     mod chats;
     mod contract;
     mod data;
+    mod datasets;
     mod durable;
     mod exact;
     mod export;

@@ -1,16 +1,16 @@
 //! Measures a model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::event::{Event, OnEvent};
 use super::{data, open};
 use crate::checkpoint::Checkpoint;
-use crate::data::tasks::Task;
-use crate::data::{Dataset, Limits, Overlong, TokenizedDataset, Tokenizer, tokens_of_file};
+use crate::data::tasks::{Task, TaskConfig};
+use crate::data::{DataFiles, Dataset, Limits, Overlong, TokenizedDataset, Tokenizer, tokens_of_file};
 use crate::device::{DeviceSpec, DtypeSpec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::perplexity::PerplexityReport;
 use crate::eval::score::ScoreReport;
 use crate::eval::{self, TaskReport, task};
@@ -22,14 +22,19 @@ pub struct Evaluation {
     pub measure: Measure,
     pub device: DeviceSpec,
     pub dtype: DtypeSpec,
+    /// Seed by which rows of a task's own dataset are taken.
+    pub seed: u64,
 }
 
 /// A kind of measurement.
 pub enum Measure {
     /// Accuracy and NLL on the rows of a task.
     Task {
-        data: PathBuf,
-        task: Task,
+        /// `None`: the dataset of the built-in task.
+        data: Option<DataFiles>,
+        task: TaskConfig,
+        /// Split of a dataset of the hub.
+        split: Option<String>,
         /// Number of rows to measure, from the first; `None`: all.
         limit: Option<usize>,
         /// Treatment of rows that are longer than the model's context; `None`: an error.
@@ -81,33 +86,51 @@ pub fn evaluate(job: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
             let progress = &mut |done| on_event(Event::Evaluate { unit: "scoring", done, of });
             eval::score(model.as_ref(), &tokenizer, &data, progress).map(Measured::Score)
         }
-        Measure::Task { data, task, limit, overlong } => {
-            let rows = Rows { data, limit: *limit, overlong: *overlong };
+        Measure::Task { data, task, split, limit, overlong } => {
+            let own = match data {
+                None => data::task_dataset(task.task.as_deref())?,
+                Some(_) => None,
+            };
+            let files = data.as_ref().or(own.as_ref()).ok_or_else(no_data)?;
+            let split = split.as_deref().unwrap_or("validation");
+            let mut dataset = Dataset::read_all(&open::data_files(files, split, on_event)?)?;
+            if own.is_some() && dataset.rows.len() > data::TASK_TEST_ROWS {
+                dataset.rows = data::first(dataset.rows, data::TASK_TEST_ROWS, job.seed)?;
+            }
+            let rows = Rows { dataset, limit: *limit, overlong: *overlong };
             rows.evaluate(task, &checkpoint, &tokenizer, &load, on_event).map(Measured::Task)
         }
     }
 }
 
+fn no_data() -> Error {
+    Error::invalid(
+        "no rows to measure",
+        "give --data FILE, or --task NAME for a task with a dataset of its own",
+    )
+}
+
 type Loader<'a> = &'a dyn Fn(OnEvent<'_>) -> Result<Box<dyn LanguageModel>>;
 
 /// The rows of a task to measure.
-struct Rows<'a> {
-    data: &'a Path,
+struct Rows {
+    dataset: Dataset,
     limit: Option<usize>,
     overlong: Option<Overlong>,
 }
 
-impl Rows<'_> {
+impl Rows {
     fn evaluate(
-        &self,
-        task: &Task,
+        self,
+        task: &TaskConfig,
         checkpoint: &Checkpoint,
         tokenizer: &Tokenizer,
         load: Loader<'_>,
         on_event: OnEvent<'_>,
     ) -> Result<TaskReport> {
-        let mut dataset = Dataset::read(self.data)?;
+        let mut dataset = self.dataset;
         dataset.rows.truncate(self.limit.unwrap_or(usize::MAX));
+        let task = &Task::of_rows(task, &dataset.rows, tokenizer)?;
         let limits = Limits { overlong: self.overlong, ..data::model_limits(checkpoint) };
         let data = TokenizedDataset::new(&dataset.rows, task, tokenizer, limits)?;
         on_event(Event::Rows { set: "data", kept: data.examples.len(), lengths: data.lengths });

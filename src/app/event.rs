@@ -28,6 +28,14 @@ pub enum Event {
         kept: usize,
         lengths: LengthReport,
     },
+    /// Rows of the training data are set aside for evaluation, by the seed.
+    SetAside {
+        dev: usize,
+        of: usize,
+        seed: u64,
+    },
+    /// The first training row as the model reads it, in pieces, with whether each is learned.
+    Example(Vec<(String, bool)>),
     /// Progress of loading a model, in decoder blocks.
     Load {
         done: usize,
@@ -40,6 +48,8 @@ pub enum Event {
         dtype: ComputeType,
         output_dir: PathBuf,
         steps: u64,
+        /// Rows per step.
+        rows: usize,
         /// The method of training and why it is chosen, in a sentence.
         method: String,
     },
@@ -47,7 +57,7 @@ pub enum Event {
     Quantize(QuantizeEvent),
     /// A tensor of an exported model is written.
     Export(Passed),
-    /// Progress of a measurement, in rows, windows or sequences.
+    /// Progress of reading or measuring, in rows, windows or sequences.
     Evaluate {
         unit: &'static str,
         done: usize,

@@ -73,8 +73,8 @@ impl Finetune<'_> {
         }
         // All checks of the input come before anything is written.
         let source = open::checkpoint(&config.model, on_event)?;
-        let tokenizer = open::tokenizer(&source)?;
-        let data = data::training_data(&config, &source, &tokenizer, on_event)?;
+        let mut tokenizer = open::tokenizer(&source)?;
+        let data = data::training_data(&mut config, &source, &mut tokenizer, on_event)?;
         let dtype = compute_type(&device, config.dtype)?;
         config.train.check_compute(dtype)?;
         let quantize = base::quantization(&config, &source)?;
@@ -114,6 +114,7 @@ impl Finetune<'_> {
             dtype,
             output_dir: config.output_dir.clone(),
             steps: train.max_steps,
+            rows: train.batch_size,
             method: train.describe(inputs),
         });
         let mut objective = TextObjective::new(&data, seed);
@@ -126,7 +127,9 @@ impl Finetune<'_> {
             Some(dev) => {
                 let saved = Arc::new(Checkpoint::open(&directory.last())?);
                 let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
-                Some(evaluate(model.as_ref(), &data.task, dev, &mut |_| ())?)
+                let of = dev.examples.len();
+                let progress = &mut |done| on_event(Event::Evaluate { unit: "evaluating final/", done, of });
+                Some(evaluate(model.as_ref(), &data.task, dev, progress)?)
             }
             None => None,
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::event::{Event, OnEvent};
 use crate::checkpoint::{Checkpoint, TokenizerSource, hub};
-use crate::data::Tokenizer;
+use crate::data::{DataFiles, STDIN, Tokenizer};
 use crate::device::{ComputeType, Device};
 use crate::error::Result;
 use crate::model::memory::Plan;
@@ -30,6 +30,24 @@ pub fn text(text: &Path, on_event: OnEvent<'_>) -> Result<PathBuf> {
     hub::locate_text(&text.to_string_lossy(), &mut |file, done, of| {
         on_event(Event::Download { file: file.to_owned(), done, of });
     })
+}
+
+/// The local paths of the files that rows are read from. Those of a dataset on the hub are downloaded.
+///
+/// # Errors
+/// A file, dataset or split does not exist, or the download fails.
+pub fn data_files(files: &DataFiles, split: &str, on_event: OnEvent<'_>) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for name in &files.0 {
+        let on_download = &mut |file: &str, done, of| {
+            on_event(Event::Download { file: file.to_owned(), done, of });
+        };
+        match name.as_str() {
+            STDIN => paths.push(PathBuf::from(name)),
+            name => paths.extend(hub::locate_rows(name, split, on_download)?),
+        }
+    }
+    Ok(paths)
 }
 
 /// Loads the tokenizer of a model.

@@ -45,8 +45,10 @@ pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
     config.validate()?;
     let device = config.device.resolve()?;
     let checkpoint = open::checkpoint(&config.model, on_event)?;
-    let tokenizer = open::tokenizer(&checkpoint)?;
-    let data = data::training_data(config, &checkpoint, &tokenizer, on_event)?;
+    let mut tokenizer = open::tokenizer(&checkpoint)?;
+    let mut config = config.clone();
+    let data = data::training_data(&mut config, &checkpoint, &mut tokenizer, on_event)?;
+    let config = &config;
     let dtype = compute_type(&device, config.dtype)?;
     config.train.check_compute(dtype)?;
     let planner = Planner { config, checkpoint: &checkpoint, device: &device, dtype, data: &data };

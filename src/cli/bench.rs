@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::common::Common;
 use super::progress::Reporter;
-use super::recipe::{RecipeArgs, recipe};
+use super::recipe::RecipeArgs;
 use crate::app::bench::{self, ShapeBench, matmul::MatmulBench};
 use crate::checkpoint::ModelShape;
 use crate::error::{Error, Result};
@@ -84,7 +84,7 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
 }
 
 fn steps(args: &BenchArgs, config: &Path, common: &Common) -> Result<()> {
-    let config = recipe(config, &args.recipe, None, common)?;
+    let config = args.recipe.recipe(config, common)?;
     let reporter = Reporter::new(common.console());
     let times = reporter.through(|on_event| bench::recipe(&config, args.steps, on_event))?;
     let seconds = [times.step_seconds, times.tokens_per_second, times.load_seconds];

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::common::Common;
-use super::recipe::{RecipeArgs, recipe};
+use super::recipe::RecipeArgs;
 use crate::config::Config;
 use crate::error::Result;
 
@@ -35,7 +35,7 @@ pub fn run(args: &ConfigArgs, common: &Common) -> Result<()> {
     }
     match &args.config {
         Some(path) => {
-            let config = recipe(path, &args.recipe, None, common)?;
+            let config = args.recipe.recipe(path, common)?;
             let text = config.to_toml()?;
             console.result(&config, || text.trim_end().to_owned())
         }

@@ -7,32 +7,35 @@ use super::progress::Reporter;
 use super::report::describe;
 use crate::app::evaluate::Measured;
 use crate::app::{Evaluation, Measure, evaluate};
-use crate::data::{Overlong, Task, TaskConfig};
+use crate::data::{DataFiles, Overlong, TaskConfig};
 use crate::error::{Error, Result};
 use crate::eval::perplexity::PerplexityReport;
 use crate::eval::score::ScoreReport;
 
 /// Measure a model: accuracy on a task, perplexity on a text, or the NLL of given sequences
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).args(["data", "perplexity", "score"]))]
 pub struct EvalArgs {
     model: String,
-    /// JSONL rows of a task
-    #[arg(long, value_name = "FILE.jsonl")]
-    data: Option<PathBuf>,
+    /// Rows of a task: JSONL, JSON, CSV, TSV or parquet (- is standard input), or a dataset of the Hugging Face hub
+    /// (org/name, org/name:config); may be given more than once [default: the dataset of --task]
+    #[arg(long, value_name = "FILE")]
+    data: Vec<String>,
     #[command(flatten)]
     task: TaskConfig,
+    /// Split of a dataset of the hub [default: validation]
+    #[arg(long)]
+    split: Option<String>,
     /// Only the first N rows
-    #[arg(long, value_name = "N", requires = "data", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", conflicts_with_all = ["perplexity", "score"], value_parser = at_least_one)]
     limit: Option<usize>,
     /// Drop or truncate rows that are longer than the model's context [default: refuse them]
-    #[arg(long, value_name = "HOW", requires = "data")]
+    #[arg(long, value_name = "HOW", conflicts_with_all = ["perplexity", "score"])]
     overlong: Option<Overlong>,
     /// Also report the predicted candidate of every row
-    #[arg(long, requires = "data")]
+    #[arg(long, conflicts_with_all = ["perplexity", "score"])]
     predictions: bool,
     /// Text file, scored in windows
-    #[arg(long, value_name = "FILE.txt")]
+    #[arg(long, value_name = "FILE.txt", conflicts_with_all = ["data", "score"])]
     perplexity: Option<PathBuf>,
     /// Tokens per window
     #[arg(long, default_value_t = 2048, requires = "perplexity")]
@@ -41,13 +44,13 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", requires = "perplexity", value_parser = at_least_one)]
     windows: Option<usize>,
     /// Sequences to score by −log p of every token: JSONL rows with `text` or `input_ids`
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "data")]
     score: Option<PathBuf>,
 }
 
 pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     let (model, device, dtype) = (args.model.clone(), common.device(), common.dtype());
-    let job = Evaluation { model, measure: args.measure()?, device, dtype };
+    let job = Evaluation { model, measure: args.measure()?, device, dtype, seed: common.seed() };
     let mut report = Reporter::new(common.console()).through(|on_event| evaluate(&job, on_event))?;
     if let Measured::Task(report) = &mut report
         && !args.predictions
@@ -58,7 +61,23 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
 }
 
 impl EvalArgs {
+    /// Whether rows are taken from a task's own dataset, by the seed.
+    pub fn is_seeded(&self) -> bool {
+        self.data.is_empty() && self.task.task.is_some()
+    }
+
     fn measure(&self) -> Result<Measure> {
+        let is_text = self.perplexity.is_some() || self.score.is_some();
+        if is_text && (self.task.is_given() || self.split.is_some()) {
+            let what =
+                "--task, --prompt, --choice, --label, --completion, --format and --split belong to --data";
+            return Err(Error::Usage(what.to_string()));
+        }
+        if !is_text && self.data.is_empty() && self.task.task.is_none() {
+            let what =
+                "give --data FILE, --task NAME for a task with its own dataset, --perplexity or --score";
+            return Err(Error::Usage(what.to_string()));
+        }
         if let Some(text) = &self.perplexity {
             let (text, window, windows) = (text.clone(), self.window, self.windows);
             return Ok(Measure::Perplexity { text, window, windows });
@@ -66,11 +85,9 @@ impl EvalArgs {
         if let Some(sequences) = &self.score {
             return Ok(Measure::Score { sequences: sequences.clone() });
         }
-        let Some(data) = self.data.clone() else {
-            return Err(Error::Usage("give --data, --perplexity or --score".to_string()));
-        };
-        let task = Task::new(&self.task)?;
-        Ok(Measure::Task { data, task, limit: self.limit, overlong: self.overlong })
+        let data = (!self.data.is_empty()).then(|| DataFiles(self.data.clone()));
+        let (task, split) = (self.task.clone(), self.split.clone());
+        Ok(Measure::Task { data, task, split, limit: self.limit, overlong: self.overlong })
     }
 }
 

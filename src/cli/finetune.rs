@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::Common;
 use super::progress::Reporter;
-use super::recipe::{RecipeArgs, recipe};
+use super::recipe::RunArgs;
 use super::report::describe;
 use crate::app::{Finetune, FinetuneReport};
 use crate::error::{Error, Result};
@@ -14,11 +14,8 @@ use crate::error::{Error, Result};
 /// Train the quantization scales of a model on a task, by exact gradients or by forward passes alone
 #[derive(Debug, Args)]
 pub struct FinetuneArgs {
-    /// Recipe; configs/ has examples
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
     #[command(flatten)]
-    recipe: RecipeArgs,
+    run: RunArgs,
     /// Run directory
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -28,7 +25,7 @@ pub struct FinetuneArgs {
 }
 
 pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
-    let config = recipe(&args.config, &args.recipe, args.output.as_deref(), common)?;
+    let config = args.run.config(args.output.as_deref(), common)?;
     let stop = stop_on_interrupt()?;
     let reporter = Reporter::new(common.console()).logging_every(config.train.logging_steps);
     let run = Finetune { config: &config, resume: args.resume, stop: &stop };

@@ -73,7 +73,7 @@ impl Command {
         let (name, [device, dtype, seed]) = match self {
             Self::Quantize(args) => ("quantize", [args.is_calibrated(), false, args.is_calibrated()]),
             Self::Finetune(_) => ("finetune", [true; 3]),
-            Self::Eval(_) => ("eval", [true, true, false]),
+            Self::Eval(args) => ("eval", [true, true, args.is_seeded()]),
             Self::Generate(args) => ("generate", [true, true, args.is_sampled()]),
             Self::Export(_) => ("export", [false; 3]),
             Self::Apply(_) => ("apply", [false; 3]),

@@ -1,26 +1,21 @@
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::common::Common;
 use super::progress::Reporter;
-use super::recipe::{RecipeArgs, recipe};
+use super::recipe::RunArgs;
 use crate::app::{PlanReport, plan};
 use crate::error::Result;
 use crate::model::BlockInputs;
 
-/// Show how much memory a recipe needs, by purpose, before anything is loaded
+/// Show how much memory a run needs, by purpose, before anything is loaded
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Recipe; configs/ has examples
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
     #[command(flatten)]
-    recipe: RecipeArgs,
+    run: RunArgs,
 }
 
 pub fn run(args: &PlanArgs, common: &Common) -> Result<()> {
-    let config = recipe(&args.config, &args.recipe, None, common)?;
+    let config = args.run.config(None, common)?;
     let report = Reporter::new(common.console()).through(|on_event| plan(&config, on_event))?;
     common.console().result(&report, || text(&report))
 }

@@ -123,7 +123,7 @@ mod tests {
     /// Candidates as their tokens and the number of tokens of their prompt.
     fn example(candidates: &[(&[u32], usize)]) -> TokenizedExample {
         let candidates = candidates.iter().map(|(t, prompt)| Candidate::after_prompt(*prompt, t.to_vec()));
-        TokenizedExample { line: 1, candidates: candidates.collect(), gold: vec![0] }
+        TokenizedExample { row: 0, candidates: candidates.collect(), gold: vec![0] }
     }
 
     fn targets(batch: &Batch) -> Vec<(u32, u32)> {
@@ -172,7 +172,7 @@ mod tests {
     fn several_spans_of_a_text_are_scored_and_nothing_after_the_last_is_read() {
         let chat = Candidate { tokens: vec![1, 2, 3, 4, 5, 6, 7], scored: vec![1..3, 4..6] };
         assert_eq!((chat.prompt(), chat.read()), (&[1][..], 5));
-        let example = TokenizedExample { line: 1, candidates: vec![chat], gold: vec![0] };
+        let example = TokenizedExample { row: 0, candidates: vec![chat], gold: vec![0] };
         let batch = Batch::new(LossKind::Completion, [&example]);
         assert_eq!(batch.tokens, [1, 2, 3, 4, 5]);
         assert_eq!(targets(&batch), [(0, 2), (1, 3), (3, 5), (4, 6)]);

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use super::tokenizer::Tokenizer;
+use crate::error::Result;
+
 /// A prompt with one possible answer, as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -24,6 +27,25 @@ impl Candidate {
         &self.tokens[..end]
     }
 
+    /// The text in pieces, each with whether it is scored.
+    ///
+    /// # Errors
+    /// A token that the tokenizer does not know.
+    pub fn pieces(&self, tokenizer: &Tokenizer) -> Result<Vec<(String, bool)>> {
+        let mut pieces = Vec::new();
+        let mut from = 0;
+        let spans = self.scored.iter().map(|span| (span.clone(), true));
+        for (span, is_scored) in spans.chain([(self.tokens.len()..self.tokens.len(), false)]) {
+            for (range, is_scored) in [(from..span.start, false), (span.clone(), is_scored)] {
+                if !range.is_empty() {
+                    pieces.push((tokenizer.decode(&self.tokens[range], false)?, is_scored));
+                }
+            }
+            from = span.end;
+        }
+        Ok(pieces)
+    }
+
     /// Number of tokens that a model reads: all before the last scored one, which is only predicted.
     pub fn read(&self) -> usize {
         self.scored.last().map_or(0, |span| span.end - 1)
@@ -33,8 +55,8 @@ impl Candidate {
 /// One row. A completion is a single candidate, which is its own gold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizedExample {
-    /// Line of the dataset.
-    pub line: usize,
+    /// Index of the row in its dataset.
+    pub row: usize,
     pub candidates: Vec<Candidate>,
     /// Indices into `candidates`; training aims at the first.
     pub gold: Vec<usize>,

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::DataFiles;
 use super::limits::Overlong;
-use super::tasks::{Task, TaskConfig};
-use crate::error::Result;
+use super::row::Row;
+use super::tasks::{RowFormat, Task, TaskConfig};
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
 
 /// Data to train and evaluate on, and the task that its rows are read as.
 // The keys of a `TaskConfig` are written out: serde cannot flatten a table and also refuse an unknown key with its
@@ -14,18 +17,36 @@ use crate::error::Result;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Training rows: a JSONL file, one JSON object a line.
+    /// Training rows: a file (JSONL, JSON, CSV, TSV or parquet, also .gz or .zst; "-" is standard input), a dataset of the
+    /// Hugging Face hub (org/name, org/name:config, org/name@revision), or a list of these. The default is the dataset of
+    /// `task`, with `train_size = 1000` and `dev_size = 500`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub train: Option<PathBuf>,
-    /// Rows to evaluate on: a JSONL file. The scales with the lowest loss on it become `best/`.
+    pub train: Option<DataFiles>,
+    /// Rows to evaluate on, as for `train`. The scales with the lowest loss on them become `best/`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dev: Option<PathBuf>,
+    pub dev: Option<DataFiles>,
+    /// Split of `train`, where it is a dataset of the hub. The default is "train".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_split: Option<String>,
+    /// Split of `dev`, where it is a dataset of the hub. The default is "validation". Without `dev`, it is a split of `train`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev_split: Option<String>,
     /// Number of rows of `train` that are set aside for evaluation if there is no `dev`: the tail of a permutation
     /// that the run's seed decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dev_size: Option<usize>,
+    /// Number of rows of `train` that are used, from the start of the same permutation. The default is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_size: Option<usize>,
+    /// Shape of rows that need no prompt: messages, conversations, alpaca, prompt-completion, question-answer or text. The
+    /// default is what the fields of the first row say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<RowFormat>,
+    /// File with a chat template (Jinja) in place of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
     /// Name of a built-in task: sst2, rte, cb, boolq, wsc, wic, multirc, copa, record, squad or drop. It brings its
-    /// own prompt, choices, label and completion, so that these stay unset.
+    /// own prompt, choices, label and completion, so that these stay unset, and knows its dataset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// Text before the answer, with `{field}` for the fields of a row; `{{` and `}}` stand for braces.
@@ -43,24 +64,38 @@ pub struct DataConfig {
     /// Longest row in tokens, prompt and answer together. The default is the model's context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seq_length: Option<usize>,
-    /// Treatment of longer rows: `drop` leaves them out, `truncate` cuts their prompt from the left. By default, rows
-    /// beyond `max_seq_length` are dropped; without `max_seq_length`, rows beyond the context are refused.
+    /// Treatment of longer rows: `drop` leaves them out; `truncate` cuts their prompt from the left, and the end of a chat or
+    /// a text. By default, rows beyond `max_seq_length` are dropped; without `max_seq_length`, rows beyond the context are
+    /// refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlong: Option<Overlong>,
 }
 
 impl DataConfig {
-    /// The task that the table describes.
+    /// The task that the table describes or, if it describes none, that of the rows' shape.
     ///
     /// # Errors
-    /// Keys that are missing, contradict each other or name no task.
-    pub fn task(&self) -> Result<Task> {
-        Task::new(&TaskConfig {
+    /// Keys that contradict each other or name no task, and rows of no known shape.
+    pub fn task(&self, rows: &[Row], tokenizer: &Tokenizer) -> Result<Task> {
+        let config = TaskConfig {
             task: self.task.clone(),
             prompt: self.prompt.clone(),
             choices: self.choices.clone(),
             label: self.label.clone(),
             completion: self.completion.clone(),
-        })
+            format: self.format,
+        };
+        Task::of_rows(&config, rows, tokenizer)
+    }
+
+    /// Puts the chat template that the table names in the place of the model's own.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn set_chat_template(&self, tokenizer: &mut Tokenizer) -> Result<()> {
+        if let Some(path) = &self.chat_template {
+            tokenizer.set_chat_template(std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?);
+        }
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ pub enum Overlong {
     /// The row is left out, and counted.
     #[default]
     Drop,
-    /// The prompt loses tokens from its left; the BOS token and the scored tokens stay.
+    /// The prompt loses tokens from its left; the BOS token and the scored tokens stay. A chat or a text loses its end.
     Truncate,
 }
 
@@ -43,6 +43,10 @@ pub struct LengthReport {
     pub rows: usize,
     pub dropped: usize,
     pub truncated: usize,
+    /// Rows without anything to learn, such as a chat without a turn of the assistant. They are left out.
+    pub unlearned: usize,
+    /// Chats whose turns are sequences of their own.
+    pub split: usize,
     /// Rows in which the end of the prompt and the start of an answer are one token.
     pub merged: usize,
     /// Tokens of the longest row before truncation, with its longest candidate.

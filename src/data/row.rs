@@ -1,4 +1,4 @@
-//! One row of a dataset, which remembers where it stands, so that each error in it is reported with file, line and
+//! One row of a dataset, which remembers where it stands, so that each error in it is reported with file, place and
 //! field.
 
 use std::path::Path;
@@ -12,23 +12,42 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     path: Arc<Path>,
-    /// Counted from 1, blank lines included.
-    pub line: usize,
+    at: RowPlace,
     pub fields: Map<String, Value>,
 }
 
+/// The place of a row in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowPlace {
+    /// Line of the file, counted from 1, blank lines included.
+    Line(usize),
+    /// Number of the row, counted from 1, in a file that is not read by lines.
+    Number(usize),
+}
+
 impl Row {
-    pub fn new(path: Arc<Path>, line: usize, fields: Map<String, Value>) -> Self {
-        Self { path, line, fields }
+    pub fn new(path: Arc<Path>, at: RowPlace, fields: Map<String, Value>) -> Self {
+        Self { path, at, fields }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The file and the place in it, as errors name them.
+    pub fn place(&self) -> String {
+        match self.at {
+            RowPlace::Line(line) => format!("{}:{line}", self.path.display()),
+            RowPlace::Number(row) => format!("{}, row {row}", self.path.display()),
+        }
+    }
+
     /// An error at this row.
     pub fn error(&self, what: impl Into<String>) -> Error {
-        Error::line(&*self.path, self.line, what)
+        match self.at {
+            RowPlace::Line(line) => Error::line(&*self.path, line, what),
+            RowPlace::Number(row) => Error::row(&*self.path, row, what),
+        }
     }
 
     /// The error for a `field` that does not hold `expected`.
@@ -50,6 +69,18 @@ impl Row {
     /// A field that is missing or not a string.
     pub fn text(&self, name: &str) -> Result<&str> {
         self.field(name)?.as_str().ok_or_else(|| self.wrong(name, "a string"))
+    }
+
+    /// A string as it is, or a number as JSON writes it.
+    ///
+    /// # Errors
+    /// A field that is missing or neither a string nor a number.
+    pub fn written(&self, name: &str) -> Result<String> {
+        match self.field(name)? {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => Ok(number.to_string()),
+            _ => Err(self.wrong(name, "a string or a number")),
+        }
     }
 
     /// A non-empty list of strings; `path` leads through nested objects (`["answers", "text"]`).
@@ -91,10 +122,10 @@ pub fn describe(value: &Value) -> String {
     }
 }
 
-/// The row with the fields of a JSON object, on line 1 of `rows.jsonl`.
+/// The row with the fields of a JSON object, on a line of `rows.jsonl`.
 #[cfg(test)]
-pub fn for_tests(json: &str) -> Row {
-    Row::new(Arc::from(Path::new("rows.jsonl")), 1, serde_json::from_str(json).unwrap())
+pub fn for_tests(line: usize, json: &str) -> Row {
+    Row::new(Arc::from(Path::new("rows.jsonl")), RowPlace::Line(line), serde_json::from_str(json).unwrap())
 }
 
 #[cfg(test)]
@@ -103,7 +134,8 @@ mod tests {
 
     #[test]
     fn fields_that_are_missing_or_of_the_wrong_kind_are_named() {
-        let row = for_tests(r#"{"text": 3, "id": "x", "answers": {"text": []}, "s": ["a", 1], "o": null}"#);
+        let row =
+            for_tests(1, r#"{"text": 3, "id": "x", "answers": {"text": []}, "s": ["a", 1], "o": null}"#);
         let message = |e: Error| e.to_string().strip_prefix("rows.jsonl").unwrap().to_string();
         assert_eq!(
             message(row.text("txt").unwrap_err()),

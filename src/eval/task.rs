@@ -114,9 +114,8 @@ pub fn evaluate_answers(
 ) -> Result<()> {
     let options = GenerateOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
     let (mut exact, mut f1, mut n) = (0.0, 0.0, 0);
-    let mut rows = rows.iter();
     for example in &data.examples {
-        let Some(row) = rows.find(|row| row.line == example.line) else { continue };
+        let Some(row) = rows.get(example.row) else { continue };
         let Example::Generation { answers, .. } = task.example(row)? else { continue };
         let [candidate] = example.candidates.as_slice() else { continue };
         let answer =

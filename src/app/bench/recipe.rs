@@ -8,9 +8,9 @@ use super::times::time_steps;
 use crate::app::event::OnEvent;
 use crate::app::{data, open};
 use crate::config::Config;
-use crate::data::{Dataset, TokenizedDataset};
+use crate::data::TokenizedDataset;
 use crate::device::{ComputeType, host, pools};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{BlockInputs, Tables, compute_type};
 use crate::train::{TextObjective, TrainingData};
 
@@ -40,16 +40,16 @@ pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<Reci
     config.train.check_compute(dtype)?;
     let clock = Instant::now();
     let checkpoint = open::checkpoint(&config.model, on_event)?;
-    let tokenizer = open::tokenizer(&checkpoint)?;
+    let mut tokenizer = open::tokenizer(&checkpoint)?;
+    config.data.set_chat_template(&mut tokenizer)?;
     let mut model = open::model(&checkpoint, &device, dtype, Tables::InFile, on_event)?;
     model.train_tensors(config.train.trained_tensors(&checkpoint)?)?;
     let load_seconds = clock.elapsed().as_secs_f64();
-    let train = config.data.train.as_ref();
-    let train = train.ok_or_else(|| {
-        Error::invalid("the recipe names no training data", "set data.train, or give --data")
-    })?;
     let limits = data::training_limits(&checkpoint, &config.data);
-    let (dataset, task) = (Dataset::read(train)?, config.data.task()?);
+    let mut table = config.data.clone();
+    data::choose_dataset(&mut table)?;
+    let dataset = data::training_rows(&table, on_event)?;
+    let task = table.task(&dataset.rows, &tokenizer)?;
     let train = TokenizedDataset::new(&dataset.rows, &task, &tokenizer, limits)?;
     let data = TrainingData { digest: dataset.digest, task, train, dev: None };
     let mut objective = TextObjective::new(&data, config.seed);

@@ -213,7 +213,7 @@ fn synthetic_batch(tokens: usize, seq_length: usize, vocab: u32) -> Batch {
             let prompt: Vec<u32> = (0..length).map(|_| token()).collect();
             let candidates =
                 [0, 1].map(|last| Candidate::after_prompt(length, [&prompt[..], &[last]].concat()));
-            TokenizedExample { line: 0, candidates: candidates.into(), gold: vec![0] }
+            TokenizedExample { row: 0, candidates: candidates.into(), gold: vec![0] }
         })
         .collect();
     Batch::new(LossKind::Classification, &examples)

@@ -48,9 +48,37 @@ impl Folder {
         let commit = self.commit(revision)?;
         let directory = self.snapshot(&commit);
         // Without an announcement, no fetch of qzo was cut off.
-        let announced = fs::read_to_string(self.announcement(&commit)).unwrap_or_else(|_| String::new());
-        let is_whole = announced.lines().chain(["config.json"]).all(|name| directory.join(name).exists());
+        let announced = self.announced(&commit);
+        let mut names = announced.iter().map(String::as_str).chain(["config.json"]);
+        let is_whole = names.all(|name| directory.join(name).exists());
         is_whole.then_some(directory)
+    }
+
+    /// The directory of a revision, the names of the files in it, and those that were announced and are missing; `None` if
+    /// nothing of it was fetched.
+    pub fn files(&self, revision: &str) -> Option<(PathBuf, Vec<String>, Vec<String>)> {
+        let commit = self.commit(revision)?;
+        let directory = self.snapshot(&commit);
+        let mut names = Vec::new();
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(directory.join(&folder)).into_iter().flatten().flatten() {
+                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+                match entry.path().is_dir() {
+                    true => folders.push(format!("{name}/")),
+                    false => names.push(name),
+                }
+            }
+        }
+        let missing = self.announced(&commit).into_iter().filter(|name| !directory.join(name).exists());
+        let missing = missing.collect();
+        (!names.is_empty()).then_some((directory, names, missing))
+    }
+
+    /// The files of a snapshot that an unfinished fetch was to get.
+    pub fn announced(&self, commit: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.announcement(commit)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {

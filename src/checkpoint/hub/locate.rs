@@ -49,7 +49,11 @@ pub fn locate_text(text: &str, on_download: OnDownload<'_>) -> Result<PathBuf> {
     find(text, RepoType::Dataset, id, on_download)
 }
 
-fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> Result<PathBuf> {
+/// The local path of a repository or of one of its files.
+///
+/// # Errors
+/// Those of [`locate`].
+pub fn find(model: &str, kind: RepoType, id: HubId, on_download: OnDownload<'_>) -> Result<PathBuf> {
     let name = id.name();
     let repo = |revision: &str| Repo::with_revision(id.repo.clone(), kind, revision.to_owned());
     let folder = Folder::new(&environment::cache(), &repo(&id.revision));

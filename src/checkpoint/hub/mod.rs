@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! locate        a model's or a text's local path, after fetching what the cache does not have
+//! rows          the local paths of a dataset's files, likewise
+//! dataset       names of datasets, and which of their files hold a split
 //! id            names on the hub, parsed
 //! repository    downloads from one repository
 //! folder        a repository's folder in the cache
@@ -12,11 +14,14 @@
 //! ```
 
 mod announced;
+mod dataset;
 mod environment;
 mod folder;
 mod id;
 mod locate;
 mod repository;
+mod rows;
 
 pub use locate::{locate, locate_text};
 pub use repository::OnDownload;
+pub use rows::locate_rows;

@@ -1,5 +1,6 @@
 //! Download from one repository of the hub.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,6 +73,35 @@ impl Repository<'_> {
             self.fetch(name, on_download)?;
         }
         Ok(directory)
+    }
+
+    /// Fetches these files of a commit, as far as the cache does not have them. Returns their paths.
+    ///
+    /// # Errors
+    /// The hub refuses or cannot be reached.
+    pub fn fetch_files(
+        &self,
+        commit: &str,
+        names: &[&str],
+        on_download: OnDownload<'_>,
+    ) -> Result<Vec<PathBuf>> {
+        let directory = self.folder.snapshot(commit);
+        let missing: Vec<&str> =
+            names.iter().filter(|name| !directory.join(name).exists()).copied().collect();
+        if !missing.is_empty() {
+            // A file that an earlier command was to fetch is still missing.
+            let before =
+                self.folder.announced(commit).into_iter().filter(|name| !directory.join(name).exists());
+            let all: BTreeSet<String> = before.chain(names.iter().map(|name| (*name).to_owned())).collect();
+            self.folder.announce(commit, &all.into_iter().collect::<Vec<_>>())?;
+            for name in missing {
+                self.fetch(name, on_download)?;
+            }
+        }
+        if self.folder.announced(commit).iter().all(|name| directory.join(name).exists()) {
+            self.folder.complete(commit)?;
+        }
+        Ok(names.iter().map(|name| directory.join(name)).collect())
     }
 
     /// Fetches one file, in several attempts.
@@ -188,6 +218,11 @@ pub fn failed(what: &str, error: &ApiError) -> Error {
          with HF_HUB_OFFLINE=1 the files in the cache are used"
     };
     Error::hub(format!("{what}: fetching from the Hugging Face hub: {text}"), help)
+}
+
+/// Whether the hub says that there is no such revision.
+pub fn is_absent(error: &ApiError) -> bool {
+    is_status(&error.to_string(), &["404"])
 }
 
 fn is_status(text: &str, statuses: &[&str]) -> bool {

@@ -15,6 +15,8 @@ pub struct Progress {
     /// Whether to print a line at intervals, because standard error is not a terminal.
     plain: bool,
     last: Instant,
+    /// The first position that was set and its time, from which the rate is computed: a resumed run begins late.
+    first: Option<(u64, Instant)>,
 }
 
 impl Progress {
@@ -22,7 +24,7 @@ impl Progress {
 
     /// Makes a bar of `total` units of work.
     pub fn new(name: &str, total: u64, quiet: bool) -> Self {
-        Self::with_template(name, total, quiet, "{msg} {wide_bar} {pos}/{len} {eta}")
+        Self::with_template(name, total, quiet, "{msg} {wide_bar} {pos}/{len} {prefix}")
     }
 
     fn with_template(name: &str, total: u64, quiet: bool, template: &str) -> Self {
@@ -36,13 +38,16 @@ impl Progress {
             bar.set_style(style);
         }
         let plain = !terminal && !quiet;
-        Self { bar, name: name.to_string(), plain, last: Instant::now() }
+        Self { bar, name: name.to_string(), plain, last: Instant::now(), first: None }
     }
 
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);
         let total = self.bar.length().unwrap_or(0);
-        self.line(|| format!("{done}/{total}"));
+        let (first, since) = *self.first.get_or_insert_with(|| (done, Instant::now()));
+        let pace = pace(done, total, done.saturating_sub(first), since.elapsed());
+        self.bar.set_prefix(pace.clone());
+        self.line(|| format!("{done}/{total} {pace}"));
     }
 
     fn line(&mut self, text: impl FnOnce() -> String) {
@@ -104,11 +109,31 @@ impl Bytes {
     }
 }
 
+/// The units per second, or the seconds per unit if they are more, and the time left. `new` units took `elapsed`.
+fn pace(done: u64, total: u64, new: u64, elapsed: Duration) -> String {
+    let rate = new as f64 / elapsed.as_secs_f64().max(1e-3);
+    if new == 0 {
+        return String::new();
+    }
+    let pace = if rate < 1.0 { format!("{:.1} s each", rate.recip()) } else { format!("{rate:.1}/s") };
+    format!("{pace}, {} left", time((total.saturating_sub(done)) as f64 / rate))
+}
+
+/// A duration in its two largest units.
+fn time(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 fn rate(done: u64, total: u64, new: u64, elapsed: Duration) -> String {
     let rate = new as f64 / elapsed.as_secs_f64().max(1e-3);
     let left = match new {
         0 => String::new(),
-        _ => format!(", {:.0} s left", total.saturating_sub(done) as f64 / rate),
+        _ => format!(", {} left", time(total.saturating_sub(done) as f64 / rate)),
     };
     format!("{:.2} of {:.2} GB, {:.0} MB/s{left}", done as f64 / 1e9, total as f64 / 1e9, rate / 1e6)
 }
@@ -116,6 +141,16 @@ fn rate(done: u64, total: u64, new: u64, elapsed: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pace_and_the_time_left_are_in_units_that_fit() {
+        let pace = |done, new, seconds| pace(done, 100, new, Duration::from_secs(seconds));
+        assert_eq!(pace(0, 0, 5), "");
+        assert_eq!(pace(50, 10, 4), "2.5/s, 20 s left");
+        assert_eq!(pace(10, 10, 25), "2.5 s each, 3 min 45 s left");
+        assert_eq!(pace(1, 1, 100), "100.0 s each, 2 h 45 min left");
+        assert_eq!(pace(100, 10, 4), "2.5/s, 0 s left");
+    }
 
     #[test]
     fn the_rate_counts_only_bytes_of_this_process() {

@@ -11,6 +11,9 @@ use crate::data::LengthReport;
 use crate::quant::OutputError;
 use crate::quantize::QuantizeEvent;
 
+/// Most characters of a part of a row that is not learned.
+const MOST_SHOWN: usize = 800;
+
 /// Shows events as they occur.
 pub struct Reporter {
     console: Console,
@@ -43,11 +46,15 @@ impl Reporter {
         match event {
             Event::Download { file, done, of } => self.download(file, *done, *of),
             Event::Rows { set, kept, lengths } => self.rows(set, *kept, lengths),
+            Event::SetAside { dev, of, seed } => {
+                self.console.note(&format!("{dev} of {of} rows are set aside for evaluation (seed {seed})"));
+            }
+            Event::Example(pieces) => self.example(pieces),
             Event::Load { done, of } => self.bar.count("loading", *of).set(*done as u64),
-            Event::Training { weights, device, dtype, output_dir, steps, method } => {
+            Event::Training { weights, device, dtype, output_dir, steps, rows, method } => {
                 self.bar.finish();
                 self.console.note(&format!(
-                    "training {weights} weights on {device} in {dtype}, run in {}",
+                    "training {weights} weights on {device} in {dtype}: {steps} steps of {rows} rows, run in {}",
                     output_dir.display()
                 ));
                 self.console.note(method);
@@ -78,8 +85,31 @@ impl Reporter {
         self.bar.bytes(file).pass(new, of, true);
     }
 
+    /// Shows the first row, with what is learned between brackets.
+    fn example(&self, pieces: &[(String, bool)]) {
+        let text = |(piece, is_learned): &(String, bool)| match (is_learned, piece.chars().count()) {
+            (true, _) => format!("⟦{piece}⟧"),
+            (false, length) if length > MOST_SHOWN => {
+                let start: String = piece.chars().take(MOST_SHOWN / 2).collect();
+                let end: String = piece.chars().skip(length - MOST_SHOWN / 2).collect();
+                format!("{start} […] {end}")
+            }
+            (false, _) => piece.clone(),
+        };
+        let text: String = pieces.iter().map(text).collect();
+        self.console.note(&format!("the first row, with what is learned in ⟦ ⟧:\n{}", text.trim_end()));
+    }
+
     fn rows(&self, set: &str, kept: usize, lengths: &LengthReport) {
-        let LengthReport { rows, dropped, truncated, longest, .. } = lengths;
+        let LengthReport { rows, dropped, truncated, unlearned, split, longest, .. } = lengths;
+        if *unlearned > 0 {
+            let what = "have nothing to learn, such as a turn of the assistant, and are left out";
+            self.console.note(&format!("{set}: {unlearned} of {rows} rows {what}"));
+        }
+        if *split > 0 {
+            let what = "are learned turn by turn, because the chat template writes earlier turns differently";
+            self.console.note(&format!("{set}: {split} of {rows} chats {what}"));
+        }
         match set {
             "data" if dropped + truncated == 0 => {}
             "data" => {

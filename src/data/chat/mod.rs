@@ -4,8 +4,10 @@
 //! A template is a program from a file of unknown origin, so that it has a fixed amount of fuel and access to nothing but
 //! the messages.
 
+mod conversation;
 mod expressions;
 mod filters;
+mod marks;
 mod methods;
 mod operators;
 mod python;
@@ -14,16 +16,17 @@ mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
+pub use self::conversation::{Conversation, Turn};
 use self::python::MAX_TEXT;
-use self::rewrite::RewrittenTemplate;
 use crate::error::{Error, Result};
 
-/// One turn of a chat. The template decides which roles there are: system, user, assistant, …
+/// One message of a chat. The template decides which roles there are: system, user, assistant, …
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,
@@ -46,53 +49,84 @@ const FUEL: u64 = 10_000_000;
 /// Bytes that a template's own texts may write in total, including those written into blocks of `set`.
 const MAX_WRITTEN: u64 = 8 << 30;
 
-/// The text of a chat; `add_generation_prompt` opens the assistant's next turn.
-///
-/// # Errors
-/// A template that does not parse, calls `raise_exception`, writes more than 64 MiB or runs out of fuel, with its line.
-pub fn render(
-    template: &str,
-    messages: &[Message],
-    add_generation_prompt: bool,
-    special_tokens: &SpecialTokens,
-) -> Result<String> {
-    let tokens = Value::from_serialize(special_tokens);
-    render_with(
-        template,
-        context! {
-            messages, add_generation_prompt,
-            tools => Value::from(()), documents => Value::from(()),
-            ..tokens
-        },
-    )
+/// A compiled chat template.
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    /// Whether the template marks the assistant's turns with `{% generation %}`.
+    pub is_marked: bool,
 }
 
-/// Renders a template with the variables of `context`.
-fn render_with(template: &str, context: Value) -> Result<String> {
-    let mut env = Environment::new();
-    env.set_trim_blocks(true);
-    env.set_lstrip_blocks(true);
-    env.set_undefined_behavior(UndefinedBehavior::Lenient);
-    env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_unknown_method_callback(methods::call);
-    env.add_function("raise_exception", raise_exception);
-    env.add_function("strftime_now", strftime_now);
-    env.set_formatter(|out, _, value| match value.as_str() {
-        Some(written) => python::made(written).and_then(|()| Ok(out.write_str(written)?)),
-        None => Ok(out.write_str(&python::text(value)?)?),
-    });
-    filters::add(&mut env);
-    operators::add(&mut env);
-    // Jinja2's `self` holds a template's blocks, of which chat templates have none.
-    env.add_global("self", Value::from(BTreeMap::<String, Value>::new()));
+/// A rendered chat, with the ranges of bytes that the template marks as the assistant's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderedChat {
+    pub text: String,
+    pub marked: Vec<Range<usize>>,
+}
 
-    python::start();
-    let RewrittenTemplate { source, longest_text } = rewrite::rewrite(template).map_err(template_error)?;
-    env.set_fuel(Some(FUEL.min(MAX_WRITTEN / longest_text.max(1) as u64)));
-    let template = env.template_from_str(&source).map_err(template_error)?;
-    let mut text = RenderedText::default();
-    template.render_captured_to(context, &mut text).map_err(template_error)?;
-    Ok(String::from_utf8_lossy(&text.0).into_owned())
+/// Name of the template in its environment.
+const NAME: &str = "chat";
+
+impl ChatTemplate {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// A template that does not parse, with its line.
+    pub fn new(source: &str) -> Result<Self> {
+        let mut env = Environment::new();
+        env.set_trim_blocks(true);
+        env.set_lstrip_blocks(true);
+        env.set_undefined_behavior(UndefinedBehavior::Lenient);
+        env.set_auto_escape_callback(|_| AutoEscape::None);
+        env.set_unknown_method_callback(methods::call);
+        env.add_function("raise_exception", raise_exception);
+        env.add_function("strftime_now", strftime_now);
+        env.set_formatter(|out, _, value| match value.as_str() {
+            Some(written) => python::made(written).and_then(|()| Ok(out.write_str(written)?)),
+            None => Ok(out.write_str(&python::text(value)?)?),
+        });
+        filters::add(&mut env);
+        operators::add(&mut env);
+        marks::add(&mut env);
+        // Jinja2's `self` holds a template's blocks, of which chat templates have none.
+        env.add_global("self", Value::from(BTreeMap::<String, Value>::new()));
+        python::start();
+        let rewritten = rewrite::rewrite(source).map_err(template_error)?;
+        env.set_fuel(Some(FUEL.min(MAX_WRITTEN / rewritten.longest_text.max(1) as u64)));
+        env.add_template_owned(NAME, rewritten.source).map_err(template_error)?;
+        Ok(Self { env, is_marked: rewritten.is_marked })
+    }
+
+    /// The text of a chat; `add_generation_prompt` opens the assistant's next turn.
+    ///
+    /// # Errors
+    /// A template that calls `raise_exception`, writes more than 64 MiB or runs out of fuel, with its line.
+    pub fn render(
+        &self,
+        messages: &[impl Serialize],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+        special_tokens: &SpecialTokens,
+    ) -> Result<RenderedChat> {
+        let tokens = Value::from_serialize(special_tokens);
+        self.render_with(context! {
+            messages, add_generation_prompt,
+            tools => tools.map_or(Value::from(()), Value::from_serialize), documents => Value::from(()),
+            ..tokens
+        })
+    }
+
+    /// Renders the template with the variables of `context`.
+    fn render_with(&self, context: Value) -> Result<RenderedChat> {
+        python::start();
+        let template = self.env.get_template(NAME).map_err(template_error)?;
+        let mut text = RenderedText::default();
+        template.render_captured_to(context, &mut text).map_err(template_error)?;
+        let text = String::from_utf8_lossy(&text.0).into_owned();
+        match self.is_marked {
+            true => marks::split(&text),
+            false => Ok(RenderedChat { text, marked: Vec::new() }),
+        }
+    }
 }
 
 /// The output of a template, up to [`MAX_TEXT`].
@@ -122,7 +156,8 @@ fn template_error(error: minijinja::Error) -> Error {
     };
     Error::invalid(
         format!("chat template{line}: {what}"),
-        "check that the messages are what the template expects, or give the whole prompt as text, without --chat",
+        "check that the messages are what the template expects, or give another template (data.chat_template) or, to \
+         generate, the whole prompt as text, without --chat",
     )
 }
 

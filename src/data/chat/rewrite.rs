@@ -10,7 +10,7 @@
 //! | `a * b` | `([a, b]\|py_mul)`, likewise `//` and `%` |
 //! | `a[1:n]` | `(a\|py_slice(1, n, none))` |
 //! | `{% for x in a if b %}` | `{% for x in (a)\|py_iter if b %}` |
-//! | `{% generation %}` | `{% with %}` |
+//! | `{% generation %}` | `{% filter py_generation %}{% with %}` |
 //!
 //! A text that is not a template stays unchanged, so that minijinja reports the error.
 
@@ -28,6 +28,8 @@ pub struct RewrittenTemplate {
     pub source: String,
     /// Bytes of the longest text outside of tags: the most that one instruction writes.
     pub longest_text: usize,
+    /// Whether it has `generation` tags.
+    pub is_marked: bool,
 }
 
 /// Rewrites a template. CR LF and CR become LF, as in Jinja2's lexer.
@@ -38,7 +40,7 @@ pub fn rewrite(template: &str) -> Result<RewrittenTemplate, Error> {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len() * 2);
     let mut rest = template.as_str();
-    let mut longest_text = 0;
+    let (mut longest_text, mut is_marked) = (0, false);
     while let Some((at, open)) = next_tag(rest) {
         out.push_str(&rest[..at]);
         longest_text = longest_text.max(at);
@@ -61,12 +63,19 @@ pub fn rewrite(template: &str) -> Result<RewrittenTemplate, Error> {
             TagKind::Comment => out.push_str(tag),
             TagKind::Raw(_) => out.push_str(&raw(tag)),
             TagKind::Expression => out.push_str(&in_tag(tag, expression)),
-            TagKind::Statement => out.push_str(&in_tag(tag, statement)),
+            TagKind::Statement => match inner(tag).1.trim() {
+                "generation" => {
+                    is_marked = true;
+                    out.push_str(&in_two_tags(tag, "filter py_generation", "with"));
+                }
+                "endgeneration" => out.push_str(&in_two_tags(tag, "endwith", "endfilter")),
+                _ => out.push_str(&in_tag(tag, statement)),
+            },
         }
         rest = &rest[len..];
     }
     longest_text = longest_text.max(rest.len());
-    Ok(RewrittenTemplate { source: out + rest, longest_text })
+    Ok(RewrittenTemplate { source: out + rest, longest_text, is_marked })
 }
 
 /// Number of tokens that are not white space.
@@ -132,16 +141,17 @@ fn in_tag(tag: &str, change: fn(&str) -> String) -> String {
     format!("{open}{}{changed}{close}", if inner.starts_with('{') { " " } else { "" })
 }
 
+/// Two tags in the place of one. The white space around them is treated as it was around the one.
+fn in_two_tags(tag: &str, first: &str, second: &str) -> String {
+    let (open, _, close) = inner(tag);
+    format!("{open} {first} %}}{{% {second} {close}")
+}
+
 fn expression(text: &str) -> String {
     nodes(&tokens(text)).map_or_else(|| text.to_string(), |nodes| level(&nodes))
 }
 
 fn statement(text: &str) -> String {
-    match text.trim() {
-        "generation" => return text.replacen("generation", "with", 1),
-        "endgeneration" => return text.replacen("endgeneration", "endwith", 1),
-        _ => {}
-    }
     let Some(nodes) = nodes(&tokens(text)) else { return text.to_string() };
     let Some(head) = nodes.iter().position(|node| !node.is_space()) else { return text.to_string() };
     let (start, rest) = nodes.split_at(head + 1);
@@ -203,7 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn generation_tags_become_a_scope() {
-        check(&[("{%- generation -%}a{%+ endgeneration %}", "{%- with -%}a{%+ endwith %}")]);
+    fn generation_tags_become_a_filter_and_a_scope() {
+        let expected = "{%- filter py_generation %}{% with -%}a{%+ endwith %}{% endfilter %}";
+        check(&[("{%- generation -%}a{%+ endgeneration %}", expected)]);
+        assert!(rewrite("{%generation%}a{%endgeneration%}").unwrap().is_marked);
+        assert!(!rewrite("{% raw %}{% generation %}{% endraw %}").unwrap().is_marked);
     }
 }

@@ -4,6 +4,21 @@ fn chat() -> Vec<Message> {
     vec![Message::new("user", "2 < 3 & \"it's\"?"), Message::new("assistant", " Yes. ")]
 }
 
+fn render(
+    template: &str,
+    messages: &[Message],
+    add_generation_prompt: bool,
+    special_tokens: &SpecialTokens,
+) -> Result<String> {
+    ChatTemplate::new(template)?
+        .render(messages, None, add_generation_prompt, special_tokens)
+        .map(|chat| chat.text)
+}
+
+fn render_with(template: &str, context: Value) -> Result<String> {
+    ChatTemplate::new(template)?.render_with(context).map(|chat| chat.text)
+}
+
 fn tokens(bos: Option<&str>, eos: Option<&str>) -> SpecialTokens {
     let named = [("bos_token", bos), ("eos_token", eos)];
     named.into_iter().filter_map(|(name, token)| Some((name.into(), token?.into()))).collect()

@@ -67,6 +67,46 @@ impl Builtin {
         }
     }
 
+    /// The dataset on the Hugging Face hub that has the task's rows.
+    pub fn dataset(self) -> &'static str {
+        match self {
+            Self::Sst2 => "nyu-mll/glue:sst2",
+            Self::Rte => "aps/super_glue:rte",
+            Self::Cb => "aps/super_glue:cb",
+            Self::BoolQ => "aps/super_glue:boolq",
+            Self::Wsc => "aps/super_glue:wsc.fixed",
+            Self::Wic => "aps/super_glue:wic",
+            Self::MultiRc => "aps/super_glue:multirc",
+            Self::Copa => "aps/super_glue:copa",
+            Self::Record => "aps/super_glue:record",
+            Self::Squad => "rajpurkar/squad",
+            Self::Drop => "ucinlp/drop",
+        }
+    }
+
+    /// The task whose rows have the fields of this one.
+    pub fn for_row(row: &Row) -> Option<Self> {
+        let has = |field: &&str| row.fields.contains_key(*field);
+        Self::ALL.into_iter().find(|task| task.fields().iter().all(|field| has(field)))
+    }
+
+    /// The fields that every row has.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Sst2 => &["sentence", "label"],
+            // CB has the fields of RTE, and a third label.
+            Self::Rte | Self::Cb => &["premise", "hypothesis", "label"],
+            Self::BoolQ => &["passage", "question", "answer"],
+            Self::Wsc => &["text", "span1_text", "span2_text", "label"],
+            Self::Wic => &["word", "sentence1", "sentence2", "label"],
+            Self::MultiRc => &["paragraph", "question", "answer", "label"],
+            Self::Copa => &["premise", "choice1", "choice2", "question", "label"],
+            Self::Record => &["passage", "query", "entities", "answers"],
+            Self::Squad => &["title", "context", "question", "answers"],
+            Self::Drop => &["passage", "question", "answers_spans"],
+        }
+    }
+
     /// The choices if they are the same for every row; else none.
     pub fn choices(self) -> &'static [&'static str] {
         match self {

@@ -139,7 +139,7 @@ mod tests {
     use crate::data::row::for_tests;
 
     fn read(label: &str, choices: &[&str]) -> Result<usize, String> {
-        let row = for_tests(&format!("{{\"label\": {label}}}"));
+        let row = for_tests(1, &format!("{{\"label\": {label}}}"));
         let choices: Vec<String> = choices.iter().map(|choice| choice.to_string()).collect();
         label_index(&row, "label", &choices)
             .map_err(|error| error.to_string().strip_prefix("rows.jsonl").unwrap().to_string())

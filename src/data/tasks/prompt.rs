@@ -1,8 +1,6 @@
 //! Prompts with `{field}` placeholders, which a dataset row fills. `{{` and `}}` stand for braces.
 
-use serde_json::Value;
-
-use crate::data::row::{Row, describe};
+use crate::data::row::Row;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,16 +76,7 @@ impl PromptTemplate {
         for part in &self.parts {
             match part {
                 PromptPart::Text(text) => prompt.push_str(text),
-                PromptPart::Field(name) => match row.field(name)? {
-                    Value::String(text) => prompt.push_str(text),
-                    Value::Number(number) => prompt.push_str(&number.to_string()),
-                    other => {
-                        let got = describe(other);
-                        return Err(
-                            row.error(format!("field `{name}`: expected a string or a number, got {got}"))
-                        );
-                    }
-                },
+                PromptPart::Field(name) => prompt.push_str(&row.written(name)?),
             }
         }
         Ok(prompt)

@@ -1,5 +1,9 @@
 use super::*;
-use crate::data::row::for_tests as row;
+use crate::data::row::{Row, for_tests};
+
+fn row(json: &str) -> Row {
+    for_tests(1, json)
+}
 
 fn builtin(name: &str, json: &str) -> Example {
     Task::new(&TaskConfig::of_task(name)).unwrap().example(&row(json)).unwrap()

@@ -1,6 +1,6 @@
 use super::*;
 use crate::data::tokenizer::for_tests as tokenizer;
-use crate::data::{Batch, GgufVocab, TaskConfig, row};
+use crate::data::{Batch, Candidate, GgufVocab, RowFormat, TaskConfig, row};
 
 #[derive(serde::Deserialize)]
 struct Fixture {
@@ -8,9 +8,7 @@ struct Fixture {
 }
 
 fn rows(lines: &[&str]) -> Vec<Row> {
-    let mut rows: Vec<Row> = lines.iter().map(|line| row::for_tests(line)).collect();
-    (1..).zip(&mut rows).for_each(|(line, row)| row.line = line);
-    rows
+    (1..).zip(lines).map(|(at, line)| row::for_tests(at, line)).collect()
 }
 
 fn choices(choices: &[&str]) -> Task {
@@ -99,7 +97,7 @@ fn overlong_rows_are_dropped_and_counted() {
     let limits = Limits { max_seq_length: Some(5), overlong: DROP, ..NONE };
     let data = TokenizedDataset::new(&rows(&lines), &choices(&["2", "3"]), &tokenizer, limits).unwrap();
     // Digits are single tokens: text, colon, choice.
-    assert_eq!(data.examples.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(data.examples.iter().map(|e| e.row).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(
         data.lengths,
         LengthReport { rows: 3, dropped: 1, longest: 22, shortest: 3, ..Default::default() }
@@ -215,4 +213,169 @@ fn an_answer_without_a_token_of_its_own_is_refused() {
     // " " and "the" are one token, before which there is none.
     let error = one(&[r#"{"text": " ", "label": 0}"#], &task.unwrap(), &tokenizer, NONE).unwrap_err();
     assert!(message(error).contains("move the space at its end to the start of the answer"));
+}
+
+#[derive(serde::Deserialize)]
+struct MaskCase {
+    name: String,
+    template: String,
+    row: serde_json::Value,
+    sequences: Vec<MaskedSequence>,
+}
+
+#[derive(serde::Deserialize, Debug, PartialEq)]
+struct MaskedSequence {
+    ids: Vec<u32>,
+    mask: Vec<u8>,
+}
+
+fn shaped(format: RowFormat) -> Task {
+    Task::Shaped { format, is_chat: true }
+}
+
+#[test]
+fn the_assistants_turns_are_scored_and_nothing_else() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers/chat_masks.json");
+    let cases: Vec<MaskCase> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(cases.len() >= 10);
+    for MaskCase { name, template, row, sequences } in cases {
+        let mut tokenizer = smollm();
+        tokenizer.set_chat_template(template);
+        let rows = rows(&[&row.to_string()]);
+        let data = TokenizedDataset::new(&rows, &shaped(RowFormat::Messages), &tokenizer, NONE).unwrap();
+        let masked = data.examples.iter().map(|example| {
+            let [candidate] = example.candidates.as_slice() else { panic!("{name}: one candidate") };
+            let is_scored = |at: &usize| candidate.scored.iter().any(|span| span.contains(at));
+            let mask = (0..candidate.tokens.len()).map(|at| u8::from(is_scored(&at))).collect();
+            MaskedSequence { ids: candidate.tokens.clone(), mask }
+        });
+        assert_eq!(masked.collect::<Vec<_>>(), sequences, "{name}");
+        assert_eq!(data.lengths.split, usize::from(sequences.len() > 1), "{name}");
+    }
+}
+
+fn smollm() -> Tokenizer {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers/smollm");
+    Tokenizer::from_dir(std::path::Path::new(directory)).unwrap()
+}
+
+/// The learned parts of each sequence.
+fn learned(data: &TokenizedDataset, tokenizer: &Tokenizer) -> Vec<String> {
+    let spans = data.examples.iter().flat_map(|example| {
+        let candidate = &example.candidates[0];
+        candidate.scored.iter().map(|span| tokenizer.decode(&candidate.tokens[span.clone()], false).unwrap())
+    });
+    spans.collect()
+}
+
+#[test]
+fn rows_of_every_shape_are_learned_by_their_answers() {
+    let tokenizer = smollm();
+    let read = |lines: &[&str]| {
+        let rows = rows(lines);
+        let task = Task::of_rows(&TaskConfig::default(), &rows, &tokenizer).unwrap();
+        (task.name(), learned(&TokenizedDataset::new(&rows, &task, &tokenizer, NONE).unwrap(), &tokenizer))
+    };
+    let one = |line: &str| read(&[line]);
+    let whole = |line: &str| {
+        let rows = rows(&[line]);
+        let task = Task::of_rows(&TaskConfig::default(), &rows, &tokenizer).unwrap();
+        let data = TokenizedDataset::new(&rows, &task, &tokenizer, NONE).unwrap();
+        tokenizer.decode(&data.examples[0].candidates[0].tokens, false).unwrap()
+    };
+    let answers = |name, answers: &[&str]| (name, answers.iter().map(|a| a.to_string()).collect::<Vec<_>>());
+    let messages = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "prompt": "a", "completion": "x"}"#;
+    assert_eq!(one(messages), answers("messages", &["b<|im_end|>"]));
+    let sharegpt = r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#;
+    assert_eq!(one(sharegpt), answers("conversations", &["b<|im_end|>"]));
+    let alpaca = r#"{"instruction": "a", "input": null, "output": "b", "text": "a b"}"#;
+    assert_eq!(one(alpaca), answers("alpaca", &["b<|im_end|>"]));
+    let completion = r#"{"prompt": "Q:", "completion": " b"}"#;
+    assert_eq!(one(completion), answers("prompt-completion", &[" b<|im_end|>"]));
+    let chat = r#"{"prompt": "a", "completion": "b"}"#;
+    assert_eq!(one(chat), answers("prompt-completion", &["b<|im_end|>"]));
+    assert!(whole(chat).contains("<|im_start|>user") && !whole(completion).contains("<|im_start|>"));
+    let turns = r#"{"prompt": [{"role": "assistant", "content": "no"}, {"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}"#;
+    assert_eq!(one(turns), answers("prompt-completion", &["b<|im_end|>"]));
+    assert_eq!(one(r#"{"question": "2 + 2", "answer": 4}"#), answers("question-answer", &["4<|im_end|>"]));
+    let texts = read(&[r#"{"text": "1 2", "id": 7}"#, r#"{"text": " "}"#]);
+    assert_eq!(texts, answers("text", &[" 2<|im_end|>"]));
+}
+
+#[test]
+fn instructions_become_plain_prompts_where_there_is_no_chat_template() {
+    let tokenizer = tokenizer("llama-bpe");
+    let decoded = |line: &str| {
+        let rows = rows(&[line]);
+        let task = Task::of_rows(&TaskConfig::default(), &rows, &tokenizer).unwrap();
+        let data = TokenizedDataset::new(&rows, &task, &tokenizer, NONE).unwrap();
+        let pieces = data.examples[0].candidates[0].pieces(&tokenizer).unwrap();
+        (pieces[0].0.clone(), pieces[1].0.clone())
+    };
+    let (prompt, answer) = decoded(r#"{"instruction": "add", "input": "1", "output": "2"}"#);
+    assert!(prompt.contains("### Instruction:\nadd\n\n### Input:\n1\n\n### Response:\n"), "{prompt}");
+    assert!(answer.starts_with('2'), "{answer}");
+    let (prompt, answer) = decoded(r#"{"question": "2 + 2?", "answer": "4"}"#);
+    assert!(prompt.ends_with("Question: 2 + 2?\nAnswer:") && answer.starts_with(" 4"), "{prompt}{answer}");
+}
+
+#[test]
+fn rows_that_need_a_prompt_ask_for_it() {
+    let tokenizer = smollm();
+    let refused = |line: &str| {
+        let error = Task::of_rows(&TaskConfig::default(), &rows(&[line]), &tokenizer).unwrap_err();
+        (message(error.about("")).replace(": rows.jsonl", ""), error_help(line, &tokenizer))
+    };
+    let (what, help) = refused(r#"{"text": "a", "label": 1}"#);
+    assert!(what.contains("a text and the field `label` (the number 1 here)"), "{what}");
+    assert!(help.contains("--prompt \"{text} It was\" --choice"), "{help}");
+    let (what, _) = refused(r#"{"sentence": "a", "label": 1, "idx": 0}"#);
+    assert!(what.contains("the task sst2: give --task sst2"), "{what}");
+    let (what, help) = refused(r#"{"a": "b"}"#);
+    assert!(what.contains("rows with the fields a have no shape"), "{what}");
+    assert!(help.contains("messages; conversations; instruction, input, output"), "{help}");
+    // BoolQ's answers are truth values, MultiRC's rows have a label.
+    assert!(refused(r#"{"question": "q", "answer": true, "passage": "p"}"#).1.contains("the task boolq"));
+    assert!(
+        refused(r#"{"paragraph": "p", "question": "q", "answer": "a", "label": 1}"#).0.contains("multirc")
+    );
+}
+
+fn error_help(line: &str, tokenizer: &Tokenizer) -> String {
+    let error = Task::of_rows(&TaskConfig::default(), &rows(&[line]), tokenizer).unwrap_err();
+    error.help().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn long_chats_lose_their_end_and_chats_without_an_answer_are_left_out() {
+    let tokenizer = smollm();
+    let lines = [
+        r#"{"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1234567890"}]}"#,
+        r#"{"messages": [{"role": "user", "content": "1"}]}"#,
+        r#"{"messages": [{"role": "user", "content": "123456789012345678901234567890"}, {"role": "assistant", "content": "1"}]}"#,
+    ];
+    let task = shaped(RowFormat::Messages);
+    let whole = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, NONE).unwrap();
+    assert_eq!((whole.examples.len(), whole.lengths.unlearned), (2, 1));
+    let limit = whole.examples[0].candidates[0].tokens.len() - 5;
+    let limits = Limits { max_seq_length: Some(limit), overlong: TRUNCATE, ..NONE };
+    let cut = TokenizedDataset::new(&rows(&lines), &task, &tokenizer, limits).unwrap();
+    assert_eq!(learned(&cut, &tokenizer), ["1234567"]);
+    assert_eq!((cut.lengths.truncated, cut.lengths.dropped, cut.lengths.unlearned), (1, 1, 1));
+    let none = TokenizedDataset::new(&rows(&lines[1..2]), &task, &tokenizer, NONE).unwrap_err();
+    assert!(message(none).contains("no row has anything to learn"));
+}
+
+#[test]
+fn a_template_whose_prompt_does_not_begin_the_turn_is_refused() {
+    let mut tokenizer = smollm();
+    tokenizer.set_chat_template(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:\n<think>{% endif %}".into(),
+    );
+    let row = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let error =
+        TokenizedDataset::new(&rows(&[row]), &shaped(RowFormat::Messages), &tokenizer, NONE).unwrap_err();
+    assert!(error.help().unwrap().contains("{% generation %}"));
+    let what = message(error);
+    assert!(what.contains(":1: the chat template opens message 2") && what.contains("<think>"), "{what}");
 }

@@ -1,9 +1,14 @@
 //! Text ↔ token ids.
 
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use serde::Serialize;
+
 use super::failed::failed;
 use super::long_text::LongText;
 use super::stream::StreamDecoder;
-use crate::data::chat::{self, Message, SpecialTokens};
+use crate::data::chat::{ChatTemplate, Message, RenderedChat, SpecialTokens};
 use crate::error::{Error, Result};
 
 /// Size in bytes from which a text is tokenized in pieces.
@@ -15,12 +20,14 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Vec<u32>,
     chat_template: Option<String>,
+    /// The chat template, compiled when it is first used.
+    compiled: OnceLock<ChatTemplate>,
     special_tokens: SpecialTokens,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { inner: _, bos, eos, chat_template, special_tokens } = self;
+        let Self { inner: _, bos, eos, chat_template, compiled: _, special_tokens } = self;
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
             .field("bos", bos)
@@ -43,7 +50,7 @@ impl Tokenizer {
         // A tokenizer.json may carry the length its model was trained at, and would cut texts silently.
         inner.with_truncation(None).map_err(|e| failed("setting up the tokenizer", &e))?;
         inner.with_padding(None);
-        Ok(Self { inner, bos, eos, chat_template, special_tokens })
+        Ok(Self { inner, bos, eos, chat_template, compiled: OnceLock::new(), special_tokens })
     }
 
     /// Token ids of a text. Special tokens written out in the text are recognised; `add_special` adds
@@ -61,6 +68,21 @@ impl Tokenizer {
             self.warn_of_doubled(text, &ids);
         }
         Ok(ids)
+    }
+
+    /// Token ids of a text without added special tokens, and the range of bytes that each stands for. The range of a
+    /// token that only holds white space may be empty.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| failed("tokenizing", &e))?;
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
+        Ok((encoding.get_ids().to_vec(), offsets.collect()))
+    }
+
+    /// Whether a token is a special one, such as the end of a turn.
+    pub fn is_special(&self, id: u32) -> bool {
+        let token =
+            || self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token));
+        self.eos.contains(&id) || token()
     }
 
     /// Begins a text that is given in parts.
@@ -181,13 +203,48 @@ impl Tokenizer {
     /// # Errors
     /// No chat template, or one that fails.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.chat_template().ok_or_else(|| {
+        self.render_messages(messages, None, add_generation_prompt).map(|chat| chat.text)
+    }
+
+    /// The text of a chat whose messages may have any fields, with the tools that the assistant may call.
+    ///
+    /// # Errors
+    /// Those of [`Self::render_chat`].
+    pub fn render_messages(
+        &self,
+        messages: &[impl Serialize],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<RenderedChat> {
+        self.template()?.render(messages, tools, add_generation_prompt, &self.special_tokens)
+    }
+
+    /// Whether the chat template marks the assistant's turns.
+    ///
+    /// # Errors
+    /// Those of [`Self::render_chat`].
+    pub fn marks_turns(&self) -> Result<bool> {
+        Ok(self.template()?.is_marked)
+    }
+
+    fn template(&self) -> Result<&ChatTemplate> {
+        if let Some(template) = self.compiled.get() {
+            return Ok(template);
+        }
+        let source = self.chat_template().ok_or_else(|| {
             Error::unsupported(
                 "the model has no chat template",
-                "give the whole prompt as text, without --chat",
+                "give one as a file (data.chat_template), or give the whole prompt as text",
             )
         })?;
-        chat::render(template, messages, add_generation_prompt, &self.special_tokens)
+        let template = ChatTemplate::new(source)?;
+        Ok(self.compiled.get_or_init(|| template))
+    }
+
+    /// Uses another chat template than that of the model's files.
+    pub fn set_chat_template(&mut self, source: String) {
+        self.chat_template = Some(source);
+        self.compiled = OnceLock::new();
     }
 
     /// The tokenizer as a `tokenizer.json`.
