@@ -52,7 +52,7 @@ pub fn training_data(
     let limits = training_limits(checkpoint, &config.data);
     let mut tokenize = |set, rows: &[_], limits| {
         let progress = &mut |done| on_event(Event::Evaluate { unit: "tokenizing", done, of: rows.len() });
-        let data = TokenizedDataset::with_progress(rows, &task, tokenizer, limits, progress)?;
+        let data = TokenizedDataset::after_shots(rows, &task, "", tokenizer, limits, progress)?;
         on_event(Event::Rows { set, kept: data.examples.len(), lengths: data.lengths });
         Ok::<_, Error>(data)
     };

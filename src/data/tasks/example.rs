@@ -16,3 +16,28 @@ pub enum Example {
     /// An answer is generated greedily up to a line end, and compared with each of `answers`.
     Generation { prompt: String, answers: Vec<String> },
 }
+
+impl Example {
+    /// The prompt with its right answer, as a solved example before other prompts; `None` for chats and texts.
+    pub fn solved(&self) -> Option<String> {
+        match self {
+            Self::Classification { prompt, options, gold } => {
+                gold.first().and_then(|gold| options.get(*gold)).map(|answer| format!("{prompt}{answer}"))
+            }
+            Self::Completion { prompt, completion } => Some(format!("{prompt}{completion}")),
+            Self::Generation { prompt, answers } => answers.first().map(|answer| format!("{prompt} {answer}")),
+            Self::Chat(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// Puts solved examples before the prompt.
+    pub fn after(mut self, shots: &str) -> Self {
+        match &mut self {
+            Self::Classification { prompt, .. } | Self::Completion { prompt, .. } | Self::Generation { prompt, .. } => {
+                prompt.insert_str(0, shots);
+            }
+            Self::Chat(_) | Self::Text(_) => {}
+        }
+        self
+    }
+}

@@ -46,16 +46,17 @@ impl TokenizedDataset {
     /// A row that the task cannot read, a row beyond the model's context or vocabulary, an option that
     /// adds no token or follows nothing, and nothing left within `max_seq_length`.
     pub fn new(rows: &[Row], task: &Task, tokenizer: &Tokenizer, limits: Limits) -> Result<Self> {
-        Self::with_progress(rows, task, tokenizer, limits, &mut |_| ())
+        Self::after_shots(rows, task, "", tokenizer, limits, &mut |_| ())
     }
 
-    /// Like [`Self::new`]; `progress` is given the number of rows done.
+    /// Like [`Self::new`], with solved examples before every prompt; `progress` is given the number of rows done.
     ///
     /// # Errors
     /// Those of [`Self::new`].
-    pub fn with_progress(
+    pub fn after_shots(
         rows: &[Row],
         task: &Task,
+        shots: &str,
         tokenizer: &Tokenizer,
         limits: Limits,
         progress: &mut dyn FnMut(usize),
@@ -71,7 +72,7 @@ impl TokenizedDataset {
         let mut first_merged = None;
         // In parts, so that an error in a long file is found before all of it is tokenized.
         for (part, first) in rows.chunks(ROWS_AT_ONCE).zip((0..).step_by(ROWS_AT_ONCE)) {
-            let tokenized = part.par_iter().map(|row| tokenize(row, &task.example(row)?, tokenizer));
+            let tokenized = part.par_iter().map(|row| tokenize(row, &task.example(row)?.after(shots), tokenizer));
             let tokenized: Vec<Result<RowTokens>> = tokenized.collect();
             for ((index, row), tokens) in (first..).zip(part).zip(tokenized) {
                 let tokens = tokens?;
