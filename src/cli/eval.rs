@@ -28,7 +28,7 @@ pub struct EvalArgs {
     /// Drop or truncate rows that are longer than the model's context [default: refuse them]
     #[arg(long, value_name = "HOW", requires = "data")]
     overlong: Option<Overlong>,
-    /// Also report the predicted candidate of every row
+    /// Also report the predicted candidate or the generated answer of every row
     #[arg(long, requires = "data")]
     predictions: bool,
     /// Text file, scored in windows
@@ -52,7 +52,7 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     if let Measured::Task(report) = &mut report
         && !args.predictions
     {
-        report.predictions = None;
+        (report.predictions, report.answers) = (None, None);
     }
     common.console().result(&report, || text(&report))
 }

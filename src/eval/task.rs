@@ -8,13 +8,13 @@ use crate::data::{
     Batch, Example, Load, LossKind, Row, Task, TokenizedDataset, TokenizedExample, Tokenizer, metrics,
 };
 use crate::error::Result;
-use crate::generate::{GenerateOptions, generate};
+use crate::generate::{GenerateOptions, generate_batch};
 use crate::model::LanguageModel;
 
 /// Longest generated answer, as in MeZO. A line end also ends it.
 const MAX_ANSWER_TOKENS: usize = 50;
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TaskReport {
     pub task: String,
     /// Rows that were scored.
@@ -39,6 +39,9 @@ pub struct TaskReport {
     /// Index of the chosen candidate of each row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predictions: Option<Vec<usize>>,
+    /// Generated answer of each row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<String>>,
 }
 
 /// Scores every example of `data`; `progress` is given the number of rows done.
@@ -87,14 +90,11 @@ impl TaskReport {
         Self {
             task: task.name().to_string(),
             n,
-            dropped: 0,
-            truncated: 0,
             accuracy,
             stderr: accuracy.map(|p| standard_error(p, n)),
-            f1: None,
             nll,
             choices: task.choices().into_iter().map(str::to_string).collect(),
-            predictions: None,
+            ..Self::default()
         }
     }
 }
@@ -112,26 +112,29 @@ pub fn evaluate_answers(
     report: &mut TaskReport,
     progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
-    let options = GenerateOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
-    let (mut exact, mut f1, mut n) = (0.0, 0.0, 0);
+    let stop = vec!["\n".to_string()];
+    let options = GenerateOptions { max_new_tokens: MAX_ANSWER_TOKENS, stop, ..Default::default() };
+    let (mut prompts, mut golds) = (Vec::new(), Vec::new());
     let mut rows = rows.iter();
     for example in &data.examples {
         let Some(row) = rows.find(|row| row.line == example.line) else { continue };
         let Example::Generation { answers, .. } = task.example(row)? else { continue };
         let [candidate] = example.candidates.as_slice() else { continue };
-        let answer =
-            generate(model, tokenizer, candidate.prompt(), &options, &mut |text| !text.contains('\n'))?;
-        let answer = answer.text.split('\n').next().unwrap_or_default().trim();
-        exact += metrics::exact_match(answer, &answers);
-        f1 += metrics::f1(answer, &answers);
-        n += 1;
-        progress(n);
+        prompts.push(candidate.prompt());
+        golds.push(answers);
     }
-    if n > 0 {
-        let accuracy = exact / n as f64;
+    let generated = generate_batch(model, tokenizer, &prompts, &options, progress)?;
+    let answers: Vec<String> = generated.iter().map(|answer| answer.text.trim().to_string()).collect();
+    let mean = |metric: fn(&str, &[String]) -> f64| {
+        answers.iter().zip(&golds).map(|(answer, golds)| metric(answer, golds)).sum::<f64>()
+            / answers.len() as f64
+    };
+    if !answers.is_empty() {
+        let accuracy = mean(metrics::exact_match);
         report.accuracy = Some(accuracy);
-        report.stderr = Some(standard_error(accuracy, n));
-        report.f1 = Some(f1 / n as f64);
+        report.stderr = Some(standard_error(accuracy, answers.len()));
+        report.f1 = Some(mean(metrics::f1));
+        report.answers = Some(answers);
     }
     Ok(())
 }
