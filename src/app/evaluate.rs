@@ -1,6 +1,7 @@
 //! Measures a model.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -10,11 +11,12 @@ use crate::checkpoint::Checkpoint;
 use crate::data::tasks::Task;
 use crate::data::{Dataset, Limits, Overlong, TokenizedDataset, Tokenizer, tokens_of_file};
 use crate::device::{DeviceSpec, DtypeSpec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::perplexity::PerplexityReport;
 use crate::eval::score::ScoreReport;
-use crate::eval::{self, TaskReport, task};
+use crate::eval::{self, HarnessRun, TaskReport, task};
 use crate::model::{LanguageModel, Tables, compute_type};
+use crate::storage::atomic::{create_directory, parent, write_atomically};
 
 /// A measurement of a model.
 pub struct Evaluation {
@@ -34,6 +36,8 @@ pub enum Measure {
         limit: Option<usize>,
         /// Treatment of rows that are longer than the model's context; `None`: an error.
         overlong: Option<Overlong>,
+        /// File for the results in the layout of lm-evaluation-harness.
+        output: Option<PathBuf>,
     },
     /// Perplexity of a text, in windows of `window` tokens.
     Perplexity {
@@ -81,11 +85,32 @@ pub fn evaluate(job: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
             let progress = &mut |done| on_event(Event::Evaluate { unit: "scoring", done, of });
             eval::score(model.as_ref(), &tokenizer, &data, progress).map(Measured::Score)
         }
-        Measure::Task { data, task, limit, overlong } => {
+        Measure::Task { data, task, limit, overlong, output } => {
+            let started = SystemTime::now();
+            output.as_deref().map_or(Ok(()), prepare)?;
             let rows = Rows { data, limit: *limit, overlong: *overlong };
-            rows.evaluate(task, &checkpoint, &tokenizer, &load, on_event).map(Measured::Task)
+            let (report, rows) = rows.evaluate(task, &checkpoint, &tokenizer, &load, on_event)?;
+            if let Some(output) = output {
+                let dtype = compute_type(&device, job.dtype)?.to_string();
+                let (model, device, limit) = (job.model.as_str(), job.device.to_string(), *limit);
+                let run = HarnessRun { model, device, dtype, data, rows, limit, started };
+                let file = format!("{:#}\n", eval::harness_file(&report, &run));
+                write_atomically(output, file.as_bytes())?;
+            }
+            Ok(Measured::Task(report))
         }
     }
+}
+
+/// Makes sure, before a long measurement, that a file can be written at `path`.
+fn prepare(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::invalid(
+            format!("{} is a directory", path.display()),
+            "name a file for the results, such as results.json",
+        ));
+    }
+    create_directory(parent(path))
 }
 
 type Loader<'a> = &'a dyn Fn(OnEvent<'_>) -> Result<Box<dyn LanguageModel>>;
@@ -98,6 +123,7 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// The report, and the number of rows in the file.
     fn evaluate(
         &self,
         task: &Task,
@@ -105,8 +131,9 @@ impl Rows<'_> {
         tokenizer: &Tokenizer,
         load: Loader<'_>,
         on_event: OnEvent<'_>,
-    ) -> Result<TaskReport> {
+    ) -> Result<(TaskReport, usize)> {
         let mut dataset = Dataset::read(self.data)?;
+        let rows = dataset.rows.len();
         dataset.rows.truncate(self.limit.unwrap_or(usize::MAX));
         let limits = Limits { overlong: self.overlong, ..data::model_limits(checkpoint) };
         let data = TokenizedDataset::new(&dataset.rows, task, tokenizer, limits)?;
@@ -115,9 +142,9 @@ impl Rows<'_> {
         let progress = &mut |done| on_event(Event::Evaluate { unit: "rows", done, of });
         let mut report = eval::evaluate(model.as_ref(), task, &data, progress)?;
         if task.is_generation() {
-            let rows = &dataset.rows;
-            task::evaluate_answers(model.as_ref(), tokenizer, task, rows, &data, &mut report, progress)?;
+            let kept = &dataset.rows;
+            task::evaluate_answers(model.as_ref(), tokenizer, task, kept, &data, &mut report, progress)?;
         }
-        Ok(report)
+        Ok((report, rows))
     }
 }

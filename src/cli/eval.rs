@@ -31,6 +31,9 @@ pub struct EvalArgs {
     /// Also report the predicted candidate or the generated answer of every row
     #[arg(long, requires = "data")]
     predictions: bool,
+    /// Also write the results as a file of lm-evaluation-harness
+    #[arg(long, short, value_name = "FILE.json", requires = "data")]
+    output: Option<PathBuf>,
     /// Text file, scored in windows
     #[arg(long, value_name = "FILE.txt")]
     perplexity: Option<PathBuf>,
@@ -48,12 +51,10 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     let (model, device, dtype) = (args.model.clone(), common.device(), common.dtype());
     let job = Evaluation { model, measure: args.measure()?, device, dtype };
-    let mut report = Reporter::new(common.console()).through(|on_event| evaluate(&job, on_event))?;
-    if let Measured::Task(report) = &mut report
-        && !args.predictions
-    {
-        (report.predictions, report.answers) = (None, None);
-    }
+    let report = match Reporter::new(common.console()).through(|on_event| evaluate(&job, on_event))? {
+        Measured::Task(report) if !args.predictions => Measured::Task(report.without_rows()),
+        report => report,
+    };
     common.console().result(&report, || text(&report))
 }
 
@@ -70,13 +71,24 @@ impl EvalArgs {
             return Err(Error::Usage("give --data, --perplexity or --score".to_string()));
         };
         let task = Task::new(&self.task)?;
-        Ok(Measure::Task { data, task, limit: self.limit, overlong: self.overlong })
+        Ok(Measure::Task {
+            data,
+            task,
+            limit: self.limit,
+            overlong: self.overlong,
+            output: self.output.clone(),
+        })
     }
 }
 
 fn text(report: &Measured) -> String {
     match report {
-        Measured::Task(report) => describe(report),
+        Measured::Task(report) => match report.acc.zip(report.acc_norm) {
+            Some((acc, acc_norm)) => {
+                format!("{}\nacc {acc:.4}, acc_norm {acc_norm:.4}", describe(report))
+            }
+            None => describe(report),
+        },
         Measured::Score(report) => score_lines(report),
         Measured::Perplexity(report) => {
             let PerplexityReport { perplexity, nll, tokens, window, windows } = report;

@@ -107,16 +107,7 @@ impl Scoring {
 
     /// The candidate of each example with the highest mean log-probability; the first of equals.
     pub fn predictions(&self, logprobs: &[f32]) -> Vec<usize> {
-        let best = |e: &ScoredExample| {
-            let mut best = (0, f64::NEG_INFINITY);
-            for (i, score) in e.scores(logprobs).into_iter().enumerate() {
-                if score > best.1 {
-                    best = (i, score);
-                }
-            }
-            best.0
-        };
-        self.examples.iter().map(best).collect()
+        self.examples.iter().map(|e| e.best(logprobs, |i| e.candidates[i].len())).collect()
     }
 
     /// Whether the prediction of each example is a gold candidate.
@@ -129,7 +120,20 @@ impl Scoring {
 impl ScoredExample {
     /// Mean log-probability of each candidate's tokens.
     fn scores(&self, logprobs: &[f32]) -> Vec<f64> {
-        self.candidates.iter().map(|range| mean(logprobs, range)).collect()
+        self.candidates.iter().map(|range| sum(logprobs, range) / range.len() as f64).collect()
+    }
+
+    /// The candidate for which the sum of its tokens' log-probabilities, divided by `length` of its index, is highest; the
+    /// first of equals.
+    pub fn best(&self, logprobs: &[f32], length: impl Fn(usize) -> usize) -> usize {
+        let mut best = (0, f64::NEG_INFINITY);
+        for (i, range) in self.candidates.iter().enumerate() {
+            let score = sum(logprobs, range) / length(i) as f64;
+            if score > best.1 {
+                best = (i, score);
+            }
+        }
+        best.0
     }
 
     fn target(&self) -> Option<&Range<usize>> {
@@ -152,9 +156,8 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
     exponentials.into_iter().map(|e| e / sum).collect()
 }
 
-fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
-    let sum: f64 = logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum();
-    sum / range.len() as f64
+fn sum(logprobs: &[f32], range: &Range<usize>) -> f64 {
+    logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum()
 }
 
 #[cfg(test)]
@@ -222,6 +225,23 @@ mod tests {
         let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2, 2..3], &[1, 2])]);
         assert_eq!(scoring.correct(&[-3.0, -2.0, -1.0]), [true]);
         assert_eq!(scoring.correct(&[-1.0, -2.0, -3.0]), [false]);
+    }
+
+    #[test]
+    fn sums_prefer_short_candidates_and_lengths_correct_for_it() {
+        let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..3, 3..7], &[0])]);
+        // Sums −1.5, −2, −2.8; means −1.5, −1, −0.7.
+        let logprobs = [-1.5, -1.0, -1.0, -0.7, -0.7, -0.7, -0.7];
+        let example = &scoring.examples[0];
+        assert_eq!(example.best(&logprobs, |_| 1), 0);
+        assert_eq!(scoring.predictions(&logprobs), [2]);
+        assert_eq!(example.best(&logprobs, |i| [3, 12, 5][i]), 1);
+        assert_eq!(example.best(&[-2.0; 7], |_| 1), 0);
+        assert_eq!(
+            example.best(&[-1.0, -0.5, -0.5, -2.0, -2.0, -2.0, -2.0], |_| 1),
+            0,
+            "the first of equals"
+        );
     }
 
     #[test]

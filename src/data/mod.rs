@@ -24,7 +24,7 @@ pub use candidate::{Candidate, TokenizedExample};
 pub use chat::Message;
 pub use config::DataConfig;
 pub use limits::{LengthReport, Limits, Overlong};
-pub use loss::{LossKind, LossSum, Scoring};
+pub use loss::{LossKind, LossSum, ScoredExample, Scoring};
 pub use row::Row;
 pub use sampling::{Sampler, batch_indices, split};
 pub use source::Dataset;

@@ -216,7 +216,8 @@ fn candidate(
              more before it"
         )));
     }
-    Ok((Candidate::after_prompt(shared, tokens), shared < prompt_len))
+    let characters = option.trim_start().chars().count();
+    Ok((Candidate { characters, ..Candidate::after_prompt(shared, tokens) }, shared < prompt_len))
 }
 
 fn nothing_left(rows: &[Row], limits: Limits, lengths: LengthReport) -> Error {
