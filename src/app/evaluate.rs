@@ -14,7 +14,7 @@ use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result};
 use crate::eval::perplexity::PerplexityReport;
 use crate::eval::score::ScoreReport;
-use crate::eval::{self, HarnessRun, TaskReport, task};
+use crate::eval::{self, HarnessRun, TaskReport};
 use crate::model::{LanguageModel, Tables, compute_type};
 use crate::storage::atomic::{create_directory, parent, write_atomically};
 
@@ -143,7 +143,7 @@ impl Rows<'_> {
         let mut report = eval::evaluate(model.as_ref(), task, &data, progress)?;
         if task.is_generation() {
             let kept = &dataset.rows;
-            task::evaluate_answers(model.as_ref(), tokenizer, task, kept, &data, &mut report, progress)?;
+            eval::evaluate_answers(model.as_ref(), tokenizer, task, kept, &data, &mut report, progress)?;
         }
         Ok((report, rows))
     }

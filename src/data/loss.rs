@@ -104,17 +104,6 @@ impl Scoring {
         });
         LossSum { sum: -sum, weight: tokens as f64 }
     }
-
-    /// The candidate of each example with the highest mean log-probability; the first of equals.
-    pub fn predictions(&self, logprobs: &[f32]) -> Vec<usize> {
-        self.examples.iter().map(|e| e.best(logprobs, |i| e.candidates[i].len())).collect()
-    }
-
-    /// Whether the prediction of each example is a gold candidate.
-    pub fn correct(&self, logprobs: &[f32]) -> Vec<bool> {
-        let predictions = self.predictions(logprobs);
-        self.examples.iter().zip(predictions).map(|(e, guess)| e.gold.contains(&guess)).collect()
-    }
 }
 
 impl ScoredExample {
@@ -171,6 +160,11 @@ mod tests {
         Scoring { loss_kind, examples: examples.collect() }
     }
 
+    /// The candidate of each example with the highest mean log-probability.
+    fn choices(scoring: &Scoring, logprobs: &[f32]) -> Vec<usize> {
+        scoring.examples.iter().map(|e| e.best(logprobs, |i| e.candidates[i].len())).collect()
+    }
+
     #[test]
     fn classification_loss_is_cross_entropy_over_mean_log_probabilities() {
         let examples: [(&[_], &[_]); 2] = [(&[0..1, 1..3], &[1]), (&[3..4, 4..5], &[0])];
@@ -184,8 +178,7 @@ mod tests {
         }
         assert_eq!(whole.loss(&logprobs), parts[0] + parts[1]);
         assert!((whole.loss(&logprobs).mean() - (expected[0] + expected[1]) / 2.0).abs() < 1e-12);
-        assert_eq!(whole.predictions(&logprobs), [0, 0]);
-        assert_eq!(whole.correct(&logprobs), [false, true]);
+        assert_eq!(choices(&whole, &logprobs), [0, 0]);
     }
 
     #[test]
@@ -221,20 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_gold_candidates_is_right() {
-        let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2, 2..3], &[1, 2])]);
-        assert_eq!(scoring.correct(&[-3.0, -2.0, -1.0]), [true]);
-        assert_eq!(scoring.correct(&[-1.0, -2.0, -3.0]), [false]);
-    }
-
-    #[test]
     fn sums_prefer_short_candidates_and_lengths_correct_for_it() {
         let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..3, 3..7], &[0])]);
         // Sums −1.5, −2, −2.8; means −1.5, −1, −0.7.
         let logprobs = [-1.5, -1.0, -1.0, -0.7, -0.7, -0.7, -0.7];
         let example = &scoring.examples[0];
         assert_eq!(example.best(&logprobs, |_| 1), 0);
-        assert_eq!(scoring.predictions(&logprobs), [2]);
+        assert_eq!(choices(&scoring, &logprobs), [2]);
         assert_eq!(example.best(&logprobs, |i| [3, 12, 5][i]), 1);
         assert_eq!(example.best(&[-2.0; 7], |_| 1), 0);
         assert_eq!(
@@ -249,6 +235,6 @@ mod tests {
         let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2], &[1])]);
         assert!(scoring.loss(&[f32::NAN, -1.0]).mean().is_nan());
         assert!(scoring.loss(&[f32::NEG_INFINITY, f32::NEG_INFINITY]).mean().is_nan());
-        assert_eq!(scoring.predictions(&[f32::NAN, -1.0]), [1]);
+        assert_eq!(choices(&scoring, &[f32::NAN, -1.0]), [1]);
     }
 }

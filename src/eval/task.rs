@@ -1,19 +1,12 @@
 //! Accuracy on a task, by the candidate with the highest log-probability per token (MeZO's rule), in whole, or per
-//! character (lm-evaluation-harness's rules); or by comparing greedy generations with the gold answers.
+//! character (lm-evaluation-harness's rules).
 
 use serde::Serialize;
 
 use super::{log_probs, passes};
-use crate::data::{
-    Batch, Example, Load, LossKind, Row, ScoredExample, Task, TokenizedDataset, TokenizedExample, Tokenizer,
-    metrics,
-};
+use crate::data::{Batch, Load, LossKind, ScoredExample, Task, TokenizedDataset, TokenizedExample};
 use crate::error::Result;
-use crate::generate::{GenerateOptions, generate_batch};
 use crate::model::LanguageModel;
-
-/// Longest generated answer, as in MeZO. A line end also ends it.
-const MAX_ANSWER_TOKENS: usize = 50;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TaskReport {
@@ -47,18 +40,19 @@ pub struct TaskReport {
     /// Mean cross-entropy over the candidates, or mean −log p per completion token; in nats.
     pub nll: f64,
     pub choices: Vec<String>,
-    /// Index of the chosen candidate of each row.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub predictions: Option<Vec<usize>>,
-    /// Index of the candidate of each row that `acc` takes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub acc_predictions: Option<Vec<usize>>,
-    /// Index of the candidate of each row that `acc_norm` takes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub acc_norm_predictions: Option<Vec<usize>>,
-    /// Generated answer of each row.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answers: Option<Vec<String>>,
+    /// Results of each row.
+    #[serde(flatten)]
+    pub rows: Option<Box<RowResults>>,
+}
+
+/// Results of each row, in order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RowResults {
+    /// Indices of the candidates that each rule takes.
+    Choices { predictions: Vec<usize>, acc_predictions: Vec<usize>, acc_norm_predictions: Vec<usize> },
+    /// Generated answers.
+    Answers { answers: Vec<String> },
 }
 
 /// Scores every example of `data`; `progress` is given the number of rows done.
@@ -103,9 +97,11 @@ pub fn evaluate(
         truncated,
         acc: Some(sum.accuracy()),
         acc_norm: Some(per_character.accuracy()),
-        predictions: Some(mean.chosen),
-        acc_predictions: Some(sum.chosen),
-        acc_norm_predictions: Some(per_character.chosen),
+        rows: Some(Box::new(RowResults::Choices {
+            predictions: mean.chosen,
+            acc_predictions: sum.chosen,
+            acc_norm_predictions: per_character.chosen,
+        })),
         ..TaskReport::new(task, n, Some(accuracy), nll / weight)
     })
 }
@@ -150,55 +146,8 @@ impl TaskReport {
 
     /// The report without what each row got.
     pub fn without_rows(self) -> Self {
-        Self { predictions: None, acc_predictions: None, acc_norm_predictions: None, answers: None, ..self }
+        Self { rows: None, ..self }
     }
-}
-
-/// Generates an answer to every row that `data` kept, and adds exact match and F1 to `report`.
-///
-/// # Errors
-/// A failure of the model.
-pub fn evaluate_answers(
-    model: &dyn LanguageModel,
-    tokenizer: &Tokenizer,
-    task: &Task,
-    rows: &[Row],
-    data: &TokenizedDataset,
-    report: &mut TaskReport,
-    progress: &mut dyn FnMut(usize),
-) -> Result<()> {
-    let stop = vec!["\n".to_string()];
-    let options = GenerateOptions { max_new_tokens: MAX_ANSWER_TOKENS, stop, ..Default::default() };
-    let (mut prompts, mut golds) = (Vec::new(), Vec::new());
-    let mut rows = rows.iter();
-    for example in &data.examples {
-        let Some(row) = rows.find(|row| row.line == example.line) else { continue };
-        let Example::Generation { answers, .. } = task.example(row)? else { continue };
-        let [candidate] = example.candidates.as_slice() else { continue };
-        prompts.push(candidate.prompt());
-        golds.push(answers);
-    }
-    let generated = generate_batch(model, tokenizer, &prompts, &options, progress)?;
-    let answers: Vec<String> = generated.iter().map(|answer| answer.text.trim().to_string()).collect();
-    let scores = |metric: fn(&str, &[String]) -> f64| {
-        answers.iter().zip(&golds).map(|(answer, golds)| metric(answer, golds)).collect::<Vec<_>>()
-    };
-    if !answers.is_empty() {
-        let (accuracy, _) = mean(&scores(metrics::exact_match));
-        let (f1, f1_stderr) = mean(&scores(metrics::f1));
-        (report.accuracy, report.stderr) = (Some(accuracy), Some(standard_error(accuracy, answers.len())));
-        (report.f1, report.f1_stderr) = (Some(f1), Some(f1_stderr));
-        report.answers = Some(answers);
-    }
-    Ok(())
-}
-
-/// Mean, and its standard error from the deviation of the sample.
-fn mean(scores: &[f64]) -> (f64, f64) {
-    let n = scores.len() as f64;
-    let mean = scores.iter().sum::<f64>() / n;
-    let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
-    (mean, if scores.len() < 2 { 0.0 } else { (squares / (n - 1.0) / n).sqrt() })
 }
 
 /// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
@@ -209,4 +158,17 @@ pub(super) fn standard_error(p: f64, n: usize) -> f64 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
 fn is_zero(n: &usize) -> bool {
     *n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_several_gold_candidates_is_right() {
+        let example = ScoredExample { candidates: vec![0..1, 1..2, 2..3], gold: vec![1, 2] };
+        let mut choices = Choices::default();
+        (0..3).for_each(|choice| choices.push(&example, choice));
+        assert_eq!((choices.accuracy(), choices.chosen), (2.0 / 3.0, vec![0, 1, 2]));
+    }
 }

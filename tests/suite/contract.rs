@@ -73,16 +73,20 @@ fn predictions_are_one_choice_per_row_and_agree_with_the_accuracy() {
 #[test]
 fn a_results_file_holds_the_report_in_the_layout_of_lm_evaluation_harness() {
     let place = Workplace::new();
-    let report = eval(&place, &[TASK, &["--json", "--limit", "9", "--output", "made/results.json"]].concat()).json();
-    let file: Value = serde_json::from_slice(&std::fs::read(place.path("made/results.json")).unwrap()).unwrap();
+    let report =
+        eval(&place, &[TASK, &["--json", "--limit", "9", "--output", "made/results.json"]].concat()).json();
+    let file: Value =
+        serde_json::from_slice(&std::fs::read(place.path("made/results.json")).unwrap()).unwrap();
     let results = &file["results"]["choices"];
-    for (key, of_file) in [("accuracy", "acc_mean"), ("acc", "acc"), ("acc_norm", "acc_norm"), ("nll", "nll")] {
+    for (key, of_file) in [("accuracy", "acc_mean"), ("acc", "acc"), ("acc_norm", "acc_norm"), ("nll", "nll")]
+    {
         assert_eq!(results[format!("{of_file},none")], report[key]);
     }
     assert_eq!(results["acc_mean_stderr,none"], report["stderr"]);
     assert_eq!(file["n-samples"]["choices"], json!({ "original": 20, "effective": 9 }));
     assert_eq!(file["config"]["limit"], 9);
-    eval(&place, &[TASK, &["--output", "made"]].concat()).failed_with(1, &["made is a directory", "name a file"]);
+    eval(&place, &[TASK, &["--output", "made"]].concat())
+        .failed_with(1, &["made is a directory", "name a file"]);
 }
 
 #[test]
@@ -90,7 +94,8 @@ fn generated_answers_are_reported_for_each_row() {
     let place = Workplace::new();
     let row = |question: &str| {
         let answers = json!({ "text": ["a film", "the film"] });
-        json!({ "title": "T", "context": "A film.", "question": question, "answers": answers }).to_string() + "\n"
+        json!({ "title": "T", "context": "A film.", "question": question, "answers": answers }).to_string()
+            + "\n"
     };
     place.write("squad.jsonl", ["What?", "Which one of them?", "Who?"].map(row).concat());
     let task = ["--data", "squad.jsonl", "--task", "squad", "--json"];
