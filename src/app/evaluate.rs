@@ -5,16 +5,15 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::event::{Event, OnEvent};
-use super::{data, open};
-use crate::checkpoint::Checkpoint;
-use crate::data::tasks::{Task, TaskConfig};
-use crate::data::{DataFiles, Dataset, Limits, Overlong, TokenizedDataset, Tokenizer, tokens_of_file};
+use super::measure_task::TaskMeasure;
+use super::open;
+use crate::data::{Dataset, tokens_of_file};
 use crate::device::{DeviceSpec, DtypeSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::perplexity::PerplexityReport;
 use crate::eval::score::ScoreReport;
-use crate::eval::{self, TaskReport, task};
-use crate::model::{LanguageModel, Tables, compute_type};
+use crate::eval::{self, TaskReport};
+use crate::model::{Tables, compute_type};
 
 /// A measurement of a model.
 pub struct Evaluation {
@@ -22,24 +21,14 @@ pub struct Evaluation {
     pub measure: Measure,
     pub device: DeviceSpec,
     pub dtype: DtypeSpec,
-    /// Seed by which rows of a task's own dataset are taken.
+    /// Seed by which rows are taken from a task's own dataset, and solved examples.
     pub seed: u64,
 }
 
 /// A kind of measurement.
 pub enum Measure {
     /// Accuracy and NLL on the rows of a task.
-    Task {
-        /// `None`: the dataset of the built-in task.
-        data: Option<DataFiles>,
-        task: TaskConfig,
-        /// Split of a dataset of the hub.
-        split: Option<String>,
-        /// Number of rows to measure, from the first; `None`: all.
-        limit: Option<usize>,
-        /// Treatment of rows that are longer than the model's context; `None`: an error.
-        overlong: Option<Overlong>,
-    },
+    Task(TaskMeasure),
     /// Perplexity of a text, in windows of `window` tokens.
     Perplexity {
         text: PathBuf,
@@ -86,61 +75,10 @@ pub fn evaluate(job: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
             let progress = &mut |done| on_event(Event::Evaluate { unit: "scoring", done, of });
             eval::score(model.as_ref(), &tokenizer, &data, progress).map(Measured::Score)
         }
-        Measure::Task { data, task, split, limit, overlong } => {
-            let own = match data {
-                None => data::task_dataset(task.task.as_deref())?,
-                Some(_) => None,
-            };
-            let files = data.as_ref().or(own.as_ref()).ok_or_else(no_data)?;
-            let split = split.as_deref().unwrap_or("validation");
-            let mut dataset = Dataset::read_all(&open::data_files(files, split, on_event)?)?;
-            if own.is_some() && dataset.rows.len() > data::TASK_TEST_ROWS {
-                dataset.rows = data::first(dataset.rows, data::TASK_TEST_ROWS, job.seed)?;
-            }
-            let rows = Rows { dataset, limit: *limit, overlong: *overlong };
-            rows.evaluate(task, &checkpoint, &tokenizer, &load, on_event).map(Measured::Task)
+        Measure::Task(task) => {
+            let dtype = compute_type(&device, job.dtype)?.to_string();
+            let about = (job.model.as_str(), device.to_string(), dtype);
+            task.measure(about, job.seed, &checkpoint, &tokenizer, &load, on_event).map(Measured::Task)
         }
-    }
-}
-
-fn no_data() -> Error {
-    Error::invalid(
-        "no rows to measure",
-        "give --data FILE, or --task NAME for a task with a dataset of its own",
-    )
-}
-
-type Loader<'a> = &'a dyn Fn(OnEvent<'_>) -> Result<Box<dyn LanguageModel>>;
-
-/// The rows of a task to measure.
-struct Rows {
-    dataset: Dataset,
-    limit: Option<usize>,
-    overlong: Option<Overlong>,
-}
-
-impl Rows {
-    fn evaluate(
-        self,
-        task: &TaskConfig,
-        checkpoint: &Checkpoint,
-        tokenizer: &Tokenizer,
-        load: Loader<'_>,
-        on_event: OnEvent<'_>,
-    ) -> Result<TaskReport> {
-        let mut dataset = self.dataset;
-        dataset.rows.truncate(self.limit.unwrap_or(usize::MAX));
-        let task = &Task::of_rows(task, &dataset.rows, tokenizer)?;
-        let limits = Limits { overlong: self.overlong, ..data::model_limits(checkpoint) };
-        let data = TokenizedDataset::new(&dataset.rows, task, tokenizer, limits)?;
-        on_event(Event::Rows { set: "data", kept: data.examples.len(), lengths: data.lengths });
-        let (model, of) = (load(on_event)?, dataset.rows.len());
-        let progress = &mut |done| on_event(Event::Evaluate { unit: "rows", done, of });
-        let mut report = eval::evaluate(model.as_ref(), task, &data, progress)?;
-        if task.is_generation() {
-            let rows = &dataset.rows;
-            task::evaluate_answers(model.as_ref(), tokenizer, task, rows, &data, &mut report, progress)?;
-        }
-        Ok(report)
     }
 }

@@ -148,7 +148,7 @@ fn keep_parts(config: &mut Config, directory: &RunDir) -> Result<()> {
 }
 
 fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> FinetuneReport {
-    let short = |report: TaskReport| TaskReport { predictions: None, ..report };
+    let short = TaskReport::without_rows;
     let rounding = outcome.after.as_ref().zip(last.as_ref()).map(|(after, last)| last.nll - after.nll);
     FinetuneReport {
         output_dir: config.output_dir.clone(),

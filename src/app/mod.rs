@@ -5,7 +5,7 @@
 //! finetune   trains the scales of a model on a task; base makes the quantized model of a run whose model is dense
 //! quantize   quantizes a dense checkpoint
 //! plan       computes the memory that a run needs, before anything is loaded
-//! evaluate   measures a model on a task, a text or given sequences
+//! evaluate   measures a model on a task (measure_task), a text or given sequences
 //! generate   generates text
 //! replay     rebuilds the tuned checkpoint of a run from its base model and journal
 //! export     writes a quantized model in another format
@@ -24,6 +24,7 @@ mod event;
 pub mod export;
 mod finetune;
 pub mod generate;
+mod measure_task;
 pub mod open;
 mod output;
 mod plan;
@@ -34,6 +35,7 @@ pub mod scales;
 pub use evaluate::{Evaluation, Measure, evaluate};
 pub use event::{Event, OnEvent};
 pub use finetune::{Finetune, FinetuneReport, finetune};
+pub use measure_task::TaskMeasure;
 pub use plan::{PlanReport, plan};
 pub use quantize::{Quantize, QuantizeReport, quantize};
 pub use replay::{Replay, replay};

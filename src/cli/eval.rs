@@ -6,7 +6,7 @@ use super::common::Common;
 use super::progress::Reporter;
 use super::report::describe;
 use crate::app::evaluate::Measured;
-use crate::app::{Evaluation, Measure, evaluate};
+use crate::app::{Evaluation, Measure, TaskMeasure, evaluate};
 use crate::data::{DataFiles, Overlong, TaskConfig};
 use crate::error::{Error, Result};
 use crate::eval::perplexity::PerplexityReport;
@@ -25,15 +25,24 @@ pub struct EvalArgs {
     /// Split of a dataset of the hub [default: validation]
     #[arg(long)]
     split: Option<String>,
+    /// Solved examples before every prompt, taken by the seed from the split `train`, or from --fewshot-data
+    #[arg(long, value_name = "K", default_value_t = 0, conflicts_with_all = ["perplexity", "score"])]
+    num_fewshot: usize,
+    /// Rows of the solved examples
+    #[arg(long, value_name = "FILE")]
+    fewshot_data: Vec<String>,
     /// Only the first N rows
     #[arg(long, value_name = "N", conflicts_with_all = ["perplexity", "score"], value_parser = at_least_one)]
     limit: Option<usize>,
     /// Drop or truncate rows that are longer than the model's context [default: refuse them]
     #[arg(long, value_name = "HOW", conflicts_with_all = ["perplexity", "score"])]
     overlong: Option<Overlong>,
-    /// Also report the predicted candidate of every row
+    /// Also report the predicted candidate or the generated answer of every row
     #[arg(long, conflicts_with_all = ["perplexity", "score"])]
     predictions: bool,
+    /// Also write the results as a file of lm-evaluation-harness
+    #[arg(long, short, value_name = "FILE.json", conflicts_with_all = ["perplexity", "score"])]
+    output: Option<PathBuf>,
     /// Text file, scored in windows
     #[arg(long, value_name = "FILE.txt", conflicts_with_all = ["data", "score"])]
     perplexity: Option<PathBuf>,
@@ -51,19 +60,17 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     let (model, device, dtype) = (args.model.clone(), common.device(), common.dtype());
     let job = Evaluation { model, measure: args.measure()?, device, dtype, seed: common.seed() };
-    let mut report = Reporter::new(common.console()).through(|on_event| evaluate(&job, on_event))?;
-    if let Measured::Task(report) = &mut report
-        && !args.predictions
-    {
-        report.predictions = None;
-    }
+    let report = match Reporter::new(common.console()).through(|on_event| evaluate(&job, on_event))? {
+        Measured::Task(report) if !args.predictions => Measured::Task(report.without_rows()),
+        report => report,
+    };
     common.console().result(&report, || text(&report))
 }
 
 impl EvalArgs {
-    /// Whether rows are taken from a task's own dataset, by the seed.
+    /// Whether rows are taken by the seed, from a task's own dataset or as solved examples.
     pub fn is_seeded(&self) -> bool {
-        self.data.is_empty() && self.task.task.is_some()
+        self.num_fewshot > 0 || self.data.is_empty() && self.task.task.is_some()
     }
 
     fn measure(&self) -> Result<Measure> {
@@ -78,6 +85,9 @@ impl EvalArgs {
                 "give --data FILE, --task NAME for a task with its own dataset, --perplexity or --score";
             return Err(Error::Usage(what.to_string()));
         }
+        if !self.fewshot_data.is_empty() && self.num_fewshot == 0 {
+            return Err(Error::Usage("--fewshot-data needs --num-fewshot K".to_string()));
+        }
         if let Some(text) = &self.perplexity {
             let (text, window, windows) = (text.clone(), self.window, self.windows);
             return Ok(Measure::Perplexity { text, window, windows });
@@ -85,15 +95,27 @@ impl EvalArgs {
         if let Some(sequences) = &self.score {
             return Ok(Measure::Score { sequences: sequences.clone() });
         }
-        let data = (!self.data.is_empty()).then(|| DataFiles(self.data.clone()));
-        let (task, split) = (self.task.clone(), self.split.clone());
-        Ok(Measure::Task { data, task, split, limit: self.limit, overlong: self.overlong })
+        Ok(Measure::Task(TaskMeasure {
+            data: (!self.data.is_empty()).then(|| DataFiles(self.data.clone())),
+            task: self.task.clone(),
+            split: self.split.clone(),
+            limit: self.limit,
+            overlong: self.overlong,
+            num_fewshot: self.num_fewshot,
+            fewshot_data: (!self.fewshot_data.is_empty()).then(|| DataFiles(self.fewshot_data.clone())),
+            output: self.output.clone(),
+        }))
     }
 }
 
 fn text(report: &Measured) -> String {
     match report {
-        Measured::Task(report) => describe(report),
+        Measured::Task(report) => match report.acc.zip(report.acc_norm) {
+            Some((acc, acc_norm)) => {
+                format!("{}\nacc {acc:.4}, acc_norm {acc_norm:.4}", describe(report))
+            }
+            None => describe(report),
+        },
         Measured::Score(report) => score_lines(report),
         Measured::Perplexity(report) => {
             let PerplexityReport { perplexity, nll, tokens, window, windows } = report;

@@ -1,4 +1,5 @@
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::common::Common;
 use super::progress::Reporter;
@@ -26,6 +27,9 @@ pub struct GenerateArgs {
     /// Sample from the most likely tokens that together have this probability
     #[arg(long, default_value_t = GenerateOptions::default().top_p)]
     top_p: f64,
+    /// Text that ends the generation and is not printed; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    stop: Vec<String>,
 }
 
 impl GenerateArgs {
@@ -55,6 +59,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
             temperature: args.temperature,
             top_p: args.top_p,
             seed: common.seed(),
+            stop: args.stop.clone(),
         },
         device: common.device(),
         dtype: common.dtype(),

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn several_spans_of_a_text_are_scored_and_nothing_after_the_last_is_read() {
-        let chat = Candidate { tokens: vec![1, 2, 3, 4, 5, 6, 7], scored: vec![1..3, 4..6] };
+        let chat = Candidate { tokens: vec![1, 2, 3, 4, 5, 6, 7], scored: vec![1..3, 4..6], characters: 0 };
         assert_eq!((chat.prompt(), chat.read()), (&[1][..], 5));
         let example = TokenizedExample { row: 0, candidates: vec![chat], gold: vec![0] };
         let batch = Batch::new(LossKind::Completion, [&example]);

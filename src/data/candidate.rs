@@ -12,13 +12,15 @@ pub struct Candidate {
     /// Ranges of `tokens` whose probability counts: one for an answer, one per assistant turn of a chat. At least
     /// one, in order, none empty, and the first token is in none of them, because no token comes before it.
     pub scored: Vec<Range<usize>>,
+    /// Characters of the answer, without the space before it; 0 where nothing asks for them.
+    pub characters: usize,
 }
 
 impl Candidate {
     /// Scores every token after the first `prompt` ones. `prompt` is at least 1 and less than `tokens.len()`.
     pub fn after_prompt(prompt: usize, tokens: Vec<u32>) -> Self {
         let scored = std::iter::once(prompt..tokens.len()).collect();
-        Self { tokens, scored }
+        Self { tokens, scored, characters: 0 }
     }
 
     /// Tokens before the first scored one.

@@ -104,32 +104,25 @@ impl Scoring {
         });
         LossSum { sum: -sum, weight: tokens as f64 }
     }
-
-    /// The candidate of each example with the highest mean log-probability; the first of equals.
-    pub fn predictions(&self, logprobs: &[f32]) -> Vec<usize> {
-        let best = |e: &ScoredExample| {
-            let mut best = (0, f64::NEG_INFINITY);
-            for (i, score) in e.scores(logprobs).into_iter().enumerate() {
-                if score > best.1 {
-                    best = (i, score);
-                }
-            }
-            best.0
-        };
-        self.examples.iter().map(best).collect()
-    }
-
-    /// Whether the prediction of each example is a gold candidate.
-    pub fn correct(&self, logprobs: &[f32]) -> Vec<bool> {
-        let predictions = self.predictions(logprobs);
-        self.examples.iter().zip(predictions).map(|(e, guess)| e.gold.contains(&guess)).collect()
-    }
 }
 
 impl ScoredExample {
     /// Mean log-probability of each candidate's tokens.
     fn scores(&self, logprobs: &[f32]) -> Vec<f64> {
-        self.candidates.iter().map(|range| mean(logprobs, range)).collect()
+        self.candidates.iter().map(|range| sum(logprobs, range) / range.len() as f64).collect()
+    }
+
+    /// The candidate for which the sum of its tokens' log-probabilities, divided by `length` of its index, is highest; the
+    /// first of equals.
+    pub fn best(&self, logprobs: &[f32], length: impl Fn(usize) -> usize) -> usize {
+        let mut best = (0, f64::NEG_INFINITY);
+        for (i, range) in self.candidates.iter().enumerate() {
+            let score = sum(logprobs, range) / length(i) as f64;
+            if score > best.1 {
+                best = (i, score);
+            }
+        }
+        best.0
     }
 
     fn target(&self) -> Option<&Range<usize>> {
@@ -152,9 +145,8 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
     exponentials.into_iter().map(|e| e / sum).collect()
 }
 
-fn mean(logprobs: &[f32], range: &Range<usize>) -> f64 {
-    let sum: f64 = logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum();
-    sum / range.len() as f64
+fn sum(logprobs: &[f32], range: &Range<usize>) -> f64 {
+    logprobs[range.clone()].iter().map(|&logprob| f64::from(logprob)).sum()
 }
 
 #[cfg(test)]
@@ -166,6 +158,11 @@ mod tests {
             .iter()
             .map(|(candidates, gold)| ScoredExample { candidates: candidates.to_vec(), gold: gold.to_vec() });
         Scoring { loss_kind, examples: examples.collect() }
+    }
+
+    /// The candidate of each example with the highest mean log-probability.
+    fn choices(scoring: &Scoring, logprobs: &[f32]) -> Vec<usize> {
+        scoring.examples.iter().map(|e| e.best(logprobs, |i| e.candidates[i].len())).collect()
     }
 
     #[test]
@@ -181,8 +178,7 @@ mod tests {
         }
         assert_eq!(whole.loss(&logprobs), parts[0] + parts[1]);
         assert!((whole.loss(&logprobs).mean() - (expected[0] + expected[1]) / 2.0).abs() < 1e-12);
-        assert_eq!(whole.predictions(&logprobs), [0, 0]);
-        assert_eq!(whole.correct(&logprobs), [false, true]);
+        assert_eq!(choices(&whole, &logprobs), [0, 0]);
     }
 
     #[test]
@@ -218,10 +214,20 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_gold_candidates_is_right() {
-        let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2, 2..3], &[1, 2])]);
-        assert_eq!(scoring.correct(&[-3.0, -2.0, -1.0]), [true]);
-        assert_eq!(scoring.correct(&[-1.0, -2.0, -3.0]), [false]);
+    fn sums_prefer_short_candidates_and_lengths_correct_for_it() {
+        let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..3, 3..7], &[0])]);
+        // Sums −1.5, −2, −2.8; means −1.5, −1, −0.7.
+        let logprobs = [-1.5, -1.0, -1.0, -0.7, -0.7, -0.7, -0.7];
+        let example = &scoring.examples[0];
+        assert_eq!(example.best(&logprobs, |_| 1), 0);
+        assert_eq!(choices(&scoring, &logprobs), [2]);
+        assert_eq!(example.best(&logprobs, |i| [3, 12, 5][i]), 1);
+        assert_eq!(example.best(&[-2.0; 7], |_| 1), 0);
+        assert_eq!(
+            example.best(&[-1.0, -0.5, -0.5, -2.0, -2.0, -2.0, -2.0], |_| 1),
+            0,
+            "the first of equals"
+        );
     }
 
     #[test]
@@ -229,6 +235,6 @@ mod tests {
         let scoring = scoring(LossKind::Classification, &[(&[0..1, 1..2], &[1])]);
         assert!(scoring.loss(&[f32::NAN, -1.0]).mean().is_nan());
         assert!(scoring.loss(&[f32::NEG_INFINITY, f32::NEG_INFINITY]).mean().is_nan());
-        assert_eq!(scoring.predictions(&[f32::NAN, -1.0]), [1]);
+        assert_eq!(choices(&scoring, &[f32::NAN, -1.0]), [1]);
     }
 }

@@ -26,7 +26,7 @@ pub use chat::Message;
 pub use config::DataConfig;
 pub use files::DataFiles;
 pub use limits::{LengthReport, Limits, Overlong};
-pub use loss::{LossKind, LossSum, Scoring};
+pub use loss::{LossKind, LossSum, ScoredExample, Scoring};
 pub use row::{Row, RowPlace};
 pub use sampling::{Sampler, batch_indices, split};
 pub use source::{Dataset, STDIN};

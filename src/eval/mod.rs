@@ -1,10 +1,14 @@
 //! Measures a model on held-out text. Each kind of measurement has a file of its own and a report, whose fields are the
 //! keys of `--json`.
 
+pub mod answers;
+pub mod harness_file;
 pub mod perplexity;
 pub mod score;
 pub mod task;
 
+pub use answers::evaluate_answers;
+pub use harness_file::{HarnessRun, harness_file};
 pub use perplexity::perplexity;
 pub use score::score;
 pub use task::{TaskReport, evaluate, widest_pass};

@@ -1,20 +1,14 @@
-//! Accuracy on a task, by the candidate with the highest mean log-probability per token (MeZO's rule), or by comparing
-//! greedy generations with the gold answers.
+//! Accuracy on a task, by the candidate with the highest log-probability per token (MeZO's rule), in whole, or per
+//! character (lm-evaluation-harness's rules).
 
 use serde::Serialize;
 
 use super::{log_probs, passes};
-use crate::data::{
-    Batch, Example, Load, LossKind, Row, Task, TokenizedDataset, TokenizedExample, Tokenizer, metrics,
-};
+use crate::data::{Batch, Load, LossKind, ScoredExample, Task, TokenizedDataset, TokenizedExample};
 use crate::error::Result;
-use crate::generate::{GenerateOptions, generate};
 use crate::model::LanguageModel;
 
-/// Longest generated answer, as in MeZO. A line end also ends it.
-const MAX_ANSWER_TOKENS: usize = 50;
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TaskReport {
     pub task: String,
     /// Rows that were scored.
@@ -30,15 +24,35 @@ pub struct TaskReport {
     pub accuracy: Option<f64>,
     /// Standard error of the accuracy.
     pub stderr: Option<f64>,
+    /// Share of rows whose candidate with the highest log-probability is right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acc: Option<f64>,
+    /// Share of rows whose candidate with the highest log-probability per character is right. The space before a candidate
+    /// does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acc_norm: Option<f64>,
     /// Mean token-overlap F1 of generated answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub f1: Option<f64>,
+    /// Standard error of `f1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1_stderr: Option<f64>,
     /// Mean cross-entropy over the candidates, or mean −log p per completion token; in nats.
     pub nll: f64,
     pub choices: Vec<String>,
-    /// Index of the chosen candidate of each row.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub predictions: Option<Vec<usize>>,
+    /// Results of each row.
+    #[serde(flatten)]
+    pub rows: Option<Box<RowResults>>,
+}
+
+/// Results of each row, in order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RowResults {
+    /// Indices of the candidates that each rule takes.
+    Choices { predictions: Vec<usize>, acc_predictions: Vec<usize>, acc_norm_predictions: Vec<usize> },
+    /// Generated answers.
+    Answers { answers: Vec<String> },
 }
 
 /// Scores every example of `data`; `progress` is given the number of rows done.
@@ -52,9 +66,11 @@ pub fn evaluate(
     progress: &mut dyn FnMut(usize),
 ) -> Result<TaskReport> {
     let lengths = data.examples.iter().map(TokenizedExample::rows);
-    let (mut nll, mut weight, mut correct, mut predictions) = (0.0, 0.0, 0usize, Vec::new());
+    let (mut nll, mut weight) = (0.0, 0.0);
+    let [mut mean, mut sum, mut per_character] = [(); 3].map(|()| Choices::default());
     for pass in passes(lengths) {
-        let batch = Batch::new(data.loss_kind, &data.examples[pass.clone()]);
+        let examples = &data.examples[pass.clone()];
+        let batch = Batch::new(data.loss_kind, examples);
         let log_probs = log_probs(model, (&batch).into(), &batch.targets)?;
         let loss = batch.scoring.loss(&log_probs);
         nll += match data.loss_kind {
@@ -63,16 +79,49 @@ pub fn evaluate(
             LossKind::Completion => loss.mean() * loss.weight,
         };
         weight += loss.weight;
-        correct += batch.scoring.correct(&log_probs).iter().filter(|c| **c).count();
-        predictions.extend(batch.scoring.predictions(&log_probs));
+        for (scored, example) in batch.scoring.examples.iter().zip(examples) {
+            mean.push(scored, scored.best(&log_probs, |i| scored.candidates[i].len()));
+            sum.push(scored, scored.best(&log_probs, |_| 1));
+            per_character.push(scored, scored.best(&log_probs, |i| example.candidates[i].characters.max(1)));
+        }
         progress(pass.end);
     }
     let n = data.examples.len();
-    let scored = data.loss_kind == LossKind::Classification;
-    let accuracy = scored.then(|| correct as f64 / n as f64);
-    let predictions = scored.then_some(predictions);
-    let report = TaskReport::new(task, n, accuracy, nll / weight);
-    Ok(TaskReport { predictions, dropped: data.lengths.dropped, truncated: data.lengths.truncated, ..report })
+    let (dropped, truncated) = (data.lengths.dropped, data.lengths.truncated);
+    if data.loss_kind == LossKind::Completion {
+        return Ok(TaskReport { dropped, truncated, ..TaskReport::new(task, n, None, nll / weight) });
+    }
+    let accuracy = mean.accuracy();
+    Ok(TaskReport {
+        dropped,
+        truncated,
+        acc: Some(sum.accuracy()),
+        acc_norm: Some(per_character.accuracy()),
+        rows: Some(Box::new(RowResults::Choices {
+            predictions: mean.chosen,
+            acc_predictions: sum.chosen,
+            acc_norm_predictions: per_character.chosen,
+        })),
+        ..TaskReport::new(task, n, Some(accuracy), nll / weight)
+    })
+}
+
+/// The candidates that a rule chooses.
+#[derive(Default)]
+struct Choices {
+    chosen: Vec<usize>,
+    right: usize,
+}
+
+impl Choices {
+    fn push(&mut self, example: &ScoredExample, choice: usize) {
+        self.right += usize::from(example.gold.contains(&choice));
+        self.chosen.push(choice);
+    }
+
+    fn accuracy(&self) -> f64 {
+        self.right as f64 / self.chosen.len() as f64
+    }
 }
 
 /// The largest size of a forward pass of [`evaluate`].
@@ -87,60 +136,39 @@ impl TaskReport {
         Self {
             task: task.name().to_string(),
             n,
-            dropped: 0,
-            truncated: 0,
             accuracy,
             stderr: accuracy.map(|p| standard_error(p, n)),
-            f1: None,
             nll,
             choices: task.choices().into_iter().map(str::to_string).collect(),
-            predictions: None,
+            ..Self::default()
         }
     }
-}
 
-/// Generates an answer to every row that `data` kept, and adds exact match and F1 to `report`.
-///
-/// # Errors
-/// A failure of the model.
-pub fn evaluate_answers(
-    model: &dyn LanguageModel,
-    tokenizer: &Tokenizer,
-    task: &Task,
-    rows: &[Row],
-    data: &TokenizedDataset,
-    report: &mut TaskReport,
-    progress: &mut dyn FnMut(usize),
-) -> Result<()> {
-    let options = GenerateOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..Default::default() };
-    let (mut exact, mut f1, mut n) = (0.0, 0.0, 0);
-    for example in &data.examples {
-        let Some(row) = rows.get(example.row) else { continue };
-        let Example::Generation { answers, .. } = task.example(row)? else { continue };
-        let [candidate] = example.candidates.as_slice() else { continue };
-        let answer =
-            generate(model, tokenizer, candidate.prompt(), &options, &mut |text| !text.contains('\n'))?;
-        let answer = answer.text.split('\n').next().unwrap_or_default().trim();
-        exact += metrics::exact_match(answer, &answers);
-        f1 += metrics::f1(answer, &answers);
-        n += 1;
-        progress(n);
+    /// The report without what each row got.
+    pub fn without_rows(self) -> Self {
+        Self { rows: None, ..self }
     }
-    if n > 0 {
-        let accuracy = exact / n as f64;
-        report.accuracy = Some(accuracy);
-        report.stderr = Some(standard_error(accuracy, n));
-        report.f1 = Some(f1 / n as f64);
-    }
-    Ok(())
 }
 
 /// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
-fn standard_error(p: f64, n: usize) -> f64 {
+pub(super) fn standard_error(p: f64, n: usize) -> f64 {
     if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
 fn is_zero(n: &usize) -> bool {
     *n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_several_gold_candidates_is_right() {
+        let example = ScoredExample { candidates: vec![0..1, 1..2, 2..3], gold: vec![1, 2] };
+        let mut choices = Choices::default();
+        (0..3).for_each(|choice| choices.push(&example, choice));
+        assert_eq!((choices.accuracy(), choices.chosen), (2.0 / 3.0, vec![0, 1, 2]));
+    }
 }

@@ -105,6 +105,13 @@ pub trait Kernels: Backend {
         sin: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2];
 
+    /// See [`write_rows`](super::write_rows).
+    fn write_rows(
+        into: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
     /// See [`gate_mul`](super::gate_mul).
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 

@@ -37,7 +37,7 @@ pub use host::{HostFloats, Reading};
 pub use matmul_path::{MatmulEngine, MatmulPath};
 pub use ops::{
     add, add_rms_norm, apply_move, attention, cast, dense_linear, gate_mul, gram, linear, linear_by, replay,
-    rms_norm, rotate,
+    rms_norm, rotate, write_rows,
 };
 pub use transfer::{finish, read, read_beside, read_later, settle, upload, upload_beside};
 pub use weight::{DevicePacked, DeviceWeight};

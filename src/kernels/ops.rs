@@ -1,7 +1,7 @@
 //! The operations as functions of tensors.
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 use super::attention::{KeyRanges, Scores};
 use super::backend::Kernels;
@@ -143,6 +143,20 @@ pub fn rotate<B: Kernels>(x: [Tensor<B, 3>; 2], cos: Tensor<B, 2>, sin: Tensor<B
     let x = x.map(|t| t.into_primitive().tensor());
     let [cos, sin] = [cos, sin].map(|t| t.into_primitive().tensor());
     B::rotate(x, cos, sin).map(|t| Tensor::from_primitive(TensorPrimitive::Float(t)))
+}
+
+/// Writes row `i` of `values` to row `rows[i]` of `into`, in place where nothing else holds that. The rows are distinct and
+/// lie within `into`.
+///
+/// # Shapes
+/// `into`: `[S, heads, head_dim]`; `rows`: `[T]`; `values`: `[T, heads, head_dim]`; result like `into`.
+pub fn write_rows<B: Kernels>(
+    into: Tensor<B, 3>,
+    rows: Tensor<B, 1, Int>,
+    values: Tensor<B, 3>,
+) -> Tensor<B, 3> {
+    let [into, values] = [into, values].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::write_rows(into, rows.into_primitive(), values)))
 }
 
 /// `activation(gate) · up`, elementwise, written in place of `gate` where nothing else holds that.

@@ -233,7 +233,7 @@ impl<B: Kernels> BlockByBlock for BlockwiseDecoder<B> {
                 return put(out.sum(), rows.hidden);
             }
             BlockPass::Through => {
-                let out = layer.forward(x.into(), &self.pass(rows.lengths), config, None);
+                let out = layer.forward(x.into(), &self.pass(rows.lengths), config);
                 return put(out.sum(), rows.hidden);
             }
         };

@@ -53,14 +53,18 @@ pub trait LanguageModel: Scales {
     /// Logits at every position: `[tokens, vocab_size]`, row-major.
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>>;
 
-    /// Starts a sequence that grows as tokens are fed.
+    /// Starts sequences that grow as tokens are fed.
     fn session(&self) -> Box<dyn Session + '_>;
 }
 
-/// A growing sequence, whose keys and values are cached.
+/// Growing sequences, whose keys and values are cached. Each has a number of the caller's choice.
 pub trait Session {
-    /// Appends tokens and returns the logits after the last of them, `[vocab_size]`.
-    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
+    /// Appends tokens to sequences; a new number begins a sequence. Returns the logits after the last token of each part,
+    /// `[parts, vocab_size]`.
+    fn feed(&mut self, parts: &[(usize, &[u32])]) -> Result<Vec<f32>>;
+
+    /// Forgets a sequence.
+    fn end(&mut self, sequence: usize);
 }
 
 /// Checks that all tokens are in the model's vocabulary.

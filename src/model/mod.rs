@@ -5,7 +5,7 @@
 //! language_model   the trait of a causal language model
 //! scales           the trained scales of a model, and their updates
 //! load             loads a checkpoint onto a device
-//! decoder          embeddings, blocks, head; for packed sequences or one growing sequence
+//! decoder          embeddings, blocks, head; for packed sequences and for growing ones
 //! blockwise        the same blocks one at a time, for calibration
 //! block            a decoder block and its backward pass; linear, norm and rope are its parts
 //! trained          the places of the tensors that are trained beside the scales

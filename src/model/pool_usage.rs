@@ -25,8 +25,6 @@ struct PooledBuffers {
     bytes: usize,
     /// Bytes of the widest pass so far.
     widest: usize,
-    /// Bytes of key and value buffers that were replaced by longer ones since the pools were last emptied.
-    outgrown: usize,
 }
 
 impl PoolUsage {
@@ -37,24 +35,6 @@ impl PoolUsage {
         tests::refuse_memory::<B>(device);
         let mut held = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if held.needs_cleanup_for_pass(pass, bytes(pass, config)) {
-            B::memory_cleanup(device);
-        }
-    }
-
-    /// Call before a sequence of `length` cached tokens grows by `rows`. Frees the pooled buffers of earlier, shorter
-    /// keys and values, which are never used again, once they take too much memory.
-    pub fn free_for_growth<B: Backend>(
-        &self,
-        length: usize,
-        rows: usize,
-        config: &ModelConfig,
-        device: &B::Device,
-    ) {
-        let token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        let mut held = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if held.needs_cleanup_for_cache(length * token)
-            | held.needs_cleanup_for_pass([rows, 1], bytes([rows, 1], config))
-        {
             B::memory_cleanup(device);
         }
     }
@@ -74,17 +54,6 @@ impl PooledBuffers {
         }
         self.passes.push(pass);
         self.bytes += bytes;
-        needed
-    }
-
-    /// Adds keys and values of `bytes`, and returns whether the pools have to be emptied first, because the keys and
-    /// values that they replaced take more.
-    fn needs_cleanup_for_cache(&mut self, bytes: usize) -> bool {
-        let needed = self.outgrown > bytes.max(KEPT_BYTES);
-        if needed {
-            self.empty();
-        }
-        self.outgrown += bytes;
         needed
     }
 
@@ -129,21 +98,6 @@ mod tests {
         assert!(pass(1));
         assert!(pass(200));
         assert!(pass(150) && !pass(50) && pass(60));
-    }
-
-    /// Generates 400 tokens. The buffers of shorter keys and values stay below a few times those of the current ones.
-    #[test]
-    fn a_growing_sequence_keeps_few_buffers_of_its_earlier_lengths() {
-        let mut held = PooledBuffers::default();
-        let (mut kept, mut most) = (0, 0.0f64);
-        for length in (0..400).map(|length| length * MB) {
-            if held.needs_cleanup_for_cache(length) {
-                kept = 0;
-            }
-            kept += length;
-            most = most.max(kept as f64 / length.max(KEPT_BYTES) as f64);
-        }
-        assert!((1.5..3.5).contains(&most), "{most}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ fn eval(place: &Workplace, args: &[&str]) -> Answer {
     place.qzo(["eval", model.to_str().unwrap(), "--device", "cpu"].iter().chain(args))
 }
 
+/// Keys of the report of a task with choices.
+const CHOICES: &[&str] = &["task", "n", "accuracy", "stderr", "acc", "acc_norm", "nll", "choices"];
+
 const TASK: &[&str] =
     &["--data", "rows.jsonl", "--prompt", "{text} It was", "--choice", " bad", "--choice", " good"];
 
@@ -37,7 +40,7 @@ const TASK: &[&str] =
 fn the_report_of_a_task_has_its_keys() {
     let place = Workplace::new();
     let report = eval(&place, &[TASK, &["--json"]].concat()).json();
-    assert_answer(&report, &["task", "n", "accuracy", "stderr", "nll", "choices"]);
+    assert_answer(&report, CHOICES);
     assert_eq!(report["n"], 20);
     assert_eq!(report["choices"], json!([" bad", " good"]));
     let accuracy = report["accuracy"].as_f64().unwrap();
@@ -50,17 +53,59 @@ fn the_report_of_a_task_has_its_keys() {
 fn predictions_are_one_choice_per_row_and_agree_with_the_accuracy() {
     let place = Workplace::new();
     let report = eval(&place, &[TASK, &["--json", "--predictions"]].concat()).json();
-    assert_answer(&report, &["task", "n", "accuracy", "stderr", "nll", "choices", "predictions"]);
+    let of_rows = ["predictions", "acc_predictions", "acc_norm_predictions"];
+    assert_answer(&report, &[CHOICES, &of_rows].concat());
     let predictions = report["predictions"].as_array().unwrap();
     let labels = rows(20, 3)
         .lines()
         .map(|row| serde_json::from_str::<Value>(row).unwrap()["label"].clone())
         .collect::<Vec<_>>();
     assert_eq!(predictions.len(), labels.len());
-    let correct = predictions.iter().zip(&labels).filter(|(p, l)| p == l).count();
-    assert_eq!(report["accuracy"].as_f64().unwrap(), correct as f64 / 20.0);
+    for (accuracy, of_rows) in ["accuracy", "acc", "acc_norm"].into_iter().zip(of_rows) {
+        let predictions = report[of_rows].as_array().unwrap();
+        let correct = predictions.iter().zip(&labels).filter(|(p, l)| p == l).count();
+        assert_eq!(report[accuracy].as_f64().unwrap(), correct as f64 / 20.0);
+    }
     let three = eval(&place, &[TASK, &["--json", "--predictions", "--limit", "3"]].concat()).json();
     assert_eq!(three["predictions"], json!(predictions[..3]));
+}
+
+#[test]
+fn a_results_file_holds_the_report_in_the_layout_of_lm_evaluation_harness() {
+    let place = Workplace::new();
+    let report =
+        eval(&place, &[TASK, &["--json", "--limit", "9", "--output", "made/results.json"]].concat()).json();
+    let file: Value =
+        serde_json::from_slice(&std::fs::read(place.path("made/results.json")).unwrap()).unwrap();
+    let results = &file["results"]["choices"];
+    for (key, of_file) in [("accuracy", "acc_mean"), ("acc", "acc"), ("acc_norm", "acc_norm"), ("nll", "nll")]
+    {
+        assert_eq!(results[format!("{of_file},none")], report[key]);
+    }
+    assert_eq!(results["acc_mean_stderr,none"], report["stderr"]);
+    assert_eq!(file["n-samples"]["choices"], json!({ "original": 20, "effective": 9 }));
+    assert_eq!(file["config"]["limit"], 9);
+    eval(&place, &[TASK, &["--output", "made"]].concat())
+        .failed_with(1, &["made is a directory", "name a file"]);
+}
+
+#[test]
+fn generated_answers_are_reported_for_each_row() {
+    let place = Workplace::new();
+    let row = |question: &str| {
+        let answers = json!({ "text": ["a film", "the film"] });
+        json!({ "title": "T", "context": "A film.", "question": question, "answers": answers }).to_string()
+            + "\n"
+    };
+    place.write("squad.jsonl", ["What?", "Which one of them?", "Who?"].map(row).concat());
+    let task = ["--data", "squad.jsonl", "--task", "squad", "--json"];
+    let keys = ["task", "n", "accuracy", "stderr", "f1", "f1_stderr", "nll", "choices"];
+    assert_answer(&eval(&place, &task).json(), &keys);
+    let report = eval(&place, &[&task[..], &["--predictions"]].concat()).json();
+    assert_answer(&report, &[&keys[..], &["answers"]].concat());
+    let answers = report["answers"].as_array().unwrap();
+    assert!(answers.len() == 3 && answers.iter().all(|a| !a.as_str().unwrap().contains('\n')), "{answers:?}");
+    assert_eq!(report["accuracy"], 0.0, "{answers:?}");
 }
 
 #[test]
@@ -210,7 +255,7 @@ fn a_run_leaves_its_files_and_reports_in_json() {
     let report = training.finetune("run", &["--json"]).json();
     assert_eq!((&report["steps"], &report["output_dir"]), (&json!(6), &json!("run")));
     for evaluation in ["before", "after", "final"] {
-        assert_keys(&report[evaluation], &["task", "n", "accuracy", "stderr", "nll", "choices"]);
+        assert_keys(&report[evaluation], CHOICES);
     }
     let nll = |key: &str| report[key]["nll"].as_f64().unwrap();
     assert!((report["rounding"].as_f64().unwrap() - (nll("final") - nll("after"))).abs() < 1e-12);

@@ -25,7 +25,9 @@ impl Example {
                 gold.first().and_then(|gold| options.get(*gold)).map(|answer| format!("{prompt}{answer}"))
             }
             Self::Completion { prompt, completion } => Some(format!("{prompt}{completion}")),
-            Self::Generation { prompt, answers } => answers.first().map(|answer| format!("{prompt} {answer}")),
+            Self::Generation { prompt, answers } => {
+                answers.first().map(|answer| format!("{prompt} {answer}"))
+            }
             Self::Chat(_) | Self::Text(_) => None,
         }
     }
@@ -33,7 +35,9 @@ impl Example {
     /// Puts solved examples before the prompt.
     pub fn after(mut self, shots: &str) -> Self {
         match &mut self {
-            Self::Classification { prompt, .. } | Self::Completion { prompt, .. } | Self::Generation { prompt, .. } => {
+            Self::Classification { prompt, .. }
+            | Self::Completion { prompt, .. }
+            | Self::Generation { prompt, .. } => {
                 prompt.insert_str(0, shots);
             }
             Self::Chat(_) | Self::Text(_) => {}

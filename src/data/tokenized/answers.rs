@@ -75,7 +75,8 @@ fn candidate(
              more before it"
         )));
     }
-    Ok((Candidate::after_prompt(shared, tokens), shared < prompt_len))
+    let characters = option.trim_start().chars().count();
+    Ok((Candidate { characters, ..Candidate::after_prompt(shared, tokens) }, shared < prompt_len))
 }
 
 /// Warns if an answer follows the last word of its prompt without a space.

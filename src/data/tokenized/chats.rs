@@ -134,5 +134,5 @@ fn candidate(chat: &LearnedText, ends_turns: bool, tokenizer: &Tokenizer) -> Res
             scored.push(start..end);
         }
     }
-    Ok(Candidate { tokens, scored })
+    Ok(Candidate { tokens, scored, characters: 0 })
 }

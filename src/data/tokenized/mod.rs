@@ -72,7 +72,8 @@ impl TokenizedDataset {
         let mut first_merged = None;
         // In parts, so that an error in a long file is found before all of it is tokenized.
         for (part, first) in rows.chunks(ROWS_AT_ONCE).zip((0..).step_by(ROWS_AT_ONCE)) {
-            let tokenized = part.par_iter().map(|row| tokenize(row, &task.example(row)?.after(shots), tokenizer));
+            let tokenized =
+                part.par_iter().map(|row| tokenize(row, &task.example(row)?.after(shots), tokenizer));
             let tokenized: Vec<Result<RowTokens>> = tokenized.collect();
             for ((index, row), tokens) in (first..).zip(part).zip(tokenized) {
                 let tokens = tokens?;

@@ -156,6 +156,12 @@ impl Kernels for Flex {
         })
     }
 
+    fn write_rows(into: FlexTensor, rows: IntTensor<Self>, values: FlexTensor) -> FlexTensor {
+        let (mut into, rows, values) = (owned(into), rows.to_contiguous(), values.to_contiguous());
+        elementwise::write_rows(into.storage_mut(), rows.storage(), values.storage());
+        into
+    }
+
     fn gate_mul(gate: FlexTensor, up: FlexTensor, activation: Activation) -> FlexTensor {
         let mut gate = owned(gate);
         elementwise::gate_mul(gate.storage_mut(), up.to_contiguous().storage(), activation);

@@ -1,4 +1,4 @@
-//! Norm, rotation, gate and permutation of features: one pass over the rows each.
+//! Norm, rotation, gate, permutation of features and rows written to given places: one pass over the rows each.
 
 use rayon::prelude::*;
 
@@ -31,6 +31,14 @@ pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], heads: RotatedHead
     let angles = cos.par_chunks(ROWS * heads.half).zip(sin.par_chunks(ROWS * heads.half));
     let rows = x.par_chunks_mut(ROWS * heads.heads * heads.dim).zip(angles);
     rows.for_each(|(x, (cos, sin))| rotate_rows(x, cos, sin, heads));
+}
+
+/// Writes row `i` of `values` to row `rows[i]` of `into`.
+pub(super) fn write_rows(into: &mut [f32], rows: &[i32], values: &[f32]) {
+    let width = values.len() / rows.len().max(1);
+    for (row, values) in rows.iter().zip(values.chunks_exact(width.max(1))) {
+        into[*row as usize * width..][..width].copy_from_slice(values);
+    }
 }
 
 /// `gate = activation(gate) · up`, elementwise.

@@ -113,6 +113,14 @@ where
         elementwise::rotate(x, into_contiguous(cos), into_contiguous(sin))
     }
 
+    fn write_rows(
+        into: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        elementwise::write_rows(into, into_contiguous(rows), values)
+    }
+
     fn gate_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         elementwise::gate_mul(gate, up, activation)
     }

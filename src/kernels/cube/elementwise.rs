@@ -1,7 +1,8 @@
-//! Rotation and gate. All arithmetic is f32 inside, whatever the type of the tensors.
+//! Rotation, gate and rows written to given places. All arithmetic is f32 inside, whatever the type of the tensors.
 
 use burn::tensor::TensorMetadata;
 use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -120,6 +121,26 @@ fn gate_mul_kernel<F: Float, N: Size>(
     }
 }
 
+/// One unit per vector of a row; along y it goes on in steps of as many rows as the launch covers.
+#[cube(launch_unchecked)]
+fn write_rows_kernel<F: Float, N: Size>(
+    rows: &Array<i32>,
+    values: &Array<Vector<F, N>>,
+    out: &mut Array<Vector<F, N>>,
+    count: usize,
+    width: usize,
+    stride: usize,
+    #[define(F)] _f: StorageType,
+) {
+    let i = ABSOLUTE_POS_X as usize;
+    if i < width {
+        let step = (CUBE_COUNT_Y * CUBE_DIM_Y) as usize;
+        for row in range_stepped(ABSOLUTE_POS_Y as usize, count, step) {
+            out[rows[row] as usize * width + i] = values[row * stride + i];
+        }
+    }
+}
+
 /// Rotates queries and keys.
 ///
 /// # Shapes
@@ -209,4 +230,41 @@ pub(super) fn gate_mul<R: CubeRuntime>(
         );
     }
     out
+}
+
+/// Writes row `i` of `values` to row `rows[i]` of `into`, in place if nobody else holds that.
+///
+/// # Shapes
+/// `into`: `[S, heads, head_dim]`; `rows`: i32 `[T]`, contiguous; `values`: `[T, heads, head_dim]`.
+pub(super) fn write_rows<R: CubeRuntime>(
+    into: CubeTensor<R>,
+    indices: CubeTensor<R>,
+    values: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let into = into_contiguous(into);
+    let into = if into.can_mut() { into } else { into.copy() };
+    let (values, stride) = rows(values);
+    let client = into.client.clone();
+    let (count, dtype) = (values.shape()[0], into.dtype);
+    let width = into.shape()[1] * into.shape()[2];
+    let lanes = lanes(dtype.size(), &[width, stride]);
+    let (cubes, units) = by_vectors(count, width / lanes);
+    // SAFETY: a unit reads rows below `count` and of their vectors one below `width / lanes`, with a stride of at least
+    // `width`; the caller promises distinct rows within `into`, so that each vector is written by one unit.
+    unsafe {
+        write_rows_kernel::launch_unchecked::<R>(
+            &client,
+            cubes,
+            units,
+            lanes,
+            array(indices),
+            array(values),
+            array(into.clone()),
+            count,
+            width / lanes,
+            stride / lanes,
+            dtype.into(),
+        );
+    }
+    into
 }

@@ -1,12 +1,12 @@
 //! Norms, rotation and gate: in every type of activations, on inputs that may be overwritten and on inputs that
 //! something else still holds.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::{TOLERANCE, Uniform, float, read, relative_error};
 use crate::arch::Activation;
 use crate::device::ComputeType;
-use crate::kernels::{Kernels, add_rms_norm, gate_mul, rms_norm, rotate};
+use crate::kernels::{Kernels, add_rms_norm, gate_mul, rms_norm, rotate, write_rows};
 
 pub(super) const EPS: f32 = 1e-5;
 
@@ -166,6 +166,32 @@ pub(super) fn gates_match_the_loops<B: Kernels>(device: &B::Device) {
                     assert!(error < tolerance, "{activation:?} {dtype:?} {rows}×{width}: {error:e}");
                 }
             }
+        }
+    }
+}
+
+/// Values of a wider tensor's columns, into a tensor that is overwritten and one that must not be.
+pub(super) fn rows_are_written_to_their_places<B: Kernels>(device: &B::Device) {
+    let mut rng = Uniform(25);
+    for (dtype, _) in types::<B>(device) {
+        // The last has more rows than one axis of a launch holds.
+        for (rows, places, heads, dim) in
+            [(1, 1, 1, 1), (5, 9, 3, 10), (7, 300, 2, 64), (66_000, 70_001, 1, 2)]
+        {
+            let (into, mut want) = random::<B, 3>(&mut rng, [places, heads, dim], dtype, device);
+            let (wide, _) = random::<B, 3>(&mut rng, [rows, 2 * heads, dim], dtype, device);
+            let new = wide.narrow(1, heads, heads);
+            let at: Vec<i32> = (0..rows).map(|row| ((row * 11 + 3) % places) as i32).collect();
+            let width = heads * dim;
+            for (at, row) in at.iter().zip(values(new.clone()).chunks(width)) {
+                want[*at as usize * width..][..width].copy_from_slice(row);
+            }
+            let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [rows]), (device, DType::I32));
+            let results = owned_and_held([into], |[into]| [write_rows(into, at.clone(), new.clone())]);
+            assert!(
+                results == [[want.clone()], [want]],
+                "{dtype:?} {rows} of {places} rows of {heads}×{dim}"
+            );
         }
     }
 }

@@ -124,6 +124,10 @@ macro_rules! on {
                 run(super::elementwise::gates_match_the_loops::<$backend>)
             }
             #[test]
+            fn rows_are_written_to_their_places() {
+                run(super::elementwise::rows_are_written_to_their_places::<$backend>)
+            }
+            #[test]
             fn rows_of_a_wider_tensor_match_the_loops() {
                 run(super::elementwise::rows_of_a_wider_tensor_match_the_loops::<$backend>)
             }

@@ -1,8 +1,10 @@
 //! One decoder block: its weights, and the parts of its forward pass; `backward` is its backward pass.
 
 mod backward;
+mod cache;
 
 pub use backward::Ends;
+pub use cache::{CachedRows, LayerCache};
 
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
@@ -37,9 +39,6 @@ enum Expand<B: Backend> {
     Gated { gate_up: Projections<B, 2>, activation: Activation },
     Relu(Linear<B>),
 }
-
-/// Keys and values of the tokens fed so far, `[S, kv_heads, head_dim]` each.
-pub type LayerCache<B> = Option<(Tensor<B, 3>, Tensor<B, 3>)>;
 
 impl<B: Kernels> DecoderBlock<B> {
     /// Loads block `index` onto a device.
@@ -110,14 +109,8 @@ impl<B: Kernels> DecoderBlock<B> {
     }
 
     /// Runs the whole block on all rows: `[T, hidden]` → `[T, hidden]`.
-    pub fn forward(
-        &self,
-        residual: Residual<B>,
-        pass: &Pass<B>,
-        config: &ModelConfig,
-        cache: Option<&mut LayerCache<B>>,
-    ) -> Residual<B> {
-        self.forward_rows(None, residual, pass, config, cache)
+    pub fn forward(&self, residual: Residual<B>, pass: &Pass<B>, config: &ModelConfig) -> Residual<B> {
+        self.forward_rows(None, residual, pass, config, None)
     }
 
     /// Like [`Self::forward`], but returns only `rows`. Attention still runs on all rows, whose keys and values the
@@ -128,7 +121,7 @@ impl<B: Kernels> DecoderBlock<B> {
         residual: Residual<B>,
         pass: &Pass<B>,
         config: &ModelConfig,
-        cache: Option<&mut LayerCache<B>>,
+        cache: Option<CachedRows<'_, B>>,
     ) -> Residual<B> {
         let [x, h] = self.attention_norms.input(residual);
         let attended = self.attend(h, pass, config, cache);
@@ -142,28 +135,20 @@ impl<B: Kernels> DecoderBlock<B> {
         self.mlp_norms.add(x, self.down_proj.forward(expanded, pass.signs))
     }
 
-    /// Runs attention up to its output projection: `[T, hidden]` → `[T, heads · head_dim]`.
+    /// Runs attention up to its output projection: `[T, hidden]` → `[T, heads · head_dim]`. With a cache, the queries
+    /// attend to its keys.
     pub fn attend(
         &self,
         h: Tensor<B, 2>,
         pass: &Pass<B>,
         config: &ModelConfig,
-        cache: Option<&mut LayerCache<B>>,
+        cache: Option<CachedRows<'_, B>>,
     ) -> Tensor<B, 2> {
         let rows = h.dims()[0];
         let [q, k, v] = self.attention_inputs(self.qkv.forward(h, pass.signs), pass, config);
-        let (k, v) = match cache {
-            Some(cache) => {
-                let (k, v) = match cache.take() {
-                    Some((past_k, past_v)) => {
-                        (Tensor::cat(vec![past_k, k], 0), Tensor::cat(vec![past_v, v], 0))
-                    }
-                    None => (k, v),
-                };
-                *cache = Some((k.clone(), v.clone()));
-                (k, v)
-            }
-            None => (k, v),
+        let [k, v] = match cache {
+            Some(cache) => cache.write([k, v]),
+            None => [k, v],
         };
         self.softmax(q, k, v, pass, config).reshape([rows, config.num_attention_heads * config.head_dim])
     }

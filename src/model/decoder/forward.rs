@@ -1,4 +1,4 @@
-//! The forward passes of the decoder: of packed sequences, and of a sequence that grows.
+//! The forward passes of the decoder. `session` runs them for sequences that grow.
 
 use burn::tensor::{DType, Int, Tensor};
 
@@ -6,8 +6,8 @@ use super::Decoder;
 use crate::data::Target;
 use crate::error::Result;
 use crate::kernels::{Kernels, read};
-use crate::model::block::LayerCache;
-use crate::model::language_model::{ModelInput, Session};
+use crate::model::block::CachedRows;
+use crate::model::language_model::ModelInput;
 use crate::model::norm::Residual;
 use crate::model::pass::{Pass, QueryRow, query_rows};
 use crate::model::scoring::{self, LOGIT_BYTES};
@@ -36,7 +36,7 @@ impl<B: Kernels> Decoder<B> {
         // All passes are queued before the results are read, which waits for the device.
         let mut results = Vec::with_capacity(passes.len() * chunks.len());
         for (x, signs) in std::iter::repeat_n(x, passes.len()).zip(&passes) {
-            let hidden = self.forward(x, &pass.with(*signs), scored.as_ref());
+            let hidden = self.forward(x, &pass.with(*signs), scored.as_ref(), no_caches());
             for chunk in &chunks {
                 let hidden = hidden.clone().select(0, chunk.rows.clone());
                 results.push(chunk.log_probs(self.head(hidden, *signs)));
@@ -56,13 +56,7 @@ impl<B: Kernels> Decoder<B> {
     pub(super) fn every_logit(&self, input: ModelInput<'_>) -> Result<Vec<f32>> {
         self.free_for_pass(input.tokens.len(), input.tokens.len());
         let (x, pass) = self.prepare(input, 1)?;
-        read(self.head(self.forward(x, &pass, None), Signs::Neither))
-    }
-
-    /// See [`LanguageModel::session`](crate::model::LanguageModel::session).
-    pub(super) fn begin(&self) -> Box<dyn Session + '_> {
-        let cache = self.layers.iter().map(|_| None).collect();
-        Box::new(DecoderSession { decoder: self, length: 0, cache })
+        read(self.head(self.forward(x, &pass, None, no_caches()), Signs::Neither))
     }
 
     /// Embeds packed sequences, once for each of `parts`: `[parts · T, hidden]`. Returns the embeddings and the pass
@@ -78,25 +72,29 @@ impl<B: Kernels> Decoder<B> {
         Ok((x, self.pass(rows, Signs::Neither)))
     }
 
-    /// Final hidden states of `rows`, or of all rows: `[R, hidden]`.
-    fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, rows: Option<&Tensor<B, 1, Int>>) -> Tensor<B, 2> {
+    /// Final hidden states of `rows`, or of all rows: `[R, hidden]`. Each block has a cache or none.
+    pub(super) fn forward<'c>(
+        &self,
+        x: Tensor<B, 2>,
+        pass: &Pass<B>,
+        rows: Option<&Tensor<B, 1, Int>>,
+        caches: impl Iterator<Item = Option<CachedRows<'c, B>>>,
+    ) -> Tensor<B, 2> {
         let config = self.checkpoint.config();
         let mut x = Residual::from(x);
-        if let Some((last, layers)) = self.layers.split_last() {
-            for layer in layers {
-                x = layer.forward(x, pass, config, None);
-            }
-            x = last.forward_rows(rows, x, pass, config, None);
+        let last = self.layers.len().saturating_sub(1);
+        for ((index, layer), cache) in self.layers.iter().enumerate().zip(caches) {
+            x = layer.forward_rows(rows.filter(|_| index == last), x, pass, config, cache);
         }
         self.finish(x)
     }
 
-    fn pass(&self, rows: impl Iterator<Item = QueryRow>, signs: Signs) -> Pass<B> {
+    pub(super) fn pass(&self, rows: impl Iterator<Item = QueryRow>, signs: Signs) -> Pass<B> {
         Pass::new(rows, self.rope.as_ref(), self.checkpoint.config(), signs, &self.device)
     }
 
     /// f32 logits of hidden states: `[R, hidden]` → `[R, vocab]`.
-    fn head(&self, hidden: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
+    pub(super) fn head(&self, hidden: Tensor<B, 2>, signs: Signs) -> Tensor<B, 2> {
         let hidden = match &self.project_out {
             Some(project_out) => project_out.forward(hidden, Signs::Neither),
             None => hidden,
@@ -122,28 +120,7 @@ impl<B: Kernels> Decoder<B> {
     }
 }
 
-/// A sequence in a decoder, which grows as tokens are fed.
-struct DecoderSession<'a, B: Kernels> {
-    decoder: &'a Decoder<B>,
-    /// Number of tokens fed so far.
-    length: usize,
-    cache: Vec<LayerCache<B>>,
-}
-
-impl<B: Kernels> Session for DecoderSession<'_, B> {
-    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let Self { decoder, length, cache } = self;
-        let config = decoder.checkpoint.config();
-        decoder.pool_usage.free_for_growth::<B>(*length, tokens.len(), config, &decoder.device);
-        let positions = *length..*length + tokens.len();
-        let mut x = Residual::from(decoder.embedding.forward(tokens, positions.clone())?);
-        let rows = positions.clone().map(|t| (t, [0, 0, 0, t + 1]));
-        let pass = decoder.pass(rows, Signs::Neither);
-        for (layer, cache) in decoder.layers.iter().zip(cache) {
-            x = layer.forward(x, &pass, config, Some(cache));
-        }
-        *length = positions.end;
-        let last = x.sum().narrow(0, tokens.len() - 1, 1);
-        read(decoder.head(decoder.finish(last.into()), Signs::Neither))
-    }
+/// A pass that keeps no keys and values.
+fn no_caches<'c, B: Kernels>() -> impl Iterator<Item = Option<CachedRows<'c, B>>> {
+    std::iter::repeat_with(|| None)
 }

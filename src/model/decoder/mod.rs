@@ -1,8 +1,9 @@
 //! The decoder of all model families. The config describes their differences. `forward` and `backward` are its passes,
-//! and `tensors` are the tensors that are trained beside the scales.
+//! `session` holds sequences that grow, and `tensors` are the tensors that are trained beside the scales.
 
 mod backward;
 mod forward;
+mod session;
 mod tensors;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Compares logits with those of transformers (scripts/fixtures/models.py), on every available backend.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -196,20 +197,43 @@ fn tables_on_the_device_give_the_logits_of_tables_in_the_file(device: &Device) {
     }
 }
 
-fn a_growing_sequence_gives_the_logits_of_the_whole(device: &Device) {
+/// Texts of different lengths grow together, some of them idle at times. One outgrows its room, others begin late or end
+/// early, and a number is given again.
+fn growing_sequences_give_the_logits_of_the_whole(device: &Device) {
     for path in fixtures() {
         let model = open(&path, device);
         let vocab = model.config().vocab_size;
         let ids = cases(&path).iter().map(ids).max_by_key(Vec::len).unwrap();
-        let whole = [Sequence::alone(0..ids.len())];
-        let want = model.logits(ModelInput { tokens: &ids, sequences: &whole }).unwrap();
+        let forward: Vec<u32> = ids.iter().cycle().take(128).copied().collect();
+        let texts = [forward.clone(), forward.into_iter().rev().collect()];
+        let wanted = texts.each_ref().map(|tokens| {
+            model.logits(ModelInput { tokens, sequences: &[Sequence::alone(0..tokens.len())] }).unwrap()
+        });
         let mut session = model.session();
-        for part in [0..5, 5..6, 6..7, 7..ids.len()] {
-            let got = session.feed(&ids[part.clone()]).unwrap();
-            let want = &want[(part.end - 1) * vocab..part.end * vocab];
-            let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
-            assert!(f64::from(error) < TOLERANCE, "{} after {part:?}: {error:e}", path.display());
-        }
+        // Each part: sequence, text, and the tokens of the text that are fed.
+        let mut feed = |parts: &[(usize, usize, Range<usize>)]| {
+            let tokens =
+                parts.iter().map(|(sequence, text, range)| (*sequence, &texts[*text][range.clone()]));
+            let logits = session.feed(&tokens.collect::<Vec<_>>()).unwrap();
+            assert_eq!(logits.len(), parts.len() * vocab);
+            for (got, (sequence, text, range)) in logits.chunks(vocab).zip(parts) {
+                let want = &wanted[*text][(range.end - 1) * vocab..range.end * vocab];
+                let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+                let at = format!("{}, sequence {sequence} after {range:?}", path.display());
+                assert!(f64::from(error) < TOLERANCE, "{at}: {error:e}");
+            }
+            // A sequence that has all its text ends.
+            let ended = parts.iter().filter(|(_, _, range)| range.end == 128 || range.end == 31);
+            ended.for_each(|(sequence, _, _)| session.end(*sequence));
+        };
+        feed(&[(0, 0, 0..20), (1, 1, 0..30), (2, 0, 0..10)]);
+        feed(&[(0, 0, 20..21), (1, 1, 30..31), (2, 0, 10..11)]);
+        feed(&[(0, 0, 21..110), (2, 0, 11..12)]);
+        feed(&[(1, 0, 0..1), (5, 1, 0..50), (0, 0, 110..111)]);
+        feed(&[(2, 0, 12..15), (5, 1, 50..51), (1, 0, 1..2)]);
+        feed(&[(0, 0, 111..128), (1, 0, 2..3), (2, 0, 15..16)]);
+        feed(&[(7, 1, 0..128), (5, 1, 51..52)]);
+        feed(&[(1, 0, 3..4), (2, 0, 16..17), (5, 1, 52..53)]);
     }
 }
 
@@ -219,5 +243,5 @@ on_every_device! {
     shared_prefixes_and_both_signs_change_nothing,
     signs_in_separate_passes_change_nothing,
     tables_on_the_device_give_the_logits_of_tables_in_the_file,
-    a_growing_sequence_gives_the_logits_of_the_whole,
+    growing_sequences_give_the_logits_of_the_whole,
 }

@@ -186,8 +186,7 @@ impl Objective for Quadratic {
     }
 
     fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
-        let (task, choices) = ("quadratic".to_owned(), vec![]);
-        let (dropped, truncated, stderr, f1, predictions) = (0, 0, None, None, None);
-        Some(TaskReport { task, n, dropped, truncated, accuracy, stderr, f1, nll, choices, predictions })
+        let task = "quadratic".to_owned();
+        Some(TaskReport { task, n, accuracy, nll, ..Default::default() })
     }
 }

@@ -68,6 +68,7 @@ pub fn launched(device: &Card) -> Vec<Launch> {
         for head_dim in [16, 21, 64, 80, 96, 128, 256, 264, 1000] {
             let x = || tensor(&[5, 4, head_dim], dtype);
             let kv = || tensor(&[5, 2, head_dim], dtype);
+            elementwise::write_rows(tensor(&[9, 2, head_dim], dtype), words(5), kv());
             for cap in [None, Some(50.0)] {
                 let scores = Scores { scale: 0.5, cap };
                 attention::launch(x(), kv(), kv(), words(20), scores, x());
