@@ -12,6 +12,7 @@
 //! scales     exports the tuned scales of a run alone, and applies them to its base model
 //! bench      times training steps and matrix products
 //! event      the events of all jobs
+//! record     what a run writes down about itself; report makes a page of it
 //! open       opens models, texts and tokenizers by their names; data reads the rows of a run
 //! output     checks the name of an output
 //! ```
@@ -28,6 +29,7 @@ pub mod open;
 mod output;
 mod plan;
 mod quantize;
+mod record;
 mod replay;
 pub mod scales;
 

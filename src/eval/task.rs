@@ -1,7 +1,7 @@
 //! Accuracy on a task, by the candidate with the highest mean log-probability per token (MeZO's rule), or by comparing
 //! greedy generations with the gold answers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{log_probs, passes};
 use crate::data::{
@@ -14,16 +14,16 @@ use crate::model::LanguageModel;
 /// Longest generated answer, as in MeZO. A line end also ends it.
 const MAX_ANSWER_TOKENS: usize = 50;
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
     pub task: String,
     /// Rows that were scored.
     pub n: usize,
     /// Rows that are left out because they do not fit into the model's context.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: usize,
     /// Rows whose prompt was cut to fit into the model's context.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub truncated: usize,
     /// Share of rows whose prediction is right (exact match for generated answers); null for completions, which are
     /// only scored.
