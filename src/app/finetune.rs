@@ -121,8 +121,7 @@ impl Finetune<'_> {
         });
         let mut objective = TextObjective::new(&data, seed);
         let place = (&device, dtype);
-        let mut recorder =
-            Recorder::new(&directory, self.command, place, &data, &tokenizer, model.as_ref());
+        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer, model.as_ref());
         let on_step = &mut |event| {
             recorder.observe(&event);
             on_event(Event::Train(event));

@@ -31,6 +31,7 @@ mod plan;
 mod quantize;
 mod record;
 mod replay;
+pub mod report;
 pub mod scales;
 
 pub use evaluate::{Evaluation, Measure, evaluate};

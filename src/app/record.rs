@@ -170,7 +170,8 @@ impl<'a> Recorder<'a> {
         let answers = match self.chosen {
             true => Ok(self.choices(report)),
             false => {
-                let answers = self.rows.iter().map(|(_, row)| generated(model, self.tokenizer, row).map(Some));
+                let answers =
+                    self.rows.iter().map(|(_, row)| generated(model, self.tokenizer, row).map(Some));
                 answers.collect::<Result<Vec<_>>>()
             }
         };

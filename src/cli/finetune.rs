@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 
 use super::common::Common;
+use super::describe::describe;
 use super::progress::Reporter;
 use super::recipe::{RecipeArgs, recipe};
-use super::report::describe;
 use crate::app::{Finetune, FinetuneReport};
 use crate::error::{Error, Result};
 

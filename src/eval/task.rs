@@ -90,12 +90,17 @@ impl TaskReport {
             dropped: 0,
             truncated: 0,
             accuracy,
-            stderr: accuracy.map(|p| standard_error(p, n)),
+            stderr: accuracy.map(|p| Self::standard_error(p, n)),
             f1: None,
             nll,
             choices: task.choices().into_iter().map(str::to_string).collect(),
             predictions: None,
         }
+    }
+
+    /// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
+    pub fn standard_error(p: f64, n: usize) -> f64 {
+        if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
     }
 }
 
@@ -130,15 +135,10 @@ pub fn evaluate_answers(
     if n > 0 {
         let accuracy = exact / n as f64;
         report.accuracy = Some(accuracy);
-        report.stderr = Some(standard_error(accuracy, n));
+        report.stderr = Some(TaskReport::standard_error(accuracy, n));
         report.f1 = Some(f1 / n as f64);
     }
     Ok(())
-}
-
-/// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
-fn standard_error(p: f64, n: usize) -> f64 {
-    if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]

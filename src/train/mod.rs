@@ -38,7 +38,9 @@ mod text;
 mod zeroth_order;
 
 pub use checkpoints::write_checkpoints;
-pub use config::{Body, LearningRate, MethodKind, ParameterKind, Parameters, TailBlocks, Trackers, TrainConfig};
+pub use config::{
+    Body, LearningRate, MethodKind, ParameterKind, Parameters, TailBlocks, Trackers, TrainConfig,
+};
 pub use directory::RunDir;
 pub use event::{Outcome, TrainEvent};
 pub use exact::Exact;

@@ -101,7 +101,10 @@ mod tests {
     fn another_name_is_refused_with_the_known_ones() {
         for value in ["\"wandb\"", "[\"tensorboard\", \"wandb\"]"] {
             let error = read(value).unwrap_err();
-            assert!(["`wandb`", "`tensorboard`", "`none`"].iter().all(|name| error.contains(name)), "{error}");
+            assert!(
+                ["`wandb`", "`tensorboard`", "`none`"].iter().all(|name| error.contains(name)),
+                "{error}"
+            );
         }
         let error = read("3").unwrap_err();
         assert!(error.contains("\"tensorboard\", \"none\" or a list"), "{error}");
