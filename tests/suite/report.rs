@@ -84,7 +84,7 @@ fn the_default_name_is_inside_the_only_run_or_here_for_several() {
     training.place.qzo(["report", "a", "b"]).succeeded();
     let page = std::fs::read_to_string(training.place.path("report.html")).unwrap();
     assert_loads_nothing(&page);
-    assert_has(&page, &["2 runs compared", "data-name=\"a\"", "data-name=\"b\"", "class=legend", "Seed"]);
+    assert_has(&page, &["Compared: a, b", "data-name=\"a\"", "data-name=\"b\"", "class=legend", "Seed"]);
 }
 
 #[test]
@@ -203,7 +203,8 @@ fn answers_are_the_predictions_and_completions_are_generated() {
     for (i, example) in found.iter().enumerate() {
         let row = i * 16 / 10;
         assert_eq!(example["prompt"], format!("{} It was", dev[row]["text"].as_str().unwrap()));
-        assert_eq!(example["gold"], json!([["bad", "good"][dev[row]["label"].as_u64().unwrap() as usize]]));
+        let gold = ["bad", "good"][dev[row]["label"].as_u64().unwrap() as usize];
+        assert_eq!(example["gold"], json!([gold]));
         assert_eq!((&example["before"], &example["after"]), (&json!(before[row]), &json!(after[row])));
     }
 

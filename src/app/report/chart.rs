@@ -36,7 +36,7 @@ pub enum Form {
 pub struct Chart<'a> {
     pub title: &'a str,
     /// What is measured, and in which unit.
-    pub note: &'a str,
+    pub note: String,
     pub labels: Labels,
     pub from_zero: bool,
     /// Last step of the axis.
@@ -59,7 +59,7 @@ impl Chart<'_> {
         let y = Axis::around(values.clone(), self.from_zero);
         let outside = values.filter(|value| !(y.start..=y.end).contains(value)).count() as u64;
         let mut html = String::new();
-        let (title, note) = (Escaped(self.title), Escaped(self.note));
+        let (title, note) = (Escaped(self.title), Escaped(&self.note));
         let _ = write!(html, "<figure class=chart><figcaption><h3>{title}</h3><p>{note}");
         if outside > 0 {
             let verb = if outside == 1 { "lies" } else { "lie" };
@@ -181,7 +181,7 @@ mod tests {
 
     fn chart(points: Vec<(f64, f64)>) -> String {
         let series = vec![Series { run: "<a>", index: 7, form: Form::Line, points }];
-        let (title, note, labels) = ("Loss", "nats", Labels::Plain);
+        let (title, note, labels) = ("Loss", "nats".into(), Labels::Plain);
         Chart { title, note, labels, from_zero: true, steps: 4, series, marks: vec![(0, 1)] }.html()
     }
 

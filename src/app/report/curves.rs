@@ -37,7 +37,7 @@ pub fn charts(runs: &[ReportedRun]) -> String {
     html
 }
 
-fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &'a str, value: Value) -> Chart<'a> {
+fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &str, value: Value) -> Chart<'a> {
     let series = runs.iter().enumerate().map(|(index, run)| {
         let points = run.metrics.iter().filter_map(|line| Some((line.step as f64, value(line)?)));
         let mut points: Vec<_> = points.filter(|(_, value)| value.is_finite()).collect();
@@ -46,6 +46,7 @@ fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &'a str, value: Valu
     });
     let (labels, from_zero) = (Labels::Plain, false);
     let steps = runs.iter().map(ReportedRun::steps).max().unwrap_or(0);
+    let note = note.to_string();
     Chart { title, note, labels, from_zero, steps, series: series.collect(), marks: Vec::new() }
 }
 
@@ -59,8 +60,14 @@ fn smoothed(mut chart: Chart<'_>, runs: usize) -> Chart<'_> {
     let lines = chart.series.iter().map(|series| Series { points: running_mean(&series.points), ..*series });
     let lines: Vec<_> = lines.collect();
     match runs {
-        1 => chart.series.iter_mut().for_each(|series| series.form = Form::Faint),
-        _ => chart.series.clear(),
+        1 => {
+            chart.series.iter_mut().for_each(|series| series.form = Form::Faint);
+            chart.note.push_str(", with running mean");
+        }
+        _ => {
+            chart.series.clear();
+            chart.note.push_str(", running mean");
+        }
     }
     chart.series.extend(lines);
     chart

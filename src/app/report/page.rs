@@ -35,7 +35,7 @@ pub fn page(runs: &[ReportedRun]) -> String {
     };
     match runs {
         [run] => section("results", "Results", &(tiles(run) + &of_one(run))),
-        _ => section("results", "Results", &(legend(runs) + &of_several(runs))),
+        _ => section("results", "Results", &of_several(runs)),
     }
     section(
         "curves",
@@ -72,7 +72,10 @@ fn title(runs: &[ReportedRun]) -> String {
 }
 
 fn subtitle(runs: &[ReportedRun]) -> String {
-    let [run] = runs else { return format!("<p class=lead>{} runs compared</p>", runs.len()) };
+    let [run] = runs else {
+        let names: Vec<&str> = runs.iter().map(|run| &*run.name).collect();
+        return format!("<p class=lead>Compared: {}</p>", Escaped(names.join(", ")));
+    };
     let method = run.config.train.method.name();
     let method = if method == "zo" { "zeroth order" } else { "exact gradients" };
     let task = run.task.as_ref().map(|task| format!(" · task: {}", task.name())).unwrap_or_default();

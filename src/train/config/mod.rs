@@ -135,7 +135,6 @@ pub struct TrainConfig {
     /// Number of successive steps that may be skipped because a loss was NaN or infinite; one more ends the run.
     pub max_skipped_steps: u64,
     /// Programs for which the metrics are also written: "tensorboard", "none", or a list.
-    #[serde(skip_serializing_if = "Trackers::is_none")]
     pub report_to: Trackers,
 }
 

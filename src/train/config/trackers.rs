@@ -22,13 +22,6 @@ pub struct Trackers {
     pub tensorboard: bool,
 }
 
-impl Trackers {
-    /// Whether nothing is written but `metrics.jsonl`.
-    pub fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 impl Serialize for Trackers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.tensorboard.then_some(Word::Tensorboard))
