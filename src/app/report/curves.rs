@@ -16,7 +16,7 @@ pub fn charts(runs: &[ReportedRun]) -> String {
     let loss = Chart { marks: skipped(runs), ..chart(runs, "Training loss", "nats", |line| line.loss) };
     let smooth = |chart| smoothed(chart, runs.len());
     let norm = chart(runs, "Gradient norm", "before clipping", |line| line.grad_norm);
-    let slope = chart(runs, "Projected gradient", "slope along the direction", |line| line.projected_grad);
+    let slope = chart(runs, "Projected gradient", "slope", |line| line.projected_grad);
     let speed = chart(runs, "Speed", "tokens per second", |line| line.tokens_per_second);
     let accuracy = dots(chart(runs, "Dev accuracy", "share of rows", |line| line.eval_accuracy));
     let charts = [

@@ -27,19 +27,23 @@ pub fn examples(runs: &[ReportedRun]) -> String {
         let prompt = Escaped(&row.prompt);
         let _ = write!(html, "<article><p class=prompt dir=auto>{prompt}</p><dl>");
         let _ = write!(html, "<dt>right</dt><dd dir=auto>{}</dd>", Escaped(row.gold.join(" / ")));
-        for (index, run) in runs.iter().enumerate() {
-            let Some(answered) = run.examples.iter().find(|other| other.prompt == row.prompt) else {
-                continue;
-            };
+        let answers = runs.iter().enumerate().filter_map(|(index, run)| {
+            let answered = run.examples.iter().find(|other| other.prompt == row.prompt)?;
+            Some((index, run.chooses(), answered))
+        });
+        let answers: Vec<_> = answers.collect();
+        // Runs of one model answer the same before training.
+        let same = answers.iter().all(|(_, _, answered)| answered.before == row.before);
+        for (place, (index, chosen, answered)) in answers.into_iter().enumerate() {
             let key = format!("<i class=\"key c{}\"></i>", colour(index));
             let key = if runs.len() > 1 { &key } else { "" };
-            for (name, answer) in [("before", &answered.before), ("after", &answered.after)] {
-                let _ = write!(
-                    html,
-                    "<dt>{key}{name}</dt>{}",
-                    shown(answer.as_deref(), &row.gold, run.chooses())
-                );
+            if !same || place == 0 {
+                let key = if same { "" } else { key };
+                let before = shown(answered.before.as_deref(), &row.gold, chosen);
+                let _ = write!(html, "<dt>{key}before</dt>{before}");
             }
+            let after = shown(answered.after.as_deref(), &row.gold, chosen);
+            let _ = write!(html, "<dt>{key}after</dt>{after}");
         }
         html.push_str("</dl></article>");
     }

@@ -23,8 +23,9 @@ pub fn tiles(run: &ReportedRun) -> String {
     if let Some((before, reached)) = ends
         && let Some((from, to)) = before.accuracy.zip(reached.accuracy)
     {
-        let points =
-            format!("{:+.1} points on {}", 100.0 * (to - from), counted(reached.n as u64, "dev row"));
+        let sign = if to < from { "−" } else { "+" };
+        let points = percent((to - from).abs());
+        let points = format!("{sign}{points} points on {}", counted(reached.n as u64, "dev row"));
         tile("Accuracy", change(percent(from), format!("{} %", percent(to))), points);
     }
     if let Some((before, reached)) = ends {
@@ -41,11 +42,11 @@ pub fn tiles(run: &ReportedRun) -> String {
         time.map_or("time not recorded".into(), |time| format!("in {}", seconds(time))),
     );
     if let Some(speed) = run.tokens_per_second() {
-        tile("Speed", grouped(speed.round() as u64), "tokens per second, the middle of all steps".into());
+        tile("Speed", grouped(speed.round() as u64), "tokens per second, median of the steps".into());
     }
     if let Some(peak) = run.record.peak_bytes {
         let card = run.record.device_bytes.map(|card| format!("; {} on the device", bytes(card)));
-        tile("Memory", bytes(peak), format!("at most, on the host{}", card.unwrap_or_default()));
+        tile("Memory", bytes(peak), format!("peak on the host{}", card.unwrap_or_default()));
     }
     html.push_str("</div>");
     html
