@@ -56,7 +56,9 @@ impl Axis {
             _ => (low, high),
         };
         let tick = round_tick((high - low) / f64::from(count));
-        Self { start: (low / tick).floor() * tick, end: (high / tick).ceil() * tick, tick }
+        // A value at a tick is not moved to the next by a rounding error.
+        let (first, last) = ((low / tick + 1e-9).floor(), (high / tick - 1e-9).ceil());
+        Self { start: first * tick, end: last * tick, tick }
     }
 
     /// The place of a value, from 0 at the start to 1 at the end.
@@ -118,17 +120,14 @@ mod tests {
             (&[900.0, 2900.0], true, &["0", "1,000", "2,000", "3,000"]),
             (&[21_000.0, 39_000.0], true, &["0", "10k", "20k", "30k", "40k"]),
             (&[0.5], false, &["0.45", "0.50", "0.55"]),
-            (&[f64::NAN, 0.0, f64::INFINITY], false, &["0.0", "0.5", "1.0"]),
+            (&[f64::NAN, 0.0, f64::INFINITY], false, &["0", "0.5", "1.0"]),
             (&[], false, &["0", "0.5", "1.0"]),
         ] {
             let axis = Axis::around(values.iter().copied(), from_zero);
             let finite = values.iter().filter(|value| value.is_finite());
             assert!(finite.into_iter().all(|value| (0.0..=1.0).contains(&axis.place(*value))), "{axis:?}");
             let found = labels(axis, Labels::Plain);
-            assert!(found.len() > 2 && found.len() < 8, "{values:?}: {found:?}");
-            if values.len() == 2 {
-                assert_eq!(found, expected, "{values:?}");
-            }
+            assert_eq!(found, expected, "{values:?}");
         }
         assert_eq!(labels(Axis::steps(60), Labels::Plain), ["0", "20", "40", "60"]);
         assert_eq!(labels(Axis::steps(3), Labels::Plain), ["0", "1", "2", "3"]);

