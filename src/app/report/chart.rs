@@ -19,13 +19,13 @@ pub struct Series<'a> {
     pub run: &'a str,
     /// Number of the run, which decides the colour.
     pub index: usize,
-    pub form: Form,
+    pub stroke: Stroke,
     /// Step and value of each point, in the order of steps.
     pub points: Vec<(f64, f64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum Stroke {
     Line,
     /// The values behind a smoothed line.
     Faint,
@@ -111,11 +111,11 @@ impl Chart<'_> {
         html.push_str("<svg>");
         let mut dots = String::new();
         let (behind, before): (Vec<_>, Vec<_>) =
-            self.series.iter().partition(|series| series.form == Form::Faint);
+            self.series.iter().partition(|series| series.stroke == Stroke::Faint);
         for series in behind.into_iter().chain(before) {
-            let class = match series.form {
-                Form::Faint => "faint",
-                Form::Line | Form::Dots => "line",
+            let class = match series.stroke {
+                Stroke::Faint => "faint",
+                Stroke::Line | Stroke::Dots => "line",
             };
             let (colour, name) = (colour(series.index), Escaped(series.run));
             let _ = write!(html, "<polyline class=\"{class} c{colour}\" data-name=\"{name}\" points=\"");
@@ -125,7 +125,7 @@ impl Chart<'_> {
                 let _ = write!(html, "{x:.2},{y:.3} ");
             }
             html.push_str("\"/>");
-            if series.form == Form::Dots || series.points.len() == 1 {
+            if series.stroke == Stroke::Dots || series.points.len() == 1 {
                 // A line of no length with round ends: a circle, however the drawing is stretched.
                 let _ = write!(dots, "<path class=\"dots c{colour}\" d=\"");
                 for (x, y) in points.iter().map(place).filter(|(_, y)| (0.0..=HEIGHT).contains(y)) {
@@ -144,7 +144,7 @@ impl Chart<'_> {
             Labels::Plain => number(value),
             Labels::Percent => format!("{} %", percent(value)),
         };
-        let shown = self.series.iter().filter(|series| series.form != Form::Faint);
+        let shown = self.series.iter().filter(|series| series.stroke != Stroke::Faint);
         let described = shown.filter_map(|Series { run, points, .. }| {
             let ((from, first), (to, last)) = (points.first()?, points.last()?);
             Some(format!("{run} from {} at step {from} to {} at step {to}", show(*first), show(*last)))
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     fn chart(points: Vec<(f64, f64)>) -> String {
-        let series = vec![Series { run: "<a>", index: 7, form: Form::Line, points }];
+        let series = vec![Series { run: "<a>", index: 7, stroke: Stroke::Line, points }];
         let (title, note, labels) = ("Loss", "nats".into(), Labels::Plain);
         Chart { title, note, labels, from_zero: true, steps: 4, series, marks: vec![(0, 1)] }.html()
     }

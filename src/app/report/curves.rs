@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::axis::Labels;
-use super::chart::{Chart, Form, Series, colour};
+use super::chart::{Chart, Series, Stroke, colour};
 use super::read::ReportedRun;
 use super::text::{Escaped, counted};
 use crate::train::{LoggedLine, MethodKind};
@@ -42,7 +42,7 @@ fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &str, value: Value) 
         let points = run.metrics.iter().filter_map(|line| Some((line.step as f64, value(line)?)));
         let mut points: Vec<_> = points.filter(|(_, value)| value.is_finite()).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Series { run: &run.name, index, form: Form::Line, points }
+        Series { run: &run.name, index, stroke: Stroke::Line, points }
     });
     let (labels, from_zero) = (Labels::Plain, false);
     let steps = runs.iter().map(ReportedRun::steps).max().unwrap_or(0);
@@ -51,7 +51,7 @@ fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &str, value: Value) 
 }
 
 fn dots(mut chart: Chart<'_>) -> Chart<'_> {
-    chart.series.iter_mut().for_each(|series| series.form = Form::Dots);
+    chart.series.iter_mut().for_each(|series| series.stroke = Stroke::Dots);
     chart
 }
 
@@ -61,7 +61,7 @@ fn smoothed(mut chart: Chart<'_>, runs: usize) -> Chart<'_> {
     let lines: Vec<_> = lines.collect();
     match runs {
         1 => {
-            chart.series.iter_mut().for_each(|series| series.form = Form::Faint);
+            chart.series.iter_mut().for_each(|series| series.stroke = Stroke::Faint);
             chart.note.push_str(", with running mean");
         }
         _ => {
