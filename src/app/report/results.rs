@@ -29,7 +29,7 @@ pub fn tiles(run: &ReportedRun) -> String {
         tile("Accuracy", change(percent(from), format!("{} %", percent(to))), points);
     }
     if let Some((before, reached)) = ends {
-        let note = format!("nats; lowest {}", stages.best.map_or("–".into(), |best| at_step(best)));
+        let note = format!("nats; lowest {}", stages.best.map_or("–".into(), at_step));
         tile("Dev loss", change(number(before.nll), number(reached.nll)), note);
     }
     let done = run.steps();
