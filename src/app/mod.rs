@@ -12,11 +12,13 @@
 //! scales     exports the tuned scales of a run alone, and applies them to its base model
 //! bench      times training steps and matrix products
 //! event      the events of all jobs
-//! record     what a run writes down about itself; report makes a page of it
+//! record     what a run writes down about itself, answers some dev rows and what the model makes of them
+//! report     makes a page of that and of the metrics
 //! open       opens models, texts and tokenizers by their names; data reads the rows of a run
 //! output     checks the name of an output
 //! ```
 
+mod answers;
 mod base;
 pub mod bench;
 mod data;

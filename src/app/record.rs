@@ -1,26 +1,21 @@
 //! What a run writes down about itself, for its report: `run.json` and `examples.jsonl`. Neither is needed to resume it.
 
-use std::path::Path;
+use std::io::ErrorKind;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::answers::{AnsweredRow, answer, generated, read_examples, unanswered};
 use crate::data::{LossKind, TokenizedExample, Tokenizer};
 use crate::device::{ComputeType, Device, host, pools};
 use crate::error::{Error, Result};
 use crate::eval::TaskReport;
-use crate::generate::{GenerateOptions, generate};
 use crate::model::LanguageModel;
 use crate::storage::atomic::write_atomically;
 use crate::train::{Outcome, RunDir, TrainEvent, TrainingData};
 
 /// Number of dev rows whose answers are written down.
 const MOST_EXAMPLES: usize = 10;
-
-const MAX_NEW_TOKENS: usize = 64;
-
-/// Longest text of an example, in characters.
-const MOST_CHARS: usize = 800;
 
 /// `run.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -51,21 +46,6 @@ pub struct RunRecord {
     pub last: Option<TaskReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_step: Option<u64>,
-}
-
-/// A line of `examples.jsonl`: a dev row and the model's answers.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AnsweredRow {
-    pub prompt: String,
-    /// The right answers.
-    pub gold: Vec<String>,
-    /// Answer of the base model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<String>,
-    /// Answer of `final/`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<String>,
 }
 
 /// Keeps the records of a run. If one of them cannot be written, there is a warning and the run goes on.
@@ -223,68 +203,9 @@ fn short(report: TaskReport) -> TaskReport {
 /// The file cannot be read.
 pub fn read_record(directory: &RunDir) -> Result<RunRecord> {
     let path = directory.record();
-    match read(&path)? {
-        Some(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|error| Error::damaged(&path, error.to_string()))
-        }
-        None => Ok(RunRecord::default()),
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(RunRecord::default()),
+        Err(error) => Err(Error::io(&path, "reading")(error)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::damaged(&path, error.to_string())),
     }
-}
-
-/// Reads `examples.jsonl`; none if there is no such file.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn read_examples(path: &Path) -> Result<Vec<AnsweredRow>> {
-    let bytes = read(path)?.unwrap_or_default();
-    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
-    let parse = |(number, line)| {
-        serde_json::from_slice(line).map_err(|error| Error::line(path, number + 1, error.to_string()))
-    };
-    lines.map(parse).collect()
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some).map_err(Error::io(path, "reading")),
-    }
-}
-
-/// The prompt of a row, as the model reads it, and its right answers.
-fn unanswered(row: &TokenizedExample, tokenizer: &Tokenizer) -> Result<AnsweredRow> {
-    let prompt = row.candidates.first().map_or(&[][..], |candidate| candidate.prompt());
-    let text = match prompt {
-        [first, rest @ ..] if Some(*first) == tokenizer.bos_id() => rest,
-        all => all,
-    };
-    let gold: Result<Vec<_>> = row.gold.iter().map(|index| answer(row, *index, tokenizer)).collect();
-    Ok(AnsweredRow { prompt: cut(&tokenizer.decode(text, false)?), gold: gold?, ..Default::default() })
-}
-
-/// The text of a row's candidate `index`.
-fn answer(row: &TokenizedExample, index: usize, tokenizer: &Tokenizer) -> Result<String> {
-    let candidate = row.candidates.get(index);
-    let tokens = candidate.and_then(|candidate| candidate.tokens.get(candidate.scored.first()?.clone()));
-    Ok(cut(tokenizer.decode(tokens.unwrap_or_default(), true)?.trim()))
-}
-
-/// The model's own answer to a row: the most likely tokens.
-fn generated(model: &dyn LanguageModel, tokenizer: &Tokenizer, row: &TokenizedExample) -> Result<String> {
-    let prompt = row.candidates.first().map_or(&[][..], |candidate| candidate.prompt());
-    let options = GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, ..Default::default() };
-    let generated = generate(model, tokenizer, prompt, &options, &mut |_| true)?;
-    Ok(cut(generated.text.trim()))
-}
-
-/// Cuts the middle out of a long text. A question often stands at its end.
-fn cut(text: &str) -> String {
-    let chars = text.chars().count();
-    if chars <= MOST_CHARS {
-        return text.to_string();
-    }
-    let (start, end) = (MOST_CHARS / 3, MOST_CHARS - MOST_CHARS / 3);
-    let first: String = text.chars().take(start).collect();
-    let rest: String = text.chars().skip(chars - end).collect();
-    format!("{first} […] {rest}")
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::chart::colour;
 use super::read::ReportedRun;
 use super::text::Escaped;
-use crate::app::record::AnsweredRow;
+use crate::app::answers::AnsweredRow;
 
 /// Most rows that are shown.
 const MOST: usize = 10;

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::app::record::{AnsweredRow, RunRecord, read_examples, read_record};
+use crate::app::answers::{AnsweredRow, read_examples};
+use crate::app::record::{RunRecord, read_record};
 use crate::config::Config;
 use crate::data::{LossKind, Task};
 use crate::error::{Error, Result};
