@@ -134,7 +134,8 @@ impl<'a> Recorder<'a> {
     /// Takes note of the end of the training loop; `outcome` is `None` if it was interrupted or failed.
     pub fn trained(&mut self, outcome: Option<&Outcome>, device: &Device) {
         let Some(begun) = self.begun else { return };
-        self.record.train_seconds += begun.elapsed().as_secs_f64();
+        let seconds = outcome.map_or(begun.elapsed().as_secs_f64(), |outcome| outcome.train_seconds);
+        self.record.train_seconds += seconds;
         self.record.peak_bytes = self.record.peak_bytes.max(host::peak());
         self.record.device_bytes = self.record.device_bytes.max(pools::reserved(device));
         if let Some(Outcome { before, after, best_step, .. }) = outcome {

@@ -81,6 +81,7 @@ fn the_page_of_a_run_shows_every_part_and_loads_nothing() {
     );
     assert_has(&page, &["<dt>before</dt>", "<dt>after</dt>", "<dt>right</dt>", "✓", "✗"]);
     assert!(!page.contains("Not finished"));
+    assert_eq!(record(&training, "run")["train_seconds"], printed["train_seconds"]);
 }
 
 #[test]

@@ -62,8 +62,7 @@ impl Chart<'_> {
         let (title, note) = (Escaped(self.title), Escaped(&self.note));
         let _ = write!(html, "<figure class=chart><figcaption><h3>{title}</h3><p>{note}");
         if outside > 0 {
-            let verb = if outside == 1 { "lies" } else { "lie" };
-            let _ = write!(html, "; {} {verb} outside the axis", counted(outside, "value"));
+            let _ = write!(html, "; {} outside", counted(outside, "value"));
         }
         let _ = write!(
             html,

@@ -15,7 +15,7 @@ type Value = fn(&LoggedLine) -> Option<f64>;
 pub fn charts(runs: &[ReportedRun]) -> String {
     let loss = Chart { marks: skipped(runs), ..chart(runs, "Training loss", "nats", |line| line.loss) };
     let smooth = |chart| smoothed(chart, runs.len());
-    let norm = chart(runs, "Gradient norm", "before clipping", |line| line.grad_norm);
+    let norm = chart(runs, "Gradient norm", "", |line| line.grad_norm);
     let slope = chart(runs, "Projected gradient", "slope", |line| line.projected_grad);
     let speed = chart(runs, "Speed", "tokens per second", |line| line.tokens_per_second);
     let accuracy = dots(chart(runs, "Dev accuracy", "share of rows", |line| line.eval_accuracy));
@@ -62,14 +62,13 @@ fn smoothed(mut chart: Chart<'_>, runs: usize) -> Chart<'_> {
     match runs {
         1 => {
             chart.series.iter_mut().for_each(|series| series.stroke = Stroke::Faint);
-            chart.note.push_str(", with running mean");
         }
         _ => {
             chart.series.clear();
-            chart.note.push_str(", running mean");
         }
     }
     chart.series.extend(lines);
+    chart.note.push_str(if chart.note.is_empty() { "running mean" } else { ", running mean" });
     chart
 }
 
