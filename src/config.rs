@@ -193,6 +193,7 @@ impl Config {
             save_steps,
             logging_steps: _,
             max_skipped_steps: _,
+            report_to: _,
         } = train;
         let data = DataConfig { train: None, dev: None, ..data.clone() };
         let of_zo = serde_json::json!({

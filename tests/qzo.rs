@@ -25,6 +25,7 @@
 //! datasets     a model and its data are enough: every shape and format of rows, and datasets of the hub by their names
 //! odd_models   models that are not what their files say, or that only look odd: all commands agree
 //! memory       a plan agrees with the memory that is used, and a run that cannot fit is refused
+//! report       the page of a run shows everything, loads nothing and takes no text for markup; event files
 //! recipes      every file of configs/ parses and fits the schema; completions and man pages
 //! ```
 //!
@@ -62,6 +63,7 @@ mod suite {
     mod quantize;
     mod recipes;
     mod reference;
+    mod report;
     mod resume;
     mod scales;
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::event::{Event, OnEvent};
+use super::record::Recorder;
 use super::{base, data, open, plan};
 use crate::checkpoint::{Checkpoint, MAX_SHARD_BYTES};
 use crate::config::Config;
@@ -25,6 +26,8 @@ pub struct Finetune<'a> {
     pub resume: bool,
     /// Set to true to interrupt the run: it finishes its current step, saves the scales and ends.
     pub stop: &'a AtomicBool,
+    /// The command line, for the report of the run.
+    pub command: Option<&'a str>,
 }
 
 /// The result of a training run.
@@ -55,7 +58,7 @@ pub struct FinetuneReport {
 /// not finite in too many steps.
 pub fn finetune(config: &Config, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
     let never = AtomicBool::new(false);
-    Finetune { config, resume: false, stop: &never }.run(on_event)
+    Finetune { config, resume: false, stop: &never, command: None }.run(on_event)
 }
 
 impl Finetune<'_> {
@@ -118,8 +121,15 @@ impl Finetune<'_> {
             method: train.describe(inputs),
         });
         let mut objective = TextObjective::new(&data, seed);
-        let on_step = &mut |event| on_event(Event::Train(event));
-        let outcome = run.train(method.as_mut(), &mut objective, model.as_mut(), on_step)?;
+        let place = (&device, dtype);
+        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer, model.as_ref());
+        let on_step = &mut |event| {
+            recorder.observe(&event);
+            on_event(Event::Train(event));
+        };
+        let outcome = run.train(method.as_mut(), &mut objective, model.as_mut(), on_step);
+        recorder.trained(outcome.as_ref().ok(), &device);
+        let outcome = outcome?;
         write_checkpoints(&run, &base, model.as_mut())?;
         drop(model);
 
@@ -129,7 +139,9 @@ impl Finetune<'_> {
                 let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
                 let of = dev.examples.len();
                 let progress = &mut |done| on_event(Event::Evaluate { unit: "evaluating final/", done, of });
-                Some(evaluate(model.as_ref(), &data.task, dev, progress)?)
+                let last = evaluate(model.as_ref(), &data.task, dev, progress)?;
+                recorder.tuned(&last, model.as_ref());
+                Some(last)
             }
             None => None,
         };

@@ -12,10 +12,13 @@
 //! scales     exports the tuned scales of a run alone, and applies them to its base model
 //! bench      times training steps and matrix products
 //! event      the events of all jobs
+//! record     what a run writes down about itself, answers some dev rows and what the model makes of them
+//! report     makes a page of that and of the metrics
 //! open       opens models, texts and tokenizers by their names; data reads the rows of a run
 //! output     checks the name of an output
 //! ```
 
+mod answers;
 mod base;
 pub mod bench;
 mod data;
@@ -29,7 +32,9 @@ pub mod open;
 mod output;
 mod plan;
 mod quantize;
+mod record;
 mod replay;
+pub mod report;
 pub mod scales;
 
 pub use evaluate::{Evaluation, Measure, evaluate};

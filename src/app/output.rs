@@ -44,6 +44,20 @@ pub fn check_safetensors(output: &Path) -> Result<()> {
     ))
 }
 
+/// Checks that the output's name is that of a page.
+///
+/// # Errors
+/// It has another extension.
+pub fn check_html(output: &Path) -> Result<()> {
+    if ends_in(output, "html") {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("the output {} will be a page, but its name does not end in .html", output.display()),
+        format!("name it {}.html", output.display()),
+    ))
+}
+
 /// Checks that the output's name is not that of a file.
 ///
 /// # Errors

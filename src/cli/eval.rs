@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::common::Common;
+use super::describe::describe;
 use super::progress::Reporter;
-use super::report::describe;
 use crate::app::evaluate::Measured;
 use crate::app::{Evaluation, Measure, TaskMeasure, evaluate};
 use crate::data::{DataFiles, Overlong, TaskConfig};

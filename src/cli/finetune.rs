@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 
 use super::common::Common;
+use super::describe::describe;
 use super::progress::Reporter;
 use super::recipe::RunArgs;
-use super::report::describe;
 use crate::app::{Finetune, FinetuneReport};
 use crate::error::{Error, Result};
 
@@ -28,9 +28,21 @@ pub fn run(args: &FinetuneArgs, common: &Common) -> Result<()> {
     let config = args.run.config(args.output.as_deref(), common)?;
     let stop = stop_on_interrupt()?;
     let reporter = Reporter::new(common.console()).logging_every(config.train.logging_steps);
-    let run = Finetune { config: &config, resume: args.resume, stop: &stop };
+    let command = command_line();
+    let run = Finetune { config: &config, resume: args.resume, stop: &stop, command: Some(&command) };
     let report = reporter.through(|on_event| run.run(on_event))?;
     common.console().result(&report, || text(&report))
+}
+
+/// The command line as a shell would read it.
+fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    let quoted = |argument: String| match !argument.is_empty() && argument.chars().all(plain) {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', r"'\''")),
+    };
+    let arguments = std::env::args().skip(1).map(quoted);
+    std::iter::once("qzo".to_string()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// Installs a handler of Ctrl-C and SIGTERM: the first signal asks the run to stop after its current step, the second

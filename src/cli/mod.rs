@@ -7,6 +7,7 @@ mod common;
 mod completions;
 mod config;
 mod console;
+mod describe;
 mod doctor;
 mod eval;
 mod export;
@@ -59,6 +60,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Plan(plan::PlanArgs),
     Replay(replay::ReplayArgs),
+    Report(report::ReportArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -80,6 +82,7 @@ impl Command {
             Self::Inspect(_) => ("inspect", [false; 3]),
             Self::Plan(_) => ("plan", [true; 3]),
             Self::Replay(_) => ("replay", [true, false, false]),
+            Self::Report(_) => ("report", [false; 3]),
             Self::Bench(args) => ("bench", [true, true, args.is_seeded()]),
             Self::Doctor(_) => ("doctor", [false; 3]),
             Self::Config(args) => ("config", [args.reads_recipe(); 3]),
@@ -126,6 +129,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(args, common),
         Command::Plan(args) => plan::run(args, common),
         Command::Replay(args) => replay::run(args, common),
+        Command::Report(args) => report::run(args, common),
         Command::Bench(args) => bench::run(args, common),
         Command::Doctor(args) => doctor::run(args, common),
         Command::Config(args) => config::run(args, common),

@@ -1,17 +1,24 @@
-//! Reports as text.
+use std::path::PathBuf;
 
-use crate::eval::TaskReport;
+use clap::Args;
 
-/// Describes a report in one line.
-pub fn describe(report: &TaskReport) -> String {
-    let accuracy =
-        report.accuracy.map(|a| format!("accuracy {a:.4} ± {:.4}, ", report.stderr.unwrap_or(0.0)));
-    let f1 = report.f1.map(|f1| format!("F1 {f1:.4}, "));
-    format!(
-        "{}{}NLL {:.4} on {} rows",
-        accuracy.unwrap_or_default(),
-        f1.unwrap_or_default(),
-        report.nll,
-        report.n
-    )
+use super::common::Common;
+use crate::app::report::{ReportJob, report};
+use crate::error::Result;
+
+/// Write a page about one or more runs: results, curves and examples in one HTML file
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run directories; a run may still be in progress
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// File to write, or to replace [default: RUN/report.html; of several runs report.html]
+    #[arg(short, long, value_name = "OUT.html")]
+    output: Option<PathBuf>,
+}
+
+pub fn run(args: &ReportArgs, common: &Common) -> Result<()> {
+    let job = ReportJob { runs: args.runs.clone(), output: args.output.clone() };
+    let written = report(&job)?;
+    common.console().result(&written, || format!("{}: open it in a browser", written.output.display()))
 }

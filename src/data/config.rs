@@ -77,15 +77,19 @@ impl DataConfig {
     /// # Errors
     /// Keys that contradict each other or name no task, and rows of no known shape.
     pub fn task(&self, rows: &[Row], tokenizer: &Tokenizer) -> Result<Task> {
-        let config = TaskConfig {
+        Task::of_rows(&self.task_config(), rows, tokenizer)
+    }
+
+    /// The settings of the task.
+    pub fn task_config(&self) -> TaskConfig {
+        TaskConfig {
             task: self.task.clone(),
             prompt: self.prompt.clone(),
             choices: self.choices.clone(),
             label: self.label.clone(),
             completion: self.completion.clone(),
             format: self.format,
-        };
-        Task::of_rows(&config, rows, tokenizer)
+        }
     }
 
     /// Puts the chat template that the table names in the place of the model's own.

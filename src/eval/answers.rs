@@ -1,6 +1,6 @@
 //! Exact match and F1 of generated answers.
 
-use super::task::{RowResults, TaskReport, standard_error};
+use super::task::{RowResults, TaskReport};
 use crate::data::{Example, Row, Task, TokenizedDataset, Tokenizer, metrics};
 use crate::error::Result;
 use crate::generate::{GenerateOptions, generate_batch};
@@ -40,7 +40,8 @@ pub fn evaluate_answers(
     if !answers.is_empty() {
         let (accuracy, _) = mean(&scores(metrics::exact_match));
         let (f1, f1_stderr) = mean(&scores(metrics::f1));
-        (report.accuracy, report.stderr) = (Some(accuracy), Some(standard_error(accuracy, answers.len())));
+        (report.accuracy, report.stderr) =
+            (Some(accuracy), Some(TaskReport::standard_error(accuracy, answers.len())));
         (report.f1, report.f1_stderr) = (Some(f1), Some(f1_stderr));
         report.rows = Some(Box::new(RowResults::Answers { answers }));
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use super::task::{TaskReport, standard_error};
+use super::task::TaskReport;
 
 /// The measurement that a results file describes, beside its report.
 pub struct HarnessRun<'a> {
@@ -91,7 +91,7 @@ struct Metric {
 }
 
 fn metrics(report: &TaskReport) -> Vec<Metric> {
-    let share = |p: f64| Some(standard_error(p, report.n));
+    let share = |p: f64| Some(TaskReport::standard_error(p, report.n));
     let accuracy = if report.f1.is_some() { "exact_match" } else { "acc_mean" };
     let better = [
         ("acc", report.acc, report.acc.and_then(share)),

@@ -11,7 +11,7 @@ pub use answers::evaluate_answers;
 pub use harness_file::{HarnessRun, harness_file};
 pub use perplexity::perplexity;
 pub use score::score;
-pub use task::{TaskReport, evaluate, widest_pass};
+pub use task::{RowResults, TaskReport, evaluate, widest_pass};
 
 use crate::data::Target;
 use crate::error::{Error, Result};

@@ -1,23 +1,23 @@
 //! Accuracy on a task, by the candidate with the highest log-probability per token (MeZO's rule), in whole, or per
 //! character (lm-evaluation-harness's rules).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{log_probs, passes};
 use crate::data::{Batch, Load, LossKind, ScoredExample, Task, TokenizedDataset, TokenizedExample};
 use crate::error::Result;
 use crate::model::LanguageModel;
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
     pub task: String,
     /// Rows that were scored.
     pub n: usize,
     /// Rows that are left out because they do not fit into the model's context.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: usize,
     /// Rows whose prompt was cut to fit into the model's context.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub truncated: usize,
     /// Share of rows whose prediction is right (exact match for generated answers); null for completions, which are
     /// only scored.
@@ -41,7 +41,7 @@ pub struct TaskReport {
     pub nll: f64,
     pub choices: Vec<String>,
     /// Results of each row.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub rows: Option<Box<RowResults>>,
 }
 
@@ -137,22 +137,22 @@ impl TaskReport {
             task: task.name().to_string(),
             n,
             accuracy,
-            stderr: accuracy.map(|p| standard_error(p, n)),
+            stderr: accuracy.map(|p| Self::standard_error(p, n)),
             nll,
             choices: task.choices().into_iter().map(str::to_string).collect(),
             ..Self::default()
         }
     }
 
+    /// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
+    pub fn standard_error(p: f64, n: usize) -> f64 {
+        if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
+    }
+
     /// The report without what each row got.
     pub fn without_rows(self) -> Self {
         Self { rows: None, ..self }
     }
-}
-
-/// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
-pub(super) fn standard_error(p: f64, n: usize) -> f64 {
-    if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]

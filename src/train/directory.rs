@@ -5,6 +5,8 @@
 //! base/, base.json   the quantized model and its origin, if the run quantized the model itself
 //! journal            every step, durable before the scales move
 //! metrics.jsonl      every step and every evaluation
+//! tensorboard/       the same for TensorBoard, if the recipe asks for it
+//! run.json, examples.jsonl    command, device, results; some answers before and after: what a report shows
 //! snapshot.safetensors, best.safetensors    f32 scales, to resume from and to write best/ from
 //! best/, final/      checkpoints in the format the model came in
 //! ```
@@ -83,6 +85,18 @@ impl RunDir {
 
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.jsonl")
+    }
+
+    pub fn tensorboard(&self) -> PathBuf {
+        self.0.join("tensorboard")
+    }
+
+    pub fn record(&self) -> PathBuf {
+        self.0.join("run.json")
+    }
+
+    pub fn examples(&self) -> PathBuf {
+        self.0.join("examples.jsonl")
     }
 
     pub fn snapshot(&self) -> PathBuf {

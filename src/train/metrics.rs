@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line for every step and every evaluation.
+//! `metrics.jsonl`: one line for every step and every evaluation; the same for other programs, if a recipe asks for it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::Trackers;
 use super::directory::RunDir;
 use super::method::Gradient;
+use super::tensorboard::EventFile;
 use crate::error::{Error, Result};
 use crate::storage::atomic::{self, write_atomically};
 use crate::zo::journal::Record;
@@ -93,6 +95,7 @@ impl MetricLine {
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    tensorboard: Option<EventFile>,
 }
 
 impl Metrics {
@@ -105,6 +108,7 @@ impl Metrics {
     pub fn open(
         run: &RunDir,
         done: u64,
+        trackers: Trackers,
         missing: &mut dyn FnMut(u64) -> Result<MetricLine>,
     ) -> Result<(Self, Vec<LoggedEval>)> {
         let path = run.metrics();
@@ -125,11 +129,17 @@ impl Metrics {
         }
         write_atomically(&path, &kept)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "opening"))?;
-        Ok((Self { path, file }, evaluations))
+        let events = || EventFile::create(&run.tensorboard(), &kept);
+        let tensorboard = trackers.tensorboard.then(events).transpose()?;
+        Ok((Self { path, file, tensorboard }, evaluations))
     }
 
     pub fn write(&mut self, metric: &MetricLine) -> Result<()> {
-        self.file.write_all(&metric.to_line()?).map_err(Error::io(&self.path, "writing"))?;
+        let line = metric.to_line()?;
+        self.file.write_all(&line).map_err(Error::io(&self.path, "writing"))?;
+        if let Some(events) = &mut self.tensorboard {
+            events.write(&line)?;
+        }
         // Only evaluations are synced: steps are in the journal, too, but this is the only record of evaluations.
         match metric {
             MetricLine::Eval(_) => atomic::sync_data(&self.file, &self.path),

@@ -11,7 +11,7 @@
 //! step           one step: losses, record, update
 //! run            the loop: resume, step, evaluate, save; event and history are what it tells and knows
 //! checkpoints    the tuned checkpoints at its end
-//! directory      the run directory; metrics and snapshot are two of its files
+//! directory      the run directory; metrics, tensorboard and snapshot are files of it, logged reads metrics
 //! replay         rebuilds the tuned checkpoint from the base checkpoint and the journal
 //! ```
 
@@ -22,6 +22,7 @@ mod divergence;
 mod event;
 mod exact;
 mod history;
+mod logged;
 mod method;
 mod metrics;
 mod objective;
@@ -30,16 +31,20 @@ mod replay;
 mod run;
 mod snapshot;
 mod step;
+mod tensorboard;
 #[cfg(test)]
 mod tests;
 mod text;
 mod zeroth_order;
 
 pub use checkpoints::write_checkpoints;
-pub use config::{Body, LearningRate, MethodKind, ParameterKind, Parameters, TailBlocks, TrainConfig};
+pub use config::{
+    Body, LearningRate, MethodKind, ParameterKind, Parameters, TailBlocks, Trackers, TrainConfig,
+};
 pub use directory::RunDir;
 pub use event::{Outcome, TrainEvent};
 pub use exact::Exact;
+pub use logged::{LoggedLine, read_metrics};
 pub use method::{Gradient, Method, StepStart};
 pub use metrics::MetricLine;
 pub use objective::{LossGradients, Objective};

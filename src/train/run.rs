@@ -80,7 +80,8 @@ impl Run<'_> {
         let done = records.len() as u64;
         // Written only now that the journal is locked and known to belong to this run.
         self.directory.write_config(self.resolved)?;
-        let (mut metrics, evaluations) = Metrics::open(self.directory, done, &mut |step| {
+        let trackers = self.config.report_to;
+        let (mut metrics, evaluations) = Metrics::open(self.directory, done, trackers, &mut |step| {
             let record = &records[step as usize - 1];
             let lr = match record.taken {
                 StepTaken::Exact { learning_rate, .. } => learning_rate,

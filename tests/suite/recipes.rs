@@ -44,6 +44,7 @@ fn the_schema_takes_every_recipe_and_refuses_what_the_program_refuses() {
         json!({"train": {"max_steps": "many"}}),
         json!({"train": {"perturbation": "uniform"}}),
         json!({"train": {"method": "magic"}}),
+        json!({"train": {"report_to": "wandb"}}),
         json!({"data": {"choices": " good"}}),
         json!({"quantize": {"method": "gtpq"}}),
     ] {

@@ -244,6 +244,12 @@ fn probe(device: &str) -> Result<(), String> {
     }
 }
 
+/// Whether `QZO_TEST_TOOLS` (as in "strace,chromium") asks for the tool, so that its absence is a failure.
+pub fn required(tool: &str) -> bool {
+    let required = std::env::var("QZO_TEST_TOOLS").unwrap_or_default();
+    required.split(',').any(|name| name.trim() == tool)
+}
+
 /// Writes a line past the capture of test output.
 pub fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}");

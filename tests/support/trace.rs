@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use super::{Answer, skipped, tree};
+use super::{Answer, required, skipped, tree};
 
 const CALLS: &[&str] = &[
     "open",
@@ -53,8 +53,7 @@ pub fn has_strace() -> bool {
         let tried = strace(log.path()).args([ONLY_THESE, "true"]).output();
         tried.is_ok_and(|output| output.status.success())
     });
-    let required = std::env::var("QZO_TEST_TOOLS").unwrap_or_default();
-    assert!(*FOUND || !required.split(',').any(|tool| tool.trim() == "strace"), "strace is required here");
+    assert!(*FOUND || !required("strace"), "strace is required here");
     if !*FOUND {
         skipped("the order of system calls: no strace that works");
     }

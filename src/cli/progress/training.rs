@@ -1,7 +1,7 @@
 //! Shows the events of a training run.
 
 use super::bars::Progress;
-use crate::cli::report::describe;
+use crate::cli::describe::describe;
 use crate::train::{Gradient, TrainEvent};
 
 /// Shows an event. Every `logging_steps`-th step gets a line of its own; 0: no step does.

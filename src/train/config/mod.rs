@@ -6,12 +6,14 @@
 //! method       the method of training with its settings
 //! rate         the learning rate of each step
 //! rows         the rows of each step
+//! trackers     the programs for which the metrics are also written
 //! ```
 
 mod method;
 mod parameters;
 mod rate;
 mod rows;
+mod trackers;
 mod values;
 
 use clap::ValueEnum;
@@ -19,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use parameters::{ParameterKind, Parameters};
+pub use trackers::Trackers;
 pub use values::{LearningRate, TailBlocks};
 
 use super::optimizer::OptimizerKind;
@@ -131,6 +134,8 @@ pub struct TrainConfig {
     pub logging_steps: u64,
     /// Number of successive steps that may be skipped because a loss was NaN or infinite; one more ends the run.
     pub max_skipped_steps: u64,
+    /// Programs for which the metrics are also written: "tensorboard", "none", or a list.
+    pub report_to: Trackers,
 }
 
 /// The defaults of zo use relative mode with one ε for all layers. `configs/` holds the paper's settings, in absolute
@@ -162,6 +167,7 @@ impl Default for TrainConfig {
             save_steps: 100,
             logging_steps: 10,
             max_skipped_steps: 10,
+            report_to: Trackers::default(),
         }
     }
 }

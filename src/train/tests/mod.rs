@@ -182,14 +182,14 @@ fn a_resumed_run_knows_its_evaluations_to_the_last_bit() {
         let (gradient, tokens_per_second) = (Gradient::Norm(1.0).into(), None);
         Ok(MetricLine::Step { step, loss: None, gradient, lr: 0.0, tokens_per_second, skipped: false })
     };
-    let (mut metrics, _) = Metrics::open(&directory, 0, &mut { line }).unwrap();
+    let (mut metrics, _) = Metrics::open(&directory, 0, Trackers::default(), &mut { line }).unwrap();
     let evaluations: Vec<_> = (0..1000)
         .map(|step| LoggedEval { step, eval_nll: 1.0 / (step + 3) as f64, eval_accuracy: None, eval_n: 1 })
         .collect();
     for evaluation in &evaluations {
         metrics.write(&MetricLine::Eval(evaluation.clone())).unwrap();
     }
-    let (_, known) = Metrics::open(&directory, 1000, &mut { line }).unwrap();
+    let (_, known) = Metrics::open(&directory, 1000, Trackers::default(), &mut { line }).unwrap();
     let changed = known.iter().zip(&evaluations).filter(|(one, other)| one != other).count();
     assert_eq!((known.len(), changed), (1000, 0));
 }
