@@ -60,12 +60,8 @@ fn smoothed(mut chart: Chart<'_>, runs: usize) -> Chart<'_> {
     let lines = chart.series.iter().map(|series| Series { points: running_mean(&series.points), ..*series });
     let lines: Vec<_> = lines.collect();
     match runs {
-        1 => {
-            chart.series.iter_mut().for_each(|series| series.stroke = Stroke::Faint);
-        }
-        _ => {
-            chart.series.clear();
-        }
+        1 => chart.series.iter_mut().for_each(|series| series.stroke = Stroke::Faint),
+        _ => chart.series.clear(),
     }
     chart.series.extend(lines);
     chart.note.push_str(if chart.note.is_empty() { "running mean" } else { ", running mean" });

@@ -42,7 +42,7 @@ pub fn tiles(run: &ReportedRun) -> String {
         time.map_or("time not recorded".into(), |time| format!("in {}", seconds(time))),
     );
     if let Some(speed) = run.tokens_per_second() {
-        tile("Speed", grouped(speed.round() as u64), "tokens per second, median of the steps".into());
+        tile("Speed", grouped(speed.round() as u64), "tokens per second, median".into());
     }
     if let Some(peak) = run.record.peak_bytes {
         let card = run.record.device_bytes.map(|card| format!("; {} on the device", bytes(card)));
