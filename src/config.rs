@@ -11,7 +11,7 @@ use crate::data::{DataConfig, Overlong, STDIN};
 use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
-use crate::train::{Body, MethodKind, TrainConfig};
+use crate::train::{Body, MethodKind, ObjectiveKind, TrainConfig};
 use crate::zo::schedule::Schedule;
 
 /// A recipe: the configuration of a run.
@@ -183,6 +183,10 @@ impl Config {
             scale_mode,
             perturbation,
             probes,
+            objective,
+            command,
+            command_timeout: _,
+            max_new_tokens,
             tail_blocks,
             body,
             body_learning_rate,
@@ -196,7 +200,7 @@ impl Config {
             report_to: _,
         } = train;
         let data = DataConfig { train: None, dev: None, ..data.clone() };
-        let of_zo = serde_json::json!({
+        let mut of_zo = serde_json::json!({
             "estimator": estimator,
             "zo_eps": zo_eps,
             "clip": clip.to_string(),
@@ -204,6 +208,9 @@ impl Config {
             "perturbation": perturbation,
             "probes": probes,
         });
+        if *objective != ObjectiveKind::Loss {
+            of_zo["objective"] = serde_json::json!([objective, command, max_new_tokens]);
+        }
         let of_method = match method {
             MethodKind::Zo => of_zo,
             // A run that diverges goes back to its last snapshot.
@@ -302,6 +309,9 @@ fn choose_method(table: &mut Table) -> Result<()> {
             format!("train.{key} is a setting of {method}, but train.method is {chosen}"),
             format!("leave it out, or set train.method = \"{method}\""),
         ));
+    }
+    if train.contains_key("command") && !train.contains_key("objective") {
+        train.insert("objective".into(), "command".into());
     }
     if !train.contains_key("method") {
         let method = if of_zo.is_some() { "zo" } else { "exact" };

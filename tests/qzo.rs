@@ -23,6 +23,7 @@
 //! durable      results are on the disk before they count, as the order of system calls shows
 //! data         rows and texts in the forms that people have them: each is read as it was meant, or refused
 //! datasets     a model and its data are enough: every shape and format of rows, and datasets of the hub by their names
+//! objectives   runs that improve a score without a gradient: accuracy, F1, or that of a program
 //! odd_models   models that are not what their files say, or that only look odd: all commands agree
 //! memory       a plan agrees with the memory that is used, and a run that cannot fit is refused
 //! report       the page of a run shows everything, loads nothing and takes no text for markup; event files
@@ -56,6 +57,7 @@ mod suite {
     mod hub_cache;
     mod layering;
     mod memory;
+    mod objectives;
     mod odd_models;
     mod one_reading;
     mod parameters;

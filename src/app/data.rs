@@ -10,7 +10,7 @@ use crate::data::{
 };
 use crate::error::{Error, Result};
 use crate::quant::QuantizeConfig;
-use crate::train::TrainingData;
+use crate::train::{ObjectiveKind, TrainingData};
 
 /// Most rows that are set aside for evaluation where the configuration leaves it open.
 const MOST_DEV_ROWS: usize = 500;
@@ -59,8 +59,10 @@ pub fn training_data(
     // Only the model's context limits dev rows with answers, so that the results can be compared with those of `qzo eval`.
     let is_shaped = task.is_shaped();
     let dev_limits = if is_shaped { limits } else { Limits { max_seq_length: None, ..limits } };
-    let train = tokenize("train", &train, limits)?;
-    let dev = dev.map(|rows| tokenize("dev", &rows, dev_limits)).transpose()?;
+    let (train_rows, dev_rows) = (train, dev);
+    let train = tokenize("train", &train_rows, limits)?;
+    let dev = dev_rows.as_ref().map(|rows| tokenize("dev", rows, dev_limits)).transpose()?;
+    let dev_rows = dev_rows.unwrap_or_default();
     if is_shaped && let Some(template) = tokenizer.chat_template() {
         // The template decides which tokens there are.
         let template = *blake3::hash(template.as_bytes()).as_bytes();
@@ -70,7 +72,10 @@ pub fn training_data(
     if let Some(candidate) = rows {
         on_event(Event::Example(candidate.pieces(tokenizer)?));
     }
-    Ok(TrainingData { digest, task, train, dev })
+    config.train.check_task(&task)?;
+    let is_scored = config.train.objective != ObjectiveKind::Loss;
+    let (train_rows, dev_rows) = if is_scored { (train_rows, dev_rows) } else { (Vec::new(), Vec::new()) };
+    Ok(TrainingData { digest, task, train, dev, train_rows, dev_rows })
 }
 
 /// Reads the training rows and the dev rows, and sets dev rows aside where that is asked for or left open.

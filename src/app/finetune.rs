@@ -11,11 +11,16 @@ use super::record::Recorder;
 use super::{base, data, open, plan};
 use crate::checkpoint::{Checkpoint, MAX_SHARD_BYTES};
 use crate::config::Config;
+use crate::data::Tokenizer;
 use crate::error::Result;
-use crate::eval::{TaskReport, evaluate};
+use crate::eval::TaskReport;
+use crate::generate::GenerateOptions;
 use crate::model::{Tables, compute_type};
 use crate::quantize::QuantizeJob;
-use crate::train::{Outcome, Run, RunDir, TextObjective, write_checkpoints};
+use crate::train::{
+    Objective, ObjectiveKind, Outcome, Run, RunDir, Score, ScoredObjective, TextObjective, TrainingData,
+    write_checkpoints,
+};
 use crate::zo::journal::JournalHeader;
 
 /// A training run.
@@ -98,9 +103,8 @@ impl Finetune<'_> {
         };
 
         let blocks = base.config().num_hidden_layers;
-        let mut method = config.train.method::<TextObjective<'_>>(config.seed, blocks, inputs);
         let header = JournalHeader {
-            method: method.journal_method(),
+            method: config.train.method::<TextObjective<'_>>(config.seed, blocks, inputs).journal_method(),
             base_model: base.fingerprint()?,
             config: config.fingerprint(),
             tokenizer: tokenizer.fingerprint()?,
@@ -120,33 +124,54 @@ impl Finetune<'_> {
             rows: train.batch_size,
             method: train.describe(inputs),
         });
-        let mut objective = TextObjective::new(&data, seed);
+        let mut loss = TextObjective::new(&data, seed);
+        let mut scored =
+            score(config, &data, &tokenizer).map(|score| ScoredObjective::new(&data, score, seed));
         let place = (&device, dtype);
         let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer, model.as_ref());
         let on_step = &mut |event| {
             recorder.observe(&event);
             on_event(Event::Train(event));
         };
-        let outcome = run.train(method.as_mut(), &mut objective, model.as_mut(), on_step);
+        let outcome = match &mut scored {
+            Some(objective) => {
+                let mut method = train.method::<ScoredObjective<'_>>(seed, blocks, inputs);
+                run.train(method.as_mut(), objective, model.as_mut(), on_step)
+            }
+            None => {
+                let mut method = train.method::<TextObjective<'_>>(seed, blocks, inputs);
+                run.train(method.as_mut(), &mut loss, model.as_mut(), on_step)
+            }
+        };
         recorder.trained(outcome.as_ref().ok(), &device);
         let outcome = outcome?;
         write_checkpoints(&run, &base, model.as_mut())?;
         drop(model);
 
-        let last = match &data.dev {
-            Some(dev) => {
-                let saved = Arc::new(Checkpoint::open(&directory.last())?);
-                let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
-                let of = dev.examples.len();
-                let progress = &mut |done| on_event(Event::Evaluate { unit: "evaluating final/", done, of });
-                let last = evaluate(model.as_ref(), &data.task, dev, progress)?;
-                recorder.tuned(&last, model.as_ref());
-                Some(last)
-            }
-            None => None,
+        if data.dev.is_none() {
+            return Ok(report(config, outcome, None));
+        }
+        let saved = Arc::new(Checkpoint::open(&directory.last())?);
+        let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
+        let progress = &mut |done, of| on_event(Event::Evaluate { unit: "evaluating final/", done, of });
+        let last = match &scored {
+            Some(objective) => objective.evaluate(model.as_ref(), progress)?,
+            None => loss.evaluate(model.as_ref(), progress)?,
         };
+        if let Some(last) = &last {
+            recorder.tuned(last, model.as_ref());
+        }
         Ok(report(config, outcome, last))
     }
+}
+
+/// The score that the run makes better; `None` for the loss.
+fn score<'a>(config: &Config, data: &TrainingData, tokenizer: &'a Tokenizer) -> Option<Score<'a>> {
+    let train = &config.train;
+    let stop = if data.task.is_generation() { vec!["\n".to_owned()] } else { Vec::new() };
+    let options = GenerateOptions { max_new_tokens: train.max_new_tokens, stop, ..Default::default() };
+    let (kind, command) = (train.objective, train.score_command());
+    (kind != ObjectiveKind::Loss).then_some(Score { kind, command, tokenizer, options })
 }
 
 /// Keeps the number of parts into which the run that is resumed splits its rows, where the recipe leaves it open.

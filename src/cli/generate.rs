@@ -60,6 +60,7 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
             top_p: args.top_p,
             seed: common.seed(),
             stop: args.stop.clone(),
+            ..GenerateOptions::default()
         },
         device: common.device(),
         dtype: common.dtype(),

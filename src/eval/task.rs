@@ -37,6 +37,9 @@ pub struct TaskReport {
     /// Standard error of `f1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub f1_stderr: Option<f64>,
+    /// Mean score of an objective without a gradient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
     /// Mean cross-entropy over the candidates, or mean −log p per completion token; in nats.
     pub nll: f64,
     pub choices: Vec<String>,
@@ -147,6 +150,11 @@ impl TaskReport {
     /// Standard error of the mean of n yes-or-no answers, as lm-evaluation-harness reports it.
     pub fn standard_error(p: f64, n: usize) -> f64 {
         if n < 2 { 0.0 } else { (p * (1.0 - p) / (n - 1) as f64).sqrt() }
+    }
+
+    /// The figure by which evaluations are compared, the lower the better.
+    pub fn objective(&self) -> f64 {
+        self.score.map_or(self.nll, |score| -score)
     }
 
     /// The report without what each row got.

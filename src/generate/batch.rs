@@ -61,7 +61,7 @@ fn generate_together(
         return Ok(vec![Generated::default(); prompts.len()]);
     }
     let longest = |prompt: &[u32]| prompt.len().saturating_add(options.max_new_tokens).min(context);
-    let mut session = model.session();
+    let mut session = model.session(options.signs);
     let mut waiting = prompts.iter().enumerate().peekable();
     let mut growing: Vec<GrowingText<'_>> = Vec::new();
     let mut done = BTreeMap::new();

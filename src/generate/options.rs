@@ -1,5 +1,7 @@
 //! How texts are generated, and what comes of it.
 
+use crate::zo::direction::Signs;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     pub max_new_tokens: usize,
@@ -11,11 +13,20 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// Texts of which the first to appear ends a generation. It is not part of the generated text.
     pub stop: Vec<String>,
+    /// Displacement of the scales, of one part.
+    pub signs: Signs,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() }
+        Self {
+            max_new_tokens: 128,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            signs: Signs::Neither,
+        }
     }
 }
 

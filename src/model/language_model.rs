@@ -53,8 +53,8 @@ pub trait LanguageModel: Scales {
     /// Logits at every position: `[tokens, vocab_size]`, row-major.
     fn logits(&self, input: ModelInput<'_>) -> Result<Vec<f32>>;
 
-    /// Starts sequences that grow as tokens are fed.
-    fn session(&self) -> Box<dyn Session + '_>;
+    /// Starts sequences that grow as tokens are fed. `signs` has one part.
+    fn session(&self, signs: Signs) -> Box<dyn Session + '_>;
 }
 
 /// Growing sequences, whose keys and values are cached. Each has a number of the caller's choice.

@@ -25,7 +25,7 @@ mod embedding;
 mod gradient;
 mod language_model;
 mod linear;
-mod load;
+pub(crate) mod load;
 pub mod memory;
 mod norm;
 mod pass;
@@ -42,8 +42,6 @@ pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
 pub use embedding::Tables;
 pub use gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
 pub use language_model::{LanguageModel, ModelInput, Session, check_tokens};
-#[cfg(test)]
-pub(crate) use load::load_on;
 pub use load::{block_by_block, compute_type, load, lone_scales, table_bytes};
 pub use scales::{Scales, Update};
 pub use scoring::LOGIT_BYTES;

@@ -48,7 +48,8 @@ impl ScoreCommand {
             .map_err(Error::io(program, "starting the command that scores"))?;
         let mut input = String::new();
         for text in texts {
-            let line = json!({ "generation": text.generation, "prompt": text.prompt, "row": text.row.fields });
+            let line =
+                json!({ "generation": text.generation, "prompt": text.prompt, "row": text.row.fields });
             input.push_str(&format!("{line}\n"));
         }
         let (out, errors) = self.talk(&mut child, input)?;
@@ -132,15 +133,17 @@ mod tests {
         let words = ["sh", "-c", script].map(str::to_owned).to_vec();
         let row = for_tests(1, r#"{"id": 7}"#);
         let texts = ["one", "three"];
-        let texts =
-            texts.map(|generation| ScoredText { prompt: "p".into(), generation, row: &row });
+        let texts = texts.map(|generation| ScoredText { prompt: "p".into(), generation, row: &row });
         ScoreCommand { words, timeout: Duration::from_millis(timeout) }.scores(&texts)
     }
 
     #[test]
     fn a_number_is_read_for_each_text() {
         assert_eq!(run("cat >/dev/null; echo 1; echo; echo -2.5e-1", 5000).unwrap(), [1.0, -0.25]);
-        let of_input = run(r#"while read -r line; do echo "$line" | grep -c '"generation":"three","prompt":"p","row":{"id":7}'; done; true"#, 5000);
+        let of_input = run(
+            r#"while read -r line; do echo "$line" | grep -c '"generation":"three","prompt":"p","row":{"id":7}'; done; true"#,
+            5000,
+        );
         assert_eq!(of_input.unwrap(), [0.0, 1.0]);
         // A program that does not read its input.
         assert_eq!(run("echo 3; echo 4", 5000).unwrap(), [3.0, 4.0]);

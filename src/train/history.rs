@@ -9,7 +9,7 @@ use crate::eval::TaskReport;
 pub struct History {
     pub before: Option<TaskReport>,
     pub after: Option<TaskReport>,
-    /// Step and dev NLL of the best evaluation.
+    /// Step of the best evaluation, and its figure (see [`TaskReport::objective`]).
     pub best: Option<(u64, f64)>,
 }
 
@@ -17,12 +17,14 @@ impl History {
     /// The evaluations that the metrics of the run's earlier part hold.
     pub fn of<O: Objective>(evaluations: &[LoggedEval], objective: &O) -> Self {
         let mut history = Self::default();
-        for &LoggedEval { step, eval_nll, eval_accuracy, eval_n } in evaluations {
-            if eval_nll < history.best.map_or(f64::INFINITY, |(_, nll)| nll) {
-                history.best = Some((step, eval_nll));
+        for &LoggedEval { step, eval_nll, eval_accuracy, eval_score, eval_n } in evaluations {
+            let value = eval_score.map_or(eval_nll, |score| -score);
+            if value < history.best.map_or(f64::INFINITY, |(_, best)| best) {
+                history.best = Some((step, value));
             }
             if step == 0 {
-                history.before = objective.recall(eval_n, eval_accuracy, eval_nll);
+                let report = objective.recall(eval_n, eval_accuracy, eval_nll);
+                history.before = report.map(|report| TaskReport { score: eval_score, ..report });
             }
         }
         history

@@ -42,6 +42,9 @@ pub struct LoggedEval {
     pub eval_nll: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_accuracy: Option<f64>,
+    /// Mean score of an objective without a gradient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_score: Option<f64>,
     pub eval_n: usize,
 }
 

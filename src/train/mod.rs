@@ -16,6 +16,7 @@
 //! ```
 
 mod checkpoints;
+mod command;
 mod config;
 mod directory;
 mod divergence;
@@ -29,6 +30,7 @@ mod objective;
 mod optimizer;
 mod replay;
 mod run;
+mod scored;
 mod snapshot;
 mod step;
 mod tensorboard;
@@ -39,7 +41,8 @@ mod zeroth_order;
 
 pub use checkpoints::write_checkpoints;
 pub use config::{
-    Body, LearningRate, MethodKind, ParameterKind, Parameters, TailBlocks, Trackers, TrainConfig,
+    Body, LearningRate, MethodKind, ObjectiveKind, ParameterKind, Parameters, TailBlocks, Trackers,
+    TrainConfig,
 };
 pub use directory::RunDir;
 pub use event::{Outcome, TrainEvent};
@@ -51,6 +54,7 @@ pub use objective::{LossGradients, Objective};
 pub use optimizer::OptimizerKind;
 pub use replay::{ReplayReport, replay};
 pub use run::Run;
+pub use scored::{Score, ScoredObjective};
 pub use step::step;
 pub use text::{TextObjective, TrainingData, batch_gradient, widest_batch};
 pub use zeroth_order::ZerothOrder;

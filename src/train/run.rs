@@ -254,15 +254,16 @@ impl Run<'_> {
     ) -> Result<()> {
         let progress = &mut |done, of| on_event(TrainEvent::Evaluating { step, done, of });
         let Some(report) = training.objective.evaluate(training.model, progress)? else { return Ok(()) };
-        let best = report.nll < training.history.best.map_or(f64::INFINITY, |(_, nll)| nll);
+        let best = report.objective() < training.history.best.map_or(f64::INFINITY, |(_, value)| value);
         if best {
-            training.history.best = Some((step, report.nll));
+            training.history.best = Some((step, report.objective()));
             snapshot::save(&self.directory.best_snapshot(), training.model, &[], step, &self.header.id())?;
         }
         metrics.write(&MetricLine::Eval(LoggedEval {
             step,
             eval_nll: report.nll,
             eval_accuracy: report.accuracy,
+            eval_score: report.score,
             eval_n: report.n,
         }))?;
         on_event(TrainEvent::Evaluated { step, report: report.clone(), best });

@@ -2,22 +2,24 @@
 //! the user's gives each generation. Zeroth order needs nothing but its values.
 
 use super::command::{ScoreCommand, ScoredText};
-use super::config::ScoreKind;
+use super::config::ObjectiveKind;
 use super::objective::{LossGradients, Objective};
 use super::text::TrainingData;
+use crate::data::chat::Turn;
 use crate::data::{
-    Batch, Example, LossKind, LossSum, Row, Sampler, TokenizedDataset, TokenizedExample, Tokenizer, metrics,
+    Batch, Example, LossKind, LossSum, Row, Sampler, ScoredExample, TokenizedDataset, TokenizedExample,
+    Tokenizer, metrics,
 };
 use crate::error::{Error, Result};
 use crate::eval::{TaskReport, evaluate};
-use crate::generate::{GenerateOptions, generate_signed};
+use crate::generate::{GenerateOptions, generate_batch};
 use crate::model::{BackwardPass, LanguageModel};
 use crate::zo::direction::Signs;
 
 /// A score of generated or chosen answers.
 pub struct Score<'a> {
-    pub kind: ScoreKind,
-    /// The program of [`ScoreKind::Command`].
+    pub kind: ObjectiveKind,
+    /// The program of [`ObjectiveKind::Command`].
     pub command: Option<ScoreCommand>,
     pub tokenizer: &'a Tokenizer,
     pub options: GenerateOptions,
@@ -49,25 +51,30 @@ impl Score<'_> {
         if set.loss_kind == LossKind::Classification {
             let batch = Batch::new(set.loss_kind, examples.iter().copied());
             let log_probs = model.log_probs((&batch).into(), &batch.targets, sign)?;
-            let correct = batch.scoring.correct(&log_probs);
-            return Ok(correct.into_iter().map(|correct| f64::from(u8::from(correct))).collect());
+            let is_right = |example: &ScoredExample| {
+                example.gold.contains(&example.best(&log_probs, |i| example.candidates[i].len()))
+            };
+            return Ok(batch.scoring.examples.iter().map(|e| f64::from(u8::from(is_right(e)))).collect());
         }
-        let prompts: Vec<&[u32]> = examples.iter().filter_map(|e| Some(e.candidates.first()?.prompt())).collect();
-        let generated = generate_signed(model, self.tokenizer, &prompts, &self.options, sign)?;
+        let prompts: Vec<&[u32]> =
+            examples.iter().filter_map(|e| Some(e.candidates.first()?.prompt())).collect();
+        let options = GenerateOptions { signs: sign, ..self.options.clone() };
+        let generated = generate_batch(model, self.tokenizer, &prompts, &options, &mut |_| ())?;
         let row = |example: &TokenizedExample| {
             rows.get(example.row).ok_or_else(|| Error::internal("an example without its row"))
         };
         if let Some(command) = &self.command {
-            let texts = examples.iter().zip(&prompts).zip(&generated).map(|((example, prompt), generated)| {
-                let prompt = self.tokenizer.decode(prompt, false)?;
-                Ok(ScoredText { prompt, generation: generated.text.trim(), row: row(example)? })
-            });
+            let texts =
+                examples.iter().zip(&prompts).zip(&generated).map(|((example, prompt), generated)| {
+                    let prompt = self.tokenizer.decode(prompt, false)?;
+                    Ok(ScoredText { prompt, generation: generated.text.trim(), row: row(example)? })
+                });
             return command.scores(&texts.collect::<Result<Vec<_>>>()?);
         }
         let scores = examples.iter().zip(&generated).map(|(example, generated)| {
             let (text, golds) = (generated.text.trim(), golds(data.task.example(row(example)?)?));
             Ok(match self.kind {
-                ScoreKind::F1 => metrics::f1(text, &golds),
+                ObjectiveKind::F1 => metrics::f1(text, &golds),
                 _ => metrics::exact_match(text, &golds),
             })
         });
@@ -81,7 +88,7 @@ fn golds(example: Example) -> Vec<String> {
         Example::Generation { answers, .. } => answers,
         Example::Completion { completion, .. } => vec![completion],
         Example::Chat(chat) => {
-            let content = |turn: &crate::data::chat::Turn| turn.fields.get("content")?.as_str().map(str::to_owned);
+            let content = |turn: &Turn| turn.fields.get("content")?.as_str().map(str::to_owned);
             chat.turns.iter().find(|turn| turn.is_learned).and_then(content).into_iter().collect()
         }
         Example::Classification { .. } | Example::Text(_) => Vec::new(),
@@ -132,7 +139,7 @@ impl Objective for ScoredObjective<'_> {
         model: &dyn LanguageModel,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<TaskReport>> {
-        let (Some(dev), Some(rows)) = (&self.data.dev, &self.data.dev_rows) else { return Ok(None) };
+        let (Some(dev), rows) = (&self.data.dev, &self.data.dev_rows) else { return Ok(None) };
         let total = dev.examples.len();
         let report = evaluate(model, &self.data.task, dev, &mut |done| progress(done, total))?;
         let examples: Vec<&TokenizedExample> = dev.examples.iter().collect();

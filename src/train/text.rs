@@ -3,7 +3,7 @@
 use super::config::TrainConfig;
 use super::objective::{LossGradients, Objective};
 use crate::data::tasks::Task;
-use crate::data::{Batch, Load, LossSum, Sampler, Scoring, TokenizedDataset};
+use crate::data::{Batch, Load, LossSum, Row, Sampler, Scoring, TokenizedDataset};
 use crate::error::Result;
 use crate::eval::{TaskReport, evaluate};
 use crate::model::{BackwardPass, GradientSink, LanguageModel, ScaleGradient, Scales};
@@ -20,6 +20,9 @@ pub struct TrainingData {
     pub task: Task,
     pub train: TokenizedDataset,
     pub dev: Option<TokenizedDataset>,
+    /// The rows of which `train` and `dev` are the tokens, where generations are scored by them.
+    pub train_rows: Vec<Row>,
+    pub dev_rows: Vec<Row>,
 }
 
 /// The loss of a task on the rows of a run, which are drawn in an order that follows from the seed.

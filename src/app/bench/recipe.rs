@@ -51,7 +51,14 @@ pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<Reci
     let dataset = data::training_rows(&table, on_event)?;
     let task = table.task(&dataset.rows, &tokenizer)?;
     let train = TokenizedDataset::new(&dataset.rows, &task, &tokenizer, limits)?;
-    let data = TrainingData { digest: dataset.digest, task, train, dev: None };
+    let data = TrainingData {
+        digest: dataset.digest,
+        task,
+        train,
+        dev: None,
+        train_rows: Vec::new(),
+        dev_rows: Vec::new(),
+    };
     let mut objective = TextObjective::new(&data, config.seed);
     let times =
         time_steps(&mut objective, model.as_mut(), &config.train, BlockInputs::OnDevice, config.seed, steps)?;

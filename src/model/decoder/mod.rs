@@ -225,7 +225,7 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
         self.every_logit(input)
     }
 
-    fn session(&self) -> Box<dyn Session + '_> {
-        self.begin()
+    fn session(&self, signs: Signs) -> Box<dyn Session + '_> {
+        self.begin(signs)
     }
 }

@@ -16,14 +16,21 @@ const SPARE_ROWS: usize = 64;
 
 impl<B: Kernels> Decoder<B> {
     /// See [`LanguageModel::session`](crate::model::LanguageModel::session).
-    pub(super) fn begin(&self) -> Box<dyn Session + '_> {
-        Box::new(DecoderSession { decoder: self, places: BTreeMap::new(), layers: Vec::new(), rows: 0 })
+    pub(super) fn begin(&self, signs: Signs) -> Box<dyn Session + '_> {
+        Box::new(DecoderSession {
+            decoder: self,
+            signs,
+            places: BTreeMap::new(),
+            layers: Vec::new(),
+            rows: 0,
+        })
     }
 }
 
 /// Growing sequences in a decoder.
 struct DecoderSession<'a, B: Kernels> {
     decoder: &'a Decoder<B>,
+    signs: Signs,
     places: BTreeMap<usize, CachePlace>,
     layers: Vec<LayerCache<B>>,
     /// Rows of the buffers.
@@ -56,11 +63,11 @@ impl<B: Kernels> Session for DecoderSession<'_, B> {
             last.push(queries.len() as i32 - 1);
         }
         let x = decoder.embedding.forward(&tokens, queries.iter().map(|(position, _)| *position))?;
-        let pass = decoder.pass(queries.into_iter(), Signs::Neither);
+        let pass = decoder.pass(queries.into_iter(), self.signs);
         let written = ints(written.into_iter(), &decoder.device);
         let last = (last.len() < tokens.len()).then(|| ints(last.into_iter(), &decoder.device));
         let caches = self.layers.iter_mut().map(|cache| Some(CachedRows { cache, rows: &written }));
-        read(decoder.head(decoder.forward(x, &pass, last.as_ref(), caches), Signs::Neither))
+        read(decoder.head(decoder.forward(x, &pass, last.as_ref(), caches), self.signs))
     }
 
     fn end(&mut self, sequence: usize) {

@@ -209,7 +209,7 @@ fn growing_sequences_give_the_logits_of_the_whole(device: &Device) {
         let wanted = texts.each_ref().map(|tokens| {
             model.logits(ModelInput { tokens, sequences: &[Sequence::alone(0..tokens.len())] }).unwrap()
         });
-        let mut session = model.session();
+        let mut session = model.session(Signs::Neither);
         // Each part: sequence, text, and the tokens of the text that are fed.
         let mut feed = |parts: &[(usize, usize, Range<usize>)]| {
             let tokens =

@@ -4,12 +4,14 @@
 //! values       numbers that may also be a word
 //! parameters   the parameters that exact gradients train
 //! method       the method of training with its settings
+//! objective    what a run makes better
 //! rate         the learning rate of each step
 //! rows         the rows of each step
 //! trackers     the programs for which the metrics are also written
 //! ```
 
 mod method;
+mod objective;
 mod parameters;
 mod rate;
 mod rows;
@@ -20,6 +22,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use objective::ObjectiveKind;
 pub use parameters::{ParameterKind, Parameters};
 pub use trackers::Trackers;
 pub use values::{LearningRate, TailBlocks};
@@ -53,7 +56,18 @@ impl MethodKind {
     /// The keys of `[train]` that this method alone reads.
     pub fn settings(self) -> &'static [&'static str] {
         match self {
-            Self::Zo => &["estimator", "zo_eps", "clip", "scale_mode", "perturbation", "probes"],
+            Self::Zo => &[
+                "estimator",
+                "zo_eps",
+                "clip",
+                "scale_mode",
+                "perturbation",
+                "probes",
+                "objective",
+                "command",
+                "command_timeout",
+                "max_new_tokens",
+            ],
             Self::Exact => {
                 &["tail_blocks", "body", "body_learning_rate", "parameters", "optimizer", "max_grad_norm"]
             }
@@ -111,6 +125,17 @@ pub struct TrainConfig {
     pub perturbation: Distribution,
     /// Number of directions per step (zo).
     pub probes: u32,
+    /// What is made better: loss, or a score without a gradient: accuracy of choices; f1 or exact_match of generated answers;
+    /// command (zo).
+    pub objective: ObjectiveKind,
+    /// Program with its arguments that scores generations (zo): it reads JSON lines with the keys generation, prompt and row,
+    /// and prints a number for each, the higher the better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Seconds that a call of `command` may take (zo).
+    pub command_timeout: u64,
+    /// Longest generation of a score, in tokens (zo).
+    pub max_new_tokens: usize,
     /// Number of decoder blocks that are trained, counted from the last, or "all" (exact).
     pub tail_blocks: TailBlocks,
     /// Training of the blocks before the tail: "none", or "zo" for zeroth order in the same passes, with the settings of
@@ -157,6 +182,10 @@ impl Default for TrainConfig {
             scale_mode: ScaleMode::Relative,
             perturbation: Distribution::Gaussian,
             probes: 1,
+            objective: ObjectiveKind::Loss,
+            command: None,
+            command_timeout: 60,
+            max_new_tokens: 50,
             tail_blocks: TailBlocks::All,
             body: Body::None,
             body_learning_rate: 5e-3,
@@ -236,6 +265,7 @@ impl TrainConfig {
                 "1.0 is usual; inf switches it off",
             ));
         }
+        self.check_objective()?;
         self.qzo().validate()
     }
 

@@ -184,7 +184,13 @@ fn a_resumed_run_knows_its_evaluations_to_the_last_bit() {
     };
     let (mut metrics, _) = Metrics::open(&directory, 0, Trackers::default(), &mut { line }).unwrap();
     let evaluations: Vec<_> = (0..1000)
-        .map(|step| LoggedEval { step, eval_nll: 1.0 / (step + 3) as f64, eval_accuracy: None, eval_n: 1 })
+        .map(|step| LoggedEval {
+            step,
+            eval_nll: 1.0 / (step + 3) as f64,
+            eval_accuracy: None,
+            eval_score: None,
+            eval_n: 1,
+        })
         .collect();
     for evaluation in &evaluations {
         metrics.write(&MetricLine::Eval(evaluation.clone())).unwrap();

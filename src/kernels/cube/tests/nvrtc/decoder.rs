@@ -28,7 +28,7 @@ pub fn decoder_with(
     let mut config = ModelShape::Llama2_13b.config();
     config.num_hidden_layers = layers;
     let checkpoint = Arc::new(Checkpoint::random(config, 4, 128));
-    model::load_on::<B>(checkpoint, card.clone(), compute, tables, &mut |_, _| ()).unwrap()
+    model::load::load_on::<B>(checkpoint, card.clone(), compute, tables, &mut |_, _| ()).unwrap()
 }
 
 pub fn decoder_on_recorder(layers: usize, compute: ComputeType) -> Box<dyn LanguageModel> {
