@@ -185,7 +185,8 @@ fn keep_parts(config: &mut Config, directory: &RunDir) -> Result<()> {
 }
 
 fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> FinetuneReport {
-    let short = TaskReport::without_rows;
+    // A resumed run knows earlier evaluations from its metrics, which hold MeZO's rule alone.
+    let short = |report: TaskReport| TaskReport { acc: None, acc_norm: None, rows: None, ..report };
     let rounding = outcome.after.as_ref().zip(last.as_ref()).map(|(after, last)| last.nll - after.nll);
     FinetuneReport {
         output_dir: config.output_dir.clone(),
@@ -193,7 +194,7 @@ fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> Finetu
         train_seconds: outcome.train_seconds,
         before: outcome.before.map(short),
         after: outcome.after.map(short),
-        last: last.map(short),
+        last: last.map(TaskReport::without_rows),
         rounding,
         best_step: outcome.best_step,
     }
