@@ -30,6 +30,8 @@ pub const TASK_TEST_ROWS: usize = 1000;
 /// Rows as they were read.
 struct ReadRows {
     digest: [u8; 32],
+    /// The first row of the training files, whose fields say what shape they have.
+    first: Row,
     train: Vec<Row>,
     dev: Option<Vec<Row>>,
 }
@@ -46,9 +48,9 @@ pub fn training_data(
     on_event: OnEvent<'_>,
 ) -> Result<TrainingData> {
     config.data.set_chat_template(tokenizer)?;
-    let ReadRows { mut digest, train, dev } = read(config, on_event)?;
+    let ReadRows { mut digest, first, train, dev } = read(config, on_event)?;
     choose_rest(config, checkpoint, train.len());
-    let task = config.data.task(&train, tokenizer)?;
+    let task = config.data.task(std::slice::from_ref(&first), tokenizer)?;
     let limits = training_limits(checkpoint, &config.data);
     let mut tokenize = |set, rows: &[_], limits| {
         let progress = &mut |done| on_event(Event::Evaluate { unit: "tokenizing", done, of: rows.len() });
@@ -82,6 +84,7 @@ pub fn training_data(
 fn read(config: &mut Config, on_event: OnEvent<'_>) -> Result<ReadRows> {
     let is_own = choose_dataset(&mut config.data)?;
     let mut train = training_rows(&config.data, on_event)?;
+    let first = train.rows.first().cloned().ok_or_else(|| Error::internal("a dataset without rows"))?;
     if is_own && config.data.dev.is_none() && config.data.dev_split.is_none() {
         // CB has fewer rows than the papers take of other datasets.
         config.data.dev_size.get_or_insert(TASK_DEV_ROWS.min(train.rows.len() / 5));
@@ -92,27 +95,27 @@ fn read(config: &mut Config, on_event: OnEvent<'_>) -> Result<ReadRows> {
         }
         let dev = Dataset::read_all(&open::data_files(dev, split, on_event)?)?;
         if let Some(size) = config.data.train_size {
-            train.rows = first(train.rows, size, config.seed)?;
+            train.rows = permuted(train.rows, size, config.seed)?;
         }
         let digest = *blake3::hash([train.digest, dev.digest].as_flattened()).as_bytes();
-        return Ok(ReadRows { digest, train: train.rows, dev: Some(dev.rows) });
+        return Ok(ReadRows { digest, first, train: train.rows, dev: Some(dev.rows) });
     }
-    if config.open.dev && train.rows.len() > 1 {
+    if config.open.dev && config.data.dev_size.is_none() && train.rows.len() > 1 {
         config.data.dev_size = Some((train.rows.len() / 10).clamp(1, MOST_DEV_ROWS));
     }
     let (digest, seed) = (train.digest, config.seed);
     let Some(dev_size) = config.data.dev_size else {
         let train = match config.data.train_size {
-            Some(size) => first(train.rows, size, seed)?,
+            Some(size) => permuted(train.rows, size, seed)?,
             None => train.rows,
         };
-        return Ok(ReadRows { digest, train, dev: None });
+        return Ok(ReadRows { digest, first, train, dev: None });
     };
     let (mut train_rows, dev_rows) = split(train.rows.len(), dev_size, seed)?;
     train_rows.truncate(config.data.train_size.unwrap_or(usize::MAX));
     on_event(Event::SetAside { dev: dev_rows.len(), of: train.rows.len(), seed });
     let of = |indices: Vec<usize>| indices.into_iter().map(|i| train.rows[i].clone()).collect();
-    Ok(ReadRows { digest, train: of(train_rows), dev: Some(of(dev_rows)) })
+    Ok(ReadRows { digest, first, train: of(train_rows), dev: Some(of(dev_rows)) })
 }
 
 /// Reads the rows of `train`.
@@ -162,7 +165,7 @@ fn dev_files(data: &DataConfig) -> Option<(&DataFiles, &str)> {
 }
 
 /// The first `size` rows of the permutation that the seed decides.
-pub fn first(rows: Vec<Row>, size: usize, seed: u64) -> Result<Vec<Row>> {
+pub fn permuted(rows: Vec<Row>, size: usize, seed: u64) -> Result<Vec<Row>> {
     let (mut kept, _) = split(rows.len(), 0, seed)?;
     kept.truncate(size);
     Ok(kept.into_iter().map(|i| rows[i].clone()).collect())

@@ -185,15 +185,13 @@ fn keep_parts(config: &mut Config, directory: &RunDir) -> Result<()> {
 }
 
 fn report(config: &Config, outcome: Outcome, last: Option<TaskReport>) -> FinetuneReport {
-    // A resumed run knows earlier evaluations from its metrics, which hold MeZO's rule alone.
-    let short = |report: TaskReport| TaskReport { acc: None, acc_norm: None, rows: None, ..report };
     let rounding = outcome.after.as_ref().zip(last.as_ref()).map(|(after, last)| last.nll - after.nll);
     FinetuneReport {
         output_dir: config.output_dir.clone(),
         steps: outcome.steps,
         train_seconds: outcome.train_seconds,
-        before: outcome.before.map(short),
-        after: outcome.after.map(short),
+        before: outcome.before.map(TaskReport::as_logged),
+        after: outcome.after.map(TaskReport::as_logged),
         last: last.map(TaskReport::without_rows),
         rounding,
         best_step: outcome.best_step,

@@ -63,7 +63,7 @@ impl TaskMeasure {
         let split = self.split.as_deref().unwrap_or("validation");
         let mut rows = Dataset::read_all(&open::data_files(files, split, on_event)?)?.rows;
         if own.is_some() && rows.len() > data::TASK_TEST_ROWS {
-            rows = data::first(rows, data::TASK_TEST_ROWS, seed)?;
+            rows = data::permuted(rows, data::TASK_TEST_ROWS, seed)?;
         }
         let all = rows.len();
         rows.truncate(self.limit.unwrap_or(usize::MAX));
@@ -98,7 +98,7 @@ impl TaskMeasure {
             solved
                 .ok_or_else(|| row.error("chats and texts have no solved examples: leave --num-fewshot out"))
         };
-        let shots = data::first(rows, self.num_fewshot, seed)?;
+        let shots = data::permuted(rows, self.num_fewshot, seed)?;
         shots.iter().map(|row| Ok(solved(row)?.trim_end().to_owned() + "\n\n")).collect()
     }
 

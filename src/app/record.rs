@@ -145,7 +145,7 @@ impl<'a> Recorder<'a> {
         self.record.device_bytes = self.record.device_bytes.max(pools::reserved(device));
         if let Some(Outcome { before, after, best_step, .. }) = outcome {
             (self.record.before, self.record.after) =
-                (before.clone().map(TaskReport::without_rows), after.clone().map(TaskReport::without_rows));
+                (before.clone().map(TaskReport::as_logged), after.clone().map(TaskReport::as_logged));
             self.record.best_step = *best_step;
         }
         self.save();

@@ -157,6 +157,12 @@ impl TaskReport {
         self.score.map_or(self.nll, |score| -score)
     }
 
+    /// The part of the report that metrics hold, too, so that a resumed run reports its earlier evaluations as an
+    /// uninterrupted one does.
+    pub fn as_logged(self) -> Self {
+        Self { acc: None, acc_norm: None, rows: None, ..self }
+    }
+
     /// The report without what each row got.
     pub fn without_rows(self) -> Self {
         Self { rows: None, ..self }

@@ -485,7 +485,7 @@ fn a_setting_that_is_not_used_is_warned_of_once() {
     warned(
         training.finetune("run", &set),
         &[
-            "dev_size = 4 is not used: dev names a file",
+            "dev_size = 4 is not used: there are other rows to evaluate on",
             "the [quantize] table is not used: the model is quantized already",
         ],
     );

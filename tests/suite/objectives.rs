@@ -33,12 +33,12 @@ fn report(answer: Answer) -> Value {
 
 #[test]
 fn a_score_of_a_program_improves_on_the_dev_rows() {
-    let settings = "max_steps = 40\nzo_eps = 0.05\nlearning_rate = 1e-2\nmax_new_tokens = 8\ncommand = [\"sh\", \"count.sh\"]";
+    let settings = "max_steps = 30\nprobes = 8\nzo_eps = 0.1\nlearning_rate = 1e-2\nmax_new_tokens = 8\ncommand = [\"sh\", \"count.sh\"]";
     let training = training(settings);
     training.place.write("count.sh", COUNT);
     let report = report(training.finetune("run", &["--json"]));
     let score = |stage: &str| report[stage]["score"].as_f64().unwrap();
-    assert!(score("final") > score("before"), "{report}");
+    assert!(score("final") > score("before") + 2.0, "{report}");
     let metrics = std::fs::read_to_string(training.out("run").join("metrics.jsonl")).unwrap();
     assert!(metrics.contains("\"eval_score\":"), "{metrics}");
     let resolved = std::fs::read_to_string(training.out("run").join("config.toml")).unwrap();

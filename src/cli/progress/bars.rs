@@ -47,7 +47,7 @@ impl Progress {
         let (first, since) = *self.first.get_or_insert_with(|| (done, Instant::now()));
         let pace = pace(done, total, done.saturating_sub(first), since.elapsed());
         self.bar.set_prefix(pace.clone());
-        self.line(|| format!("{done}/{total} {pace}"));
+        self.line(|| format!("{done}/{total} {pace}").trim_end().to_owned());
     }
 
     fn line(&mut self, text: impl FnOnce() -> String) {

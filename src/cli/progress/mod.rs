@@ -3,6 +3,7 @@
 mod bars;
 mod current;
 mod reporter;
+mod rows;
 mod training;
 
 pub use reporter::Reporter;

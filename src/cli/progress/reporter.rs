@@ -3,16 +3,12 @@
 use std::time::Instant;
 
 use super::current::CurrentBar;
-use super::training;
+use super::{rows, training};
 use crate::app::{Event, OnEvent};
 use crate::checkpoint::Passed;
 use crate::cli::console::Console;
-use crate::data::LengthReport;
 use crate::quant::OutputError;
 use crate::quantize::QuantizeEvent;
-
-/// Most characters of a part of a row that is not learned.
-const MOST_SHOWN: usize = 800;
 
 /// Shows events as they occur.
 pub struct Reporter {
@@ -45,11 +41,11 @@ impl Reporter {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Download { file, done, of } => self.download(file, *done, *of),
-            Event::Rows { set, kept, lengths } => self.rows(set, *kept, lengths),
+            Event::Rows { set, kept, lengths } => rows::counts(self.console, set, *kept, lengths),
             Event::SetAside { dev, of, seed } => {
                 self.console.note(&format!("{dev} of {of} rows are set aside for evaluation (seed {seed})"));
             }
-            Event::Example(pieces) => self.example(pieces),
+            Event::Example(pieces) => rows::example(self.console, pieces),
             Event::Load { done, of } => self.bar.count("loading", *of).set(*done as u64),
             Event::Training { weights, device, dtype, output_dir, steps, rows, method } => {
                 self.bar.finish();
@@ -83,42 +79,6 @@ impl Reporter {
         let new = done.saturating_sub(self.fetched);
         self.fetched = done;
         self.bar.bytes(file).pass(new, of, true);
-    }
-
-    /// Shows the first row, with what is learned between brackets.
-    fn example(&self, pieces: &[(String, bool)]) {
-        let text = |(piece, is_learned): &(String, bool)| match (is_learned, piece.chars().count()) {
-            (true, _) => format!("⟦{piece}⟧"),
-            (false, length) if length > MOST_SHOWN => {
-                let start: String = piece.chars().take(MOST_SHOWN / 2).collect();
-                let end: String = piece.chars().skip(length - MOST_SHOWN / 2).collect();
-                format!("{start} […] {end}")
-            }
-            (false, _) => piece.clone(),
-        };
-        let text: String = pieces.iter().map(text).collect();
-        self.console.note(&format!("the first row, with what is learned in ⟦ ⟧:\n{}", text.trim_end()));
-    }
-
-    fn rows(&self, set: &str, kept: usize, lengths: &LengthReport) {
-        let LengthReport { rows, dropped, truncated, unlearned, split, longest, .. } = lengths;
-        if *unlearned > 0 {
-            let what = "have nothing to learn, such as a turn of the assistant, and are left out";
-            self.console.note(&format!("{set}: {unlearned} of {rows} rows {what}"));
-        }
-        if *split > 0 {
-            let what = "are learned turn by turn, because the chat template writes earlier turns differently";
-            self.console.note(&format!("{set}: {split} of {rows} chats {what}"));
-        }
-        match set {
-            "data" if dropped + truncated == 0 => {}
-            "data" => {
-                self.console.note(&format!("{dropped} of {rows} rows dropped, {truncated} truncated"));
-            }
-            _ => self.console.note(&format!(
-                "{set}: {kept} of {rows} rows ({dropped} dropped, {truncated} truncated), up to {longest} tokens"
-            )),
-        }
     }
 
     fn quantize(&mut self, event: &QuantizeEvent) {

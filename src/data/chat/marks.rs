@@ -4,8 +4,14 @@ use std::ops::Range;
 
 use minijinja::Environment;
 
-use super::RenderedChat;
 use crate::error::{Error, Result};
+
+/// A rendered chat, with the ranges of bytes that the template marks as the assistant's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderedChat {
+    pub text: String,
+    pub marked: Vec<Range<usize>>,
+}
 
 /// Characters that Unicode keeps free of any meaning, so that texts do not contain them.
 const START: char = '\u{FDD0}';

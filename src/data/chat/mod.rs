@@ -16,13 +16,13 @@ mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::ops::Range;
 
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 pub use self::conversation::{Conversation, Turn};
+pub use self::marks::RenderedChat;
 use self::python::MAX_TEXT;
 use crate::error::{Error, Result};
 
@@ -54,13 +54,6 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     /// Whether the template marks the assistant's turns with `{% generation %}`.
     pub is_marked: bool,
-}
-
-/// A rendered chat, with the ranges of bytes that the template marks as the assistant's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RenderedChat {
-    pub text: String,
-    pub marked: Vec<Range<usize>>,
 }
 
 /// Name of the template in its environment.

@@ -62,7 +62,7 @@ fn lines(bytes: &[u8], path: &Arc<Path>) -> Result<Vec<Row>> {
 }
 
 const SEVERAL_LINES: &str =
-    "; where an object takes several lines, all objects must stand in one array: [{…}, {…}]";
+    "; an object is written over several lines: then all of them must stand in one array: [{…}, {…}]";
 
 #[cfg(test)]
 mod tests {
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_line_that_is_not_an_object_is_named() {
         assert_eq!(error(b"{}\n[1, 2]"), ":2: expected a JSON object, got a list of 2");
-        assert!(error(b"{\n  \"a\": 1\n}").contains("an object takes several lines"));
+        assert!(error(b"{\n  \"a\": 1\n}").contains("an object is written over several lines"));
         assert_eq!(error(b"\"hi\""), ":1: expected a JSON object, got the string \"hi\"");
         assert!(error(b"{\"a\": }").starts_with(":1: expected a JSON object, got text that is not JSON: "));
         assert_eq!(error(b"{}\n{\"a\": \"\xFF\"}"), ":2: not UTF-8, from byte 7 of the line on");

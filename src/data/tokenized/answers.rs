@@ -5,7 +5,7 @@
 //! the scored ones are the last tokens(prompt + option) − tokens(prompt), which is MeZO's rule. That rule would leave
 //! out a token that the end of the prompt shares with the option ("A: " and "yes" become "A:" and " yes").
 
-use super::sequences::{Cut, RowTokens};
+use super::row_tokens::{Cut, RowTokens};
 use crate::data::candidate::Candidate;
 use crate::data::row::Row;
 use crate::data::tasks::Example;

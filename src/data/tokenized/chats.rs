@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::sequences::RowTokens;
+use super::row_tokens::RowTokens;
 use crate::data::candidate::Candidate;
 use crate::data::chat::{Conversation, RenderedChat};
 use crate::data::row::{Row, describe};

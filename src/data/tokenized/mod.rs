@@ -1,13 +1,15 @@
 //! Rows as token ids, within the limits of a run and its model.
 //!
 //! ```text
-//! sequences   the tokens of one row, and how they are cut
+//! sequences   the tokens of one row, by the kind of its example
+//! row_tokens  what those are, and how they are cut
 //! answers     options and completions after a prompt
 //! chats       conversations, by the assistant's turns
 //! ```
 
 mod answers;
 mod chats;
+mod row_tokens;
 mod sequences;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,8 @@ mod tests;
 use rayon::prelude::*;
 
 use self::answers::warn_of_glued;
-use self::sequences::{RowTokens, tokenize};
+use self::row_tokens::RowTokens;
+use self::sequences::tokenize;
 use super::batch::{Batch, Load};
 use super::candidate::TokenizedExample;
 use super::limits::{LengthReport, Limits, Overlong};
