@@ -31,21 +31,36 @@ pub fn tab_separated(bytes: Vec<u8>, path: &Arc<Path>) -> Result<Vec<Row>> {
 fn separated(delimiter: u8, bytes: &[u8], path: &Arc<Path>) -> Result<Vec<Row>> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(bytes);
-    let names = reader.headers().map_err(|error| wrong(path, &error))?.clone();
+    let wrong = |error: csv::Error| wrong(path, bytes, &error);
+    let names = reader.headers().map_err(wrong)?.clone();
     let twice = names.iter().enumerate().find(|(i, name)| names.iter().take(*i).any(|other| other == *name));
     if let Some((_, name)) = twice {
         return Err(Error::line(&**path, 1, format!("two fields have the name `{name}`")));
     }
-    let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(|error| wrong(path, &error))?;
+    let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(wrong)?;
     let kinds: Vec<Kind> = (0..names.len()).map(|column| Kind::of(&records, column)).collect();
+    let (mut counted, mut line) = (0, 1);
     let row = |record: StringRecord| {
-        let line = record.position().map_or(0, |at| at.line() as usize);
+        let start = start(bytes, record.position());
+        line += lines(&bytes[counted..start]);
+        counted = start;
         let cells = names.iter().zip(&kinds).zip(&record);
         let fields: Map<_, _> =
             cells.map(|((name, kind), cell)| (name.to_owned(), kind.value(cell))).collect();
         Row::new(Arc::clone(path), RowPlace::Line(line), fields)
     };
     Ok(records.into_iter().map(row).collect())
+}
+
+/// The byte with which a record begins. The reader's own position is before the blank lines and the LF of a CR LF that it
+/// skips, and so is its count of lines.
+fn start(bytes: &[u8], position: Option<&csv::Position>) -> usize {
+    let at = position.map_or(0, |at| at.byte() as usize).min(bytes.len());
+    at + bytes[at..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
+}
+
+fn lines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// The type of a column.
@@ -91,8 +106,8 @@ fn truth(cell: &str) -> Option<bool> {
     }
 }
 
-fn wrong(path: &Path, error: &csv::Error) -> Error {
-    let line = error.position().map_or(1, |at| at.line().max(1) as usize);
+fn wrong(path: &Path, bytes: &[u8], error: &csv::Error) -> Error {
+    let line = 1 + lines(&bytes[..start(bytes, error.position())]);
     let what = match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("{len} cells, but the first line names {expected_len} fields")

@@ -184,7 +184,7 @@ fn settings_that_contradict_each_other_are_refused() {
     let choices = |choices: &[&str]| TaskConfig::of_choices("{p}", choices);
     let completion = TaskConfig::of_completion("{p}", "c");
     let label = Some("l".to_string());
-    assert_eq!(error(TaskConfig::default()), "no task and no prompt");
+    assert_eq!(error(TaskConfig::default()), "choices, label and completion need a prompt");
     assert_eq!(error(TaskConfig::of_task("sst3")), "no task `sst3`; nearest is sst2");
     assert!(
         error(TaskConfig { label: label.clone(), ..TaskConfig::of_task("sst2") })
@@ -195,7 +195,10 @@ fn settings_that_contradict_each_other_are_refused() {
         "choices and completion exclude each other"
     );
     assert_eq!(error(TaskConfig { label, ..completion.clone() }), "label needs choices, not completion");
-    assert_eq!(error(TaskConfig { prompt: None, ..choices(&["a", "b"]) }), "no task and no prompt");
+    assert_eq!(
+        error(TaskConfig { prompt: None, ..choices(&["a", "b"]) }),
+        "choices, label and completion need a prompt"
+    );
     assert_eq!(
         error(TaskConfig { completion: None, ..completion }),
         "a prompt without choices and without completion"

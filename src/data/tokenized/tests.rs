@@ -324,7 +324,7 @@ fn rows_that_need_a_prompt_ask_for_it() {
     let tokenizer = smollm();
     let refused = |line: &str| {
         let error = Task::of_rows(&TaskConfig::default(), &rows(&[line]), &tokenizer).unwrap_err();
-        (message(error.about("")).replace(": rows.jsonl", ""), error_help(line, &tokenizer))
+        (message(error), error_help(line, &tokenizer))
     };
     let (what, help) = refused(r#"{"text": "a", "label": 1}"#);
     assert!(what.contains("a text and the field `label` (the number 1 here)"), "{what}");
