@@ -285,7 +285,7 @@ def main() -> None:
             got, metrics = ours[name], theirs["results"][f"qzo_{name}"]
             samples = sorted(theirs["samples"][f"qzo_{name}"], key=lambda sample: sample["doc_id"])
             saved = json.loads((folder / f"results_{name}.json").read_text())
-            print(make_table(saved))
+            print(make_table(saved), flush=True)
             (of_file,) = saved["results"].values()
             if name == "squad":
                 texts = [sample["filtered_resps"][0].strip() for sample in samples]

@@ -136,7 +136,8 @@ fn write_rows_kernel<F: Float, N: Size>(
     if i < width {
         let step = (CUBE_COUNT_Y * CUBE_DIM_Y) as usize;
         for row in range_stepped(ABSOLUTE_POS_Y as usize, count, step) {
-            out[rows[row] as usize * width + i] = values[row * stride + i];
+            let at = rows[row] as usize * width + i;
+            out[at] = values[row * stride + i];
         }
     }
 }
