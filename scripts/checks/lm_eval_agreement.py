@@ -202,8 +202,8 @@ def write_task(folder: Path, name: str, rows: list[dict], task: dict) -> Path:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {"task": f"qzo_{name}", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
               "test_split": "test", "metadata": {"version": 1.0}} | task
-    text = yaml.safe_dump(config, sort_keys=False).replace("'!function squad.process_results'", "!function squad.process_results")
-    (folder / f"{name}.yaml").write_text(text)
+    text = yaml.safe_dump(config, sort_keys=False)
+    (folder / f"{name}.yaml").write_text(text.replace("'!function squad.process_results'", "!function squad.process_results"))
     return data
 
 
@@ -285,7 +285,7 @@ def main() -> None:
             got, metrics = ours[name], theirs["results"][f"qzo_{name}"]
             samples = sorted(theirs["samples"][f"qzo_{name}"], key=lambda sample: sample["doc_id"])
             saved = json.loads((folder / f"results_{name}.json").read_text())
-            print(make_table(saved))
+            print(make_table(saved), flush=True)
             (of_file,) = saved["results"].values()
             if name == "squad":
                 texts = [sample["filtered_resps"][0].strip() for sample in samples]
