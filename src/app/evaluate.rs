@@ -28,7 +28,7 @@ pub struct Evaluation {
 /// A kind of measurement.
 pub enum Measure {
     /// Accuracy and NLL on the rows of a task.
-    Task(TaskMeasure),
+    Task(Box<TaskMeasure>),
     /// Perplexity of a text, in windows of `window` tokens.
     Perplexity {
         text: PathBuf,

@@ -95,7 +95,7 @@ impl EvalArgs {
         if let Some(sequences) = &self.score {
             return Ok(Measure::Score { sequences: sequences.clone() });
         }
-        Ok(Measure::Task(TaskMeasure {
+        Ok(Measure::Task(Box::new(TaskMeasure {
             data: (!self.data.is_empty()).then(|| DataFiles(self.data.clone())),
             task: self.task.clone(),
             split: self.split.clone(),
@@ -104,7 +104,7 @@ impl EvalArgs {
             num_fewshot: self.num_fewshot,
             fewshot_data: (!self.fewshot_data.is_empty()).then(|| DataFiles(self.fewshot_data.clone())),
             output: self.output.clone(),
-        }))
+        })))
     }
 }
 

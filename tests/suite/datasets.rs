@@ -62,7 +62,7 @@ fn a_model_and_a_file_are_enough() {
 #[test]
 fn a_dense_model_is_quantized_and_the_length_follows_from_the_rows() {
     let place = Workplace::new();
-    place.write("pairs.csv", "prompt,completion\nIt was, the best\nof times, it was\n".to_owned());
+    place.write("pairs.csv", "prompt,completion\nIt was, the best\nof times, it was\n");
     let base = fixture("llama/base");
     let args =
         ["finetune", base.to_str().unwrap(), "--data", "pairs.csv", "--device", "cpu", "-o", "out", "--json"];
@@ -126,7 +126,8 @@ fn rows_that_say_too_little_are_refused_with_the_command_that_is_needed() {
     let args = ["--data", "chats.jsonl", "--chat-template", "template.jinja", "-o", "x"];
     finetune(&place, &args)
         .refused(&["chats.jsonl:2: field `messages[0].content`: expected a text, got nothing"]);
-    finetune(&place, &["--data", "chats.jsonl"]).refused(&["no chat template"]);
+    place.write("good.jsonl", lines([chat("a", "b"), chat("c", "d")]));
+    finetune(&place, &["--data", "good.jsonl"]).refused(&["no chat template"]);
     place.write("other.csv", "a,b\n1,2\n");
     finetune(&place, &["--data", "other.csv"])
         .refused(&["other.csv:2: rows with the fields a, b have no shape"]);

@@ -87,7 +87,7 @@ impl Builtin {
     /// The task whose rows have the fields of this one.
     pub fn for_row(row: &Row) -> Option<Self> {
         let has = |field: &&str| row.fields.contains_key(*field);
-        Self::ALL.into_iter().find(|task| task.fields().iter().all(|field| has(field)))
+        Self::ALL.into_iter().find(|task| task.fields().iter().all(has))
     }
 
     /// The fields that every row has.
