@@ -127,7 +127,10 @@ fn rows_that_say_too_little_are_refused_with_the_command_that_is_needed() {
     finetune(&place, &args)
         .refused(&["chats.jsonl:2: field `messages[0].content`: expected a text, got nothing"]);
     place.write("good.jsonl", lines([chat("a", "b"), chat("c", "d")]));
-    finetune(&place, &["--data", "good.jsonl"]).refused(&["no chat template"]);
+    let base = fixture("llama/base");
+    let without = place.qzo(["finetune", base.to_str().unwrap(), "--data", "good.jsonl", "--device", "cpu"]);
+    let without = without.refused(&["the model has no chat template"]);
+    assert!(without.stderr.contains("data.chat_template"), "{without:#?}");
     place.write("other.csv", "a,b\n1,2\n");
     finetune(&place, &["--data", "other.csv"])
         .refused(&["other.csv:2: rows with the fields a, b have no shape"]);
@@ -268,4 +271,31 @@ fn the_recipe_for_llama2_13b_runs_from_an_empty_cache() {
     let answer = Answer::of(&mut command).succeeded();
     assert!(answer.stderr.contains("step 2  dev"), "{answer:#?}");
     assert!(place.path("runs/llama2-13b/final/model.safetensors").exists());
+}
+
+#[test]
+fn solved_examples_stand_before_every_prompt() {
+    let (hub, place) = (with_sst2(), Workplace::new());
+    let shots = |k: &str, more: &[&str]| {
+        let args = ["--task", "sst2", "--limit", "4", "--overlong", "truncate", "--num-fewshot", k];
+        eval(&hub, &place, &[&args[..], more].concat())
+    };
+    let none = shots("0", &[]).json();
+    // The dataset's split `train`, by the seed.
+    let two = shots("2", &["--output", "results.json"]).json();
+    assert_ne!(two["nll"], none["nll"]);
+    assert_ne!(shots("2", &["--seed", "1"]).json()["nll"], two["nll"]);
+    let file: Value = serde_json::from_slice(&std::fs::read(place.path("results.json")).unwrap()).unwrap();
+    assert_eq!((&file["n-shot"]["sst2"], &file["results"]["sst2"]["nll,none"]), (&json!(2), &two["nll"]));
+
+    // The same rows and the same examples, written out.
+    place.write("rows.jsonl", lines([json!({"text": "It was", "label": 1})]));
+    place.write("shots.jsonl", lines([json!({"text": "the best", "label": 0})]));
+    place.write("whole.jsonl", lines([json!({"text": "the best of\n\nIt was", "label": 1})]));
+    let choices = ["--prompt", "{text}", "--choice", " of", "--choice", " the"];
+    let measure = |args: &[&str]| eval(&hub, &place, &[args, &choices].concat());
+    let shot = measure(&["--data", "rows.jsonl", "--num-fewshot", "1", "--fewshot-data", "shots.jsonl"]);
+    assert_eq!(shot.json()["nll"], measure(&["--data", "whole.jsonl"]).json()["nll"]);
+    measure(&["--data", "rows.jsonl", "--num-fewshot", "1"])
+        .refused(&["other rows than those that are measured"]);
 }
