@@ -51,6 +51,7 @@ pub fn training_data(
     let ReadRows { mut digest, first, train, dev } = read(config, on_event)?;
     choose_rest(config, checkpoint, train.len());
     let task = config.data.task(std::slice::from_ref(&first), tokenizer)?;
+    config.train.check_task(&task)?;
     let limits = training_limits(checkpoint, &config.data);
     let mut tokenize = |set, rows: &[_], limits| {
         let progress = &mut |done| on_event(Event::Evaluate { unit: "tokenizing", done, of: rows.len() });
@@ -70,11 +71,10 @@ pub fn training_data(
         let template = *blake3::hash(template.as_bytes()).as_bytes();
         digest = *blake3::hash([digest, template].as_flattened()).as_bytes();
     }
-    let rows = train.examples.first().and_then(|example| example.candidates.get(example.gold[0]));
-    if let Some(candidate) = rows {
+    let shown = train.examples.first().and_then(|example| example.candidates.get(*example.gold.first()?));
+    if let Some(candidate) = shown {
         on_event(Event::Example(candidate.pieces(tokenizer)?));
     }
-    config.train.check_task(&task)?;
     let is_scored = config.train.objective != ObjectiveKind::Loss;
     let (train_rows, dev_rows) = if is_scored { (train_rows, dev_rows) } else { (Vec::new(), Vec::new()) };
     Ok(TrainingData { digest, task, train, dev, train_rows, dev_rows })

@@ -1,4 +1,4 @@
-//! What a run writes down about itself, for its report: `run.json` and `examples.jsonl`. Neither is needed to resume it.
+//! Records of a run for its report: `run.json` and `examples.jsonl`. Neither is needed to resume it.
 
 use std::io::ErrorKind;
 use std::time::Instant;

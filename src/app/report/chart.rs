@@ -35,7 +35,7 @@ pub enum Stroke {
 
 pub struct Chart<'a> {
     pub title: &'a str,
-    /// What is measured, and in which unit.
+    /// Quantity and unit.
     pub note: String,
     pub labels: Labels,
     pub from_zero: bool,

@@ -4,7 +4,7 @@
 //! values       numbers that may also be a word
 //! parameters   the parameters that exact gradients train
 //! method       the method of training with its settings
-//! objective    what a run makes better
+//! objective    the objective of a run
 //! rate         the learning rate of each step
 //! rows         the rows of each step
 //! trackers     the programs for which the metrics are also written
@@ -125,8 +125,8 @@ pub struct TrainConfig {
     pub perturbation: Distribution,
     /// Number of directions per step (zo).
     pub probes: u32,
-    /// What is made better: loss, or a score without a gradient: accuracy of choices; f1 or exact_match of generated answers;
-    /// command (zo).
+    /// Objective: loss, or a score without a gradient (zo). The scores are accuracy, of choices; f1 and exact_match, of
+    /// generated answers; and command.
     pub objective: ObjectiveKind,
     /// Program with its arguments that scores generations (zo): it reads JSON lines with the keys generation, prompt and row,
     /// and prints a number for each, the higher the better.

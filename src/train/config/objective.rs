@@ -1,4 +1,4 @@
-//! What a run makes better.
+//! The objective of a run, and its checks.
 
 use std::time::Duration;
 

@@ -1,5 +1,10 @@
 //! The configuration of a run, read from TOML in one pass. Each module defines its own table. Precedence: flag, then
-//! `--set section.key=value`, then the file, then the `Default` of each table.
+//! `--set section.key=value`, then the file, then the `Default` of each table. `without_recipe` makes the configuration of
+//! a run that has no file.
+
+#[cfg(test)]
+mod tests;
+mod without_recipe;
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::data::{DataConfig, Overlong, STDIN};
+use crate::data::{DataConfig, STDIN};
 use crate::device::{DeviceSpec, DtypeSpec};
 use crate::error::{Error, Result, nearest};
 use crate::quant::QuantizeConfig;
@@ -65,9 +70,6 @@ impl Default for Config {
     }
 }
 
-/// Longest row in tokens of a run without a recipe. Longer ones are truncated.
-const MAX_SEQ_LENGTH: i64 = 2048;
-
 impl Config {
     /// Reads a file, then overrides its values by `settings` (`section.key=value`, later ones win).
     ///
@@ -83,46 +85,6 @@ impl Config {
         config.resolve_paths(path);
         config.validate()?;
         Ok(config)
-    }
-
-    /// The configuration of a run without a recipe, from `section.key=value` settings. What they leave out is chosen once
-    /// the data is known.
-    ///
-    /// # Errors
-    /// Those of [`Self::load`].
-    pub fn without_recipe(settings: &[String]) -> Result<Self> {
-        let mut table = Table::new();
-        let mut config = Self::of_table(&mut table, settings)?;
-        let is_set =
-            |section: &str, key: &str| table.get(section).is_some_and(|section| section.get(key).is_some());
-        if !table.contains_key("output_dir") {
-            config.output_dir = config.named_output();
-        }
-        if !is_set("data", "max_seq_length") && !is_set("data", "overlong") {
-            config.data.max_seq_length = Some(MAX_SEQ_LENGTH as usize);
-            config.data.overlong = Some(Overlong::Truncate);
-        }
-        config.open = OpenValues {
-            max_steps: !is_set("train", "max_steps"),
-            dev: config.data.dev.is_none() && config.data.dev_size.is_none(),
-            quantize: config.quantize.is_none(),
-        };
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// A run directory that is named after the model and the data.
-    fn named_output(&self) -> PathBuf {
-        let stem = |name: &str| {
-            let last = name.trim_end_matches('/').rsplit(['/', '\\']).next().unwrap_or_default();
-            let stem = last.split(['@', ':']).next().unwrap_or_default();
-            let endings = [".gz", ".zst", ".gguf", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"];
-            endings.iter().fold(stem, |stem, ending| stem.strip_suffix(ending).unwrap_or(stem)).to_owned()
-        };
-        let data = self.data.train.as_ref().and_then(|files| files.0.first()).filter(|name| *name != STDIN);
-        let data = data.map(|name| stem(name)).or(self.data.task.clone());
-        let names = [Some(stem(&self.model)), data].into_iter().flatten().filter(|name| !name.is_empty());
-        Path::new("runs").join(names.collect::<Vec<_>>().join("-"))
     }
 
     /// Reads a table with its settings.
@@ -354,113 +316,5 @@ fn explain(message: &str) -> String {
             }
         },
         _ => message.trim_end().replace('\n', "; "),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str, settings: &[&str]) -> Result<Config> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("run.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::load(&path, &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_name() {
-        let error = load("model = \"m\"\n[train]\nlerning_rate = 1e-3\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("run.toml:3:") && error.contains("`learning_rate`"), "{error}");
-    }
-
-    #[test]
-    fn settings_win_over_the_file_and_defaults_fill_the_rest() {
-        let config = load(
-            "model = \"m\"\n[train]\nzo_eps = 0.5\nmax_steps = 7\n",
-            &["train.zo_eps=0.25", "data.prompt={text} is", "seed=3", "train.clip=inf"],
-        )
-        .unwrap();
-        assert_eq!((config.train.zo_eps, config.train.max_steps, config.seed), (0.25, 7, 3));
-        assert_eq!(config.data.prompt.as_deref(), Some("{text} is"));
-        assert_eq!(config.train.batch_size, TrainConfig::default().batch_size);
-        assert!(config.train.clip.is_infinite());
-    }
-
-    #[test]
-    fn files_beside_the_recipe_are_found() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        std::fs::write(path("m.gguf"), "").unwrap();
-        std::fs::write(path("rows.jsonl"), "").unwrap();
-        let recipe = "model = \"m.gguf\"\n[data]\ntrain = \"rows.jsonl\"\ndev = \"absent.jsonl\"\n";
-        std::fs::write(path("run.toml"), recipe).unwrap();
-        let config = Config::load(&path("run.toml"), &[]).unwrap();
-        assert_eq!(Path::new(&config.model), path("m.gguf"));
-        assert_eq!(config.data.train, Some(path("rows.jsonl").into()));
-        assert_eq!(config.data.dev, Some("absent.jsonl".into()));
-    }
-
-    #[test]
-    fn a_value_of_the_wrong_type_is_refused_with_its_line() {
-        let error = load("model = \"m\"\n\n[train]\nmax_steps = \"many\"\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("run.toml:4:"), "{error}");
-    }
-
-    #[test]
-    fn an_unknown_setting_is_refused() {
-        let error = load("model = \"m\"\n", &["train.zo_epsilon=1"]).unwrap_err().to_string();
-        assert!(error.contains("zo_eps"), "{error}");
-    }
-
-    #[test]
-    fn the_resolved_configuration_reads_back_as_itself() {
-        let config = load("model = \"m\"\n[quantize]\nbits = 3\n[data]\nchoices = [\" a\"]\n", &[]).unwrap();
-        assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
-    }
-
-    #[test]
-    fn only_settings_that_determine_the_steps_change_the_fingerprint() {
-        let fingerprint = |settings: &[&str]| load("model = \"m\"\n", settings).unwrap().fingerprint();
-        let ignored = ["device=cpu", "output_dir=x", "train.eval_steps=1"];
-        assert_eq!(fingerprint(&[]), fingerprint(&ignored));
-        // The learning rate of exact gradients follows from the number of steps.
-        for setting in ["seed=1", "train.max_steps=9", "train.parameters=rows", "train.max_grad_norm=inf"] {
-            assert_ne!(fingerprint(&[]), fingerprint(&[setting]), "{setting}");
-        }
-        let zo = "train.zo_eps=0.5";
-        assert_eq!(fingerprint(&[zo]), fingerprint(&[zo, "train.max_steps=9", "train.save_steps=1"]));
-        assert_ne!(fingerprint(&[zo]), fingerprint(&["train.zo_eps=0.25"]));
-    }
-
-    #[test]
-    fn a_recipe_with_a_setting_of_zo_is_a_zo_run_and_any_other_is_exact() {
-        let method = |text: &str, settings: &[&str]| load(text, settings).map(|config| config.train.method);
-        assert_eq!(method("model = \"m\"\n", &[]).unwrap(), MethodKind::Exact);
-        for setting in [
-            "estimator=qzo",
-            "zo_eps=0.5",
-            "probes=2",
-            "perturbation=gaussian",
-            "clip=1",
-            "scale_mode=absolute",
-        ] {
-            let setting = format!("train.{setting}");
-            assert_eq!(method("model = \"m\"\n", &[&setting]).unwrap(), MethodKind::Zo, "{setting}");
-            let refused = method("model = \"m\"\n[train]\nmethod = \"exact\"\n", &[&setting]).unwrap_err();
-            assert!(refused.to_string().contains("is a setting of zo"), "{refused}");
-        }
-        let refused =
-            method("model = \"m\"\n[train]\noptimizer = \"lion\"\n", &["train.clip=3"]).unwrap_err();
-        assert!(refused.to_string().contains("train.clip is a setting of zo"), "{refused}");
-        let refused = method("model = \"m\"\n[train]\noptimizer = \"lion\"\nmethod = \"zo\"\n", &[]);
-        assert!(refused.unwrap_err().to_string().contains("is a setting of exact"));
-        let mixed = ["train.body=zo", "train.tail_blocks=4", "train.zo_eps=0.5"];
-        assert_eq!(method("model = \"m\"\n", &mixed).unwrap(), MethodKind::Exact);
-        // A resolved configuration names the settings of its method alone.
-        for settings in [&["train.clip=3"][..], &["train.tail_blocks=4"], &mixed] {
-            let config = load("model = \"m\"\n", settings).unwrap();
-            assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
-        }
     }
 }
