@@ -64,18 +64,20 @@ pub fn answer(row: &TokenizedExample, index: usize, tokenizer: &Tokenizer) -> Re
     Ok(cut(tokenizer.decode(tokens.unwrap_or_default(), true)?.trim()))
 }
 
-/// The model's own answers to rows: the most likely tokens.
+/// The model's own answers to rows: the most likely tokens. `progress` is given the number of answers, and of rows.
 pub fn generated(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
     rows: &[&TokenizedExample],
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<String>> {
     let prompt =
         |row: &&'_ TokenizedExample| row.candidates.first().map_or_else(Vec::new, |c| c.prompt().to_vec());
     let prompts: Vec<Vec<u32>> = rows.iter().map(prompt).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let options = GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, ..Default::default() };
-    let generated = generate_batch(model, tokenizer, &prompts, &options, &mut |_| ())?;
+    let generated =
+        generate_batch(model, tokenizer, &prompts, &options, &mut |done| progress(done, rows.len()))?;
     Ok(generated.iter().map(|answer| cut(answer.text.trim())).collect())
 }
 

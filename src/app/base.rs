@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, OnEvent};
+use super::open;
 use super::quantize::calibration_samples;
 use crate::checkpoint::{Checkpoint, Format, QuantizedFormat};
 use crate::config::Config;
@@ -18,13 +19,19 @@ use crate::train::RunDir;
 /// # Errors
 /// The model is dense and the configuration has no `[quantize]` table, or the scales of a quantized model are not
 /// finite.
-pub fn quantization(config: &Config, source: &Checkpoint) -> Result<Option<QuantizeConfig>> {
+pub fn quantization(
+    config: &Config,
+    source: &Checkpoint,
+    on_event: OnEvent<'_>,
+) -> Result<Option<QuantizeConfig>> {
     if source.format() != Format::HuggingFace {
         source.check_trainable()?;
         if config.quantize.is_some() {
             tracing::warn!("the [quantize] table is not used: the model is quantized already");
         }
-        source.check_finite()?;
+        source.check_finite(&mut |done, of| {
+            on_event(Event::Progress { work: "checking the model", done, of });
+        })?;
         return Ok(None);
     }
     let quantize = config.quantize.clone().ok_or_else(|| {
@@ -51,7 +58,7 @@ pub fn quantized(
     job: QuantizeJob,
     on_event: OnEvent<'_>,
 ) -> Result<Arc<Checkpoint>> {
-    let model = blake3::Hash::from_bytes(source.fingerprint()?).to_hex().to_string();
+    let model = blake3::Hash::from_bytes(open::fingerprint(source, on_event)?).to_hex().to_string();
     let known = directory.read_origin::<Origin>()?;
     // Once the base model exists, its calibration text may be removed. A text that still exists must be the same.
     let text = quantize.calibration.as_ref().filter(|text| !directory.base().exists() || text.exists());

@@ -54,7 +54,7 @@ pub fn training_data(
     config.train.check_task(&task)?;
     let limits = training_limits(checkpoint, &config.data);
     let mut tokenize = |set, rows: &[_], limits| {
-        let progress = &mut |done| on_event(Event::Evaluate { unit: "tokenizing", done, of: rows.len() });
+        let progress = &mut |done| on_event(Event::Progress { work: "tokenizing", done, of: rows.len() });
         let data = TokenizedDataset::after_shots(rows, &task, "", tokenizer, limits, progress)?;
         on_event(Event::Rows { set, kept: data.examples.len(), lengths: data.lengths });
         Ok::<_, Error>(data)

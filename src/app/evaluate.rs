@@ -66,13 +66,13 @@ pub fn evaluate(job: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
             let token_limit = windows.and_then(|windows| windows.checked_mul(*window));
             let tokens = tokenizer.with_special(tokens_of_file(text, &tokenizer, token_limit)?)?;
             let model = load(on_event)?;
-            let progress = &mut |done, of| on_event(Event::Evaluate { unit: "windows", done, of });
+            let progress = &mut |done, of| on_event(Event::Progress { work: "windows", done, of });
             eval::perplexity(model.as_ref(), &tokens, *window, *windows, progress).map(Measured::Perplexity)
         }
         Measure::Score { sequences } => {
             let data = Dataset::read(sequences)?;
             let (model, of) = (load(on_event)?, data.rows.len());
-            let progress = &mut |done| on_event(Event::Evaluate { unit: "scoring", done, of });
+            let progress = &mut |done| on_event(Event::Progress { work: "scoring", done, of });
             eval::score(model.as_ref(), &tokenizer, &data, progress).map(Measured::Score)
         }
         Measure::Task(task) => {

@@ -16,9 +16,15 @@ pub type OnEvent<'a> = &'a mut dyn FnMut(Event);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// Progress of a download from the hub, in bytes.
-    Download {
-        file: String,
+    /// Progress of work that is counted in tensors, rows, windows or the like.
+    Progress {
+        work: &'static str,
+        done: usize,
+        of: usize,
+    },
+    /// Progress of work that is counted in bytes, such as the download of a file.
+    Bytes {
+        work: String,
         done: u64,
         of: u64,
     },
@@ -36,11 +42,6 @@ pub enum Event {
     },
     /// The first training row as the model reads it, in pieces, with whether each is learned.
     Example(Vec<(String, bool)>),
-    /// Progress of loading a model, in decoder blocks.
-    Load {
-        done: usize,
-        of: usize,
-    },
     /// Training begins.
     Training {
         weights: usize,
@@ -57,22 +58,6 @@ pub enum Event {
     Quantize(QuantizeEvent),
     /// A tensor of an exported model is written.
     Export(Passed),
-    /// Progress of reading or measuring, in rows, windows or sequences.
-    Evaluate {
-        unit: &'static str,
-        done: usize,
-        of: usize,
-    },
-    /// Progress of a replay, in weights.
-    Replay {
-        done: usize,
-        of: usize,
-    },
-    /// Progress of writing or applying scales, in weights.
-    Scales {
-        done: usize,
-        of: usize,
-    },
     /// A replayed journal ends in an incomplete record.
     TornTail(TornTail),
 }

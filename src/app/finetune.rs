@@ -85,7 +85,7 @@ impl Finetune<'_> {
         let data = data::training_data(&mut config, &source, &mut tokenizer, on_event)?;
         let dtype = compute_type(&device, config.dtype)?;
         config.train.check_compute(dtype)?;
-        let quantize = base::quantization(&config, &source)?;
+        let quantize = base::quantization(&config, &source, on_event)?;
         let planner =
             plan::Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data };
         let plan::Choice { parts, inputs, mut plan } = planner.check()?;
@@ -105,7 +105,7 @@ impl Finetune<'_> {
         let blocks = base.config().num_hidden_layers;
         let header = JournalHeader {
             method: config.train.method::<TextObjective<'_>>(config.seed, blocks, inputs).journal_method(),
-            base_model: base.fingerprint()?,
+            base_model: open::fingerprint(&base, on_event)?,
             config: config.fingerprint(),
             tokenizer: tokenizer.fingerprint()?,
             data: data.digest,
@@ -128,7 +128,10 @@ impl Finetune<'_> {
         let mut scored =
             score(config, &data, &tokenizer).map(|score| ScoredObjective::new(&data, score, seed));
         let place = (&device, dtype);
-        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer, model.as_ref());
+        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer);
+        recorder.ask(model.as_ref(), &mut |done, of| {
+            on_event(Event::Progress { work: "answering examples", done, of });
+        });
         let on_step = &mut |event| {
             recorder.observe(&event);
             on_event(Event::Train(event));
@@ -145,7 +148,8 @@ impl Finetune<'_> {
         };
         recorder.trained(outcome.as_ref().ok(), &device);
         let outcome = outcome?;
-        write_checkpoints(&run, &base, model.as_mut())?;
+        let progress = &mut |work, done, of| on_event(Event::Progress { work, done, of });
+        write_checkpoints(&run, &base, model.as_mut(), progress)?;
         drop(model);
 
         if data.dev.is_none() {
@@ -153,13 +157,15 @@ impl Finetune<'_> {
         }
         let saved = Arc::new(Checkpoint::open(&directory.last())?);
         let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
-        let progress = &mut |done, of| on_event(Event::Evaluate { unit: "evaluating final/", done, of });
+        let progress = &mut |done, of| on_event(Event::Progress { work: "evaluating final/", done, of });
         let last = match &scored {
             Some(objective) => objective.evaluate(model.as_ref(), progress)?,
             None => loss.evaluate(model.as_ref(), progress)?,
         };
         if let Some(last) = &last {
-            recorder.tuned(last, model.as_ref());
+            recorder.tuned(last, model.as_ref(), &mut |done, of| {
+                on_event(Event::Progress { work: "answering examples", done, of });
+            });
         }
         Ok(report(config, outcome, last))
     }

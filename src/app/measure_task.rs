@@ -115,11 +115,11 @@ impl TaskMeasure {
     ) -> Result<TaskReport> {
         let limits = Limits { overlong: self.overlong, ..data::model_limits(checkpoint) };
         let of = rows.len();
-        let progress = &mut |done| on_event(Event::Evaluate { unit: "tokenizing", done, of });
+        let progress = &mut |done| on_event(Event::Progress { work: "tokenizing", done, of });
         let data = TokenizedDataset::after_shots(rows, task, shots, tokenizer, limits, progress)?;
         on_event(Event::Rows { set: "data", kept: data.examples.len(), lengths: data.lengths });
         let model = load(on_event)?;
-        let progress = &mut |done| on_event(Event::Evaluate { unit: "rows", done, of });
+        let progress = &mut |done| on_event(Event::Progress { work: "rows", done, of });
         let mut report = eval::evaluate(model.as_ref(), task, &data, progress)?;
         if task.is_generation() {
             eval::evaluate_answers(model.as_ref(), tokenizer, task, rows, &data, &mut report, progress)?;

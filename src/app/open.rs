@@ -17,7 +17,7 @@ use crate::model::{self, LanguageModel, Tables};
 /// The model does not exist, or qzo cannot read it.
 pub fn checkpoint(model: &str, on_event: OnEvent<'_>) -> Result<Arc<Checkpoint>> {
     let path = hub::locate(model, &mut |file, done, of| {
-        on_event(Event::Download { file: file.to_owned(), done, of });
+        on_event(Event::Bytes { work: file.to_owned(), done, of });
     })?;
     Ok(Arc::new(Checkpoint::open(&path)?))
 }
@@ -28,7 +28,7 @@ pub fn checkpoint(model: &str, on_event: OnEvent<'_>) -> Result<Arc<Checkpoint>>
 /// The file does not exist, or the download fails.
 pub fn text(text: &Path, on_event: OnEvent<'_>) -> Result<PathBuf> {
     hub::locate_text(&text.to_string_lossy(), &mut |file, done, of| {
-        on_event(Event::Download { file: file.to_owned(), done, of });
+        on_event(Event::Bytes { work: file.to_owned(), done, of });
     })
 }
 
@@ -40,7 +40,7 @@ pub fn data_files(files: &DataFiles, split: &str, on_event: OnEvent<'_>) -> Resu
     let mut paths = Vec::new();
     for name in &files.0 {
         let on_download = &mut |file: &str, done, of| {
-            on_event(Event::Download { file: file.to_owned(), done, of });
+            on_event(Event::Bytes { work: file.to_owned(), done, of });
         };
         match name.as_str() {
             STDIN => paths.push(PathBuf::from(name)),
@@ -76,6 +76,16 @@ pub fn tables(
     Ok(if on_device { Tables::OnDevice } else { Tables::InFile })
 }
 
+/// The fingerprint of a model, which is computed once. All its files are read for it.
+///
+/// # Errors
+/// The weights are in no file.
+pub fn fingerprint(checkpoint: &Checkpoint, on_event: OnEvent<'_>) -> Result<[u8; 32]> {
+    checkpoint.fingerprint_with(&mut |done, of| {
+        on_event(Event::Bytes { work: "hashing the model".to_owned(), done, of });
+    })
+}
+
 /// Loads a model onto a device.
 ///
 /// # Errors
@@ -87,6 +97,6 @@ pub fn model(
     tables: Tables,
     on_event: OnEvent<'_>,
 ) -> Result<Box<dyn LanguageModel>> {
-    let on_block = &mut |done, of| on_event(Event::Load { done, of });
+    let on_block = &mut |done, of| on_event(Event::Progress { work: "loading", done, of });
     model::load(Arc::clone(checkpoint), device, dtype, tables, on_block)
 }

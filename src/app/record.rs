@@ -63,15 +63,13 @@ pub struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    /// Begins the records, or goes on with those of the run that is resumed. `base` generates the answers before the
-    /// first step, where answers are generated.
+    /// Begins the records, or goes on with those of the run that is resumed.
     pub fn new(
         directory: &'a RunDir,
         command: Option<&str>,
         (device, dtype): (&Device, ComputeType),
         data: &'a TrainingData,
         tokenizer: &'a Tokenizer,
-        base: &dyn LanguageModel,
     ) -> Self {
         let mut record = read_record(directory).unwrap_or_else(|error| {
             warn(&error);
@@ -91,14 +89,19 @@ impl<'a> Recorder<'a> {
         // Spread over all rows, which may be sorted.
         let rows: Vec<_> = (0..count).map(|i| i * dev.len() / count).map(|row| (row, &dev[row])).collect();
         let chosen = data.dev.as_ref().is_some_and(|dev| dev.loss_kind == LossKind::Classification);
-        let examples = Vec::new();
-        let mut recorder = Self { directory, tokenizer, record, rows, examples, chosen, begun: None };
-        recorder.ask(base).unwrap_or_else(|error| warn(&error));
-        recorder
+        Self { directory, tokenizer, record, rows, examples: Vec::new(), chosen, begun: None }
     }
 
-    /// Makes the examples, with the answers of `base` that an earlier call has not written down.
-    fn ask(&mut self, base: &dyn LanguageModel) -> Result<()> {
+    /// Makes the examples. Where answers are generated, `base` gives those that an earlier call has not written down.
+    pub fn ask(&mut self, base: &dyn LanguageModel, progress: &mut dyn FnMut(usize, usize)) {
+        self.make_examples(base, progress).unwrap_or_else(|error| warn(&error));
+    }
+
+    fn make_examples(
+        &mut self,
+        base: &dyn LanguageModel,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<()> {
         let earlier = read_examples(&self.directory.examples())?;
         for (_, row) in &self.rows {
             let mut example = unanswered(row, self.tokenizer)?;
@@ -112,7 +115,7 @@ impl<'a> Recorder<'a> {
         let missing =
             self.examples.iter_mut().zip(&self.rows).filter(|(example, _)| example.before.is_none());
         let (missing, rows): (Vec<_>, Vec<_>) = missing.map(|(example, (_, row))| (example, *row)).unzip();
-        let answers = generated(base, self.tokenizer, &rows)?;
+        let answers = generated(base, self.tokenizer, &rows, progress)?;
         missing.into_iter().zip(answers).for_each(|(example, answer)| example.before = Some(answer));
         Ok(())
     }
@@ -152,13 +155,19 @@ impl<'a> Recorder<'a> {
     }
 
     /// Takes note of the evaluation of `final/`, which `model` has read back.
-    pub fn tuned(&mut self, report: &TaskReport, model: &dyn LanguageModel) {
+    pub fn tuned(
+        &mut self,
+        report: &TaskReport,
+        model: &dyn LanguageModel,
+        progress: &mut dyn FnMut(usize, usize),
+    ) {
         self.record.last = Some(report.clone().without_rows());
         let answers = match self.chosen {
             true => Ok(self.choices(report)),
             false => {
                 let rows: Vec<&TokenizedExample> = self.rows.iter().map(|(_, row)| *row).collect();
-                generated(model, self.tokenizer, &rows).map(|answers| answers.into_iter().map(Some).collect())
+                let answers = generated(model, self.tokenizer, &rows, progress);
+                answers.map(|answers| answers.into_iter().map(Some).collect())
             }
         };
         let answers = answers.unwrap_or_else(|error| {

@@ -36,7 +36,8 @@ pub fn replay(job: &Replay, on_event: OnEvent<'_>) -> Result<ReplayReport> {
         None if run.base().exists() => Checkpoint::open(&run.base())?.into(),
         None => open::checkpoint(&Config::load(&run.config(), &[])?.model, on_event)?,
     };
-    let progress = &mut |done, of| on_event(Event::Replay { done, of });
+    open::fingerprint(&base, on_event)?;
+    let progress = &mut |done, of| on_event(Event::Progress { work: "replaying", done, of });
     let report = train::replay(&base, &run.journal(), job.step, &device, Path::new(&job.output), progress)?;
     if let Some(torn) = report.torn {
         on_event(Event::TornTail(torn));

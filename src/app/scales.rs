@@ -54,7 +54,7 @@ pub fn export_scales(job: &ScalesExport, on_event: OnEvent<'_>) -> Result<Scales
     let base = ScalesBase { fingerprint: header.base_model, name: base_name(&run, &config.model) };
     let tuned = Checkpoint::open(&tuned)?;
     let tensors = config.train.trained_tensors(&tuned)?;
-    let progress = &mut |done, of| on_event(Event::Scales { done, of });
+    let progress = &mut |done, of| on_event(Event::Progress { work: "scales", done, of });
     let bytes = tuned.save_scales(&job.output, &base, &tensors, progress)?;
     Ok(ScalesReport {
         output: job.output.clone(),
@@ -97,7 +97,8 @@ pub fn apply(job: &Apply, on_event: OnEvent<'_>) -> Result<ApplyReport> {
     let scales = ScalesFile::open(&job.scales)?;
     let base = open::checkpoint(&job.base, on_event)?;
     let started = Instant::now();
-    let progress = &mut |done, of| on_event(Event::Scales { done, of });
+    open::fingerprint(&base, on_event)?;
+    let progress = &mut |done, of| on_event(Event::Progress { work: "scales", done, of });
     base.apply_scales(&scales, &job.output, progress)?;
     Ok(ApplyReport {
         output: job.output.clone(),

@@ -8,13 +8,15 @@ use crate::error::{Error, Result};
 use crate::storage::pages::{self, MappedFile};
 
 /// BLAKE3 over the settings' bytes and the files', each as its length and the digests of its chunks of 16 MiB, which are
-/// computed in parallel. Releases the pages that it read.
-pub fn digest(settings: &[&[u8]], files: &[MappedFile]) -> [u8; 32] {
+/// computed in parallel. Releases the pages that it read. `progress` is given the number of bytes done, and of all.
+pub fn digest(settings: &[&[u8]], files: &[MappedFile], progress: &mut dyn FnMut(u64, u64)) -> [u8; 32] {
     const CHUNK: usize = 16 << 20;
     // As many chunks in memory as are digested at a time.
     let at_a_time = CHUNK * rayon::current_num_threads();
     let mut whole = blake3::Hasher::new();
-    for bytes in settings.iter().copied().chain(files.iter().map(|file| &file.bytes[..])) {
+    let all = || settings.iter().copied().chain(files.iter().map(|file| &file.bytes[..]));
+    let (mut done, of) = (0, all().map(|bytes| bytes.len() as u64).sum());
+    for bytes in all() {
         whole.update(&(bytes.len() as u64).to_le_bytes());
         for bytes in bytes.chunks(at_a_time) {
             let digests: Vec<_> = bytes.par_chunks(CHUNK).map(blake3::hash).collect();
@@ -22,6 +24,8 @@ pub fn digest(settings: &[&[u8]], files: &[MappedFile]) -> [u8; 32] {
                 whole.update(digest.as_bytes());
             });
             files.iter().for_each(|file| pages::release(&file.bytes));
+            done += bytes.len() as u64;
+            progress(done, of);
         }
     }
     *whole.finalize().as_bytes()
@@ -87,8 +91,9 @@ mod tests {
     fn digests_are_of_the_files_that_were_opened() {
         let directory = model();
         let path = directory.path().join(hf::CONFIG_FILE);
-        let opened = Checkpoint::open(directory.path()).unwrap();
-        let (fingerprint, stamp) = (opened.fingerprint().unwrap(), opened.stamp().unwrap());
+        let open = || Checkpoint::open(directory.path()).unwrap();
+        let (fingerprint, opened) = (open().fingerprint().unwrap(), open());
+        let stamp = opened.stamp().unwrap();
         fs::write(&path, "{}").unwrap();
         assert_eq!(opened.stamp().unwrap(), stamp);
         let weights = directory.path().join("model.safetensors");

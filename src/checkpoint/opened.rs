@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::fingerprint;
 use super::finite;
@@ -24,6 +25,8 @@ use crate::storage::pages;
 pub struct Checkpoint {
     path: PathBuf,
     store: Box<dyn Store>,
+    /// See [`Self::fingerprint`].
+    fingerprint: OnceLock<[u8; 32]>,
 }
 
 impl Checkpoint {
@@ -45,7 +48,7 @@ impl Checkpoint {
             true => Box::new(Gguf::open(&split::only_model(path)?)?),
             false => Box::new(Gguf::open(path)?),
         };
-        Ok(Self { path: path.to_path_buf(), store })
+        Ok(Self { path: path.to_path_buf(), store, fingerprint: OnceLock::new() })
     }
 
     /// Random symmetric weights of a published model's shape, made when they are asked for: for benchmarks at sizes
@@ -58,7 +61,7 @@ impl Checkpoint {
     /// Random symmetric weights of any dimensions.
     pub fn random(config: ModelConfig, bits: u32, group_size: usize) -> Self {
         let store = Box::new(Synthetic::new(config, bits, group_size));
-        Self { path: PathBuf::from("random weights"), store }
+        Self { path: PathBuf::from("random weights"), store, fingerprint: OnceLock::new() }
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -166,14 +169,17 @@ impl Checkpoint {
     /// Reads all tensors that are not trained. Training itself reads only some rows of the embeddings, but a tuned copy
     /// will have them all.
     ///
+    /// `progress` is given the number of tensors that are read, and of all.
+    ///
     /// # Errors
     /// A value is NaN or infinite.
-    pub fn check_finite(&self) -> Result<()> {
+    pub fn check_finite(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         /// Values that are read at a time.
         const VALUES: usize = 16 << 20;
         let (config, trained) = (self.config(), self.trained_names());
         let tables = [Some(config.embed_tokens()), config.embed_positions()];
-        for (name, shape) in config.tensors() {
+        let of = config.tensors().count();
+        for (done, (name, shape)) in config.tensors().enumerate() {
             match shape[..] {
                 _ if trained.binary_search(&name).is_ok() => {}
                 [height, width] if tables.contains(&name.strip_suffix(".weight")) => {
@@ -186,6 +192,7 @@ impl Checkpoint {
                 _ => drop(self.dense(&name)?),
             }
             self.release();
+            progress(done + 1, of);
         }
         Ok(())
     }
@@ -211,9 +218,21 @@ impl Checkpoint {
     /// # Errors
     /// The weights are in no file.
     pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        self.fingerprint_with(&mut |_, _| ())
+    }
+
+    /// Like [`Self::fingerprint`]; `progress` is given the number of bytes that are read, and of all. It is not called again
+    /// once the fingerprint is known.
+    ///
+    /// # Errors
+    /// The weights are in no file.
+    pub fn fingerprint_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<[u8; 32]> {
         match self.store.files() {
             [] => Err(in_no_file()),
-            files => Ok(fingerprint::digest(&self.store.settings(), files)),
+            files => {
+                let digest = || fingerprint::digest(&self.store.settings(), files, progress);
+                Ok(*self.fingerprint.get_or_init(digest))
+            }
         }
     }
 

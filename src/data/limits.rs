@@ -47,6 +47,8 @@ pub struct LengthReport {
     pub unlearned: usize,
     /// Chats whose turns are sequences of their own.
     pub split: usize,
+    /// Chats with an answer that does not go on from what the chat template opens it with.
+    pub reopened: usize,
     /// Rows in which the end of the prompt and the start of an answer are one token.
     pub merged: usize,
     /// Tokens of the longest row before truncation, with its longest candidate.

@@ -11,7 +11,8 @@ use crate::model::Scales;
 use crate::storage::staging::replace_directory;
 
 /// Writes `final/` from the model's parameters, then restores those of the best evaluation and writes `best/` from
-/// them. Existing checkpoints, from before the run was continued, are replaced.
+/// them. Existing checkpoints, from before the run was continued, are replaced. `progress` is given the work, the number of
+/// trained weights and tensors that are written, and of all.
 ///
 /// # Errors
 /// Those of [`Checkpoint::save_tuned`].
@@ -19,19 +20,27 @@ pub fn write_checkpoints<S: Scales + ?Sized>(
     run: &Run<'_>,
     checkpoint: &Checkpoint,
     model: &mut S,
+    progress: &mut dyn FnMut(&'static str, usize, usize),
 ) -> Result<()> {
     let directory = run.directory;
-    let write = |model: &S, out: PathBuf| {
-        let tuned = &mut |name: &str| match TrainedTensor::find(model.tensors(), name) {
-            Some(tensor) => stated(checkpoint, model, tensor),
-            None => model.scales(name),
+    let of = checkpoint.trained_names().len() + model.tensors().len();
+    let mut write = |model: &S, work, out: PathBuf| {
+        let mut done = 0;
+        let tuned = &mut |name: &str| {
+            // A weight whose parts lie apart is asked for more than once.
+            done = of.min(done + 1);
+            progress(work, done, of);
+            match TrainedTensor::find(model.tensors(), name) {
+                Some(tensor) => stated(checkpoint, model, tensor),
+                None => model.scales(name),
+            }
         };
         replace_directory(&out, |fresh| checkpoint.save_tuned(fresh, model.tensors(), tuned))
     };
-    write(model, directory.last())?;
+    write(model, "writing final/", directory.last())?;
     let best = snapshot::restore(&directory.best_snapshot(), model, u64::MAX, &run.header.id(), |_| true)?;
     if best.is_some() {
-        write(model, directory.best())?;
+        write(model, "writing best/", directory.best())?;
     }
     Ok(())
 }

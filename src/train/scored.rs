@@ -39,7 +39,8 @@ impl<'a> ScoredObjective<'a> {
 }
 
 impl Score<'_> {
-    /// The score of each example, the higher the better, for one sign of the perturbation.
+    /// The score of each example, the higher the better, for one sign of the perturbation. `progress` is given the number of
+    /// answers that are generated.
     fn of(
         &self,
         model: &dyn LanguageModel,
@@ -47,6 +48,7 @@ impl Score<'_> {
         (set, rows): (&TokenizedDataset, &[Row]),
         examples: &[&TokenizedExample],
         sign: Signs,
+        progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f64>> {
         if set.loss_kind == LossKind::Classification {
             let batch = Batch::new(set.loss_kind, examples.iter().copied());
@@ -59,7 +61,7 @@ impl Score<'_> {
         let prompts: Vec<&[u32]> =
             examples.iter().filter_map(|e| Some(e.candidates.first()?.prompt())).collect();
         let options = GenerateOptions { signs: sign, ..self.options.clone() };
-        let generated = generate_batch(model, self.tokenizer, &prompts, &options, &mut |_| ())?;
+        let generated = generate_batch(model, self.tokenizer, &prompts, &options, progress)?;
         let row = |example: &TokenizedExample| {
             rows.get(example.row).ok_or_else(|| Error::internal("an example without its row"))
         };
@@ -113,7 +115,8 @@ impl Objective for ScoredObjective<'_> {
         let examples: Vec<&TokenizedExample> = batch.iter().map(|&i| &train.examples[i]).collect();
         let each = signs.parts().map(|noise| {
             let sign = noise.map_or(Signs::Neither, Signs::One);
-            let scores = self.score.of(model, self.data, (train, &self.data.train_rows), &examples, sign)?;
+            let rows = (train, &*self.data.train_rows);
+            let scores = self.score.of(model, self.data, rows, &examples, sign, &mut |_| ())?;
             Ok(LossSum { sum: -scores.iter().sum::<f64>(), weight: scores.len() as f64 })
         });
         each.collect()
@@ -140,13 +143,17 @@ impl Objective for ScoredObjective<'_> {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<TaskReport>> {
         let (Some(dev), rows) = (&self.data.dev, &self.data.dev_rows) else { return Ok(None) };
-        let total = dev.examples.len();
-        let report = evaluate(model, &self.data.task, dev, &mut |done| progress(done, total))?;
-        if self.score.kind == ObjectiveKind::Accuracy {
+        let is_accuracy = self.score.kind == ObjectiveKind::Accuracy;
+        // A row is read, and then answered.
+        let count = dev.examples.len();
+        let of = if is_accuracy { count } else { 2 * count };
+        let report = evaluate(model, &self.data.task, dev, &mut |done| progress(done, of))?;
+        if is_accuracy {
             return Ok(Some(TaskReport { score: report.accuracy, ..report }));
         }
         let examples: Vec<&TokenizedExample> = dev.examples.iter().collect();
-        let scores = self.score.of(model, self.data, (dev, rows), &examples, Signs::Neither)?;
+        let answered = &mut |done| progress(count + done, of);
+        let scores = self.score.of(model, self.data, (dev, rows), &examples, Signs::Neither, answered)?;
         let score = scores.iter().sum::<f64>() / scores.len() as f64;
         Ok(Some(TaskReport { score: Some(score), ..report }))
     }

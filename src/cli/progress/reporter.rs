@@ -16,15 +16,15 @@ pub struct Reporter {
     bar: CurrentBar,
     /// Training steps between lines; 0: no lines.
     logging_steps: u64,
-    /// Bytes of the current download at its last event.
-    fetched: u64,
+    /// Bytes of the current work at its last event.
+    passed: u64,
     /// Start of the calibration, and the number of blocks that an earlier run had finished.
     blocks: Option<(Instant, usize)>,
 }
 
 impl Reporter {
     pub fn new(console: Console) -> Self {
-        Self { console, bar: CurrentBar::new(console.quiet), logging_steps: 0, fetched: 0, blocks: None }
+        Self { console, bar: CurrentBar::new(console.quiet), logging_steps: 0, passed: 0, blocks: None }
     }
 
     pub fn logging_every(self, steps: u64) -> Self {
@@ -40,13 +40,13 @@ impl Reporter {
 
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Download { file, done, of } => self.download(file, *done, *of),
+            Event::Progress { work, done, of } => self.bar.count(work, *of).set(*done as u64),
+            Event::Bytes { work, done, of } => self.bytes(work, *done, *of),
             Event::Rows { set, kept, lengths } => rows::counts(self.console, set, *kept, lengths),
             Event::SetAside { dev, of, seed } => {
                 self.console.note(&format!("{dev} of {of} rows are set aside for evaluation (seed {seed})"));
             }
             Event::Example(pieces) => rows::example(self.console, pieces),
-            Event::Load { done, of } => self.bar.count("loading", *of).set(*done as u64),
             Event::Training { weights, device, dtype, output_dir, steps, rows, method } => {
                 self.bar.finish();
                 self.console.note(&format!(
@@ -59,9 +59,6 @@ impl Reporter {
             Event::Train(event) => training::show(self.bar.count("training", 0), event, self.logging_steps),
             Event::Quantize(event) => self.quantize(event),
             Event::Export(passed) => self.pass("exporting", passed),
-            Event::Evaluate { unit, done, of } => self.bar.count(unit, *of).set(*done as u64),
-            Event::Replay { done, of } => self.bar.count("replaying", *of).set(*done as u64),
-            Event::Scales { done, of } => self.bar.count("scales", *of).set(*done as u64),
             Event::TornTail(torn) => {
                 self.bar.finish();
                 self.console.note(&format!(
@@ -72,13 +69,13 @@ impl Reporter {
         }
     }
 
-    fn download(&mut self, file: &str, done: u64, of: u64) {
-        if !self.bar.is_moving(file) {
-            self.fetched = 0;
+    fn bytes(&mut self, work: &str, done: u64, of: u64) {
+        if !self.bar.is_moving(work) {
+            self.passed = 0;
         }
-        let new = done.saturating_sub(self.fetched);
-        self.fetched = done;
-        self.bar.bytes(file).pass(new, of, true);
+        let new = done.saturating_sub(self.passed);
+        self.passed = done;
+        self.bar.bytes(work).pass(new, of, true);
     }
 
     fn quantize(&mut self, event: &QuantizeEvent) {

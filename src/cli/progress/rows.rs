@@ -23,7 +23,7 @@ pub fn example(console: Console, pieces: &[(String, bool)]) {
 
 /// Shows how many rows are used, and why others are not.
 pub fn counts(console: Console, set: &str, kept: usize, lengths: &LengthReport) {
-    let LengthReport { rows, dropped, truncated, unlearned, split, longest, .. } = lengths;
+    let LengthReport { rows, dropped, truncated, unlearned, split, reopened, longest, .. } = lengths;
     if *unlearned > 0 {
         let what = "have nothing to learn, such as a turn of the assistant, and are left out";
         console.note(&format!("{set}: {unlearned} of {rows} rows {what}"));
@@ -31,6 +31,11 @@ pub fn counts(console: Console, set: &str, kept: usize, lengths: &LengthReport) 
     if *split > 0 {
         let what = "are learned turn by turn, because the chat template writes earlier turns differently";
         console.note(&format!("{set}: {split} of {rows} chats {what}"));
+    }
+    if *reopened > 0 {
+        let what =
+            "have answers that differ from how the chat template opens one, and are learned from there on";
+        console.note(&format!("{set}: {reopened} of {rows} chats {what}"));
     }
     match set {
         "data" if dropped + truncated == 0 => {}

@@ -30,6 +30,13 @@ impl Turn {
         Self { fields: fields.into_iter().collect(), is_learned: role == ASSISTANT }
     }
 
+    /// The same turn with another text.
+    pub fn with_content(&self, content: &str) -> Self {
+        let mut turn = self.clone();
+        turn.fields.insert("content".to_owned(), content.into());
+        turn
+    }
+
     pub fn is_of_assistant(&self) -> bool {
         self.fields.get("role").is_some_and(|role| role == ASSISTANT)
     }
@@ -62,11 +69,6 @@ impl Conversation {
         all.iter_mut().for_each(|turn| turn.is_learned = false);
         all.extend(turns(row, completion)?);
         Ok(Self { turns: all, tools: tools(row)? })
-    }
-
-    /// The messages as the template reads them.
-    pub fn messages(&self) -> Vec<&Map<String, Value>> {
-        self.turns.iter().map(|turn| &turn.fields).collect()
     }
 }
 
@@ -210,7 +212,7 @@ mod tests {
         let row = json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"});
         let chat = read("conversations", row).unwrap();
         assert_eq!(roles(&chat), [("system", false), ("user", false), ("assistant", true)]);
-        assert_eq!(chat.messages()[2], json!({"role": "assistant", "content": "b"}).as_object().unwrap());
+        assert_eq!(&chat.turns[2].fields, json!({"role": "assistant", "content": "b"}).as_object().unwrap());
     }
 
     #[test]

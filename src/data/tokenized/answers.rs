@@ -29,7 +29,7 @@ pub fn tokenize(
     let found = found.collect::<Result<Vec<_>>>()?;
     let is_merged = found.iter().any(|(_, merged)| *merged);
     let candidates = found.into_iter().map(|(candidate, _)| candidate).collect();
-    Ok(RowTokens { sequences: vec![(candidates, gold)], cut: Cut::Prompt, is_merged })
+    Ok(RowTokens { sequences: vec![(candidates, gold)], cut: Cut::Prompt, is_merged, is_reopened: false })
 }
 
 /// The candidate of an option, and whether its first scored token also holds the end of the prompt. `end` puts EOS

@@ -5,6 +5,7 @@
 //! row_tokens  what those are, and how they are cut
 //! answers     options and completions after a prompt
 //! chats       conversations, by the assistant's turns
+//! turns       which parts of a rendered conversation those are
 //! ```
 
 mod answers;
@@ -13,6 +14,7 @@ mod row_tokens;
 mod sequences;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use rayon::prelude::*;
 
@@ -105,7 +107,7 @@ impl TokenizedDataset {
         tokenizer: &Tokenizer,
         limits: Limits,
     ) -> Result<()> {
-        let RowTokens { sequences, cut, is_merged } = tokens;
+        let RowTokens { sequences, cut, is_merged, is_reopened } = tokens;
         let (lengths, before) = (&mut self.lengths, self.examples.len());
         match sequences.len() {
             0 => lengths.unlearned += 1,
@@ -140,6 +142,7 @@ impl TokenizedDataset {
         // A row of which a part is left out is cut, too.
         lengths.truncated += usize::from(is_kept && (truncated || dropped));
         lengths.merged += usize::from(is_kept && is_merged);
+        lengths.reopened += usize::from(is_kept && is_reopened);
         Ok(())
     }
 }

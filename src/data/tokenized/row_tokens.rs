@@ -10,6 +10,8 @@ pub struct RowTokens {
     pub cut: Cut,
     /// Whether an answer begins within a token of its prompt.
     pub is_merged: bool,
+    /// Whether an answer does not go on from what the chat template opens it with.
+    pub is_reopened: bool,
 }
 
 impl RowTokens {
@@ -17,7 +19,7 @@ impl RowTokens {
     pub fn of_texts(candidates: impl IntoIterator<Item = Candidate>) -> Self {
         let learned = candidates.into_iter().filter(|candidate| !candidate.scored.is_empty());
         let sequences = learned.map(|candidate| (vec![candidate], vec![0])).collect();
-        Self { sequences, cut: Cut::End, is_merged: false }
+        Self { sequences, cut: Cut::End, is_merged: false, is_reopened: false }
     }
 }
 

@@ -367,15 +367,53 @@ fn long_chats_lose_their_end_and_chats_without_an_answer_are_left_out() {
 }
 
 #[test]
-fn a_template_whose_prompt_does_not_begin_the_turn_is_refused() {
-    let mut tokenizer = smollm();
-    tokenizer.set_chat_template(
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:\n<think>{% endif %}".into(),
-    );
-    let row = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
-    let error =
-        TokenizedDataset::new(&rows(&[row]), &shaped(RowFormat::Messages), &tokenizer, NONE).unwrap_err();
-    assert!(error.help().unwrap().contains("{% generation %}"));
-    let what = message(error);
-    assert!(what.contains(":1: the chat template opens message 2") && what.contains("<think>"), "{what}");
+fn an_answer_is_learned_from_where_it_leaves_the_prompt_that_opens_it() {
+    let chat = |opening: &str, answer: &str| {
+        format!(
+            "{{% for m in messages %}}{{% if m.role == 'user' %}}<|im_start|>user\n{{{{ m.content }}}}<|im_end|>\n\
+             {{% else %}}{answer}<|im_end|>\n{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
+        )
+    };
+    let plain = "<|im_start|>assistant\n{{ m.content }}";
+    let closed = "<|im_start|>assistant\n</think>{{ m.content }}";
+    let cases = [
+        // Thoughts that the prompt opens or leaves empty, and the answer does not have or has.
+        (chat("<|im_start|>assistant\n<think>\n", plain), "b", "b<|im_end|>", 1),
+        (chat("<|im_start|>assistant\n<think>\n\n</think>\n", plain), "<think>\nx", "<think>\nx<|im_end|>", 1),
+        (chat("<|im_start|>assistant\n<think>", closed), "b", "</think>b<|im_end|>", 1),
+        // What prompt and answer share by chance is the answer's; a turn may have no header.
+        (chat("<|im_start|>assistant\nHere:", plain), "Hello", "Hello<|im_end|>", 1),
+        (chat("<think>", "{{ m.content }}"), "b", "b<|im_end|>", 1),
+        (chat("<|im_start|>assistant\n", plain), "b", "b<|im_end|>", 0),
+    ];
+    for (template, answer, expected, reopened) in cases {
+        let mut tokenizer = smollm();
+        tokenizer.set_chat_template(template.clone());
+        let user = serde_json::json!({"role": "user", "content": "a"});
+        let assistant = serde_json::json!({"role": "assistant", "content": answer});
+        let row = serde_json::json!({"messages": [user, assistant, user, assistant]}).to_string();
+        let data =
+            TokenizedDataset::new(&rows(&[&row]), &shaped(RowFormat::Messages), &tokenizer, NONE).unwrap();
+        assert_eq!(learned(&data, &tokenizer), [expected, expected], "{template}");
+        assert_eq!((data.examples.len(), data.lengths.reopened), (1, reopened), "{template}");
+    }
+}
+
+#[test]
+fn a_template_that_writes_the_prompt_differently_with_the_answer_is_refused() {
+    // Mistral's writes the system text before the last message, if that is the user's.
+    let moves_system = "{% for m in messages %}{% if m.role == 'user' %}[INST]{% if loop.last %}{{ messages[0].content }} {% endif %}\
+                        {{ m.content }}[/INST]{% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}";
+    // The header of the turn is none of what its prompt has.
+    let other_header = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<think>{% endif %}";
+    let row = r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    for (template, differs) in [(moves_system, "\"s a[/INST]\""), (other_header, "\"<think>\"")] {
+        let mut tokenizer = smollm();
+        tokenizer.set_chat_template(template.into());
+        let error =
+            TokenizedDataset::new(&rows(&[row]), &shaped(RowFormat::Messages), &tokenizer, NONE).unwrap_err();
+        assert!(error.help().unwrap().contains("{% generation %}"));
+        let what = message(error);
+        assert!(what.contains(":1: the chat template opens message 3") && what.contains(differs), "{what}");
+    }
 }

@@ -1,0 +1,145 @@
+//! The parts of a rendered conversation that are learned.
+//!
+//! A template that marks the assistant's turns with `{% generation %}` says itself what they are. With another one, a turn is
+//! the text that it adds to the prompt which opens it, and the turns before must be rendered as they are without it. Where
+//! later turns change how earlier ones are rendered (Qwen3 leaves out earlier thoughts), every turn becomes a text of its own,
+//! which is what the model reads when it answers.
+
+use std::ops::Range;
+
+use crate::data::chat::{Conversation, RenderedChat, Turn};
+use crate::data::row::{Row, describe};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// What is learned of a conversation.
+pub struct LearnedTurns {
+    /// One text, or one for each turn.
+    pub texts: Vec<LearnedText>,
+    /// Whether an answer does not go on from the prompt that opens it: a prompt that ends in `<think>` before an answer
+    /// without thoughts, for example.
+    pub is_reopened: bool,
+}
+
+/// A rendered chat, with the ranges of bytes that are learned.
+pub struct LearnedText {
+    pub text: String,
+    pub learned: Vec<Range<usize>>,
+}
+
+impl LearnedTurns {
+    /// The turns that the template marks.
+    ///
+    /// # Errors
+    /// A conversation that the template refuses, or of which it marks other turns than the assistant's.
+    pub fn marked(row: &Row, chat: &Conversation, tokenizer: &Tokenizer) -> Result<Self> {
+        let rendered = render(row, &chat.turns, chat, false, tokenizer)?;
+        let turns: Vec<bool> =
+            chat.turns.iter().filter(|turn| turn.is_of_assistant()).map(|turn| turn.is_learned).collect();
+        let learned = if turns.iter().all(|learned| *learned) {
+            rendered.marked
+        } else if turns.len() == rendered.marked.len() {
+            let learned = rendered.marked.into_iter().zip(turns).filter(|(_, learned)| *learned);
+            learned.map(|(range, _)| range).collect()
+        } else {
+            return Err(row.error(format!(
+                "the chat template marks {} turns of {} of the assistant, so that it is not known which are to be learned",
+                rendered.marked.len(),
+                turns.len()
+            )));
+        };
+        Ok(Self { texts: vec![LearnedText { text: rendered.text, learned }], is_reopened: false })
+    }
+
+    /// The turns by what each adds to the prompt that opens it: in one text, if the template allows it.
+    ///
+    /// # Errors
+    /// A conversation that the template refuses, or writes differently before a turn than with it.
+    pub fn prefixed(row: &Row, chat: &Conversation, tokenizer: &Tokenizer) -> Result<Self> {
+        let text = |turns: &[Turn], opens| Ok(render(row, turns, chat, opens, tokenizer)?.text);
+        let whole = text(&chat.turns, false)?;
+        let (mut texts, mut is_reopened) = (Vec::new(), false);
+        for (i, _) in chat.turns.iter().enumerate().filter(|(_, turn)| turn.is_learned) {
+            let turns = &chat.turns[..=i];
+            let prompt = text(&chat.turns[..i], true)?;
+            let with_turn = if turns.len() == chat.turns.len() { whole.clone() } else { text(turns, false)? };
+            let start = match with_turn.starts_with(&prompt) && with_turn.len() > prompt.len() {
+                true => prompt.len(),
+                false => {
+                    is_reopened = true;
+                    departure(turns, &prompt, &with_turn, text)?
+                        .ok_or_else(|| not_a_prefix(row, turns, &prompt, &with_turn))?
+                }
+            };
+            let learned = std::iter::once(start..with_turn.len()).collect();
+            texts.push(LearnedText { text: with_turn, learned });
+        }
+        if texts.iter().all(|turn| whole.starts_with(&turn.text)) {
+            let learned = texts.into_iter().flat_map(|turn| turn.learned).collect();
+            texts = vec![LearnedText { text: whole, learned }];
+        }
+        Ok(Self { texts, is_reopened })
+    }
+}
+
+/// Where the last of `turns` leaves the prompt that opens it, if what comes before the turn is the same in both. What they
+/// share by chance is the turn's: a prompt that ends in "Here are my thoughts" shares "He" with "Hello". So two other answers
+/// show where the turn's header ends.
+fn departure(
+    turns: &[Turn],
+    prompt: &str,
+    with_turn: &str,
+    render: impl Fn(&[Turn], bool) -> Result<String>,
+) -> Result<Option<usize>> {
+    let Some((turn, before)) = turns.split_last() else { return Ok(None) };
+    let context = render(before, false)?;
+    let answer = |content: &str| {
+        let mut turns = before.to_vec();
+        turns.push(turn.with_content(content));
+        render(&turns, false)
+    };
+    let header = shared(&answer("a")?, &answer("b")?);
+    let start = shared(prompt, with_turn).min(header);
+    let start = (0..=start).rev().find(|at| with_turn.is_char_boundary(*at)).unwrap_or(0);
+    // A turn that differs from its first byte is only the model's if it has no header.
+    let is_clear = start > context.len() || header == context.len();
+    Ok((with_turn.starts_with(&context) && start >= context.len() && is_clear).then_some(start))
+}
+
+/// The number of bytes with which both texts begin.
+fn shared(a: &str, b: &str) -> usize {
+    a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
+}
+
+/// The first `turns` of a chat as the template writes them.
+fn render(
+    row: &Row,
+    turns: &[Turn],
+    chat: &Conversation,
+    opens_turn: bool,
+    tokenizer: &Tokenizer,
+) -> Result<RenderedChat> {
+    let messages: Vec<_> = turns.iter().map(|turn| &turn.fields).collect();
+    let rendered = tokenizer.render_messages(&messages, chat.tools.as_ref(), opens_turn);
+    rendered.map_err(|error| error.about(&row.place()))
+}
+
+fn not_a_prefix(row: &Row, turns: &[Turn], prompt: &str, text: &str) -> Error {
+    let content = turns.last().and_then(|turn| turn.fields.get("content")).map_or_else(String::new, describe);
+    let same = shared(prompt, text);
+    let from = |text: &str| {
+        let start = (0..=same).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text[start..].chars().take(40).collect::<String>()
+    };
+    Error::invalid(
+        format!(
+            "{}: the chat template opens message {} ({content}) with {:?}, where the whole chat has {:?}: it is not clear \
+             which tokens are the assistant's",
+            row.place(),
+            turns.len(),
+            from(prompt),
+            from(text)
+        ),
+        "give a template that marks the assistant's turns with {% generation %} (data.chat_template)",
+    )
+}
