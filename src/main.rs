@@ -4,8 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser;
-use qzo::cli::{Cli, check_arguments, run};
+use qzo::cli::{check_arguments, parse, run};
 use qzo::device::faults;
 use qzo::error::Error;
 use rayon::ThreadPoolBuilder;
@@ -15,7 +14,7 @@ fn main() -> ExitCode {
         show(&error);
         return ExitCode::from(error.exit_code());
     }
-    let cli = Cli::parse();
+    let cli = parse();
     keep_freed_memory();
     if let Err(error) = join_pool() {
         show(&error);

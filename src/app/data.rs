@@ -17,7 +17,7 @@ const MOST_DEV_ROWS: usize = 500;
 
 /// Least and most steps of a run whose length is left open, and how often it goes through its rows in between.
 const OPEN_STEPS: [u64; 2] = [60, 500];
-const OPEN_EPOCHS: u64 = 2;
+const OPEN_EPOCHS: f64 = 2.0;
 
 /// Values of a quantization that is left open.
 const OPEN_GROUP_SIZE: i64 = 64;
@@ -49,7 +49,6 @@ pub fn training_data(
 ) -> Result<TrainingData> {
     config.data.set_chat_template(tokenizer)?;
     let ReadRows { mut digest, first, train, dev } = read(config, on_event)?;
-    choose_rest(config, checkpoint, train.len());
     let task = config.data.task(std::slice::from_ref(&first), tokenizer)?;
     config.train.check_task(&task)?;
     let limits = training_limits(checkpoint, &config.data);
@@ -66,6 +65,7 @@ pub fn training_data(
     let train = tokenize("train", &train_rows, limits)?;
     let dev = dev_rows.as_ref().map(|rows| tokenize("dev", rows, dev_limits)).transpose()?;
     let dev_rows = dev_rows.unwrap_or_default();
+    choose_rest(config, checkpoint, train.examples.len());
     if is_shaped && let Some(template) = tokenizer.chat_template() {
         // The template decides which tokens there are.
         let template = *blake3::hash(template.as_bytes()).as_bytes();
@@ -171,13 +171,14 @@ pub fn permuted(rows: Vec<Row>, size: usize, seed: u64) -> Result<Vec<Row>> {
     Ok(kept.into_iter().map(|i| rows[i].clone()).collect())
 }
 
-/// Chooses the values that are left open, for so many training rows.
+/// Chooses the values that are left open or depend on the number of training rows.
 fn choose_rest(config: &mut Config, checkpoint: &Checkpoint, rows: usize) {
     let OpenValues { max_steps, dev: _, quantize } = config.open;
-    if max_steps {
-        let epoch = (rows as u64).div_ceil(config.train.batch_size as u64);
+    if let Some(epochs) = config.train.num_train_epochs.take() {
+        config.train.max_steps = config.train.steps_of(epochs, rows);
+    } else if max_steps {
         let [least, most] = OPEN_STEPS;
-        config.train.max_steps = (OPEN_EPOCHS * epoch).clamp(least, most);
+        config.train.max_steps = config.train.steps_of(OPEN_EPOCHS, rows).clamp(least, most);
     }
     if quantize && checkpoint.format() == Format::HuggingFace {
         config.quantize =

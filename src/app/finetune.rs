@@ -115,6 +115,11 @@ impl Finetune<'_> {
         let run = Run { config: train, seed, header, directory: &directory, resolved: &resolved, stop };
         let mut model = open::model(&base, &device, dtype, tables, on_event)?;
         model.train_tensors(train.trained_tensors(&base)?)?;
+        let place = (&device, dtype);
+        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer);
+        recorder.ask(model.as_ref(), &mut |done, of| {
+            on_event(Event::Progress { work: "answering examples", done, of });
+        });
         on_event(Event::Training {
             weights: model.trained().len(),
             device: device.to_string(),
@@ -127,11 +132,6 @@ impl Finetune<'_> {
         let mut loss = TextObjective::new(&data, seed);
         let mut scored =
             score(config, &data, &tokenizer).map(|score| ScoredObjective::new(&data, score, seed));
-        let place = (&device, dtype);
-        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer);
-        recorder.ask(model.as_ref(), &mut |done, of| {
-            on_event(Event::Progress { work: "answering examples", done, of });
-        });
         let on_step = &mut |event| {
             recorder.observe(&event);
             on_event(Event::Train(event));

@@ -26,6 +26,7 @@ mod size;
 mod stderr;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod warnings;
 
 use std::ffi::OsString;
@@ -98,6 +99,11 @@ impl Command {
             tracing::warn!("{flag} is not used: `qzo {name}` as it is called here does not depend on it");
         }
     }
+}
+
+/// Reads the command line. Shows help or an error and ends the process, if that is all there is to do.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| unknown::with_tip(error, &Cli::command()).exit())
 }
 
 /// Checks that all arguments are UTF-8.

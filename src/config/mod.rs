@@ -91,6 +91,13 @@ impl Config {
     fn of_table(table: &mut Table, settings: &[String]) -> Result<Self> {
         for setting in settings {
             set(table, setting)?;
+            // A length that is set takes the place of the file's, whichever way it is stated.
+            let other = match setting.split_once('=').map(|(key, _)| key.trim()) {
+                Some("train.max_steps") => "num_train_epochs",
+                Some("train.num_train_epochs") => "max_steps",
+                _ => continue,
+            };
+            table.get_mut("train").and_then(Value::as_table_mut).map(|train| train.remove(other));
         }
         choose_method(table)?;
         Self::deserialize(Value::Table(table.clone())).map_err(|error| {
@@ -120,6 +127,9 @@ impl Config {
                 (MethodKind::Exact, Body::Zo) => &[],
             };
             unused.iter().flat_map(|method| method.settings()).for_each(|key| drop(train.remove(*key)));
+            if self.train.num_train_epochs.is_some() {
+                train.remove("max_steps");
+            }
         }
         toml::to_string_pretty(&table).map_err(internal)
     }
@@ -133,6 +143,7 @@ impl Config {
         let TrainConfig {
             method,
             max_steps,
+            num_train_epochs: _,
             batch_size,
             estimator,
             learning_rate,
@@ -251,6 +262,10 @@ impl Config {
 fn choose_method(table: &mut Table) -> Result<()> {
     let train = table.entry("train").or_insert_with(|| Value::Table(Table::new()));
     let Some(train) = train.as_table_mut() else { return Ok(()) };
+    if ["max_steps", "num_train_epochs"].iter().all(|key| train.contains_key(*key)) {
+        let what = "train.max_steps and train.num_train_epochs are both set";
+        return Err(Error::invalid(what, "leave one of them out"));
+    }
     let first = |method: MethodKind| method.settings().iter().find(|key| train.contains_key(**key)).copied();
     let mixed = train.get("body").and_then(Value::as_str) == Some("zo");
     let (of_zo, of_exact) = (first(MethodKind::Zo).filter(|_| !mixed), first(MethodKind::Exact));

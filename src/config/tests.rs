@@ -47,6 +47,22 @@ fn a_value_of_the_wrong_type_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_run_is_as_long_as_its_steps_or_its_epochs_say() {
+    let both = "model = \"m\"\n[train]\nmax_steps = 7\nnum_train_epochs = 2\n";
+    assert!(load(both, &[]).unwrap_err().to_string().contains("are both set"));
+    let steps = "model = \"m\"\n[train]\nmax_steps = 7\n";
+    let config = load(steps, &["train.num_train_epochs=1.5"]).unwrap();
+    assert_eq!((config.train.num_train_epochs, config.train.steps_of(1.5, 100)), (Some(1.5), 10));
+    assert_eq!(load(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    let config = load("model = \"m\"\n[train]\nnum_train_epochs = 2\n", &["train.max_steps=3"]).unwrap();
+    assert_eq!((config.train.num_train_epochs, config.train.max_steps), (None, 3));
+    for wrong in ["0", "-1", "nan"] {
+        let setting = format!("train.num_train_epochs={wrong}");
+        assert!(load(steps, &[&setting]).unwrap_err().to_string().contains("expected a positive number"));
+    }
+}
+
+#[test]
 fn an_unknown_setting_is_refused() {
     let error = load("model = \"m\"\n", &["train.zo_epsilon=1"]).unwrap_err().to_string();
     assert!(error.contains("zo_eps"), "{error}");

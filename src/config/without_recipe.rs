@@ -30,7 +30,7 @@ impl Config {
             config.data.overlong = Some(Overlong::Truncate);
         }
         config.open = OpenValues {
-            max_steps: !is_set("train", "max_steps"),
+            max_steps: !is_set("train", "max_steps") && !is_set("train", "num_train_epochs"),
             dev: config.data.dev.is_none() && config.data.dev_size.is_none(),
             quantize: config.quantize.is_none(),
         };

@@ -256,6 +256,19 @@ fn a_dataset_that_the_hub_has_not_converted_is_read_from_its_own_files() {
     assert_eq!(measure(&["--data", "org/own@v2", "--split", "train"]).json()["n"], 1);
     assert_eq!(measure(&["--data", "org/own/data/test.jsonl"]).json()["n"], 5);
     measure(&["--data", "org/own"]).refused(&["org/own has no split validation"]);
+
+    // Names that only the card of the dataset explains.
+    let card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: validation\n    path: \"held/*.csv\"\n---\n";
+    hub.put("datasets/org/card", "README.md", card);
+    hub.put("datasets/org/card", "held/a.csv", "text,label\nIt,0\n");
+    hub.put("datasets/org/card", "validation.csv", "no rows");
+    let report = measure(&["--data", "org/card"]).json();
+    assert_eq!(report["n"], 1);
+    measure(&["--data", "org/card", "--split", "train"]).refused(&["org/card has no split train"]);
+    drop(hub);
+    let model = model();
+    let offline = ["eval", &model, "--device", "cpu", "--json", "--data", "org/card"];
+    assert_eq!(place.qzo([&offline[..], &choices].concat()).json(), report);
 }
 
 /// The command in this project's name, with a tiny model under that id.

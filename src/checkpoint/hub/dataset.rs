@@ -2,12 +2,13 @@
 //! repositories hold a split.
 //!
 //! The hub converts public datasets to parquet, on the branch `refs/convert/parquet`, as `CONFIG/SPLIT/0000.parquet`. A
-//! dataset that is not converted, or of which a revision is asked for, is read from its own files: those whose name or folder
-//! says which split they are (`train.jsonl`, `data/test-00000-of-00001.parquet`), or all of them as `train`. Source:
-//! `datasets` 4.0, `data_files.py`.
+//! dataset that is not converted, or of which a revision is asked for, is read from its own files: those that its card names,
+//! those whose name or folder says which split they are (`train.jsonl`, `data/test-00000-of-00001.parquet`), or all of them
+//! as `train`. Source: `datasets` 4.0, `data_files.py`.
 
 use std::collections::BTreeSet;
 
+use super::card::Card;
 use super::id::is_plain;
 use crate::error::{Error, Result};
 
@@ -52,7 +53,7 @@ impl DatasetId {
     }
 }
 
-/// The files of a revision that hold a split.
+/// The files of a revision that hold a split. `card` is that of the revision, if it has one.
 ///
 /// # Errors
 /// There is no such config or split; the error names those that there are.
@@ -60,12 +61,14 @@ pub fn files<'n>(
     dataset: &DatasetId,
     revision: &str,
     names: &[&'n str],
+    card: Option<&Card>,
     split: &str,
 ) -> Result<Vec<&'n str>> {
     let converted: Vec<Converted<'_>> = names.iter().filter_map(|name| Converted::of(name)).collect();
-    let mut found = match revision == CONVERTED && !converted.is_empty() {
-        true => of_converted(dataset, &converted, split)?,
-        false => of_own(dataset, names, split)?,
+    let mut found = match (revision == CONVERTED && !converted.is_empty(), card) {
+        (true, _) => of_converted(dataset, &converted, split)?,
+        (false, Some(card)) => of_card(dataset, names, card, split)?,
+        (false, None) => of_own(dataset, names, split)?,
     };
     found.sort_unstable();
     Ok(found)
@@ -99,15 +102,7 @@ fn of_converted<'n>(dataset: &DatasetId, all: &[Converted<'n>], split: &str) -> 
         None if configs.len() == 1 => configs.first().copied(),
         None => configs.get("default").copied(),
     };
-    let Some(config) = config else {
-        let what = match &dataset.config {
-            Some(config) => format!("{} has no config {config}", dataset.repo),
-            None => format!("{} has several configs", dataset.repo),
-        };
-        let first = configs.first().copied().unwrap_or("config");
-        let names = listed(configs.iter().copied());
-        return Err(Error::invalid(what, format!("name one of {names}, as in {}:{first}", dataset.repo)));
-    };
+    let config = config.ok_or_else(|| no_config(dataset, &configs))?;
     let of_config = || all.iter().filter(|file| file.config == config);
     let found: Vec<&Converted<'n>> = of_config().filter(|file| file.split() == split).collect();
     if found.is_empty() {
@@ -126,16 +121,46 @@ const SPLITS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-fn of_own<'n>(dataset: &DatasetId, names: &[&'n str], split: &str) -> Result<Vec<&'n str>> {
-    let is_data = |name: &&&str| {
-        let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(name);
-        let endings = [".parquet", ".jsonl", ".ndjson", ".csv", ".tsv", ".json"];
-        endings.iter().any(|ending| name.ends_with(ending)) && name.split('/').all(is_plain)
+/// Whether a file of a repository has rows.
+fn is_data(name: &str) -> bool {
+    let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(name);
+    let endings = [".parquet", ".jsonl", ".ndjson", ".csv", ".tsv", ".json"];
+    endings.iter().any(|ending| plain.ends_with(ending)) && name.split('/').all(is_plain) && !is_about(name)
+}
+
+fn of_card<'n>(dataset: &DatasetId, names: &[&'n str], card: &Card, split: &str) -> Result<Vec<&'n str>> {
+    let config = card.config(dataset.config.as_deref()).ok_or_else(|| {
+        no_config(dataset, &card.configs.iter().map(|config| config.config_name.as_str()).collect())
+    })?;
+    config.warn_of_settings(&dataset.repo);
+    let Some(splits) = config.splits() else {
+        let inside: Vec<&str> = names.iter().filter(|name| config.matches("**/*", name)).copied().collect();
+        return of_own(&DatasetId { config: None, ..dataset.clone() }, &inside, split);
     };
+    let Some((_, patterns)) = splits.iter().find(|(name, _)| *name == split) else {
+        return Err(no_split(dataset, split, splits.iter().map(|(name, _)| *name)));
+    };
+    let is_of_split = |name: &&&str| patterns.iter().any(|pattern| config.matches(pattern, name));
+    let found: Vec<&'n str> =
+        names.iter().filter(|name| is_data(name)).filter(is_of_split).copied().collect();
+    if found.is_empty() {
+        return Err(Error::invalid(
+            format!(
+                "{}: no file with rows matches {}, the split {split} of its card",
+                dataset.repo,
+                patterns.join(", ")
+            ),
+            "name one of its files, as in org/name/file.jsonl",
+        ));
+    }
+    Ok(found)
+}
+
+fn of_own<'n>(dataset: &DatasetId, names: &[&'n str], split: &str) -> Result<Vec<&'n str>> {
     let is_of_config = |name: &&&str| {
         dataset.config.as_ref().is_none_or(|config| name.split('/').any(|part| part == config))
     };
-    let data = || names.iter().filter(is_data).filter(|name| !is_about(name));
+    let data = || names.iter().filter(|name| is_data(name));
     let all: Vec<&'n str> = data().filter(is_of_config).copied().collect();
     if all.is_empty() {
         let what = match &dataset.config {
@@ -172,6 +197,17 @@ fn split_of(name: &str) -> Option<&'static str> {
     // The words next to the file count more than those of outer folders.
     let known = |word: &String| SPLITS.iter().find(|(_, words)| words.contains(&word.as_str()));
     words.iter().rev().find_map(known).map(|(split, _)| *split)
+}
+
+/// The config that is named is not there, or none of several is named.
+fn no_config(dataset: &DatasetId, configs: &BTreeSet<&str>) -> Error {
+    let what = match &dataset.config {
+        Some(config) => format!("{} has no config {config}", dataset.repo),
+        None => format!("{} has several configs", dataset.repo),
+    };
+    let first = configs.first().copied().unwrap_or("config");
+    let names = listed(configs.iter().copied());
+    Error::invalid(what, format!("name one of {names}, as in {}:{first}", dataset.repo))
 }
 
 fn no_split<'s>(dataset: &DatasetId, split: &str, splits: impl Iterator<Item = &'s str>) -> Error {
@@ -222,7 +258,7 @@ mod tests {
 
     #[test]
     fn converted_files_are_found_by_config_and_split() {
-        let of = |name, names: &[&'static str], split| files(&id(name), CONVERTED, names, split);
+        let of = |name, names: &[&'static str], split| files(&id(name), CONVERTED, names, None, split);
         let error = |name, names, split| of(name, names, split).unwrap_err();
         assert_eq!(
             of("a/glue:sst2", &GLUE, "train").unwrap(),
@@ -242,7 +278,7 @@ mod tests {
 
     #[test]
     fn own_files_are_found_by_the_words_in_their_names() {
-        let of = |name, names: &[&'static str], split| files(&id(name), "main", names, split);
+        let of = |name, names: &[&'static str], split| files(&id(name), "main", names, None, split);
         let names = [
             "README.md",
             "data/train-00000-of-00002.parquet",
@@ -266,5 +302,47 @@ mod tests {
         ] {
             assert_eq!(of(name, names, split).unwrap_err().to_string(), what);
         }
+    }
+
+    #[test]
+    fn the_card_of_a_dataset_says_which_files_hold_a_split() {
+        let yaml = |text: &str| Card::read("a/b", &format!("---\nlicense: mit\n{text}\n---\n# Rows\n"));
+        let card = yaml(
+            "configs:\n- config_name: en\n  data_files:\n  - split: train\n    path: \"data/*.csv\"\n  - split: held\n    \
+             path:\n    - out/a.jsonl\n    - out/**/b.jsonl.gz\n  sep: \";\"\n- config_name: de\n  default: true\n  data_files: de.json\n\
+             - config_name: fr\n  data_dir: fr\n",
+        );
+        let names = [
+            "README.md",
+            "data/x.csv",
+            "data/more/y.csv",
+            "de.json",
+            "fr/test.csv",
+            "fr/train.csv",
+            "out/a.jsonl",
+            "out/in/b.jsonl.gz",
+            "train.csv",
+        ];
+        let of = |name, split| files(&id(name), "main", &names, card.as_ref(), split);
+        assert_eq!(of("a/b:en", "train").unwrap(), ["data/x.csv"]);
+        assert_eq!(of("a/b:en", "held").unwrap(), ["out/a.jsonl", "out/in/b.jsonl.gz"]);
+        assert_eq!(of("a/b", "train").unwrap(), ["de.json"]);
+        assert_eq!(of("a/b:fr", "train").unwrap(), ["fr/train.csv"]);
+        for (name, split, what) in [
+            ("a/b:en", "test", "a/b has no split test"),
+            ("a/b:x", "train", "a/b has no config x"),
+            ("a/b:fr", "validation", "a/b has no split validation"),
+        ] {
+            assert_eq!(of(name, split).unwrap_err().to_string(), what);
+        }
+        let gone =
+            yaml("configs:\n- config_name: default\n  data_files:\n  - {split: train, path: gone/*}\n");
+        let gone = files(&id("a/b"), "main", &names, gone.as_ref(), "train").unwrap_err();
+        assert_eq!(gone.to_string(), "a/b: no file with rows matches gone/*, the split train of its card");
+        // Without configs, or with some that are none, names decide.
+        for text in ["tags: [a]", "configs: 3", "configs:\n- config_name: [", "configs: []"] {
+            assert!(yaml(text).is_none(), "{text}");
+        }
+        assert!(Card::read("a/b", "# Rows\n").is_none());
     }
 }

@@ -6,6 +6,7 @@
 //! locate        a model's or a text's local path, after fetching what the cache does not have
 //! rows          the local paths of a dataset's files, likewise
 //! dataset       names of datasets, and which of their files hold a split
+//! card          the files of each split, as a dataset's card has them
 //! id            names on the hub, parsed
 //! repository    downloads from one repository
 //! folder        a repository's folder in the cache
@@ -14,6 +15,7 @@
 //! ```
 
 mod announced;
+mod card;
 mod dataset;
 mod environment;
 mod folder;

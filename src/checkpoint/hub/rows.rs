@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Repo, RepoType};
 
+use super::card::{CARD_FILE, Card};
 use super::dataset::{CONVERTED, DatasetId, files};
 use super::environment;
 use super::folder::Folder;
@@ -68,7 +69,7 @@ fn fetch(dataset: &DatasetId, split: &str, on_download: OnDownload<'_>) -> Resul
         {
             continue;
         }
-        let (commit, wanted) = (info.sha, files(dataset, revision, &names, split)?);
+        let commit = info.sha;
         if !is_plain(&commit) {
             return Err(unusable(&dataset.repo));
         }
@@ -79,6 +80,11 @@ fn fetch(dataset: &DatasetId, split: &str, on_download: OnDownload<'_>) -> Resul
             files: api.repo(repo(&commit)),
             api,
         };
+        let card = match revision != CONVERTED && names.contains(&CARD_FILE) {
+            true => read_card(dataset, &hub.fetch_files(&commit, &[CARD_FILE], on_download)?[0]),
+            false => None,
+        };
+        let wanted = files(dataset, revision, &names, card.as_ref(), split)?;
         let paths = hub.fetch_files(&commit, &wanted, on_download)?;
         hub.folder.enter(revision, &commit)?;
         return Ok(paths);
@@ -90,8 +96,14 @@ fn fetch(dataset: &DatasetId, split: &str, on_download: OnDownload<'_>) -> Resul
 fn cached(dataset: &DatasetId, revision: &str, folder: &Folder, split: &str) -> Result<Option<Vec<PathBuf>>> {
     let Some((snapshot, names, missing)) = folder.files(revision) else { return Ok(None) };
     let all: Vec<&str> = names.iter().chain(&missing).map(String::as_str).collect();
+    let card = read_card(dataset, &snapshot.join(CARD_FILE)).filter(|_| revision != CONVERTED);
     // A split that was never fetched is not known here.
-    let Ok(found) = files(dataset, revision, &all, split) else { return Ok(None) };
+    let Ok(found) = files(dataset, revision, &all, card.as_ref(), split) else { return Ok(None) };
     let is_whole = found.iter().all(|name| !missing.iter().any(|absent| absent == name));
     Ok(is_whole.then(|| found.into_iter().map(|name| snapshot.join(name)).collect()))
+}
+
+/// The card in a file, if it is there.
+fn read_card(dataset: &DatasetId, path: &Path) -> Option<Card> {
+    Card::read(&dataset.repo, &std::fs::read_to_string(path).ok()?)
 }

@@ -379,8 +379,14 @@ fn an_answer_is_learned_from_where_it_leaves_the_prompt_that_opens_it() {
     let cases = [
         // Thoughts that the prompt opens or leaves empty, and the answer does not have or has.
         (chat("<|im_start|>assistant\n<think>\n", plain), "b", "b<|im_end|>", 1),
-        (chat("<|im_start|>assistant\n<think>\n\n</think>\n", plain), "<think>\nx", "<think>\nx<|im_end|>", 1),
-        (chat("<|im_start|>assistant\n<think>", closed), "b", "</think>b<|im_end|>", 1),
+        (
+            chat("<|im_start|>assistant\n<think>\n\n</think>\n", plain),
+            "<think>\nx",
+            "<think>\nx<|im_end|>",
+            1,
+        ),
+        // Both have `<`, which is a token of its own in this vocabulary.
+        (chat("<|im_start|>assistant\n<think>", closed), "b", "/think>b<|im_end|>", 1),
         // What prompt and answer share by chance is the answer's; a turn may have no header.
         (chat("<|im_start|>assistant\nHere:", plain), "Hello", "Hello<|im_end|>", 1),
         (chat("<think>", "{{ m.content }}"), "b", "b<|im_end|>", 1),

@@ -94,6 +94,9 @@ pub struct TrainConfig {
     pub method: MethodKind,
     /// Number of steps of the whole run.
     pub max_steps: u64,
+    /// How often the run goes through its rows, in place of `max_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_train_epochs: Option<f64>,
     /// Rows per step.
     pub batch_size: usize,
     /// Number of parts into which the rows of a step are split, to save memory: the passes take one part at a time.
@@ -170,6 +173,7 @@ impl Default for TrainConfig {
         Self {
             method: MethodKind::Exact,
             max_steps: 1000,
+            num_train_epochs: None,
             batch_size: 16,
             gradient_accumulation_steps: None,
             learning_rate: LearningRate::Auto,
@@ -209,6 +213,12 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<()> {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size is 0", "set batch_size to 1 or more"));
+        }
+        if let Some(epochs) = self.num_train_epochs
+            && !(epochs.is_finite() && epochs > 0.0)
+        {
+            let what = format!("num_train_epochs is {epochs}: expected a positive number");
+            return Err(Error::invalid(what, "set num_train_epochs to 2, for example, or set max_steps"));
         }
         let parts = self.parts();
         if parts == 0 || parts > self.batch_size {

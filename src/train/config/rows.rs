@@ -24,6 +24,11 @@ impl TrainConfig {
         self.row_parts(step).map(|(first, rows)| objective.batch(first, rows)).collect()
     }
 
+    /// Number of steps in which a run goes through `rows` so many times.
+    pub fn steps_of(&self, epochs: f64, rows: usize) -> u64 {
+        (epochs * rows as f64 / self.batch_size as f64).ceil().max(1.0) as u64
+    }
+
     /// Number of rows of the run's order that the steps before `step` use.
     pub fn rows_before(&self, step: u64) -> u64 {
         step * self.batch_size as u64
