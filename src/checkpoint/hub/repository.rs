@@ -214,10 +214,13 @@ pub fn failed(what: &str, error: &ApiError) -> Error {
     } else if is_status(&text, &["404"]) {
         "check the id, the revision and the name of the file; they are case-sensitive"
     } else {
-        "check the network, or give a local directory or .gguf file; an unfinished download is continued, and \
+        "check the network and the name, or give a local path; an unfinished download is continued, and \
          with HF_HUB_OFFLINE=1 the files in the cache are used"
     };
-    Error::hub(format!("{what}: fetching from the Hugging Face hub: {text}"), help)
+    Error::hub(
+        format!("{what}: no such path here, and fetching it from the Hugging Face hub failed: {text}"),
+        help,
+    )
 }
 
 /// Whether the hub says that there is no such revision.

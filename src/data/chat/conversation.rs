@@ -1,6 +1,8 @@
 //! Conversations as datasets have them: `messages` with `role` and `content` (OpenAI, TRL), or `conversations` with `from`
 //! and `value` (ShareGPT), and the tools that they may call.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::data::row::{Row, describe};
@@ -51,7 +53,8 @@ impl Conversation {
     /// A message of another form, with its place.
     pub fn of_row(row: &Row, field: &str) -> Result<Self> {
         let mut turns = turns(row, field)?;
-        if let Some(system) = row.fields.get("system").and_then(Value::as_str)
+        let system = ["system", "system_prompt"].iter().find_map(|name| row.fields.get(*name));
+        if let Some(system) = system.and_then(Value::as_str)
             && !system.trim().is_empty()
             && turns.first().is_none_or(|turn| turn.fields.get("role").is_none_or(|role| role != "system"))
         {
@@ -74,7 +77,17 @@ impl Conversation {
 
 /// The messages in a field.
 fn turns(row: &Row, field: &str) -> Result<Vec<Turn>> {
-    let list = row.field(field)?.as_array().ok_or_else(|| row.wrong(field, "a list of messages"))?;
+    let list = match row.field(field)? {
+        Value::Array(list) => Cow::Borrowed(list),
+        // A cell of CSV is a text.
+        Value::String(text) if text.trim_start().starts_with('[') => {
+            let list = serde_json::from_str::<Vec<Value>>(text);
+            Cow::Owned(
+                list.map_err(|error| row.error(format!("field `{field}`: text that is not JSON: {error}")))?,
+            )
+        }
+        _ => return Err(row.wrong(field, "a list of messages")),
+    };
     list.iter().enumerate().map(|(i, message)| turn(row, &format!("{field}[{i}]"), message)).collect()
 }
 
@@ -216,11 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn messages_may_be_json_in_a_text() {
+        let row = json!({"messages": "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]"});
+        assert_eq!(roles(&read("messages", row).unwrap()), [("user", false), ("assistant", true)]);
+    }
+
+    #[test]
     fn a_message_of_another_form_is_named() {
         let error = |messages: Value| {
             let error = read("messages", json!({"messages": messages})).unwrap_err().to_string();
             error.strip_prefix("rows.jsonl:1: field ").unwrap().to_owned()
         };
+        assert!(error(json!("[3")).starts_with("`messages`: text that is not JSON: EOF"));
         assert_eq!(error(json!("hi")), "`messages`: expected a list of messages, got the string \"hi\"");
         assert_eq!(
             error(json!([3])),

@@ -19,7 +19,7 @@ pub enum RowFormat {
     Messages,
     /// ShareGPT: `conversations` with `from` and `value`.
     Conversations,
-    /// `instruction`, `input` and `output`.
+    /// `instruction`, `input` and `output`, or Dolly's `context` and `response`.
     Alpaca,
     /// `prompt` and `completion`: two texts, or two lists of messages. Two texts are a chat, if the model has a template for it
     /// and there is no white space between them.
@@ -52,15 +52,15 @@ impl RowFormat {
         }
     }
 
-    /// The fields that every row has.
-    fn fields(self) -> &'static [&'static str] {
+    /// The fields that every row has, each with the names that datasets give it.
+    fn fields(self) -> &'static [&'static [&'static str]] {
         match self {
-            Self::Messages => &["messages"],
-            Self::Conversations => &["conversations"],
-            Self::Alpaca => &["instruction", "output"],
-            Self::PromptCompletion => &["prompt", "completion"],
-            Self::QuestionAnswer => &["question", "answer"],
-            Self::Text => &["text"],
+            Self::Messages => &[&["messages"]],
+            Self::Conversations => &[CONVERSATIONS],
+            Self::Alpaca => &[&["instruction"], OUTPUT],
+            Self::PromptCompletion => &[&["prompt"], COMPLETION],
+            Self::QuestionAnswer => &[&["question"], ANSWER],
+            Self::Text => &[&["text"]],
         }
     }
 
@@ -69,12 +69,12 @@ impl RowFormat {
     /// # Errors
     /// Rows that need a task or a prompt, with an example of it.
     pub fn detect(row: &Row) -> Result<Self> {
-        let has = |fields: &[&str]| fields.iter().all(|field| row.fields.contains_key(*field));
-        let is_written = |field: &str| row.written(field).is_ok();
-        let found = Self::ALL.into_iter().find(|format| match format {
-            // BoolQ's answer is a truth value.
-            Self::QuestionAnswer => is_written("question") && is_written("answer"),
-            _ => has(format.fields()),
+        let found = Self::ALL.into_iter().find(|format| {
+            format.fields().iter().all(|names| match format {
+                // BoolQ's answer is a truth value.
+                Self::QuestionAnswer => row.written(named(row, names)).is_ok(),
+                _ => row.fields.contains_key(named(row, names)),
+            })
         });
         let label = ["label", "labels"].into_iter().find(|label| row.fields.contains_key(*label));
         match (found, label) {
@@ -89,7 +89,7 @@ impl RowFormat {
     pub fn is_chat(self, first: &Row) -> bool {
         let text = |field: &str| first.fields.get(field).and_then(Value::as_str).unwrap_or_default();
         let is_one_text = text("prompt").ends_with(char::is_whitespace)
-            || text("completion").starts_with(char::is_whitespace);
+            || text(named(first, COMPLETION)).starts_with(char::is_whitespace);
         !(self == Self::PromptCompletion && is_one_text)
     }
 
@@ -100,37 +100,38 @@ impl RowFormat {
     pub fn example(self, row: &Row, is_chat: bool) -> Result<Example> {
         match self {
             Self::Messages => Conversation::of_row(row, "messages").map(Example::Chat),
-            Self::Conversations => Conversation::of_row(row, "conversations").map(Example::Chat),
+            Self::Conversations => Conversation::of_row(row, named(row, CONVERSATIONS)).map(Example::Chat),
             Self::Alpaca => {
-                let (instruction, input) = (row.text("instruction")?, optional(row, "input")?);
-                let output = row.text("output")?;
+                let (instruction, input) = (row.text("instruction")?, optional(row, INPUT)?);
+                let output = row.text(named(row, OUTPUT))?;
                 if is_chat {
                     let user = if input.is_empty() {
                         instruction.to_owned()
                     } else {
                         format!("{instruction}\n\n{input}")
                     };
-                    return Ok(exchange(optional(row, "system")?, &user, output));
+                    return Ok(exchange(optional(row, SYSTEM)?, &user, output));
                 }
                 Ok(Example::Completion {
                     prompt: alpaca_prompt(instruction, input),
                     completion: output.to_owned(),
                 })
             }
-            Self::PromptCompletion => match row.field("prompt")? {
-                Value::Array(_) => Conversation::of_prompt(row, "prompt", "completion").map(Example::Chat),
-                _ if is_chat => {
-                    Ok(exchange(optional(row, "system")?, row.text("prompt")?, row.text("completion")?))
+            Self::PromptCompletion => {
+                let completion = named(row, COMPLETION);
+                if row.field("prompt")?.is_array() {
+                    return Conversation::of_prompt(row, "prompt", completion).map(Example::Chat);
                 }
-                _ => Ok(Example::Completion {
-                    prompt: row.text("prompt")?.to_owned(),
-                    completion: row.text("completion")?.to_owned(),
-                }),
-            },
-            Self::QuestionAnswer => {
-                let (question, answer) = (row.text("question")?, row.written("answer")?);
+                let (prompt, completion) = (row.text("prompt")?, row.text(completion)?);
                 if is_chat {
-                    return Ok(exchange("", question, &answer));
+                    return Ok(exchange(optional(row, SYSTEM)?, prompt, completion));
+                }
+                Ok(Example::Completion { prompt: prompt.to_owned(), completion: completion.to_owned() })
+            }
+            Self::QuestionAnswer => {
+                let (question, answer) = (row.text("question")?, row.written(named(row, ANSWER))?);
+                if is_chat {
+                    return Ok(exchange(optional(row, SYSTEM)?, question, &answer));
                 }
                 let prompt = format!("Question: {}\nAnswer:", question.trim());
                 Ok(Example::Completion { prompt, completion: format!(" {}", answer.trim_start()) })
@@ -147,11 +148,24 @@ fn exchange(system: &str, user: &str, answer: &str) -> Example {
     Example::Chat(Conversation { turns: turns.collect(), tools: None })
 }
 
+const CONVERSATIONS: &[&str] = &["conversations", "conversation"];
+const INPUT: &[&str] = &["input", "context"];
+const OUTPUT: &[&str] = &["output", "response"];
+const COMPLETION: &[&str] = &["completion", "response"];
+const ANSWER: &[&str] = &["answer", "response"];
+const SYSTEM: &[&str] = &["system", "system_prompt"];
+
+/// The name by which a row has a field; the first one if it has none.
+fn named<'n>(row: &Row, names: &[&'n str]) -> &'n str {
+    names.iter().find(|name| row.fields.contains_key(**name)).or(names.first()).copied().unwrap_or_default()
+}
+
 /// A text that may be missing or null.
-fn optional<'r>(row: &'r Row, field: &str) -> Result<&'r str> {
-    match row.fields.get(field) {
+fn optional<'r>(row: &'r Row, names: &[&str]) -> Result<&'r str> {
+    let name = named(row, names);
+    match row.fields.get(name) {
         None | Some(Value::Null) => Ok(""),
-        Some(_) => row.text(field),
+        Some(_) => row.text(name),
     }
 }
 

@@ -298,6 +298,17 @@ fn rows_of_every_shape_are_learned_by_their_answers() {
     let turns = r#"{"prompt": [{"role": "assistant", "content": "no"}, {"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}"#;
     assert_eq!(one(turns), answers("prompt-completion", &["b<|im_end|>"]));
     assert_eq!(one(r#"{"question": "2 + 2", "answer": 4}"#), answers("question-answer", &["4<|im_end|>"]));
+    // Names that other datasets give the same fields.
+    let dolly = r#"{"instruction": "a", "context": "c", "response": "b", "category": "open_qa"}"#;
+    assert_eq!(one(dolly), answers("alpaca", &["b<|im_end|>"]));
+    assert!(whole(dolly).contains("a\n\nc<|im_end|>"));
+    let orca = r#"{"system_prompt": "s", "question": "a", "response": "b"}"#;
+    assert_eq!(one(orca), answers("question-answer", &["b<|im_end|>"]));
+    assert!(whole(orca).contains("system\ns<|im_end|>"));
+    assert_eq!(one(r#"{"prompt": "a", "response": "b"}"#), answers("prompt-completion", &["b<|im_end|>"]));
+    let lmsys =
+        r#"{"conversation": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    assert_eq!(one(lmsys), answers("conversations", &["b<|im_end|>"]));
     let texts = read(&[r#"{"text": "1 2", "id": 7}"#, r#"{"text": " "}"#]);
     assert_eq!(texts, answers("text", &[" 2<|im_end|>"]));
 }

@@ -105,7 +105,7 @@ pub struct TrainConfig {
     pub gradient_accumulation_steps: Option<usize>,
     /// Factor of a step: a number, or "auto". Zeroth order: auto is 5e-3 in relative mode, 1e-7 in absolute mode. Exact
     /// gradients, whose steps change the logarithm of a scale: auto is 0.02 / (0.47 · √max_steps), and 0.03 instead of
-    /// 0.02 for rows and factors; a fifth of that for lion.
+    /// 0.02 for rows and factors; a fifth of that for lion; the rate of 40 steps for shorter runs.
     pub learning_rate: LearningRate,
     /// Shape of the learning rate over the run. Default: constant for zo, cosine for exact.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,6 +18,8 @@ impl TrainConfig {
         const DISTANCE: f64 = 0.02;
         /// The same for factors of scales.
         const FACTOR_DISTANCE: f64 = 0.03;
+        /// Steps up to which the rate is the same: the first steps of a run all go one way, and larger ones go too far.
+        const FEW_STEPS: u64 = 40;
         match (self.learning_rate, self.method) {
             (LearningRate::Fixed(rate), _) => rate,
             (LearningRate::Auto, MethodKind::Zo) => match self.scale_mode {
@@ -31,7 +33,7 @@ impl TrainConfig {
                 };
                 // Under Adam a parameter moves about 0.47 · √steps learning rates; all of Lion's steps are whole ones.
                 let share = if self.optimizer == OptimizerKind::Lion { 0.2 } else { 1.0 };
-                share * distance / (0.47 * (self.max_steps.max(1) as f64).sqrt())
+                share * distance / (0.47 * (self.max_steps.max(FEW_STEPS) as f64).sqrt())
             }
         }
     }
@@ -53,5 +55,18 @@ impl TrainConfig {
         let warms_up = exact && self.warmup_steps.is_none();
         let auto = exact && self.learning_rate == LearningRate::Auto;
         self.schedule().lr_scheduler_type != LrScheduler::Constant || warms_up || auto
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_short_run_is_that_of_forty_steps() {
+        let rate = |max_steps| TrainConfig { max_steps, ..TrainConfig::default() }.highest_learning_rate();
+        assert!((rate(60) - 5.49e-3).abs() < 1e-5, "{}", rate(60));
+        assert_eq!((rate(1), rate(10)), (rate(40), rate(40)));
+        assert!(rate(40) > rate(41));
     }
 }
