@@ -70,7 +70,9 @@ impl Reporter {
     }
 
     fn bytes(&mut self, work: &str, done: u64, of: u64) {
-        if !self.bar.is_moving(work) {
+        // The same work may follow on itself: a run hashes the model that it quantizes, and then the result.
+        if !self.bar.is_moving(work) || done < self.passed {
+            self.bar.finish();
             self.passed = 0;
         }
         let new = done.saturating_sub(self.passed);
