@@ -417,14 +417,32 @@ fn an_answer_is_learned_from_where_it_leaves_the_prompt_that_opens_it() {
 }
 
 #[test]
-fn a_template_that_writes_the_prompt_differently_with_the_answer_is_refused() {
+fn a_turn_follows_the_prompt_that_a_server_gives_the_model() {
     // Mistral's writes the system text before the last message, if that is the user's.
-    let moves_system = "{% for m in messages %}{% if m.role == 'user' %}[INST]{% if loop.last %}{{ messages[0].content }} {% endif %}\
-                        {{ m.content }}[/INST]{% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}";
+    let moves_system = "{% for m in messages %}{% if m.role == 'user' %}[INST] {% if loop.last %}{{ messages[0].content }} {% endif %}\
+                        {{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}";
+    let mut tokenizer = smollm();
+    tokenizer.set_chat_template(moves_system.into());
+    let row = r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                               {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
+    let data = TokenizedDataset::new(&rows(&[row]), &shaped(RowFormat::Messages), &tokenizer, NONE).unwrap();
+    assert_eq!(learned(&data, &tokenizer), [" b</s>", " d</s>"]);
+    let text = |i: usize| tokenizer.decode(&data.examples[i].candidates[0].tokens, false).unwrap();
+    assert_eq!(
+        [text(0), text(1)],
+        ["[INST] s a[/INST] b</s>", "[INST] a[/INST] b</s>[INST] s c[/INST] d</s>"]
+    );
+    assert_eq!((data.lengths.split, data.lengths.reopened), (1, 0));
+}
+
+#[test]
+fn a_template_that_writes_the_prompt_differently_with_the_answer_is_refused() {
+    // A judge's template asks about the last message.
+    let judges = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}Is the last {{ messages[-1].role }} right?";
     // The header of the turn is none of what its prompt has.
     let other_header = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<think>{% endif %}";
     let row = r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
-    for (template, differs) in [(moves_system, "\"s a[/INST]\""), (other_header, "\"<think>\"")] {
+    for (template, differs) in [(judges, "user right?"), (other_header, "\"<think>\"")] {
         let mut tokenizer = smollm();
         tokenizer.set_chat_template(template.into());
         let error =

@@ -63,16 +63,15 @@ impl LearnedTurns {
             let turns = &chat.turns[..=i];
             let prompt = text(&chat.turns[..i], true)?;
             let with_turn = if turns.len() == chat.turns.len() { whole.clone() } else { text(turns, false)? };
-            let start = match with_turn.starts_with(&prompt) && with_turn.len() > prompt.len() {
-                true => prompt.len(),
+            texts.push(match with_turn.starts_with(&prompt) && with_turn.len() > prompt.len() {
+                true => LearnedText::from(prompt.len(), with_turn),
                 false => {
-                    is_reopened = true;
-                    departure(turns, &prompt, &with_turn, text)?
-                        .ok_or_else(|| not_a_prefix(row, turns, &prompt, &with_turn))?
+                    let found = reopened(turns, &prompt, &with_turn, text)?;
+                    let found = found.ok_or_else(|| not_a_prefix(row, turns, &prompt, &with_turn))?;
+                    is_reopened |= found.text == with_turn;
+                    found
                 }
-            };
-            let learned = std::iter::once(start..with_turn.len()).collect();
-            texts.push(LearnedText { text: with_turn, learned });
+            });
         }
         if texts.iter().all(|turn| whole.starts_with(&turn.text)) {
             let learned = texts.into_iter().flat_map(|turn| turn.learned).collect();
@@ -82,15 +81,23 @@ impl LearnedTurns {
     }
 }
 
-/// Where the last of `turns` leaves the prompt that opens it, if what comes before the turn is the same in both. What they
-/// share by chance is the turn's: a prompt that ends in "Here are my thoughts" shares "He" with "Hello". So two other answers
-/// show where the turn's header ends.
-fn departure(
+impl LearnedText {
+    /// A text that is learned from a byte to its end.
+    fn from(start: usize, text: String) -> Self {
+        let learned = std::iter::once(start..text.len()).collect();
+        Self { text, learned }
+    }
+}
+
+/// The last of `turns` where it does not go on from the prompt that opens it: the text from where it leaves the prompt, if what
+/// comes before the turn is the same in both. What they share by chance is the turn's: a prompt that ends in "Here are my
+/// thoughts" shares "He" with "Hello". So two other answers show where the turn's header ends.
+fn reopened(
     turns: &[Turn],
     prompt: &str,
     with_turn: &str,
     render: impl Fn(&[Turn], bool) -> Result<String>,
-) -> Result<Option<usize>> {
+) -> Result<Option<LearnedText>> {
     let Some((turn, before)) = turns.split_last() else { return Ok(None) };
     let context = render(before, false)?;
     let answer = |content: &str| {
@@ -98,12 +105,36 @@ fn departure(
         turns.push(turn.with_content(content));
         render(&turns, false)
     };
-    let header = shared(&answer("a")?, &answer("b")?);
+    let one_answer = answer("a")?;
+    let header = shared(&one_answer, &answer("b")?);
+    if !with_turn.starts_with(&context) {
+        return Ok(if shared(&one_answer, with_turn) < header {
+            None
+        } else {
+            moved(before, prompt, with_turn, header)
+        });
+    }
     let start = shared(prompt, with_turn).min(header);
     let start = (0..=start).rev().find(|at| with_turn.is_char_boundary(*at)).unwrap_or(0);
     // A turn that differs from its first byte is only the model's if it has no header.
     let is_clear = start > context.len() || header == context.len();
-    Ok((with_turn.starts_with(&context) && start >= context.len() && is_clear).then_some(start))
+    Ok((start >= context.len() && is_clear).then(|| LearnedText::from(start, with_turn.to_owned())))
+}
+
+/// The prompt and after it the turn, where the template writes the prompt otherwise once the turn is there: Mistral's has the
+/// system text only before a message of the user that is the last one. `header` is where the turn's text begins. What is
+/// before it has to end as the prompt does, from the last message on.
+fn moved(before: &[Turn], prompt: &str, with_turn: &str, header: usize) -> Option<LearnedText> {
+    const LONGEST_HEADER: usize = 64;
+    let same_end = |at: usize| {
+        let before = with_turn.as_bytes()[..at].iter().rev();
+        prompt.bytes().rev().zip(before).take_while(|(a, b)| a == *b).count()
+    };
+    let ends = (header.saturating_sub(LONGEST_HEADER)..=header).filter(|at| with_turn.is_char_boundary(*at));
+    let (same, at) = ends.map(|at| (same_end(at), at)).max()?;
+    let last = before.last()?.fields.get("content")?.as_str()?.trim();
+    let is_same = !last.is_empty() && prompt.rfind(last)? >= prompt.len() - same;
+    is_same.then(|| LearnedText::from(prompt.len(), format!("{prompt}{}", &with_turn[at..])))
 }
 
 /// The number of bytes with which both texts begin.
