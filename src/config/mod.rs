@@ -91,14 +91,9 @@ impl Config {
     fn of_table(table: &mut Table, settings: &[String]) -> Result<Self> {
         for setting in settings {
             set(table, setting)?;
-            // A length that is set takes the place of the file's, whichever way it is stated.
-            let other = match setting.split_once('=').map(|(key, _)| key.trim()) {
-                Some("train.max_steps") => "num_train_epochs",
-                Some("train.num_train_epochs") => "max_steps",
-                _ => continue,
-            };
-            table.get_mut("train").and_then(Value::as_table_mut).map(|train| train.remove(other));
+            replace_length(table, setting);
         }
+        check_length(table)?;
         choose_method(table)?;
         Self::deserialize(Value::Table(table.clone())).map_err(|error| {
             Error::invalid(
@@ -254,6 +249,32 @@ impl Config {
     }
 }
 
+/// The two keys of `[train]` that state the length of a run.
+const LENGTHS: [&str; 2] = ["max_steps", "num_train_epochs"];
+
+/// Removes the length that a file states in one key if `setting` states it in the other.
+fn replace_length(table: &mut Table, setting: &str) {
+    let key = setting.split_once('=').and_then(|(key, _)| key.trim().strip_prefix("train."));
+    if let Some(key) = key.filter(|key| LENGTHS.contains(key))
+        && let Some(train) = table.get_mut("train").and_then(Value::as_table_mut)
+    {
+        train.retain(|other, _| other == key || !LENGTHS.contains(&other));
+    }
+}
+
+/// # Errors
+/// The length of the run is stated twice.
+fn check_length(table: &Table) -> Result<()> {
+    let is_set = |key: &&str| table.get("train").is_some_and(|train| train.get(*key).is_some());
+    match LENGTHS.iter().all(is_set) {
+        true => Err(Error::invalid(
+            "train.max_steps and train.num_train_epochs are both set",
+            "leave one of them out",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Names the method of training where the recipe does not: a recipe with a setting of zo is a zo run. Exact gradients
 /// with `body = "zo"` take the settings of both.
 ///
@@ -262,10 +283,6 @@ impl Config {
 fn choose_method(table: &mut Table) -> Result<()> {
     let train = table.entry("train").or_insert_with(|| Value::Table(Table::new()));
     let Some(train) = train.as_table_mut() else { return Ok(()) };
-    if ["max_steps", "num_train_epochs"].iter().all(|key| train.contains_key(*key)) {
-        let what = "train.max_steps and train.num_train_epochs are both set";
-        return Err(Error::invalid(what, "leave one of them out"));
-    }
     let first = |method: MethodKind| method.settings().iter().find(|key| train.contains_key(**key)).copied();
     let mixed = train.get("body").and_then(Value::as_str) == Some("zo");
     let (of_zo, of_exact) = (first(MethodKind::Zo).filter(|_| !mixed), first(MethodKind::Exact));

@@ -47,7 +47,7 @@ pub struct LengthReport {
     pub unlearned: usize,
     /// Chats whose turns are sequences of their own.
     pub split: usize,
-    /// Chats with an answer that does not go on from what the chat template opens it with.
+    /// Chats with an answer that the chat template writes otherwise than right after the prompt that opens it.
     pub reopened: usize,
     /// Rows in which the end of the prompt and the start of an answer are one token.
     pub merged: usize,

@@ -80,10 +80,11 @@ fn fetch(dataset: &DatasetId, split: &str, on_download: OnDownload<'_>) -> Resul
             files: api.repo(repo(&commit)),
             api,
         };
-        let card = match revision != CONVERTED && names.contains(&CARD_FILE) {
-            true => read_card(dataset, &hub.fetch_files(&commit, &[CARD_FILE], on_download)?[0]),
-            false => None,
-        };
+        // The hub's conversion has followed the card already.
+        if revision != CONVERTED && names.contains(&CARD_FILE) {
+            hub.fetch_files(&commit, &[CARD_FILE], on_download)?;
+        }
+        let card = read_card(dataset, revision, &hub.folder.snapshot(&commit));
         let wanted = files(dataset, revision, &names, card.as_ref(), split)?;
         let paths = hub.fetch_files(&commit, &wanted, on_download)?;
         hub.folder.enter(revision, &commit)?;
@@ -96,14 +97,16 @@ fn fetch(dataset: &DatasetId, split: &str, on_download: OnDownload<'_>) -> Resul
 fn cached(dataset: &DatasetId, revision: &str, folder: &Folder, split: &str) -> Result<Option<Vec<PathBuf>>> {
     let Some((snapshot, names, missing)) = folder.files(revision) else { return Ok(None) };
     let all: Vec<&str> = names.iter().chain(&missing).map(String::as_str).collect();
-    let card = read_card(dataset, &snapshot.join(CARD_FILE)).filter(|_| revision != CONVERTED);
+    let card = read_card(dataset, revision, &snapshot);
     // A split that was never fetched is not known here.
     let Ok(found) = files(dataset, revision, &all, card.as_ref(), split) else { return Ok(None) };
     let is_whole = found.iter().all(|name| !missing.iter().any(|absent| absent == name));
     Ok(is_whole.then(|| found.into_iter().map(|name| snapshot.join(name)).collect()))
 }
 
-/// The card in a file, if it is there.
-fn read_card(dataset: &DatasetId, path: &Path) -> Option<Card> {
-    Card::read(&dataset.repo, &std::fs::read_to_string(path).ok()?)
+/// The card in a snapshot of a revision, if it has one.
+fn read_card(dataset: &DatasetId, revision: &str, snapshot: &Path) -> Option<Card> {
+    let readme =
+        (revision != CONVERTED).then(|| std::fs::read_to_string(snapshot.join(CARD_FILE)).ok())??;
+    Card::read(&dataset.repo, &readme)
 }

@@ -34,7 +34,7 @@ pub fn counts(console: Console, set: &str, kept: usize, lengths: &LengthReport) 
     }
     if *reopened > 0 {
         let what =
-            "have answers that differ from how the chat template opens one, and are learned from there on";
+            "have an answer that the chat template does not write right after the prompt that opens it";
         console.note(&format!("{set}: {reopened} of {rows} chats {what}"));
     }
     match set {

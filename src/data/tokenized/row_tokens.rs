@@ -10,7 +10,7 @@ pub struct RowTokens {
     pub cut: Cut,
     /// Whether an answer begins within a token of its prompt.
     pub is_merged: bool,
-    /// Whether an answer does not go on from what the chat template opens it with.
+    /// Whether the chat template writes an answer otherwise than right after the prompt that opens it.
     pub is_reopened: bool,
 }
 

@@ -12,12 +12,12 @@ use crate::data::row::{Row, describe};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// What is learned of a conversation.
+/// A conversation as texts for the model, in which the assistant's turns are to be learned.
 pub struct LearnedTurns {
     /// One text, or one for each turn.
     pub texts: Vec<LearnedText>,
-    /// Whether an answer does not go on from the prompt that opens it: a prompt that ends in `<think>` before an answer
-    /// without thoughts, for example.
+    /// Whether the template writes an answer otherwise than right after the prompt that opens it, such as an answer without
+    /// thoughts to a prompt that ends in `<think>`.
     pub is_reopened: bool,
 }
 
@@ -54,7 +54,7 @@ impl LearnedTurns {
     /// The turns by what each adds to the prompt that opens it: in one text, if the template allows it.
     ///
     /// # Errors
-    /// A conversation that the template refuses, or writes differently before a turn than with it.
+    /// A conversation that the template refuses, or whose turns cannot be told apart from what is before them.
     pub fn prefixed(row: &Row, chat: &Conversation, tokenizer: &Tokenizer) -> Result<Self> {
         let text = |turns: &[Turn], opens| Ok(render(row, turns, chat, opens, tokenizer)?.text);
         let whole = text(&chat.turns, false)?;
@@ -64,12 +64,11 @@ impl LearnedTurns {
             let prompt = text(&chat.turns[..i], true)?;
             let with_turn = if turns.len() == chat.turns.len() { whole.clone() } else { text(turns, false)? };
             texts.push(match with_turn.starts_with(&prompt) && with_turn.len() > prompt.len() {
-                true => LearnedText::from(prompt.len(), with_turn),
+                true => LearnedText::learned_from(prompt.len(), with_turn),
                 false => {
-                    let found = reopened(turns, &prompt, &with_turn, text)?;
-                    let found = found.ok_or_else(|| not_a_prefix(row, turns, &prompt, &with_turn))?;
-                    is_reopened |= found.text == with_turn;
-                    found
+                    is_reopened = true;
+                    reopened(turns, &prompt, &with_turn, text)?
+                        .ok_or_else(|| not_a_prefix(row, turns, &prompt, &with_turn))?
                 }
             });
         }
@@ -83,7 +82,7 @@ impl LearnedTurns {
 
 impl LearnedText {
     /// A text that is learned from a byte to its end.
-    fn from(start: usize, text: String) -> Self {
+    fn learned_from(start: usize, text: String) -> Self {
         let learned = std::iter::once(start..text.len()).collect();
         Self { text, learned }
     }
@@ -108,17 +107,14 @@ fn reopened(
     let one_answer = answer("a")?;
     let header = shared(&one_answer, &answer("b")?);
     if !with_turn.starts_with(&context) {
-        return Ok(if shared(&one_answer, with_turn) < header {
-            None
-        } else {
-            moved(before, prompt, with_turn, header)
-        });
+        let has_header = shared(&one_answer, with_turn) >= header;
+        return Ok(if has_header { moved(before, prompt, with_turn, header) } else { None });
     }
     let start = shared(prompt, with_turn).min(header);
     let start = (0..=start).rev().find(|at| with_turn.is_char_boundary(*at)).unwrap_or(0);
     // A turn that differs from its first byte is only the model's if it has no header.
     let is_clear = start > context.len() || header == context.len();
-    Ok((start >= context.len() && is_clear).then(|| LearnedText::from(start, with_turn.to_owned())))
+    Ok((start >= context.len() && is_clear).then(|| LearnedText::learned_from(start, with_turn.to_owned())))
 }
 
 /// The prompt and after it the turn, where the template writes the prompt otherwise once the turn is there: Mistral's has the
@@ -134,7 +130,7 @@ fn moved(before: &[Turn], prompt: &str, with_turn: &str, header: usize) -> Optio
     let (same, at) = ends.map(|at| (same_end(at), at)).max()?;
     let last = before.last()?.fields.get("content")?.as_str()?.trim();
     let is_same = !last.is_empty() && prompt.rfind(last)? >= prompt.len() - same;
-    is_same.then(|| LearnedText::from(prompt.len(), format!("{prompt}{}", &with_turn[at..])))
+    is_same.then(|| LearnedText::learned_from(prompt.len(), format!("{prompt}{}", &with_turn[at..])))
 }
 
 /// The number of bytes with which both texts begin.
