@@ -1,8 +1,8 @@
 //! The dimensions and settings of a decoder, which every format states in its own words. `tensors` says which tensors
 //! follow from them.
 
-use super::family::{BlockKind, Family};
-use super::rope::{RopeScaling, frequencies};
+use super::family::{BlockKind, Family, QkNorm};
+use super::rope::{RopeScaling, Yarn};
 
 /// The most layers that a file may claim, more than any model has, so that lists by layer stay small.
 pub const MOST_LAYERS: usize = 1 << 16;
@@ -41,7 +41,7 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// The activation of the MLP's gate.
     pub hidden_act: Activation,
-    /// The epsilon of all norms, LayerNorms included.
+    /// The epsilon of all norms, LayerNorms included. See [`Self::norm_eps`].
     pub rms_norm_eps: f64,
     /// Added to the weights of norms when they are loaded: Gemma stores them less 1.
     pub norm_offset: f32,
@@ -49,20 +49,26 @@ pub struct ModelConfig {
     pub rope_scaling: Option<RopeScaling>,
     /// The width of the token embeddings: `hidden_size`, but for one OPT model.
     pub word_embed_proj_dim: usize,
-    /// The factor of the token embeddings.
+    /// The factor of the token embeddings. See [`Self::input_scale`].
     pub embedding_scale: f32,
+    /// The factor of what attention and the MLP add to the residual stream.
+    pub residual_multiplier: f32,
+    /// The logits are divided by it.
+    pub logits_scaling: f32,
     pub tie_word_embeddings: bool,
     /// The number of features of each head that are rotated, which are the first ones.
     pub rotary_dim: usize,
+    /// Whether each layer rotates queries and keys; `None` where all do, or none.
+    pub rotated_layers: Option<Vec<bool>>,
     pub block: BlockKind,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
     pub o_bias: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
-    /// Whether each head's queries and keys go through a norm before they are rotated.
-    pub qk_norm: bool,
-    /// Products of queries and keys are divided by its square root: `head_dim`, but for some Gemmas.
+    /// The norms of queries and keys, if there are any.
+    pub qk_norm: Option<QkNorm>,
+    /// Products of queries and keys are divided by its square root: `head_dim`, but for some Gemmas and for Granite.
     pub query_pre_attn_scalar: f64,
     /// The cap of attention scores, `cap · tanh(x / cap)`.
     pub attn_logit_softcapping: Option<f32>,
@@ -126,21 +132,76 @@ impl ModelConfig {
         let caps = [self.attn_logit_softcapping, self.final_logit_softcapping].into_iter().flatten();
         let local_theta = self.sliding_window.as_ref().and_then(|window| window.rope_theta);
         let numbers = [self.rms_norm_eps, self.rope_theta, self.query_pre_attn_scalar];
-        let numbers = numbers.into_iter().chain(local_theta).chain(caps.map(f64::from));
+        let scales = [self.embedding_scale, self.residual_multiplier, self.logits_scaling];
+        let numbers = numbers.into_iter().chain(local_theta).chain(caps.chain(scales).map(f64::from));
         if let Some(wrong) = numbers.into_iter().find(|value| !value.is_finite() || *value <= 0.0) {
             return Err(format!(
-                "{wrong} among eps, rope_theta, query scalar and soft caps: expected positive numbers"
+                "{wrong} among eps, rope_theta, query scalar, soft caps and multipliers: expected positive numbers"
             ));
+        }
+        let lists = [
+            ("rotated layers", self.rotated_layers.as_ref()),
+            ("windows", self.sliding_window.as_ref().map(|window| &window.layers)),
+        ];
+        for (what, list) in lists {
+            if let Some(list) = list.filter(|list| list.len() != self.num_hidden_layers) {
+                return Err(format!("{} {what} for {} layers", list.len(), self.num_hidden_layers));
+            }
         }
         self.check_rope_scaling()
     }
 
+    /// The factor of the token embeddings in a pass.
+    ///
+    /// The residual stream is computed divided by `residual_multiplier`, so that blocks add their results as they are:
+    /// x + m · f(norm(x)) = m · (x/m + f(norm(x))). A norm gives the same for x/m as for x if its epsilon is divided by m².
+    pub fn input_scale(&self) -> f32 {
+        self.embedding_scale / self.residual_multiplier
+    }
+
+    /// The epsilon of norms in a pass: see [`Self::input_scale`].
+    pub fn norm_eps(&self) -> f32 {
+        (self.rms_norm_eps / f64::from(self.residual_multiplier).powi(2)) as f32
+    }
+
+    /// The same settings with the numbers of `other` where the two differ by no more than rounding to f32.
+    pub fn rounded_as(mut self, other: &Self) -> Self {
+        let round = |own: &mut f64, other: f64| {
+            if (*own - other).abs() <= 1e-6 * other.abs() {
+                *own = other;
+            }
+        };
+        round(&mut self.rms_norm_eps, other.rms_norm_eps);
+        round(&mut self.rope_theta, other.rope_theta);
+        round(&mut self.query_pre_attn_scalar, other.query_pre_attn_scalar);
+        if let (Some(own), Some(other)) = (&mut self.sliding_window, &other.sliding_window)
+            && let (Some(own), Some(other)) = (&mut own.rope_theta, other.rope_theta)
+        {
+            round(own, other);
+        }
+        if let (Some(RopeScaling::Yarn(own)), Some(RopeScaling::Yarn(other))) =
+            (&mut self.rope_scaling, &other.rope_scaling)
+        {
+            let mut factor = own.attention_factor.into();
+            round(&mut factor, other.attention_factor.into());
+            own.attention_factor = factor as f32;
+        }
+        self
+    }
+
+    /// Whether a layer rotates queries and keys.
+    pub fn rotates(&self, layer: usize) -> bool {
+        self.rotary_dim > 0 && self.rotated_layers.as_ref().is_none_or(|rotated| rotated[layer])
+    }
+
     /// The divisor of each frequency of the rotary embeddings: `[rotary_dim / 2]`.
     pub fn rope_divisors(&self) -> Vec<f32> {
-        let divisor = |(i, frequency)| {
-            self.rope_scaling.as_ref().map_or(1.0, |scaling| scaling.divisor(frequency, i) as f32)
-        };
-        frequencies(self.rope_theta, self.rotary_dim).enumerate().map(divisor).collect()
+        match &self.rope_scaling {
+            Some(scaling) => {
+                scaling.divisors(self.rope_theta, self.rotary_dim).iter().map(|d| *d as f32).collect()
+            }
+            None => vec![1.0; self.rotary_dim / 2],
+        }
     }
 
     fn check_rope_scaling(&self) -> Result<(), String> {
@@ -154,6 +215,13 @@ impl ModelConfig {
                     && positive(*low_freq_factor)
                     && positive(*high_freq_factor)
                     && high_freq_factor > low_freq_factor
+            }
+            Some(RopeScaling::Yarn(Yarn { factor, beta_fast, beta_slow, attention_factor, .. })) => {
+                // Fewer turns belong to a lower frequency.
+                [*factor, *beta_slow, *attention_factor].into_iter().all(positive)
+                    && beta_fast.is_finite()
+                    && beta_fast > beta_slow
+                    && self.rope_theta > 1.0
             }
             Some(RopeScaling::Factors(factors)) => {
                 factors.len() == self.rotary_dim / 2 && factors.iter().all(|f| positive(*f))

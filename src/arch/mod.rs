@@ -17,7 +17,7 @@ pub mod tensors;
 mod trained;
 
 pub use decoder::{Activation, MOST_LAYERS, ModelConfig, SlidingWindow};
-pub use family::{BlockKind, Family};
-pub use rope::RopeScaling;
+pub use family::{BlockKind, Family, QkNorm};
+pub use rope::{RopeScaling, Yarn};
 pub use tensors::{LinearRole, LinearSpec, NormRole, NormSpec, POSITIONS_OFFSET, block_of};
 pub use trained::{TensorKind, TensorKinds, TrainedTensor};

@@ -1,7 +1,7 @@
 //! The tensors that follow from a model's config: their Hugging Face names, shapes and roles.
 
 use super::decoder::ModelConfig;
-use super::family::BlockKind;
+use super::family::{BlockKind, QkNorm};
 
 /// The row of OPT's position table that belongs to position 0.
 pub const POSITIONS_OFFSET: usize = 2;
@@ -35,9 +35,9 @@ pub enum NormRole {
     MlpOutput,
     /// The residual after the MLP.
     MlpSum,
-    /// Each head's queries.
+    /// Queries.
     Queries,
-    /// Each head's keys.
+    /// Keys.
     Keys,
 }
 
@@ -138,7 +138,7 @@ impl ModelConfig {
             _ => apart.to_vec(),
         };
         linears.extend(match self.block {
-            BlockKind::Llama | BlockKind::Gemma2 => vec![
+            BlockKind::Llama | BlockKind::Gemma2 | BlockKind::Olmo2 => vec![
                 (LinearRole::AttentionOutput, "self_attn.o_proj", [hidden, q], o_bias),
                 (LinearRole::Gate, "mlp.gate_proj", [inner, hidden], mlp_bias),
                 (LinearRole::Up, "mlp.up_proj", [inner, hidden], mlp_bias),
@@ -176,6 +176,10 @@ impl ModelConfig {
                 (NormRole::MlpInput, "pre_feedforward_layernorm", hidden),
                 (NormRole::MlpOutput, "post_feedforward_layernorm", hidden),
             ],
+            BlockKind::Olmo2 => vec![
+                (NormRole::AttentionOutput, "post_attention_layernorm", hidden),
+                (NormRole::MlpOutput, "post_feedforward_layernorm", hidden),
+            ],
             BlockKind::Opt { norm_before, .. } => {
                 let [attention, mlp] = match norm_before {
                     true => [NormRole::AttentionInput, NormRole::MlpInput],
@@ -184,9 +188,13 @@ impl ModelConfig {
                 vec![(attention, "self_attn_layer_norm", hidden), (mlp, "final_layer_norm", hidden)]
             }
         };
-        if self.qk_norm {
-            norms.push((NormRole::Queries, "self_attn.q_norm", self.head_dim));
-            norms.push((NormRole::Keys, "self_attn.k_norm", self.head_dim));
+        if let Some(kind) = self.qk_norm {
+            let width = |heads: usize| match kind {
+                QkNorm::Heads => self.head_dim,
+                QkNorm::Whole => heads * self.head_dim,
+            };
+            norms.push((NormRole::Queries, "self_attn.q_norm", width(self.num_attention_heads)));
+            norms.push((NormRole::Keys, "self_attn.k_norm", width(self.num_key_value_heads)));
         }
         let spec = |(role, name, width)| {
             let module = self.block_prefix(layer) + name;

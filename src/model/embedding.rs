@@ -64,7 +64,7 @@ impl<B: Kernels> Embedding<B> {
             kept: None,
         };
         let size = [config.vocab_size, config.word_embed_proj_dim];
-        let tokens = table(config.embed_tokens(), size, config.embedding_scale);
+        let tokens = table(config.embed_tokens(), size, config.input_scale());
         let positions = config.embed_positions().map(|module| table(module, positions_size(config), 1.0));
         Ok(Self { tokens, project_in, positions })
     }

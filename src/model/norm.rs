@@ -64,7 +64,16 @@ impl<B: Kernels> Norm<B> {
         let weight = read("weight")?;
         let weight = if config.norm_offset == 0.0 { weight } else { weight + config.norm_offset };
         let bias = config.layer_norms().then(|| read("bias")).transpose()?;
-        Ok(Self { weight, bias, eps: config.rms_norm_eps as f32, parameters: [None; 2] })
+        Ok(Self { weight, bias, eps: config.norm_eps(), parameters: [None; 2] })
+    }
+
+    /// Divides the result by a number.
+    pub fn divided(mut self, by: f32) -> Self {
+        if by != 1.0 {
+            self.weight = self.weight / by;
+            self.bias = self.bias.map(|bias| bias / by);
+        }
+        self
     }
 
     /// Makes the weight or the bias a trained tensor.
@@ -140,22 +149,27 @@ impl<B: Kernels> Norm<B> {
         }
     }
 
-    /// Norms every head of `[T, heads, width]` by itself.
-    pub fn heads(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [rows, heads, dim] = x.dims();
-        self.forward(x.reshape([rows * heads, dim])).reshape([rows, heads, dim])
+    /// Norms every group of `width` neighbours in a row by itself: `[T, groups · width]`.
+    pub fn groups(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let shape = x.dims();
+        self.forward(self.as_rows(x)).reshape(shape)
     }
 
-    /// The backward pass of [`Self::heads`].
-    pub fn heads_backward(
+    /// The backward pass of [`Self::groups`].
+    pub fn groups_backward(
         &self,
-        x: Tensor<B, 3>,
-        dy: Tensor<B, 3>,
+        x: Tensor<B, 2>,
+        dy: Tensor<B, 2>,
         gradients: &mut Gradients<B>,
-    ) -> Tensor<B, 3> {
-        let [rows, heads, dim] = x.dims();
-        let [x, dy] = [x, dy].map(|t| t.reshape([rows * heads, dim]));
-        self.backward(x, dy, gradients).reshape([rows, heads, dim])
+    ) -> Tensor<B, 2> {
+        let shape = x.dims();
+        self.backward(self.as_rows(x), self.as_rows(dy), gradients).reshape(shape)
+    }
+
+    /// `[T, groups · width]` → `[T · groups, width]`
+    fn as_rows(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let ([rows, columns], [width]) = (x.dims(), self.weight.dims());
+        x.reshape([rows * columns / width, width])
     }
 }
 

@@ -31,14 +31,18 @@ impl Rope {
         let plain = |theta: f64| rope::frequencies(theta, config.rotary_dim);
         let scaling = config.rope_scaling.as_ref();
         let factor = scaling.map_or(1.0, RopeScaling::attention_factor);
-        let divisor = |(i, frequency)| scaling.map_or(1.0, |scaling| scaling.divisor(frequency, i));
-        let radians = plain(config.rope_theta).enumerate().map(|(i, f)| (f / divisor((i, f))) as f32);
+        let frequencies = plain(config.rope_theta);
+        let radians: Vec<f32> = match scaling {
+            Some(scaling) => {
+                let divisors = scaling.divisors(config.rope_theta, config.rotary_dim);
+                frequencies.zip(divisors).map(|(frequency, divisor)| (frequency / divisor) as f32).collect()
+            }
+            None => frequencies.map(|frequency| frequency as f32).collect(),
+        };
         let local_theta = config.sliding_window.as_ref().and_then(|window| window.rope_theta);
         let local = |theta| Frequencies::new(plain(theta).map(|frequency| frequency as f32).collect(), 1.0);
-        (config.rotary_dim > 0).then(|| Self {
-            frequencies: Frequencies::new(radians.collect(), factor),
-            local: local_theta.map(local),
-        })
+        (config.rotary_dim > 0)
+            .then(|| Self { frequencies: Frequencies::new(radians, factor), local: local_theta.map(local) })
     }
 }
 

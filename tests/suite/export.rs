@@ -145,12 +145,14 @@ fn groups_are_split_and_joined() {
 
 #[test]
 fn a_quantized_gguf_gives_the_numbers_of_its_directory_in_every_family() {
-    let directories = ["qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "mistral"];
-    let families = directories.map(|name| format!("families/{name}"));
+    let directories =
+        ["qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "mistral", "ministral3", "smollm3"];
+    let others = ["granite", "olmo2", "olmo3", "ministral3-vision", "qwen2-vision", "qwen3-vision"];
+    let families = directories.into_iter().chain(others).map(|name| format!("families/{name}"));
     let llamas =
         ["base", "rope-linear", "rope-llama3-old-keys", "mlp-bias", "head-dim-attention-bias", "tied-bf16"];
     let llamas = llamas.map(|name| format!("llama/{name}"));
-    for name in families.iter().chain(&llamas) {
+    for name in &families.chain(llamas).collect::<Vec<_>>() {
         let place = Workplace::new();
         copy_tree(&fixture(name), &place.path("model"));
         // llama.cpp divides by the width of a head.

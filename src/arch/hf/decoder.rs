@@ -39,6 +39,13 @@ struct DecoderKeys {
     attn_logit_softcapping: Option<f32>,
     final_logit_softcapping: Option<f32>,
     use_bidirectional_attention: Option<Flag>,
+    /// Whether each layer rotates queries and keys, in spite of the name.
+    no_rope_layers: Option<Vec<Flag>>,
+    no_rope_layer_interval: Option<usize>,
+    embedding_multiplier: Option<f32>,
+    residual_multiplier: Option<f32>,
+    attention_multiplier: Option<f64>,
+    logits_scaling: Option<f32>,
     #[serde(default)]
     bos_token_id: TokenIds,
     #[serde(default)]
@@ -58,7 +65,12 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
         return Err(unsupported(path, "use_bidirectional_attention", "causal attention"));
     }
     let rotary = rope::parse(path, family, &raw.rope, head_dim)?;
-    let sliding_window = sliding_window(path, family, &raw, defaults.sliding_window, rotary.local_theta)?;
+    check_layers(path, raw.num_hidden_layers)?;
+    let rotated_layers = rotated_layers(family, &raw);
+    let sliding_window =
+        sliding_window(path, family, &raw, defaults.sliding_window, &rotated_layers, rotary.local_theta)?;
+    // The multipliers are those of Granite; other families have none, whatever their files say.
+    let multiplier = |value: Option<f32>| value.filter(|_| family == Family::Granite).unwrap_or(1.0);
     let (qkv_bias, o_bias) = biases(family, is_set(raw.attention_bias));
     Ok(ModelConfig {
         family,
@@ -76,16 +88,20 @@ pub fn parse(path: &Path, json: &Value, family: Family) -> Result<ModelConfig> {
         rope_theta: rotary.theta,
         rope_scaling: rotary.scaling,
         rotary_dim: rotary.dim,
+        rotated_layers,
         word_embed_proj_dim: raw.hidden_size,
-        embedding_scale: family.embedding_scale(raw.hidden_size),
-        tie_word_embeddings: raw.tie_word_embeddings.map_or(family.is_gemma(), |tied| tied.0),
+        embedding_scale: multiplier(raw.embedding_multiplier) * family.embedding_scale(raw.hidden_size),
+        residual_multiplier: multiplier(raw.residual_multiplier),
+        logits_scaling: multiplier(raw.logits_scaling),
+        tie_word_embeddings: raw.tie_word_embeddings.map_or(defaults.tie_word_embeddings, |tied| tied.0),
         block: family.block(),
         qkv_bias,
         o_bias,
-        mlp_bias: family == Family::Llama && is_set(raw.mlp_bias),
-        qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
+        mlp_bias: matches!(family, Family::Llama | Family::SmolLm3 | Family::Granite) && is_set(raw.mlp_bias),
+        qk_norm: family.qk_norm(),
         query_pre_attn_scalar: match family {
             Family::Gemma2 | Family::Gemma3 => raw.query_pre_attn_scalar.unwrap_or(256.0),
+            Family::Granite => raw.attention_multiplier.unwrap_or(1.0).powi(-2),
             _ => head_dim as f64,
         },
         attn_logit_softcapping: defaults.attn_logit_softcapping,
@@ -125,7 +141,7 @@ fn or_defaults(json: &Value, raw: &DecoderKeys, family: Family) -> KeyDefaults {
 /// Whether q, k and v have biases, and whether o has one.
 fn biases(family: Family, attention_bias: bool) -> (bool, bool) {
     match family {
-        Family::Mistral | Family::Phi3 => (false, false),
+        Family::Mistral | Family::Ministral3 | Family::Phi3 => (false, false),
         Family::Qwen2 => (true, false),
         _ => (attention_bias, attention_bias),
     }
@@ -152,30 +168,53 @@ fn sliding_window(
     family: Family,
     raw: &DecoderKeys,
     length: Option<usize>,
+    rotated: &Option<Vec<bool>>,
     rope_theta: Option<f64>,
 ) -> Result<Option<SlidingWindow>> {
     let count = raw.num_hidden_layers;
-    if count > MOST_LAYERS {
-        return Err(Error::damaged(path, format!("num_hidden_layers is {count}: more than any model has")));
-    }
     let length = match family {
-        Family::Qwen2 | Family::Qwen3 => length.filter(|_| is_set(raw.use_sliding_window)),
-        Family::Llama | Family::Gemma => None,
+        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 => length.filter(|_| is_set(raw.use_sliding_window)),
+        Family::Llama | Family::Gemma | Family::Granite | Family::Olmo2 => None,
         _ => length,
     };
     let every = |pattern: usize| (1..=count).map(|layer| layer % pattern.max(1) != 0).collect();
     let layers = match (&raw.layer_types, family) {
-        (Some(kinds), Family::Qwen2 | Family::Qwen3 | Family::Gemma2 | Family::Gemma3) => {
-            layer_types(path, kinds, count)?
-        }
+        (
+            Some(kinds),
+            Family::Qwen2 | Family::Qwen3 | Family::Gemma2 | Family::Gemma3 | Family::SmolLm3 | Family::Olmo3,
+        ) => layer_types(path, kinds, count)?,
         (None, Family::Qwen2 | Family::Qwen3) => {
             (0..count).map(|layer| layer >= raw.max_window_layers.unwrap_or(28)).collect()
         }
         (None, Family::Gemma2) => every(2),
+        (None, Family::Olmo3) => every(4),
         (None, Family::Gemma3) => every(raw.sliding_window_pattern.unwrap_or(6)),
+        // SmolLM3's windows are on the layers without rotation.
+        (None, Family::SmolLm3) => rotated.iter().flatten().map(|rotated| !rotated).collect(),
         _ => vec![true; count],
     };
     Ok(length.filter(|_| layers.contains(&true)).map(|length| SlidingWindow { length, layers, rope_theta }))
+}
+
+/// # Errors
+/// More layers than any model has: lists by layer stay small.
+fn check_layers(path: &Path, count: usize) -> Result<()> {
+    match count > MOST_LAYERS {
+        true => Err(Error::damaged(path, format!("num_hidden_layers is {count}: more than any model has"))),
+        false => Ok(()),
+    }
+}
+
+/// Whether each layer rotates queries and keys, for the family in which some do not.
+fn rotated_layers(family: Family, raw: &DecoderKeys) -> Option<Vec<bool>> {
+    let layers = match &raw.no_rope_layers {
+        Some(layers) => layers.iter().take(raw.num_hidden_layers).map(|rotated| rotated.0).collect(),
+        None => {
+            let interval = raw.no_rope_layer_interval.unwrap_or(4).max(1);
+            (1..=raw.num_hidden_layers).map(|layer| layer % interval != 0).collect()
+        }
+    };
+    Some(layers).filter(|_| family == Family::SmolLm3)
 }
 
 /// Which layers have a window.

@@ -8,8 +8,31 @@ use super::keys::unsupported;
 use crate::arch::Family;
 use crate::error::{Error, Result};
 
-/// The vision model whose text part can be read: see `nested`.
-pub const VISION_ARCHITECTURE: &str = "Gemma3ForConditionalGeneration";
+/// A model that sees, whose text part can be read: see `nested`.
+pub struct WholeModel {
+    pub architecture: &'static str,
+    /// The families that a text part can have, each with its `model_type` there. The first is that of a part without one.
+    pub families: &'static [(&'static str, Family)],
+}
+
+pub const WHOLE_MODELS: [WholeModel; 4] = [
+    WholeModel {
+        architecture: "Gemma3ForConditionalGeneration",
+        families: &[("gemma3_text", Family::Gemma3)],
+    },
+    WholeModel {
+        architecture: "Mistral3ForConditionalGeneration",
+        families: &[("mistral", Family::Mistral), ("ministral3", Family::Ministral3)],
+    },
+    WholeModel {
+        architecture: "Qwen2_5_VLForConditionalGeneration",
+        families: &[("qwen2_5_vl_text", Family::Qwen2), ("qwen2_5_vl", Family::Qwen2)],
+    },
+    WholeModel {
+        architecture: "Qwen3VLForConditionalGeneration",
+        families: &[("qwen3_vl_text", Family::Qwen3)],
+    },
+];
 
 /// The values of absent keys.
 pub struct KeyDefaults {
@@ -18,6 +41,8 @@ pub struct KeyDefaults {
     /// `None`: the hidden size divided by the number of heads.
     pub head_dim: Option<usize>,
     pub max_position_embeddings: usize,
+    pub rope_theta: f64,
+    pub tie_word_embeddings: bool,
     pub rms_norm_eps: f64,
     pub sliding_window: Option<usize>,
     pub attn_logit_softcapping: Option<f32>,
@@ -39,7 +64,8 @@ pub fn of(path: &Path, json: &Value) -> Result<Family> {
         (Some(family), _) => Ok(family),
         (None, Some(other)) => {
             let works = Family::ALL.map(Family::architecture).join(", ");
-            let works = format!("{works}, and the text part of {VISION_ARCHITECTURE}");
+            let whole = WHOLE_MODELS.map(|whole| whole.architecture);
+            let works = format!("{works}, and the text part of {}", whole.join(", "));
             Err(unsupported(path, format!("architecture \"{other}\""), &works))
         }
         (None, None) => Err(Error::damaged(path, "names no architecture and no model_type")),
@@ -50,12 +76,17 @@ pub fn model_type(family: Family) -> &'static str {
     match family {
         Family::Llama => "llama",
         Family::Mistral => "mistral",
+        Family::Ministral3 => "ministral3",
         Family::Qwen2 => "qwen2",
         Family::Qwen3 => "qwen3",
         Family::Phi3 => "phi3",
         Family::Gemma => "gemma",
         Family::Gemma2 => "gemma2",
         Family::Gemma3 => "gemma3_text",
+        Family::SmolLm3 => "smollm3",
+        Family::Granite => "granite",
+        Family::Olmo2 => "olmo2",
+        Family::Olmo3 => "olmo3",
         Family::Opt => "opt",
     }
 }
@@ -65,19 +96,40 @@ pub fn defaults(family: Family) -> KeyDefaults {
         num_key_value_heads: None,
         head_dim: None,
         max_position_embeddings: 2048,
+        rope_theta: 1e4,
+        tie_word_embeddings: false,
         rms_norm_eps: 1e-6,
         sliding_window: None,
         attn_logit_softcapping: None,
         final_logit_softcapping: None,
     };
     match family {
-        Family::Llama | Family::Opt => llama,
+        Family::Llama | Family::Granite | Family::Opt => llama,
         Family::Mistral => KeyDefaults {
             num_key_value_heads: Some(8),
             max_position_embeddings: 131_072,
             sliding_window: Some(4096),
             ..llama
         },
+        Family::Ministral3 => KeyDefaults {
+            num_key_value_heads: Some(8),
+            head_dim: Some(128),
+            max_position_embeddings: 262_144,
+            rope_theta: 1e6,
+            rms_norm_eps: 1e-5,
+            ..llama
+        },
+        Family::SmolLm3 => KeyDefaults {
+            num_key_value_heads: Some(4),
+            max_position_embeddings: 32_768,
+            rope_theta: 2e6,
+            tie_word_embeddings: true,
+            ..llama
+        },
+        Family::Olmo2 => KeyDefaults { rms_norm_eps: 1e-5, ..llama },
+        Family::Olmo3 => {
+            KeyDefaults { rope_theta: 5e5, rms_norm_eps: 1e-5, sliding_window: Some(4096), ..llama }
+        }
         Family::Qwen2 => KeyDefaults {
             num_key_value_heads: Some(32),
             max_position_embeddings: 32_768,
@@ -90,6 +142,7 @@ pub fn defaults(family: Family) -> KeyDefaults {
             num_key_value_heads: Some(16),
             head_dim: Some(256),
             max_position_embeddings: 8192,
+            tie_word_embeddings: true,
             ..llama
         },
         Family::Gemma2 => KeyDefaults {
@@ -102,6 +155,7 @@ pub fn defaults(family: Family) -> KeyDefaults {
         Family::Gemma3 => KeyDefaults {
             num_key_value_heads: Some(4),
             max_position_embeddings: 131_072,
+            rope_theta: 1e6,
             sliding_window: Some(4096),
             ..defaults(Family::Gemma)
         },

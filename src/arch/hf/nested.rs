@@ -1,9 +1,9 @@
-//! Gemma 3 with a vision tower. Its text part is a `Gemma3ForCausalLM`, whose config lies in `text_config` and whose
+//! Models that see. The text part of one is a model of a supported family, whose config lies in `text_config` and whose
 //! tensors' names begin differently. The vision tower and its projector are never read.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::family::{VISION_ARCHITECTURE, model_type};
+use super::family::{WHOLE_MODELS, model_type};
 use crate::arch::Family;
 
 /// The prefixes of the text part's tensors, in files of transformers since 4.52 and before, and the prefix that each
@@ -15,27 +15,44 @@ const BEGINNINGS: [(&str, &str); 3] = [
 ];
 
 /// The prefixes of the other parts' tensors.
-const OTHERS: [&str; 4] =
-    ["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
+const OTHERS: [&str; 6] = [
+    "vision_tower.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.multi_modal_projector.",
+    "visual.",
+    "model.visual.",
+];
 
 /// The config of the text part, as a model of the text part alone would have it; `None` where there is no other part.
 pub fn text(json: &Value) -> Option<Value> {
-    let of =
-        |json: &Value| json.pointer("/architectures/0").and_then(Value::as_str) == Some(VISION_ARCHITECTURE);
-    let text = json.get("text_config").and_then(Value::as_object).filter(|_| of(json))?;
-    // The defaults of `Gemma3TextConfig`, which files leave out.
-    let mut config = json!({
-        "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-    });
-    let merged = config.as_object_mut()?;
+    let architecture = json.pointer("/architectures/0").and_then(Value::as_str)?;
+    let whole = WHOLE_MODELS.iter().find(|whole| whole.architecture == architecture)?;
+    // Older files of Qwen2.5-VL have the keys of the text part among those of the whole.
+    let text = json.get("text_config").or_else(|| json.get("hidden_size").map(|_| json))?.as_object()?;
+    let kind = text.get("model_type").and_then(Value::as_str).unwrap_or(whole.families[0].0);
+    let (_, family) = whole.families.iter().find(|(known, _)| *known == kind)?;
+    let mut merged = absent_keys(*family);
     for key in ["bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings"] {
         merged.extend(json.get(key).map(|value| (key.to_owned(), value.clone())));
     }
     merged.extend(text.clone());
-    merged.insert("architectures".into(), json!([Family::Gemma3.architecture()]));
-    merged.insert("model_type".into(), model_type(Family::Gemma3).into());
-    Some(config)
+    merged.insert("architectures".into(), json!([family.architecture()]));
+    merged.insert("model_type".into(), model_type(*family).into());
+    Some(Value::Object(merged))
+}
+
+/// The keys that files of text parts leave out, though files of a model by itself have them.
+fn absent_keys(family: Family) -> Map<String, Value> {
+    let keys = match family {
+        // The defaults of `Gemma3TextConfig`.
+        Family::Gemma3 => json!({
+            "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+        }),
+        _ => json!({}),
+    };
+    keys.as_object().cloned().unwrap_or_default()
 }
 
 /// The name of a text part's tensor in a model of the text part alone; `None` for all other names.
@@ -53,10 +70,34 @@ pub fn is_text(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    const GEMMA: &str = "Gemma3ForConditionalGeneration";
+
+    #[test]
+    fn the_kind_of_a_text_part_gives_its_family() {
+        for (architecture, kind, family) in [
+            ("Mistral3ForConditionalGeneration", json!("mistral"), "MistralForCausalLM"),
+            ("Mistral3ForConditionalGeneration", json!("ministral3"), "Ministral3ForCausalLM"),
+            ("Mistral3ForConditionalGeneration", json!(null), "MistralForCausalLM"),
+            ("Qwen3VLForConditionalGeneration", json!("qwen3_vl_text"), "Qwen3ForCausalLM"),
+            ("Qwen2_5_VLForConditionalGeneration", json!("qwen2_5_vl_text"), "Qwen2ForCausalLM"),
+        ] {
+            let whole = json!({"architectures": [architecture], "text_config": {"model_type": kind}});
+            assert_eq!(super::text(&whole).unwrap()["architectures"], json!([family]));
+        }
+        let flat = json!({
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "hidden_size": 8
+        });
+        let text = super::text(&flat).unwrap();
+        assert_eq!((&text["model_type"], &text["hidden_size"]), (&json!("qwen2"), &json!(8)));
+        let other = json!({"architectures": ["Mistral3ForConditionalGeneration"],
+            "text_config": {"model_type": "mistral4"}});
+        assert_eq!(super::text(&other), None);
+    }
+
     #[test]
     fn a_text_part_has_the_config_of_a_model_of_its_own() {
         let whole = json!({
-            "architectures": [VISION_ARCHITECTURE], "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {},
+            "architectures": [GEMMA], "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {},
             "text_config": {"hidden_size": 2560, "model_type": "gemma3_text", "sliding_window": 1024},
         });
         let text = text(&whole).unwrap();
@@ -67,7 +108,7 @@ mod tests {
         });
         assert_eq!(text, expected);
         assert_eq!(super::text(&text), None);
-        assert_eq!(super::text(&json!({"architectures": [VISION_ARCHITECTURE], "text_config": 1})), None);
+        assert_eq!(super::text(&json!({"architectures": [GEMMA], "text_config": 1})), None);
     }
 
     #[test]

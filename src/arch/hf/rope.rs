@@ -6,7 +6,9 @@ use serde::Deserialize;
 
 use super::family;
 use super::keys::unsupported;
-use crate::arch::{Family, RopeScaling};
+use super::loose::Flag;
+use crate::arch::rope::QueryScaling;
+use crate::arch::{Family, RopeScaling, Yarn};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -44,6 +46,12 @@ struct RotaryKeys {
     short_factor: Option<Vec<f32>>,
     long_factor: Option<Vec<f32>>,
     attention_factor: Option<f32>,
+    beta_fast: Option<f32>,
+    beta_slow: Option<f32>,
+    mscale: Option<f32>,
+    mscale_all_dim: Option<f32>,
+    truncate: Option<Flag>,
+    llama_4_scaling_beta: Option<f32>,
     partial_rotary_factor: Option<f64>,
 }
 
@@ -78,21 +86,29 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
             return Err(unsupported(path, "partial_rotary_factor other than 1", "full rotary embeddings"));
         }
     };
+    let defaults = family::defaults(family);
     let theta = scaling.and_then(|r| r.rope_theta).or(raw.rope_theta);
     let local_theta = local.and_then(|r| r.rope_theta).or(raw.rope_local_base_freq);
     let mut rotary = Rotary {
-        theta: theta.unwrap_or(if family == Family::Gemma3 { 1e6 } else { 1e4 }),
+        theta: theta.unwrap_or(defaults.rope_theta),
         scaling: None,
         dim,
-        max_position_embeddings: raw
-            .max_position_embeddings
-            .unwrap_or(family::defaults(family).max_position_embeddings),
+        max_position_embeddings: raw.max_position_embeddings.unwrap_or(defaults.max_position_embeddings),
         local_theta: (family == Family::Gemma3).then_some(local_theta.unwrap_or(1e4)),
     };
     match scaling {
         Some(scaling) if is_longrope(family, scaling) => longrope(path, raw, scaling, &mut rotary)?,
-        Some(scaling) => rotary.scaling = scaled(path, scaling, rotary.max_position_embeddings)?,
+        Some(scaling) => rotary.scaling = scaled(path, raw, scaling, rotary.max_position_embeddings)?,
+        None if family == Family::Ministral3 => return Err(Error::damaged(path, "has no rope_parameters")),
         None => {}
+    }
+    if let Some(RopeScaling::Yarn(yarn)) = &rotary.scaling {
+        rotary.max_position_embeddings = yarn.longest_here(rotary.max_position_embeddings);
+    }
+    if family == Family::Olmo3 {
+        // Layers with a window are not scaled.
+        let differs = |theta: &f64| rotary.scaling.is_some() || *theta != rotary.theta;
+        rotary.local_theta = Some(local.and_then(|r| r.rope_theta).unwrap_or(rotary.theta)).filter(differs);
     }
     Ok(rotary)
 }
@@ -132,9 +148,17 @@ fn longrope(path: &Path, raw: &RopeKeys, scaling: &RotaryKeys, rotary: &mut Rota
     Ok(())
 }
 
-fn scaled(path: &Path, scaling: &RotaryKeys, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
+fn scaled(
+    path: &Path,
+    raw: &RopeKeys,
+    scaling: &RotaryKeys,
+    max_position_embeddings: usize,
+) -> Result<Option<RopeScaling>> {
     match scaling.kind() {
-        None | Some("default") => Ok(None),
+        // Within the context that the model has, dynamic scaling does nothing. Of a model that sees, "mrope" gives pictures
+        // three positions; those of a text are the same.
+        None | Some("default" | "dynamic" | "mrope") => Ok(None),
+        Some("yarn") => yarn(path, raw, scaling, max_position_embeddings).map(Some),
         Some("linear") => Ok(Some(RopeScaling::Linear { factor: need(path, scaling.factor, "factor")? })),
         Some("llama3") => Ok(Some(RopeScaling::Llama3 {
             factor: need(path, scaling.factor, "factor")?,
@@ -144,10 +168,46 @@ fn scaled(path: &Path, scaling: &RotaryKeys, max_position_embeddings: usize) -> 
                 .original_max_position_embeddings
                 .unwrap_or(max_position_embeddings),
         })),
-        Some(other) => {
-            Err(unsupported(path, format!("rope type \"{other}\""), "default, linear, llama3, longrope"))
-        }
+        Some(other) => Err(unsupported(
+            path,
+            format!("rope type \"{other}\""),
+            "default, linear, llama3, yarn, longrope, dynamic",
+        )),
     }
+}
+
+fn yarn(
+    path: &Path,
+    raw: &RopeKeys,
+    scaling: &RotaryKeys,
+    max_position_embeddings: usize,
+) -> Result<RopeScaling> {
+    let original = scaling
+        .original_max_position_embeddings
+        .or(raw.original_max_position_embeddings)
+        .unwrap_or(max_position_embeddings);
+    let factor = scaling.factor.unwrap_or(max_position_embeddings as f32 / original as f32);
+    let by_paper = |weight| Yarn::paper_attention_factor(factor, weight);
+    let set = |value: Option<f32>| value.filter(|value| *value != 0.0);
+    let attention_factor = match (scaling.attention_factor, set(scaling.mscale), set(scaling.mscale_all_dim))
+    {
+        (Some(given), _, _) => given,
+        (None, Some(above), Some(below)) => by_paper(above) / by_paper(below),
+        (None, _, _) => by_paper(1.0),
+    };
+    if original == 0 {
+        return Err(Error::damaged(path, "original_max_position_embeddings is 0"));
+    }
+    Ok(RopeScaling::Yarn(Yarn {
+        factor,
+        beta_fast: set(scaling.beta_fast).unwrap_or(Yarn::BETA_FAST),
+        beta_slow: set(scaling.beta_slow).unwrap_or(Yarn::BETA_SLOW),
+        original_max_position_embeddings: original,
+        attention_factor,
+        truncate: scaling.truncate.is_none_or(|truncate| truncate.0),
+        queries: set(scaling.llama_4_scaling_beta)
+            .map(|beta| QueryScaling { beta, longest: max_position_embeddings }),
+    }))
 }
 
 fn need<T>(path: &Path, value: Option<T>, key: &str) -> Result<T> {

@@ -3,7 +3,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::arch::{Activation, BlockKind, ModelConfig, RopeScaling, SlidingWindow};
+use crate::arch::{Activation, BlockKind, ModelConfig, QkNorm, RopeScaling, SlidingWindow, Yarn};
 use crate::error::{Error, Result};
 
 fn base() -> Value {
@@ -51,6 +51,91 @@ fn old_and_new_keys_of_rope_mean_the_same() {
 }
 
 #[test]
+fn yarn_takes_what_is_not_given_from_the_paper() {
+    let yarn = |keys: Value| {
+        let mut scaling =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024});
+        scaling.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        match with(json!({"rope_scaling": scaling, "max_position_embeddings": 4096})).unwrap().rope_scaling {
+            Some(RopeScaling::Yarn(yarn)) => yarn,
+            other => panic!("{other:?}"),
+        }
+    };
+    // 0.1 · ln 4 + 1
+    let plain = Yarn {
+        factor: 4.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_max_position_embeddings: 1024,
+        attention_factor: 1.138_629_4,
+        truncate: true,
+        queries: None,
+    };
+    assert_eq!(yarn(json!({})), plain);
+    assert_eq!(yarn(json!({"mscale": 1.0, "mscale_all_dim": 1.0})).attention_factor, 1.0);
+    let given = json!({"attention_factor": 1.5, "beta_fast": 16, "beta_slow": 2.0, "truncate": false});
+    let given = yarn(given);
+    assert_eq!((given.attention_factor, given.beta_fast, given.beta_slow), (1.5, 16.0, 2.0));
+    assert!(!given.truncate);
+    for wrong in [json!({"factor": 0.0}), json!({"beta_slow": 64.0}), json!({"attention_factor": -1.0})] {
+        let mut scaling = json!({"rope_type": "yarn", "factor": 4.0});
+        scaling.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        assert!(with(json!({"rope_scaling": scaling})).is_err(), "{wrong}");
+    }
+    // It only begins beyond the context that the model has.
+    assert_eq!(with(json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}})).unwrap().rope_scaling, None);
+}
+
+#[test]
+fn families_that_differ_from_llama_by_numbers() {
+    let of = |family: &str, changes: Value| {
+        let mut json = changes;
+        json["architectures"] = json!([family]);
+        with(json)
+    };
+    let granite = json!({"embedding_multiplier": 12, "residual_multiplier": 0.25, "attention_multiplier": 0.0625,
+        "logits_scaling": 8.0, "rms_norm_eps": 1e-5});
+    let config = of("GraniteForCausalLM", granite).unwrap();
+    assert_eq!((config.query_pre_attn_scalar, config.logits_scaling), (256.0, 8.0));
+    assert_eq!((config.input_scale(), config.norm_eps()), (48.0, 1.6e-4));
+    let zero = of("GraniteForCausalLM", json!({"residual_multiplier": 0}));
+    assert!(zero.unwrap_err().to_string().contains("multipliers"));
+    // Llama has no such keys, whatever its file says.
+    assert_eq!(with(json!({"logits_scaling": 8.0})).unwrap().logits_scaling, 1.0);
+
+    let smol = of("SmolLM3ForCausalLM", json!({"num_hidden_layers": 4})).unwrap();
+    assert_eq!(smol.rotated_layers, Some(vec![true, true, true, false]));
+    assert!(smol.tie_word_embeddings && smol.rope_theta == 2e6 && smol.sliding_window.is_none());
+    let windows = json!({"no_rope_layers": [0, 1], "use_sliding_window": true, "sliding_window": 8});
+    let smol = of("SmolLM3ForCausalLM", windows).unwrap();
+    assert_eq!(smol.rotated_layers, Some(vec![false, true]));
+    assert_eq!(smol.sliding_window.unwrap().layers, [true, false]);
+    assert!(of("SmolLM3ForCausalLM", json!({"no_rope_layers": [1]})).is_err());
+
+    let olmo = of("Olmo2ForCausalLM", json!({"num_key_value_heads": 2})).unwrap();
+    let norms: Vec<(String, usize)> =
+        olmo.norms(0).into_iter().map(|norm| (norm.module, norm.width)).collect();
+    let expected = [("post_attention_layernorm", 64), ("post_feedforward_layernorm", 64)];
+    let expected = expected.into_iter().chain([("self_attn.q_norm", 64), ("self_attn.k_norm", 32)]);
+    let expected = expected.map(|(module, width)| (format!("model.layers.0.{module}"), width));
+    assert_eq!(norms, expected.collect::<Vec<_>>());
+
+    let yarn = json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1024});
+    let olmo = of("Olmo3ForCausalLM", json!({"num_hidden_layers": 4, "rope_scaling": yarn})).unwrap();
+    let window = olmo.sliding_window.unwrap();
+    assert_eq!(
+        (window.length, window.layers, window.rope_theta),
+        (4096, vec![true, true, true, false], Some(5e5))
+    );
+
+    let mut yarn = yarn;
+    yarn["llama_4_scaling_beta"] = json!(0.1);
+    let ministral = of("Ministral3ForCausalLM", json!({"rope_parameters": yarn})).unwrap();
+    assert_eq!((ministral.head_dim, ministral.max_position_embeddings), (128, 1024));
+    assert!(of("Ministral3ForCausalLM", json!({})).unwrap_err().to_string().contains("rope_parameters"));
+}
+
+#[test]
 fn end_tokens_may_be_one_or_many() {
     assert_eq!(with(json!({"eos_token_id": 2, "bos_token_id": 1})).unwrap().eos_token_ids, [2]);
     let many = with(json!({"eos_token_id": [5, 7], "num_key_value_heads": 2, "head_dim": 32})).unwrap();
@@ -66,8 +151,7 @@ fn unsupported_settings_are_named() {
             json!({"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention", "chunked"]}),
             "chunked",
         ),
-        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "yarn"),
-        (json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}), "dynamic"),
+        (json!({"rope_scaling": {"rope_type": "proportional", "factor": 4.0}}), "proportional"),
         (json!({"hidden_act": "gelu"}), "gelu"),
         (json!({"architectures": ["Gemma3ForConditionalGeneration"]}), "Gemma3ForConditionalGeneration"),
         (json!({"architectures": ["OPTForCausalLM"], "ffn_dim": 96, "activation_function": "gelu"}), "gelu"),
@@ -113,14 +197,14 @@ fn qwen_has_windows_only_where_it_is_told_to() {
     };
     let config = qwen("Qwen2ForCausalLM", json!({"sliding_window": 4, "attention_bias": false}));
     assert_eq!((config.sliding_window, config.head_dim), (None, 16));
-    assert!(config.qkv_bias && !config.o_bias && !config.qk_norm);
+    assert!(config.qkv_bias && !config.o_bias && config.qk_norm.is_none());
     let layers = |config: ModelConfig| config.sliding_window.map(|window| window.layers);
     let windows = json!({"use_sliding_window": true, "sliding_window": 4, "max_window_layers": 1});
     assert_eq!(layers(qwen("Qwen2ForCausalLM", windows)), Some(vec![false, true]));
     let listed = json!({"use_sliding_window": true, "layer_types": ["sliding_attention", "full_attention"]});
     assert_eq!(layers(qwen("Qwen2ForCausalLM", listed)), Some(vec![true, false]));
     let config = qwen("Qwen3ForCausalLM", json!({}));
-    assert!(config.qk_norm && !config.qkv_bias && !config.o_bias);
+    assert!(config.qk_norm == Some(QkNorm::Heads) && !config.qkv_bias && !config.o_bias);
     assert_eq!((config.head_dim, config.sliding_window), (128, None));
 }
 
@@ -168,7 +252,7 @@ fn the_gemmas_differ_by_their_keys_and_defaults() {
     };
     assert_eq!(second.sliding_window, window(&[true, false], None));
     let old = gemma("Gemma3ForCausalLM", json!({"rope_local_base_freq": 1e4, "sliding_window_pattern": 2}));
-    assert_eq!((old.rope_theta, old.attn_logit_softcapping, old.qk_norm), (1e6, None, true));
+    assert_eq!((old.rope_theta, old.attn_logit_softcapping, old.qk_norm), (1e6, None, Some(QkNorm::Heads)));
     assert_eq!(old.sliding_window, window(&[true, false], Some(1e4)));
     let new = gemma(
         "Gemma3ForCausalLM",

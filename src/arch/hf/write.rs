@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::family::model_type;
 use super::read;
-use crate::arch::{Activation, Family, ModelConfig, RopeScaling};
+use crate::arch::{Activation, Family, ModelConfig, RopeScaling, Yarn};
 use crate::data::tokenizer::GgufVocab;
 
 /// The RoPE scalings of Llama 3.1 to 3.3, which other files hold as divisors: factor, low and high frequency factor,
@@ -63,12 +63,21 @@ pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
     if family == Family::Phi3 {
         set("partial_rotary_factor", json!(config.rotary_dim as f64 / config.head_dim as f64));
     }
+    if family == Family::Granite {
+        set("embedding_multiplier", json!(shortest(config.embedding_scale.into())));
+        set("residual_multiplier", json!(shortest(config.residual_multiplier.into())));
+        set("attention_multiplier", json!(shortest(config.query_pre_attn_scalar.sqrt().recip())));
+        set("logits_scaling", json!(shortest(config.logits_scaling.into())));
+    }
+    if let Some(rotated) = &config.rotated_layers {
+        set("no_rope_layers", rotated.iter().map(|rotated| u8::from(*rotated)).collect());
+    }
     let window = config.sliding_window.as_ref();
     set("sliding_window", json!(window.map(|window| window.length)));
     if let Some(window) = window {
         let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
         set("layer_types", window.layers.iter().map(kind).collect());
-        if let Some(theta) = window.rope_theta {
+        if let Some(theta) = window.rope_theta.filter(|_| family.is_gemma()) {
             set("rope_local_base_freq", json!(shortest(theta)));
         }
     }
@@ -82,6 +91,13 @@ pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
                        "short_factor": short_factor, "long_factor": long_factor}),
             );
         }
+        Some(RopeScaling::Yarn(yarn)) => {
+            let longest = yarn.queries.map_or(config.max_position_embeddings, |queries| queries.longest);
+            set("max_position_embeddings", json!(longest));
+            // transformers knows Ministral 3 only by the new key.
+            let key = if family == Family::Ministral3 { "rope_parameters" } else { "rope_scaling" };
+            set(key, yarn_keys(config, yarn));
+        }
         Some(scaling) => set("rope_scaling", rope_scaling(config, scaling)?),
         None => {}
     }
@@ -92,6 +108,23 @@ pub fn json(config: &ModelConfig, vocab: &GgufVocab) -> Result<Value, String> {
 /// The `generation_config.json` of a model, with every token that ends a generation.
 pub fn generation(vocab: &GgufVocab) -> Value {
     json!({"bos_token_id": vocab.bos, "eos_token_id": vocab.ends(), "pad_token_id": vocab.pad})
+}
+
+fn yarn_keys(config: &ModelConfig, yarn: &Yarn) -> Value {
+    let mut keys = json!({
+        "rope_type": "yarn",
+        "rope_theta": shortest(config.rope_theta),
+        "factor": yarn.factor,
+        "original_max_position_embeddings": yarn.original_max_position_embeddings,
+        "attention_factor": yarn.attention_factor,
+        "beta_fast": yarn.beta_fast,
+        "beta_slow": yarn.beta_slow,
+        "truncate": yarn.truncate,
+    });
+    if let (Some(queries), Some(keys)) = (yarn.queries, keys.as_object_mut()) {
+        keys.insert("llama_4_scaling_beta".into(), json!(queries.beta));
+    }
+    keys
 }
 
 fn rope_scaling(config: &ModelConfig, scaling: &RopeScaling) -> Result<Value, String> {
@@ -137,8 +170,6 @@ fn check_same(config: &ModelConfig, json: &Value) -> Result<(), String> {
     let read = read::parse(Path::new(read::CONFIG_FILE), json).map_err(|e| e.to_string())?;
     let wanted = ModelConfig {
         norm_offset: read.norm_offset,
-        rms_norm_eps: shortest(config.rms_norm_eps),
-        rope_theta: shortest(config.rope_theta),
         eos_token_ids: read.eos_token_ids.clone(),
         rope_scaling: match config.rope_scaling {
             Some(RopeScaling::Factors(_)) => read.rope_scaling.clone(),
@@ -146,6 +177,7 @@ fn check_same(config: &ModelConfig, json: &Value) -> Result<(), String> {
         },
         ..config.clone()
     };
+    let wanted = wanted.rounded_as(&read);
     let wanted_lines = format!("{wanted:#?}");
     let read_lines = format!("{read:#?}");
     match wanted_lines.lines().zip(read_lines.lines()).find(|(wanted, read)| wanted != read) {

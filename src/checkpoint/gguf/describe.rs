@@ -3,9 +3,9 @@
 
 use super::blocks::GgmlType;
 use super::family::Architecture;
-use super::names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS};
+use super::rope;
 use super::writer::Meta;
-use crate::arch::{ModelConfig, RopeScaling};
+use crate::arch::{Family, ModelConfig};
 use crate::data::tokenizer::GgufVocab;
 use crate::packed::FloatType;
 
@@ -31,28 +31,11 @@ pub fn metadata(
     pairs
 }
 
-/// The tensors of RoPE divisors: names and values.
-pub fn rope_factors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
-    match &config.rope_scaling {
-        Some(RopeScaling::Factors(factors)) => vec![(ROPE_FACTORS, factors.clone())],
-        // The same as `LlamaModel.generate_extra_tensors` of llama.cpp's converter.
-        Some(RopeScaling::Llama3 { .. }) => vec![(ROPE_FACTORS, config.rope_divisors())],
-        Some(RopeScaling::LongRope { short_factor, long_factor, .. }) => {
-            vec![(LONG_FACTORS, long_factor.clone()), (SHORT_FACTORS, short_factor.clone())]
-        }
-        None | Some(RopeScaling::Linear { .. }) => vec![],
-    }
-}
-
 fn numbers(config: &ModelConfig, architecture: Architecture) -> Vec<(&'static str, Meta)> {
     let count = |count: usize| Meta::U32(count as u32);
     let float = |value: f64| Meta::F32(value as f32);
-    let context = match &config.rope_scaling {
-        Some(RopeScaling::LongRope { longest, .. }) => *longest,
-        _ => config.max_position_embeddings,
-    };
-    let mut numbers = vec![
-        ("context_length", count(context)),
+    let mut numbers = rope::keys(config, architecture);
+    numbers.extend([
         ("embedding_length", count(config.hidden_size)),
         ("block_count", count(config.num_hidden_layers)),
         ("feed_forward_length", count(config.intermediate_size)),
@@ -64,21 +47,21 @@ fn numbers(config: &ModelConfig, architecture: Architecture) -> Vec<(&'static st
         ("rope.dimension_count", count(config.rotary_dim)),
         ("rope.freq_base", float(config.rope_theta)),
         ("vocab_size", count(config.vocab_size)),
-    ];
-    match &config.rope_scaling {
-        Some(RopeScaling::Linear { factor }) => {
-            numbers.push(("rope.scaling.type", Meta::String("linear".into())));
-            numbers.push(("rope.scaling.factor", Meta::F32(*factor)));
-        }
-        Some(RopeScaling::LongRope { attention_factor, .. }) => {
-            numbers.push(("rope.scaling.original_context_length", count(config.max_position_embeddings)));
-            numbers.push(("rope.scaling.attn_factor", Meta::F32(*attention_factor)));
-        }
-        None | Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors(_)) => {}
-    }
+    ]);
     if let Some(window) = config.sliding_window.as_ref().filter(|_| architecture.has_window()) {
         numbers.push(("attention.sliding_window", count(window.length)));
+        if config.family == Family::Olmo3 {
+            numbers.push(("attention.sliding_window_pattern", Meta::Bools(window.layers.clone())));
+        }
         numbers.extend(window.rope_theta.map(|theta| ("rope.freq_base_swa", float(theta))));
+    }
+    if config.family == Family::Granite {
+        numbers.extend([
+            ("attention.scale", float(config.query_pre_attn_scalar.sqrt().recip())),
+            ("embedding_scale", Meta::F32(config.embedding_scale)),
+            ("residual_scale", Meta::F32(config.residual_multiplier)),
+            ("logit_scale", Meta::F32(config.logits_scaling)),
+        ]);
     }
     let caps = [
         ("attn_logit_softcapping", config.attn_logit_softcapping),

@@ -1,5 +1,6 @@
 //! llama.cpp's architectures, and what it does for each that no key says.
 
+use super::header::GgufValue;
 use super::keys::Keys;
 use crate::arch::{Family, ModelConfig, SlidingWindow};
 use crate::error::{Error, Result};
@@ -11,8 +12,9 @@ pub struct Architecture {
     pub name: &'static str,
 }
 
-/// "llama" covers the families that differ from Llama by numbers alone, Mistral among them.
-const ARCHITECTURES: [Architecture; 7] = [
+/// "llama" covers the families that differ from Llama by numbers alone, Mistral among them, and "olmo2" covers Olmo3. The
+/// text part of a model that sees is written as a model of its own: by the first name of its family.
+const ARCHITECTURES: [Architecture; 13] = [
     Architecture { family: Family::Llama, name: "llama" },
     Architecture { family: Family::Qwen2, name: "qwen2" },
     Architecture { family: Family::Qwen3, name: "qwen3" },
@@ -20,6 +22,12 @@ const ARCHITECTURES: [Architecture; 7] = [
     Architecture { family: Family::Gemma, name: "gemma" },
     Architecture { family: Family::Gemma2, name: "gemma2" },
     Architecture { family: Family::Gemma3, name: "gemma3" },
+    Architecture { family: Family::Ministral3, name: "mistral3" },
+    Architecture { family: Family::SmolLm3, name: "smollm3" },
+    Architecture { family: Family::Granite, name: "granite" },
+    Architecture { family: Family::Olmo2, name: "olmo2" },
+    Architecture { family: Family::Qwen2, name: "qwen2vl" },
+    Architecture { family: Family::Qwen3, name: "qwen3vl" },
 ];
 
 impl Architecture {
@@ -41,7 +49,11 @@ impl Architecture {
     /// # Errors
     /// llama.cpp has none for the family, or it is not supported.
     pub fn of_family(family: Family) -> Result<Self> {
-        let same = if family == Family::Mistral { Family::Llama } else { family };
+        let same = match family {
+            Family::Mistral => Family::Llama,
+            Family::Olmo3 => Family::Olmo2,
+            other => other,
+        };
         let found = ARCHITECTURES.into_iter().find(|architecture| architecture.family == same);
         found.ok_or_else(|| {
             let works = ARCHITECTURES.map(|architecture| architecture.family.architecture()).join(", ");
@@ -59,12 +71,17 @@ impl Architecture {
 
     /// Whether llama.cpp computes sliding windows for it.
     pub fn has_window(self) -> bool {
-        matches!(self.family, Family::Gemma2 | Family::Gemma3)
+        matches!(self.family, Family::Gemma2 | Family::Gemma3 | Family::Olmo2)
     }
 
     /// Whether rows of q and k are interleaved: see `names`.
     pub fn interleaves(self) -> bool {
-        self.family == Family::Llama
+        matches!(self.family, Family::Llama | Family::Ministral3 | Family::SmolLm3 | Family::Granite)
+    }
+
+    /// Whether llama.cpp reads all of YaRN's keys for it.
+    pub fn has_yarn_keys(self) -> bool {
+        self.family == Family::Ministral3
     }
 
     /// Adds to `config` the settings that llama.cpp fixes for the architecture, or reads from keys of its own.
@@ -77,10 +94,10 @@ impl Architecture {
         let is_27b = matches!((self.family, layers), (Family::Gemma2, 46) | (Family::Gemma3, 62));
         let divided = hidden as f64 / config.num_attention_heads as f64;
         let query_pre_attn_scalar = if is_27b { divided } else { config.head_dim as f64 };
+        let length = keys.count(&self.key("attention.sliding_window"))?;
         let window = |every: usize, rope_theta| -> Result<Option<SlidingWindow>> {
-            let length = keys.count(&self.key("attention.sliding_window"))?.unwrap_or(4096);
-            let layers = (1..=layers).map(|layer| layer % every != 0).collect();
-            Ok(Some(SlidingWindow { length, layers, rope_theta }))
+            let layers = self.window_layers(keys, layers, every)?;
+            Ok(Some(SlidingWindow { length: length.unwrap_or(4096), layers, rope_theta }))
         };
         let cap = |key: &str, default: f64| -> Result<Option<f32>> {
             Ok(Some(keys.float(&self.key(key))?.unwrap_or(default) as f32))
@@ -97,7 +114,49 @@ impl Architecture {
                 let local = keys.float(&self.key("rope.freq_base_swa"))?.unwrap_or(1e4);
                 ModelConfig { query_pre_attn_scalar, sliding_window: window(6, Some(local))?, ..config }
             }
+            // llama.cpp does not rotate in every fourth layer.
+            Family::SmolLm3 => ModelConfig {
+                rotated_layers: Some((1..=layers).map(|layer| layer % 4 != 0).collect()),
+                ..config
+            },
+            Family::Granite => {
+                let float = |key: &str| keys.float(&self.key(key));
+                let scale = |key: &str| Ok::<_, Error>(float(key)?.unwrap_or(1.0) as f32);
+                let query_pre_attn_scalar =
+                    float("attention.scale")?.map_or(config.head_dim as f64, |scale| scale.powi(-2));
+                ModelConfig {
+                    query_pre_attn_scalar,
+                    embedding_scale: scale("embedding_scale")?,
+                    residual_multiplier: scale("residual_scale")?,
+                    logits_scaling: scale("logit_scale")?,
+                    ..config
+                }
+            }
+            Family::Olmo2 if length.is_some() => {
+                let local = keys.float(&self.key("rope.freq_base_swa"))?.unwrap_or(config.rope_theta);
+                let differs = config.rope_scaling.is_some() || local != config.rope_theta;
+                let sliding_window = window(4, Some(local).filter(|_| differs))?;
+                ModelConfig { family: Family::Olmo3, sliding_window, ..config }
+            }
             _ => config,
         })
+    }
+
+    /// Whether each layer has a sliding window: all but every `every`-th, unless a key says otherwise.
+    fn window_layers(self, keys: &Keys, count: usize, every: usize) -> Result<Vec<bool>> {
+        let key = self.key("attention.sliding_window_pattern");
+        let every = match keys.header.values.get(&key) {
+            Some(GgufValue::Array(array)) => {
+                let layers = array.bools(keys.path, keys.bytes)?;
+                return match layers.len() == count {
+                    true => Ok(layers),
+                    false => {
+                        Err(Error::damaged(keys.path, format!("{key}: {} for {count} layers", layers.len())))
+                    }
+                };
+            }
+            _ => keys.count(&key)?.unwrap_or(every),
+        };
+        Ok((1..=count).map(|layer| every == 0 || layer % every != 0).collect())
     }
 }

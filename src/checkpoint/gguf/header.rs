@@ -179,6 +179,15 @@ impl GgufArray {
         }
     }
 
+    /// Flags, which may be written as integers.
+    pub fn bools(&self, path: &Path, bytes: &[u8]) -> Result<Vec<bool>> {
+        let mut cursor = HeaderCursor { path, bytes, position: self.start };
+        match self.element {
+            ValueKind::Bool => (0..self.count).map(|_| Ok(cursor.array::<1>()? != [0])).collect(),
+            _ => Ok(self.integers(path, bytes)?.into_iter().map(|value| value != 0).collect()),
+        }
+    }
+
     pub fn integers(&self, path: &Path, bytes: &[u8]) -> Result<Vec<i32>> {
         let mut cursor = HeaderCursor { path, bytes, position: self.start };
         match self.element {

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::family::Architecture;
 use super::header::{GgufArray, GgufHeader};
 use super::keys::Keys;
-use super::names;
-use crate::arch::{Activation, Family, MOST_LAYERS, ModelConfig, RopeScaling};
+use super::rope;
+use crate::arch::{Activation, Family, MOST_LAYERS, ModelConfig, QkNorm};
 use crate::data::tokenizer::{GgufVocab, TURN_ENDS};
 use crate::error::{Error, Result};
 
@@ -42,7 +42,7 @@ pub fn config(
     if num_hidden_layers > MOST_LAYERS {
         return Err(Error::damaged(path, format!("num_hidden_layers is {num_hidden_layers}")));
     }
-    let (rope_scaling, max_position_embeddings) = rope(&keys, architecture, rope_factors)?;
+    let (rope_scaling, max_position_embeddings) = rope::read(&keys, architecture, rope_factors)?;
     let epsilon = own("attention.layer_norm_rms_epsilon");
     let has = |name: &str| header.tensors.iter().any(|t| t.name == name);
     let config = ModelConfig {
@@ -60,18 +60,21 @@ pub fn config(
         rope_scaling,
         tie_word_embeddings: !has("output.weight"),
         rotary_dim,
+        rotated_layers: None,
         block: family.block(),
         hidden_act: if family.is_gemma() { Activation::GeluTanh } else { Activation::Silu },
         norm_offset: 0.0,
         word_embed_proj_dim: hidden_size,
         embedding_scale: family.embedding_scale(hidden_size),
+        residual_multiplier: 1.0,
+        logits_scaling: 1.0,
         query_pre_attn_scalar: head_dim as f64,
         attn_logit_softcapping: None,
         final_logit_softcapping: None,
         qkv_bias: has("blk.0.attn_q.bias"),
         o_bias: has("blk.0.attn_output.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
-        qk_norm: has("blk.0.attn_q_norm.weight"),
+        qk_norm: has("blk.0.attn_q_norm.weight").then(|| family.qk_norm().unwrap_or(QkNorm::Heads)),
         sliding_window: None,
         bos_token_id: keys.token("bos_token_id")?,
         eos_token_ids: end_tokens(&keys)?,
@@ -164,51 +167,4 @@ fn head_widths(
         }
     }
     Ok([head_dim, rotary_dim])
-}
-
-/// RoPE scaling, and the longest context with it.
-fn rope(
-    keys: &Keys<'_>,
-    architecture: Architecture,
-    factors: &dyn Fn(&str) -> Option<Vec<f32>>,
-) -> Result<(Option<RopeScaling>, usize)> {
-    let own = |key: &str| architecture.key(key);
-    let context = keys.dimension(&own("context_length"))?;
-    let Some(short_factor) = factors(names::SHORT_FACTORS) else {
-        return Ok((rope_scaling(keys, architecture, factors(names::ROPE_FACTORS))?, context));
-    };
-    // Longer contexts than the original have other factors: see `hf::rope`.
-    let original = keys.count(&own("rope.scaling.original_context_length"))?.unwrap_or(context);
-    let attention_factor = keys.float(&own("rope.scaling.attn_factor"))?.unwrap_or(1.0) as f32;
-    let long_factor = factors(names::LONG_FACTORS).unwrap_or_else(|| short_factor.clone());
-    let scaling = RopeScaling::LongRope { short_factor, attention_factor, long_factor, longest: context };
-    Ok((Some(scaling), context.min(original)))
-}
-
-fn rope_scaling(
-    keys: &Keys<'_>,
-    architecture: Architecture,
-    factors: Option<Vec<f32>>,
-) -> Result<Option<RopeScaling>> {
-    let own = |key: &str| architecture.key(&format!("rope.{key}"));
-    let kind = keys.string(&own("scaling.type"))?;
-    let factor = match keys.float(&own("scaling.factor"))? {
-        Some(factor) => Some(factor),
-        None => keys.float(&own("scale_linear"))?,
-    };
-    let linear = match (kind, factor) {
-        (Some("none"), _) | (None | Some("linear"), None) => None,
-        (None | Some("linear"), Some(factor)) => Some(RopeScaling::Linear { factor: factor as f32 }),
-        (Some(other), _) => {
-            return Err(
-                keys.unsupported(format!("rope.scaling.type \"{other}\""), "none, linear, rope_freqs")
-            );
-        }
-    };
-    match (linear, factors) {
-        (Some(_), Some(_)) => {
-            Err(keys.unsupported("linear rope scaling together with rope_freqs".into(), "one of them"))
-        }
-        (linear, factors) => Ok(linear.or(factors.map(RopeScaling::Factors))),
-    }
 }

@@ -9,6 +9,7 @@
 //! names     llama.cpp's tensor names and its order of q/k rows
 //! keys      the key-values, by type
 //! family    llama.cpp's architectures, and what it does for each that no key says
+//! rope      rotary position embeddings in key-values and tensors
 //! metadata  key-values → ModelConfig and vocabulary
 //! model     a whole model written: writer the structure, describe the key-values, encode the blocks
 //! ```
@@ -24,6 +25,7 @@ mod keys;
 mod metadata;
 pub mod model;
 mod names;
+mod rope;
 pub mod split;
 mod store;
 mod writer;

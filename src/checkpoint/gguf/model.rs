@@ -14,6 +14,7 @@ use super::encode::{self, BLOCK, Encoded};
 use super::family::Architecture;
 use super::file::Gguf;
 use super::names::{self, RowOrder};
+use super::rope;
 use super::writer;
 use crate::arch::{ModelConfig, RopeScaling};
 use crate::checkpoint::float;
@@ -66,7 +67,7 @@ impl<'a> ModelFile<'a> {
     ) -> Result<Self> {
         let architecture = Architecture::of_family(config.family)?;
         let mut tensors = Vec::new();
-        let factors = describe::rope_factors(config);
+        let factors = rope::tensors(config);
         for (name, factors) in &factors {
             tensors.push(((*name).to_owned(), GgmlType::Float(FloatType::F32), vec![factors.len()]));
         }
@@ -141,21 +142,18 @@ fn stored_name(config: &ModelConfig, name: &str) -> Result<String> {
 /// # Errors
 /// The settings that were read from the file differ from the model's.
 fn check_same(config: &ModelConfig, architecture: Architecture, read: &ModelConfig) -> Result<()> {
-    let single = |value: f64| f64::from(value as f32);
     let mut wanted = ModelConfig {
         family: read.family,
         bos_token_id: read.bos_token_id,
         eos_token_ids: read.eos_token_ids.clone(),
         norm_offset: 0.0,
-        rms_norm_eps: single(config.rms_norm_eps),
-        rope_theta: single(config.rope_theta),
         ..config.clone()
     };
     if let Some(RopeScaling::Llama3 { .. }) = wanted.rope_scaling {
         wanted.rope_scaling = Some(RopeScaling::Factors(config.rope_divisors()));
     }
     match &mut wanted.sliding_window {
-        Some(window) if architecture.has_window() => window.rope_theta = window.rope_theta.map(single),
+        Some(_) if architecture.has_window() => {}
         window => {
             if let Some(window) = window.take().filter(|w| w.length < config.max_position_embeddings) {
                 tracing::warn!(
@@ -166,6 +164,7 @@ fn check_same(config: &ModelConfig, architecture: Architecture, read: &ModelConf
             }
         }
     }
+    let wanted = wanted.rounded_as(read);
     if wanted == *read {
         return Ok(());
     }

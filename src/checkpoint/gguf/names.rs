@@ -36,6 +36,10 @@ fn own_parts(block: BlockKind) -> &'static [(&'static str, &'static str)] {
             ("attn_qkv", "self_attn.qkv_proj"),
             ("ffn_up", "mlp.gate_up_proj"),
         ],
+        BlockKind::Olmo2 => &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("post_ffw_norm", "post_feedforward_layernorm"),
+        ],
         BlockKind::Gemma2 => &[
             ("post_attention_norm", "post_attention_layernorm"),
             ("ffn_norm", "pre_feedforward_layernorm"),

@@ -17,6 +17,7 @@ pub enum Meta {
     Strings(Vec<String>),
     Floats(Vec<f32>),
     Integers(Vec<i32>),
+    Bools(Vec<bool>),
 }
 
 /// The alignment of tensors in a file without the key general.alignment.
@@ -108,6 +109,10 @@ fn value(out: &mut Vec<u8>, value: &Meta) {
         Meta::Integers(values) => {
             array(out, I32, values.len());
             values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+        }
+        Meta::Bools(values) => {
+            array(out, BOOL, values.len());
+            out.extend(values.iter().map(|value| u8::from(*value)));
         }
     }
 }

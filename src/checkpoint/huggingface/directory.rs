@@ -69,6 +69,14 @@ impl HuggingFace {
             ));
         }
         complete_names(&mut shards)?;
+        let mut text_config = hf::text(&json);
+        if let Some(text) = &mut text_config
+            && !shards.names().any(|name| name.starts_with(HEAD_MODULE))
+        {
+            // Whether the head is tied may stand in the part's config, in that of the whole, or nowhere.
+            config.tie_word_embeddings = true;
+            text["tie_word_embeddings"] = true.into();
+        }
         // A head that is the very bytes of the embeddings it is tied to is left out.
         if config.tie_word_embeddings && shards.position(HEAD) == shards.position(&embeddings(&config)) {
             shards.remove(HEAD);
@@ -81,7 +89,7 @@ impl HuggingFace {
             shards,
             scheme,
             packed: BTreeMap::new(),
-            text_config: hf::text(&json),
+            text_config,
         };
         opened.find_packed()?;
         opened.check_leftover()?;
@@ -187,6 +195,9 @@ impl HuggingFace {
         modules.any(|module| self.packed.contains_key(&format!("{module}.weight")))
     }
 }
+
+/// The beginning of the names of the head's tensors.
+const HEAD_MODULE: &str = "lm_head.";
 
 /// The name of the token embeddings.
 fn embeddings(config: &ModelConfig) -> String {

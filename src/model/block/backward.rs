@@ -94,14 +94,18 @@ impl<B: Kernels> DecoderBlock<B> {
         let shared = pass.attention_inputs(self.sliding);
         let d_attended = d_attended.reshape(inputs[0].dims());
         let [dq, dk, dv] = kernels::attention_backward(inputs, d_attended, &shared.keys, self.scores(config));
-        let [dq, dk] = match &shared.rotation {
+        let [dq, dk] = match self.rotation(pass) {
             Some(rotation) => rotation.backward([dq, dk]),
             None => [dq, dk],
         };
-        let [dq, dk] = match products.clone().map(|products| self.split_heads(products, config)) {
+        let [dq, dk, dv] = [dq, dk, dv].map(|dy| {
+            let [rows, heads, dim] = dy.dims();
+            dy.reshape([rows, heads * dim])
+        });
+        let [dq, dk] = match &products {
             Some([q, k, _]) => {
-                let mut normed = |x: Tensor<B, 3>, dy: Tensor<B, 3>, norm: &Option<Norm<B>>| match norm {
-                    Some(norm) => norm.heads_backward(x, dy, gradients),
+                let mut normed = |x: &Tensor<B, 2>, dy: Tensor<B, 2>, norm: &Option<Norm<B>>| match norm {
+                    Some(norm) => norm.groups_backward(x.clone(), dy, gradients),
                     None => dy,
                 };
                 [normed(q, dq, &self.q_norm), normed(k, dk, &self.k_norm)]
@@ -109,10 +113,7 @@ impl<B: Kernels> DecoderBlock<B> {
             None => [dq, dk],
         };
         let mut y = products.into_iter().flatten();
-        let products = [dq, dk, dv].map(|dy| {
-            let [rows, heads, dim] = dy.dims();
-            LinearOutput { y: y.next(), dy: dy.reshape([rows, heads * dim]) }
-        });
+        let products = [dq, dk, dv].map(|dy| LinearOutput { y: y.next(), dy });
         // A trained norm needs the gradient of its result.
         let is_trained = self.attention_norms.input.as_ref().is_some_and(Norm::is_trained);
         let [_, h] = self.attention_norms.input(x.clone().into());

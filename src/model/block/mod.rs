@@ -18,6 +18,7 @@ use crate::kernels::{self, Kernels, Scores};
 use crate::model::linear::{Linear, Projections};
 use crate::model::norm::{Norm, Norms, Residual};
 use crate::model::pass::Pass;
+use crate::model::rope::Rotation;
 use crate::zo::direction::Signs;
 
 /// A decoder block: attention and an MLP.
@@ -32,6 +33,8 @@ pub struct DecoderBlock<B: Backend> {
     pub down_proj: Linear<B>,
     /// Whether attention is limited to a sliding window of keys.
     sliding: bool,
+    /// Whether queries and keys are rotated.
+    rotates: bool,
 }
 
 /// The input projections of an MLP, with its activation.
@@ -105,6 +108,7 @@ impl<B: Kernels> DecoderBlock<B> {
             },
             down_proj: linear(LinearRole::MlpOutput)?,
             sliding: config.sliding_window.as_ref().is_some_and(|window| window.layers[index]),
+            rotates: config.rotates(index),
         })
     }
 
@@ -229,17 +233,23 @@ impl<B: Kernels> DecoderBlock<B> {
         pass: &Pass<B>,
         config: &ModelConfig,
     ) -> [Tensor<B, 3>; 3] {
-        let [q, k, v] = self.split_heads(products, config);
-        let normed = |x: Tensor<B, 3>, norm: &Option<Norm<B>>| match norm {
-            Some(norm) => norm.heads(x),
+        let [q, k, v] = products;
+        let normed = |x: Tensor<B, 2>, norm: &Option<Norm<B>>| match norm {
+            Some(norm) => norm.groups(x),
             None => x,
         };
-        let qk = [normed(q, &self.q_norm), normed(k, &self.k_norm)];
-        let [q, k] = match &pass.attention_inputs(self.sliding).rotation {
-            Some(rotation) => rotation.apply(qk),
-            None => qk,
+        let products = [normed(q, &self.q_norm), normed(k, &self.k_norm), v];
+        let [q, k, v] = self.split_heads(products, config);
+        let [q, k] = match self.rotation(pass) {
+            Some(rotation) => rotation.apply([q, k]),
+            None => [q, k],
         };
         [q, k, v]
+    }
+
+    /// The rotation of queries and keys, if they are rotated.
+    fn rotation<'p>(&self, pass: &'p Pass<B>) -> Option<&'p Rotation<B>> {
+        pass.attention_inputs(self.sliding).rotation.as_ref().filter(|_| self.rotates)
     }
 
     /// The products of the projections, `[T, width]` each, as heads: `[T, heads, head_dim]`.

@@ -67,6 +67,8 @@ impl<B: Kernels> Decoder<B> {
         let packed = layers.iter().flat_map(DecoderBlock::linears).filter_map(Linear::packed);
         B::expect_unpacked(packed.map(DeviceWeight::elements).max().unwrap_or(0), &device);
         let norm = config.final_norm().map(|module| Norm::load(&checkpoint, module, &device)).transpose()?;
+        // The logits follow linearly from the last norm.
+        let norm = norm.map(|norm| norm.divided(config.logits_scaling));
         let outer = |module: &str| Linear::load(&checkpoint, module, false, &trained, &device, dtype);
         let project_out = config.projections().map(|[_, module]| outer(module)).transpose()?;
         let lm_head = outer(config.head())?;

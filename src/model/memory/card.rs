@@ -78,7 +78,7 @@ impl Passes<'_> {
     fn embedded(&self, pool: &mut Pool, tokens: usize, parts: usize, again: bool) -> usize {
         let row = tokens * self.config.hidden_size;
         // Rows of a table on the device are scaled in f32.
-        if self.config.embedding_scale != 1.0 && self.activation != 4 {
+        if self.config.input_scale() != 1.0 && self.activation != 4 {
             let wide = pool.take(4 * row);
             pool.give([wide]);
         }
@@ -154,7 +154,8 @@ impl Passes<'_> {
     /// norms take additional buffers.
     fn norm_of_sum(&self, pool: &mut Pool, rows: usize, branch: usize) -> usize {
         let config = self.config;
-        let branch = if config.block == BlockKind::Gemma2 { pool.next(branch, branch) } else { branch };
+        let has_output_norms = matches!(config.block, BlockKind::Gemma2 | BlockKind::Olmo2);
+        let branch = if has_output_norms { pool.next(branch, branch) } else { branch };
         if !config.layer_norms() {
             return branch;
         }

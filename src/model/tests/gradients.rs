@@ -61,7 +61,7 @@ fn gradient_cases() -> Vec<GradientCase> {
     let mut paths: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
-    assert!(paths.len() >= 24, "{paths:?}");
+    assert!(paths.len() >= 29, "{paths:?}");
     let case = |path: PathBuf| {
         let case: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let (mut tokens, mut sequences) = (vec![], vec![]);

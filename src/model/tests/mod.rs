@@ -49,7 +49,7 @@ fn fixtures() -> Vec<PathBuf> {
     let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
     let mut found: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|path| path.is_dir()).collect();
     found.sort();
-    assert!(found.len() >= 17, "{found:?}");
+    assert!(found.len() >= 29, "{found:?}");
     found
 }
 
