@@ -28,10 +28,14 @@ const OTHERS: [&str; 6] = [
 pub fn text(json: &Value) -> Option<Value> {
     let architecture = json.pointer("/architectures/0").and_then(Value::as_str)?;
     let whole = WHOLE_MODELS.iter().find(|whole| whole.architecture == architecture)?;
-    // Older files of Qwen2.5-VL have the keys of the text part among those of the whole.
-    let text = json.get("text_config").or_else(|| json.get("hidden_size").map(|_| json))?.as_object()?;
-    let kind = text.get("model_type").and_then(Value::as_str).unwrap_or(whole.families[0].0);
+    let kind_of = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
+    let (text, kind) = match json.get("text_config") {
+        Some(text) => (text, kind_of(text).unwrap_or_else(|| whole.families[0].0.to_owned())),
+        // Older files of Qwen2.5-VL have the keys of the text part among those of the whole.
+        None => (json, kind_of(json)?),
+    };
     let (_, family) = whole.families.iter().find(|(known, _)| *known == kind)?;
+    let text = text.as_object()?;
     let mut merged = absent_keys(*family);
     for key in ["bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings"] {
         merged.extend(json.get(key).map(|value| (key.to_owned(), value.clone())));

@@ -130,9 +130,15 @@ fn families_that_differ_from_llama_by_numbers() {
 
     let mut yarn = yarn;
     yarn["llama_4_scaling_beta"] = json!(0.1);
-    let ministral = of("Ministral3ForCausalLM", json!({"rope_parameters": yarn})).unwrap();
+    let ministral =
+        of("Ministral3ForCausalLM", json!({"rope_parameters": yarn, "num_key_value_heads": 2})).unwrap();
     assert_eq!((ministral.head_dim, ministral.max_position_embeddings), (128, 1024));
-    assert!(of("Ministral3ForCausalLM", json!({})).unwrap_err().to_string().contains("rope_parameters"));
+    assert!(
+        of("Ministral3ForCausalLM", json!({"num_key_value_heads": 2}))
+            .unwrap_err()
+            .to_string()
+            .contains("rope_parameters")
+    );
 }
 
 #[test]
