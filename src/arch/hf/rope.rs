@@ -28,7 +28,7 @@ pub struct RopeKeys {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RotaryParameters {
-    ByLayerType { full_attention: RotaryKeys, sliding_attention: Option<RotaryKeys> },
+    ByLayerType { full_attention: RotaryKeys, sliding_attention: Option<Box<RotaryKeys>> },
     One(RotaryKeys),
 }
 
@@ -74,7 +74,7 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
     let (scaling, local) = match raw.rope_parameters.as_ref().filter(|parameters| !parameters.is_empty()) {
         Some(RotaryParameters::One(scaling)) => (Some(scaling), None),
         Some(RotaryParameters::ByLayerType { full_attention, sliding_attention }) => {
-            (Some(full_attention), sliding_attention.as_ref())
+            (Some(full_attention), sliding_attention.as_deref())
         }
         None => (raw.rope_scaling.as_ref(), None),
     };

@@ -23,9 +23,10 @@ use super::by_tokens::{InputByTokens, rows_in_lanes};
 use super::codebook::CodebookWords;
 use super::codes::SliceCodes;
 use super::input::SlicedInput;
-use super::layout::{LANES, SLICE};
+use super::layout::{LANES, Rows, SLICE, copy_row};
+use super::operands::TileSlice;
 use super::scales::UnitScales;
-use super::tile::{self, TileSlice};
+use super::tile;
 use super::transpose::transpose;
 use super::turn::turn;
 use super::unpack;
@@ -55,7 +56,7 @@ struct Prepared<'a> {
     codebook: Option<CodebookWords<'a>>,
     by_rows: Option<SlicedInput>,
     /// `[units][token words][LANES rows]`, if the gradient of the scales is wanted.
-    by_tokens: Option<Vec<[u32; LANES]>>,
+    by_tokens: Option<Rows<u32>>,
 }
 
 /// Sums of the scales' gradient over one unit of columns: a row for each group that lies in it, whole or in part.
@@ -70,11 +71,11 @@ struct GroupSums {
 struct Buffers {
     codes: Vec<[u32; LANES]>,
     /// Weights of a unit of rows as f32: `[columns][LANES rows]`
-    weights: Vec<[u32; LANES]>,
+    weights: Rows<u32>,
     /// Weights of a slice of rows: `[units of columns][words][LANES columns]`
-    turned: Vec<[u32; LANES]>,
+    turned: Rows<u32>,
     /// `[columns][LANES rows]`
-    products: Vec<[f32; LANES]>,
+    products: Rows<f32>,
 }
 
 /// Computes the gradients of all products. All weights have as many input features as `x`, which is given if gradients
@@ -93,7 +94,7 @@ pub(in crate::kernels::cpu) fn packed_linear_backward(
     if tokens == 0 {
         return;
     }
-    let x = x.map(|x| InputByTokens::new(x, in_features, arithmetic.features()));
+    let x = x.map(|x| InputByTokens::new(x, in_features, arithmetic));
     let prepared: Vec<_> =
         products.iter().map(|product| Prepared::new(product, tokens, dx.is_some(), arithmetic)).collect();
     let job = Job { prepared: &prepared, x: x.as_ref(), tokens, in_features, arithmetic };
@@ -151,7 +152,7 @@ impl<'a> Prepared<'a> {
                 SlicedInput::new(&wide, padded, features)
             }
         });
-        let by_tokens = product.scales.is_some().then(|| rows_in_lanes(product.dy, out, features));
+        let by_tokens = product.scales.is_some().then(|| rows_in_lanes(product.dy, out, arithmetic));
         let of_unit = |first| UnitScales::new(&weight, &[None], first, LANES.min(out - first));
         let scales = (0..out.div_ceil(LANES)).into_par_iter().map(|unit| of_unit(unit * LANES)).collect();
         Self { weight, scales, codebook, by_rows, by_tokens }
@@ -174,7 +175,7 @@ impl<'a> Prepared<'a> {
             group_words: weight.sub_block_size(),
             scales: &scales[unit],
         };
-        buffers.weights.resize(columns.len(), [0; LANES]);
+        buffers.weights.resize(columns.len());
         match codebook {
             None => unpack::unpack_f32(&codes, columns.len(), &mut buffers.weights),
             Some(codebook) => unpack::look_up_f32(&codes, codebook, columns.len(), &mut buffers.weights),
@@ -218,11 +219,10 @@ impl Job<'_> {
         // A pass takes whole slices of tokens.
         let of_slice = SLICE * self.arithmetic.features();
         let per_pass = (TOKENS / of_slice).max(1) * of_slice;
-        let mut inputs = vec![];
+        let mut inputs = Rows::default();
         for start in (0..self.tokens).step_by(per_pass) {
             let tokens = start..(start + per_pass).min(self.tokens);
-            inputs.clear();
-            inputs.resize(if dx.is_some() { units * tokens.len() } else { 0 }, [0f32; LANES]);
+            inputs.reset(if dx.is_some() { units * tokens.len() } else { 0 });
             for (product, sums) in self.prepared.iter().zip(&mut sums) {
                 self.add(product, &columns, &tokens, &mut inputs, sums, buffers);
             }
@@ -234,7 +234,7 @@ impl Job<'_> {
                     // SAFETY: row token < T and columns first .. first + width ≤ in_features of the T × in_features
                     // matrix `dx`, which are this task's alone by this function's contract.
                     let out = unsafe { dx.part(token * self.in_features + first, width) };
-                    out.copy_from_slice(&sums[..width]);
+                    copy_row(sums, out);
                 }
             }
         }
@@ -257,7 +257,7 @@ impl Job<'_> {
         for slice in 0..product.scales.len().div_ceil(per_slice) {
             let row_units = slice * per_slice..((slice + 1) * per_slice).min(product.scales.len());
             let words = row_units.len() * words_per_unit;
-            buffers.turned.resize(units * words, [0; LANES]);
+            buffers.turned.resize(units * words);
             for (place, row_unit) in row_units.enumerate() {
                 product.unpack(row_unit, columns, buffers);
                 if !inputs.is_empty() {
@@ -290,10 +290,9 @@ impl Job<'_> {
         dy: &[[u32; LANES]],
         columns: &Range<usize>,
         tokens: &Range<usize>,
-        products: &mut Vec<[f32; LANES]>,
+        products: &mut Rows<f32>,
     ) {
-        products.clear();
-        products.resize(columns.len(), [0.0; LANES]);
+        products.reset(columns.len());
         let of_slice = SLICE * self.arithmetic.features();
         for slice in tokens.start / of_slice..tokens.end.div_ceil(of_slice) {
             let w = &dy[slice * SLICE..][..x.length(slice)];

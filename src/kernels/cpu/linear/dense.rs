@@ -9,7 +9,8 @@ use super::super::halves;
 use super::arithmetic::Arithmetic;
 use super::input::SlicedInput;
 use super::layout::{LANES, SLICE};
-use super::tile::{self, TileSlice};
+use super::operands::TileSlice;
+use super::tile;
 use super::transpose::transpose;
 
 /// A float type of dense weights.

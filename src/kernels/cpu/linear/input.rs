@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::super::halves;
 use super::super::multiversion::multiversion;
-use super::layout::{SLICE, runs};
+use super::layout::{LANES, Rows, SLICE, runs};
 
 /// Tokens per task: enough work to outweigh handing it over.
 const ROWS: usize = 32;
@@ -16,7 +16,7 @@ pub(super) type RunSums = Vec<Vec<f32>>;
 pub(super) struct SlicedInput {
     pub tokens: usize,
     /// `[slices][tokens][words]`, the last slice may have fewer words.
-    words: Vec<u32>,
+    words: Rows<u32>,
     per_token: usize,
 }
 
@@ -24,8 +24,9 @@ impl SlicedInput {
     /// Packs `x`, `[tokens, in_features]` with at least one token, into words of `features` features.
     pub fn new(x: &[f32], in_features: usize, features: usize) -> Self {
         let (tokens, per_token) = (x.len() / in_features, in_features / features);
-        let mut words = vec![0u32; tokens * per_token];
-        words.par_chunks_mut(tokens * SLICE).enumerate().for_each(|(slice, words)| {
+        let mut words = Rows::zeros((tokens * per_token).div_ceil(LANES));
+        let flat = &mut words.as_flattened_mut()[..tokens * per_token];
+        flat.par_chunks_mut(tokens * SLICE).enumerate().for_each(|(slice, words)| {
             let length = words.len() / tokens;
             let rows = words.par_chunks_exact_mut(length).zip(x.par_chunks_exact(in_features));
             rows.with_min_len(ROWS).for_each(|(out, x)| {
@@ -40,7 +41,7 @@ impl SlicedInput {
     }
 
     pub fn words(&self) -> usize {
-        self.words.len()
+        self.tokens * self.per_token
     }
 
     pub fn slices(&self) -> usize {
@@ -53,7 +54,7 @@ impl SlicedInput {
     }
 
     pub fn slice(&self, slice: usize) -> &[u32] {
-        &self.words[slice * SLICE * self.tokens..][..self.length(slice) * self.tokens]
+        &self.words.as_flattened()[slice * SLICE * self.tokens..][..self.length(slice) * self.tokens]
     }
 
     /// Sums over the groups of `group_words` words, see [`RunSums`].

@@ -1,5 +1,10 @@
 //! Units, slices and the groups in them.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use bytemuck::Pod;
+
 /// Rows of a unit.
 pub(super) const LANES: usize = 32;
 /// Words of a slice, a multiple of 32 so that it starts at a new word of codes whatever their width;
@@ -14,4 +19,68 @@ pub(super) fn runs(start: usize, length: usize, group_words: usize) -> impl Iter
     let first = start / group_words;
     let edge = move |group: usize| (group * group_words).clamp(start, end);
     (first..end.div_ceil(group_words)).map(move |group| (group, edge(group + 1) - edge(group)))
+}
+
+/// Copies the first lanes of a row; all of them without a call.
+#[inline(always)]
+pub(super) fn copy_row(row: &[f32; LANES], out: &mut [f32]) {
+    match <&mut [f32; LANES]>::try_from(&mut *out) {
+        Ok(out) => *out = *row,
+        Err(_) => out.copy_from_slice(&row[..out.len()]),
+    }
+}
+
+/// Rows of lanes, each at the beginning of a cache line: a load of a whole line that straddles two takes twice as long.
+pub(super) struct Rows<T> {
+    /// The rows, after and before words that are not used.
+    words: Vec<u32>,
+    start: usize,
+    rows: usize,
+    of: PhantomData<T>,
+}
+
+/// Words of a cache line.
+const LINE: usize = 16;
+
+impl<T> Default for Rows<T> {
+    fn default() -> Self {
+        Self { words: vec![], start: 0, rows: 0, of: PhantomData }
+    }
+}
+
+impl<T: Pod> Rows<T> {
+    pub fn zeros(rows: usize) -> Self {
+        let words = vec![0u32; rows * LANES + LINE - 1];
+        // Without a start at a line, as the documentation of the function allows, the rows are only slower.
+        let start = words.as_ptr().align_offset(4 * LINE);
+        Self { words, start: if start < LINE { start } else { 0 }, rows, of: PhantomData }
+    }
+
+    /// Makes it as long as given. The values are arbitrary.
+    pub fn resize(&mut self, rows: usize) {
+        match rows * LANES + LINE <= self.words.len() {
+            true => self.rows = rows,
+            false => *self = Self::zeros(rows),
+        }
+    }
+
+    /// Makes it as long as given, with values of 0.
+    pub fn reset(&mut self, rows: usize) {
+        self.resize(rows);
+        self.as_flattened_mut().fill(T::zeroed());
+    }
+}
+
+impl<T: Pod> Deref for Rows<T> {
+    type Target = [[T; LANES]];
+
+    fn deref(&self) -> &Self::Target {
+        bytemuck::cast_slice(&self.words[self.start..self.start + self.rows * LANES])
+    }
+}
+
+impl<T: Pod> DerefMut for Rows<T> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        bytemuck::cast_slice_mut(&mut self.words[self.start..self.start + self.rows * LANES])
+    }
 }

@@ -21,6 +21,8 @@
 //!
 //! Every sum has one order, whatever the number of tokens and of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod arithmetic;
 mod backward;
 mod by_tokens;
@@ -29,6 +31,7 @@ mod codes;
 mod dense;
 mod input;
 mod layout;
+mod operands;
 mod product;
 mod scales;
 mod tile;

@@ -9,9 +9,10 @@ use super::arithmetic::Arithmetic;
 use super::codebook::CodebookWords;
 use super::codes::SliceCodes;
 use super::input::{RunSums, SlicedInput};
-use super::layout::{LANES, SLICE};
+use super::layout::{LANES, Rows, SLICE, copy_row};
+use super::operands::{GroupOffsets, GroupScales, TileSlice};
 use super::scales::UnitScales;
-use super::tile::{self, GroupOffsets, GroupScales, TileSlice};
+use super::tile;
 use super::transpose::transpose;
 use super::unpack;
 use super::view::{PackedProduct, WeightView};
@@ -61,7 +62,7 @@ pub(super) struct UnitBuffers {
     /// Codes: `[words of codes]`.
     codes: Vec<[u32; LANES]>,
     /// Unpacked weights: `[words]`, or `[parts][words]` where they contain the scales.
-    w: Vec<[u32; LANES]>,
+    w: Rows<u32>,
 }
 
 /// Rows of a weight, and their products with the tokens of the pass at hand.
@@ -75,7 +76,7 @@ pub(super) struct Unit<'a> {
     /// Tokens of the pass, counted from the first of a part.
     tokens: Range<usize>,
     /// Products: `[parts][tokens]`.
-    y: Vec<[f32; LANES]>,
+    y: Rows<f32>,
 }
 
 impl<'a> Unit<'a> {
@@ -83,7 +84,7 @@ impl<'a> Unit<'a> {
     pub fn new(product: &'a Prepared<'a>, first: usize) -> Self {
         let width = LANES.min(product.weight.out_features - first);
         let scales = UnitScales::new(&product.weight, &product.parts, first, width);
-        Self { product, first, width, scales, tokens: 0..0, y: vec![] }
+        Self { product, first, width, scales, tokens: 0..0, y: Rows::default() }
     }
 
     /// Begins a pass over some of the tokens, the same share of each part.
@@ -91,8 +92,7 @@ impl<'a> Unit<'a> {
         let Prepared { parts, input, .. } = self.product;
         let tokens = input.tokens / parts.len();
         self.tokens = tokens * pass / passes..tokens * (pass + 1) / passes;
-        self.y.clear();
-        self.y.resize(parts.len() * self.tokens.len(), [0.0; LANES]);
+        self.y.reset(parts.len() * self.tokens.len());
     }
 
     /// Adds the products over one slice of the input features. `last`: the next slice is read next, and not in the caches
@@ -141,7 +141,7 @@ impl<'a> Unit<'a> {
             scales: &self.scales,
         };
         let (w, scaled) = (&mut buffers.w, arithmetic.features() == 1);
-        w.resize(if scaled { parts.len() * length } else { length }, [0; LANES]);
+        w.resize(if scaled { parts.len() * length } else { length });
         match (scaled, codebook) {
             (true, None) => unpack::unpack_f32(&codes, length, w),
             (true, Some(codebook)) => unpack::look_up_f32(&codes, codebook, length, w),
@@ -158,11 +158,11 @@ impl<'a> Unit<'a> {
         let Prepared { weight, y, input, parts, .. } = self.product;
         let part = input.tokens / parts.len();
         let tokens = (0..parts.len()).flat_map(|i| self.tokens.clone().map(move |token| i * part + token));
-        for (token, row) in tokens.zip(&self.y) {
+        for (token, row) in tokens.zip(self.y.iter()) {
             // SAFETY: row token < T and columns first .. first + width ≤ n of the T × n matrix `y`, which
             // are this unit's alone.
             let out = unsafe { y.part(token * weight.out_features + self.first, self.width) };
-            out.copy_from_slice(&row[..self.width]);
+            copy_row(row, out);
         }
     }
 }
