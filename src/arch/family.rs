@@ -108,7 +108,7 @@ impl Family {
         }
     }
 
-    /// The groups of queries and keys that its models norm; `None` where they norm none.
+    /// The norms of its models' queries and keys; `None` where there are none.
     pub fn qk_norm(self) -> Option<QkNorm> {
         match self {
             Self::Qwen3 | Self::Gemma3 => Some(QkNorm::Heads),

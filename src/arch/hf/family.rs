@@ -8,27 +8,27 @@ use super::keys::unsupported;
 use crate::arch::Family;
 use crate::error::{Error, Result};
 
-/// A model that sees, whose text part can be read: see `nested`.
-pub struct WholeModel {
+/// A vision-language model whose text part can be read: see `nested`.
+pub struct VisionModel {
     pub architecture: &'static str,
-    /// The families that a text part can have, each with its `model_type` there. The first is that of a part without one.
+    /// The families of its text part, by the part's `model_type`. A part without one is of the first.
     pub families: &'static [(&'static str, Family)],
 }
 
-pub const WHOLE_MODELS: [WholeModel; 4] = [
-    WholeModel {
+pub const VISION_MODELS: [VisionModel; 4] = [
+    VisionModel {
         architecture: "Gemma3ForConditionalGeneration",
         families: &[("gemma3_text", Family::Gemma3)],
     },
-    WholeModel {
+    VisionModel {
         architecture: "Mistral3ForConditionalGeneration",
         families: &[("mistral", Family::Mistral), ("ministral3", Family::Ministral3)],
     },
-    WholeModel {
+    VisionModel {
         architecture: "Qwen2_5_VLForConditionalGeneration",
         families: &[("qwen2_5_vl_text", Family::Qwen2), ("qwen2_5_vl", Family::Qwen2)],
     },
-    WholeModel {
+    VisionModel {
         architecture: "Qwen3VLForConditionalGeneration",
         families: &[("qwen3_vl_text", Family::Qwen3)],
     },
@@ -64,8 +64,8 @@ pub fn of(path: &Path, json: &Value) -> Result<Family> {
         (Some(family), _) => Ok(family),
         (None, Some(other)) => {
             let works = Family::ALL.map(Family::architecture).join(", ");
-            let whole = WHOLE_MODELS.map(|whole| whole.architecture);
-            let works = format!("{works}, and the text part of {}", whole.join(", "));
+            let vision = VISION_MODELS.map(|model| model.architecture);
+            let works = format!("{works}, and the text part of {}", vision.join(", "));
             Err(unsupported(path, format!("architecture \"{other}\""), &works))
         }
         (None, None) => Err(Error::damaged(path, "names no architecture and no model_type")),

@@ -1,9 +1,9 @@
-//! Models that see. The text part of one is a model of a supported family, whose config lies in `text_config` and whose
-//! tensors' names begin differently. The vision tower and its projector are never read.
+//! Vision-language models. The text part of one is a model of a supported family, whose config lies in `text_config` and
+//! whose tensors' names begin differently. The vision tower and its projector are never read.
 
 use serde_json::{Map, Value, json};
 
-use super::family::{WHOLE_MODELS, model_type};
+use super::family::{VISION_MODELS, model_type};
 use crate::arch::Family;
 
 /// The prefixes of the text part's tensors, in files of transformers since 4.52 and before, and the prefix that each
@@ -27,7 +27,7 @@ const OTHERS: [&str; 6] = [
 /// The config of the text part, as a model of the text part alone would have it; `None` where there is no other part.
 pub fn text(json: &Value) -> Option<Value> {
     let architecture = json.pointer("/architectures/0").and_then(Value::as_str)?;
-    let whole = WHOLE_MODELS.iter().find(|whole| whole.architecture == architecture)?;
+    let whole = VISION_MODELS.iter().find(|whole| whole.architecture == architecture)?;
     let kind_of = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
     let (text, kind) = match json.get("text_config") {
         Some(text) => (text, kind_of(text).unwrap_or_else(|| whole.families[0].0.to_owned())),

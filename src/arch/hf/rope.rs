@@ -155,8 +155,8 @@ fn scaled(
     max_position_embeddings: usize,
 ) -> Result<Option<RopeScaling>> {
     match scaling.kind() {
-        // Within the context that the model has, dynamic scaling does nothing. Of a model that sees, "mrope" gives pictures
-        // three positions; those of a text are the same.
+        // Dynamic scaling begins beyond the model's context. The "mrope" of vision-language models gives each token three
+        // positions, which are equal for text.
         None | Some("default" | "dynamic" | "mrope") => Ok(None),
         Some("yarn") => yarn(path, raw, scaling, max_position_embeddings).map(Some),
         Some("linear") => Ok(Some(RopeScaling::Linear { factor: need(path, scaling.factor, "factor")? })),

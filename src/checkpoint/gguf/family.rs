@@ -12,8 +12,8 @@ pub struct Architecture {
     pub name: &'static str,
 }
 
-/// "llama" covers the families that differ from Llama by numbers alone, Mistral among them, and "olmo2" covers Olmo3. The
-/// text part of a model that sees is written as a model of its own: by the first name of its family.
+/// "llama" covers the families that differ from Llama by numbers alone, Mistral among them, and "olmo2" covers Olmo3. A
+/// family is written by its first name here; the others are those of the text parts of vision-language models.
 const ARCHITECTURES: [Architecture; 13] = [
     Architecture { family: Family::Llama, name: "llama" },
     Architecture { family: Family::Qwen2, name: "qwen2" },

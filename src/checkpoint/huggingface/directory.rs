@@ -73,7 +73,7 @@ impl HuggingFace {
         if let Some(text) = &mut text_config
             && !shards.names().any(|name| name.starts_with(HEAD_MODULE))
         {
-            // Whether the head is tied may stand in the part's config, in that of the whole, or nowhere.
+            // The head is tied. That may stand in the part's config, in that of the whole, or nowhere.
             config.tie_word_embeddings = true;
             text["tie_word_embeddings"] = true.into();
         }

@@ -31,27 +31,14 @@ struct TileShapes {
 
 impl TileShapes {
     /// Tiles 0 to 5, of sums and of `x`, with some tokens; tiles 6 and 7, of `w`, whole.
-    const fn of(tokens: usize) -> Self {
-        let (mut row_bytes, mut rows, mut tile) = ([0; 16], [0; 16], 0);
-        while tile < 8 {
-            row_bytes[tile] = 4 * TILE as u16;
-            rows[tile] = if tile < 6 { tokens as u8 } else { TILE as u8 };
-            tile += 1;
-        }
+    fn of(tokens: usize) -> Self {
+        let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+        row_bytes[..8].fill(4 * TILE as u16);
+        rows[..6].fill(tokens as u8);
+        rows[6..8].fill(TILE as u8);
         Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
     }
 }
-
-/// Shapes for 0 to 16 tokens in a tile.
-static SHAPES: [TileShapes; TILE + 1] = {
-    let mut shapes = [const { TileShapes::of(TILE) }; TILE + 1];
-    let mut tokens = 1;
-    while tokens < TILE {
-        shapes[tokens] = TileShapes::of(tokens);
-        tokens += 1;
-    }
-    shapes
-};
 
 /// Whether the processor has the unit, and the system lets this process use it.
 pub(super) fn is_usable() -> bool {
@@ -104,8 +91,9 @@ pub(super) unsafe fn multiply(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
         };
         if shaped_for != count.min(TILE) {
             shaped_for = count.min(TILE);
+            let shapes = TileShapes::of(shaped_for);
             // SAFETY: the unit is usable, and no other code of this thread uses tiles before they are released below.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &SHAPES[shaped_for], options(nostack, readonly)) };
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly)) };
         }
         prefetch(&slice.next[first * ahead..(first + count) * ahead]);
         let (x, y, both) = (&slice.x[first * words..], &mut y[first..first + count], count == TOKENS);

@@ -40,7 +40,7 @@ pub(super) struct Rows<T> {
 }
 
 /// Words of a cache line.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 impl<T> Default for Rows<T> {
     fn default() -> Self {
@@ -51,14 +51,14 @@ impl<T> Default for Rows<T> {
 impl<T: Pod> Rows<T> {
     pub fn zeros(rows: usize) -> Self {
         let words = vec![0u32; rows * LANES + LINE - 1];
-        // Without a start at a line, as the documentation of the function allows, the rows are only slower.
-        let start = words.as_ptr().align_offset(4 * LINE);
-        Self { words, start: if start < LINE { start } else { 0 }, rows, of: PhantomData }
+        // The function may find no such place; rows elsewhere are only slower.
+        let start = Some(words.as_ptr().align_offset(4 * LINE)).filter(|start| *start < LINE).unwrap_or(0);
+        Self { words, start, rows, of: PhantomData }
     }
 
     /// Makes it as long as given. The values are arbitrary.
     pub fn resize(&mut self, rows: usize) {
-        match rows * LANES + LINE <= self.words.len() {
+        match self.start + rows * LANES <= self.words.len() {
             true => self.rows = rows,
             false => *self = Self::zeros(rows),
         }

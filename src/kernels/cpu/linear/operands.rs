@@ -1,6 +1,6 @@
 //! The operands of the inner loops.
 
-use super::layout::LANES;
+use super::layout::{LANES, LINE};
 
 /// Activations and weights of one slice of the input features.
 pub(super) struct TileSlice<'a> {
@@ -38,8 +38,6 @@ pub(super) struct GroupOffsets<'a> {
 /// Asks for the lines of some words, and does not wait for them.
 #[inline(always)]
 pub(super) fn prefetch(words: &[u32]) {
-    /// Words of a cache line.
-    const LINE: usize = 16;
     #[cfg(target_arch = "x86_64")]
     for line in words.chunks(LINE) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
