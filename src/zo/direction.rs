@@ -145,7 +145,7 @@ pub enum Signs {
     /// All rows see the scales as they are, in the arithmetic of evaluation.
     #[default]
     Neither,
-    /// All rows see the scales as they are, in the arithmetic of training, which may round activations.
+    /// All rows see the scales as they are, in the arithmetic of training, which may round activations and weights.
     Centre,
     /// All rows see the scales displaced.
     One(Move),

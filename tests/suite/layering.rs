@@ -223,9 +223,17 @@ fn only_storage_renames_and_syncs() {
         let renames = file.tokens.windows(4).any(|t| {
             t[0].word() == Some("fs") && t[1].is(':') && t[2].is(':') && t[3].word() == Some("rename")
         });
-        let syncs = ["sync_all", "sync_data", "set_len"]
-            .into_iter()
-            .filter(|call| file.tokens.windows(2).any(|t| t[0].is('.') && t[1].word() == Some(call)));
+        // An unsafe call sets the length of a vector, not of a file.
+        let is_unsafe = |at: usize| {
+            let before = file.tokens[..at].iter().rposition(|t| !t.is('.') && t.word().is_none());
+            before.is_some_and(|at| {
+                at > 0 && file.tokens[at].is('{') && file.tokens[at - 1].word() == Some("unsafe")
+            })
+        };
+        let syncs = ["sync_all", "sync_data", "set_len"].into_iter().filter(|call| {
+            let mut calls = file.tokens.windows(2).enumerate();
+            calls.any(|(at, t)| t[0].is('.') && t[1].word() == Some(call) && !is_unsafe(at))
+        });
         let calls: Vec<&str> = renames.then_some("fs::rename").into_iter().chain(syncs).collect();
         seen |= !calls.is_empty();
         if !calls.is_empty() && !file.is_under("storage") {

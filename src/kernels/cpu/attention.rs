@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::math::{dot, exp, lanes, tanh};
 use super::multiversion::multiversion;
+use super::results::by_chunks;
 use crate::kernels::Scores;
 
 /// Sizes of the heads of queries and keys.
@@ -16,25 +15,19 @@ pub(super) struct HeadSizes {
     pub head_dim: usize,
 }
 
-/// Writes the attention of all rows to `y`.
+/// The attention of all rows, in the shape of `q`.
 ///
 /// # Shapes
-/// `q`, `y`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
+/// `q`: `[T, heads, head_dim]`; `k`, `v`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
 /// [`KeyRanges`](crate::kernels::KeyRanges).
-pub(super) fn attention(
-    [q, k, v]: [&[f32]; 3],
-    bounds: &[i32],
-    sizes: HeadSizes,
-    rule: Scores,
-    y: &mut [f32],
-) {
+pub(super) fn attention([q, k, v]: [&[f32]; 3], bounds: &[i32], sizes: HeadSizes, rule: Scores) -> Vec<f32> {
     let row = sizes.heads * sizes.head_dim;
     // A few rows per task: the last rows of a long sequence cost the most.
-    y.par_chunks_mut(row).with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, y)| {
+    by_chunks(q.len(), [row, 8], Vec::new, |scores, t, y| {
         let bound = |i: usize| bounds[4 * t + i] as usize;
         let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
         attend_row(&q[t * row..][..row], k, v, ranges, sizes, rule, scores, y);
-    });
+    })
 }
 
 multiversion! {
@@ -80,7 +73,6 @@ fn attend_row_body(
             max = cap * tanh(max / cap);
         }
         let mut sum = 0.0;
-        y.fill(0.0);
         scores.iter_mut().for_each(|score| *score = exp(*score - max));
         for (p, key) in scores.iter().zip(keys()) {
             sum += p;

@@ -14,37 +14,44 @@ use rayon::prelude::*;
 use super::attention::HeadSizes;
 use super::math::{dot, exp, lanes, tanh};
 use super::multiversion::multiversion;
+use super::results::{Columns, zeroed};
 use crate::kernels::Scores;
 
 /// Logarithm of the sum of the exponentials of a query's scores, and its `total`.
 type QuerySums = [f32; 2];
 
-/// Writes the gradients of queries, keys and values.
+/// The gradients of queries, keys and values, each in the shape of its tensor.
 ///
 /// # Shapes
-/// `q`, `dy` and `dq`: `[T, heads, head_dim]`; `k`, `v`, `dk` and `dv`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
+/// `q` and `dy`: `[T, heads, head_dim]`; `k` and `v`: `[S, kv_heads, head_dim]`; `bounds`: `[4 × T]`, see
 /// [`KeyRanges`](crate::kernels::KeyRanges).
 pub(super) fn attention_backward(
     [q, k, v, dy]: [&[f32]; 4],
     bounds: &[i32],
     sizes: HeadSizes,
     rule: Scores,
-    [dq, dk, dv]: [&mut [f32]; 3],
-) {
+) -> [Vec<f32>; 3] {
     let (row, kv_row) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
-    let mut sums: Vec<QuerySums> = vec![[0.0; 2]; dq.len() / sizes.head_dim];
-    let rows = dq.par_chunks_mut(row).zip(sums.par_chunks_mut(sizes.heads));
-    rows.with_max_len(8).enumerate().for_each_init(Pairs::default, |pairs, (t, (dq, sums))| {
+    let mut sums: Vec<QuerySums> = vec![[0.0; 2]; q.len() / sizes.head_dim];
+    let [dq, dk, dv] = [q, k, v].map(|tensor| Columns::new(tensor.len()));
+    let rows = sums.par_chunks_mut(sizes.heads).with_max_len(8).enumerate();
+    rows.for_each_init(Pairs::default, |pairs, (t, sums)| {
         let bound = |i: usize| bounds[4 * t + i] as usize;
         let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
+        // SAFETY: this task alone has row t < T.
+        let dq = zeroed(unsafe { dq.part(t * row, row) });
         query_row(&q[t * row..][..row], [k, v], &dy[t * row..][..row], ranges, sizes, rule, pairs, dq, sums);
     });
     let queries = queries_of_keys(bounds, k.len() / kv_row);
-    let rows = dk.par_chunks_mut(kv_row).zip(dv.par_chunks_mut(kv_row)).with_max_len(8);
-    rows.zip(&queries).enumerate().for_each_init(Pairs::default, |pairs, (s, ((dk, dv), queries))| {
+    let rows = queries.par_iter().with_max_len(8).enumerate();
+    rows.for_each_init(Pairs::default, |pairs, (s, queries)| {
         let (k, v) = (&k[s * kv_row..][..kv_row], &v[s * kv_row..][..kv_row]);
+        // SAFETY: this task alone has row s < S.
+        let [dk, dv] = [&dk, &dv].map(|out| zeroed(unsafe { out.part(s * kv_row, kv_row) }));
         key_row([q, dy], k, v, &sums, queries, sizes, rule, pairs, dk, dv);
     });
+    // SAFETY: the tasks had all rows.
+    [dq, dk, dv].map(|out| unsafe { out.written() })
 }
 
 /// The ranges of query rows that attend to each of `keys` key rows.
@@ -110,7 +117,6 @@ fn query_row_body(
         let total = dot(p, &pairs.dp[..count]) / sum;
         sums[head] = [max + sum.ln(), total];
         let dq = &mut dq[head * head_dim..][..head_dim];
-        dq.fill(0.0);
         for (((p, dp), slope), key) in p.iter().zip(&pairs.dp).zip(&pairs.slopes).zip(keys()) {
             let ds = p / sum * (dp - total) * slope;
             for (dq, k) in dq.iter_mut().zip(&k[key * kv_row + column..][..head_dim]) {
@@ -150,8 +156,6 @@ fn key_row_body(
     dv: &mut [f32],
 ) {
     let share = heads / kv_heads;
-    dk.fill(0.0);
-    dv.fill(0.0);
     let rows = || queries.iter().cloned().flatten();
     pairs.resize(queries.iter().map(Range::len).sum());
     for head in 0..heads {

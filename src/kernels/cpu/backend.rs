@@ -1,8 +1,9 @@
 //! The CPU's [`Kernels`].
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, FloatDType, Int, Shape, Tensor, TensorMetadata};
-use burn_flex::{Flex, FlexTensor};
+use burn::tensor::{Bytes, DType, FloatDType, Int, Shape, Tensor, TensorMetadata};
+use burn_flex::{Flex, FlexTensor, Layout};
+use bytemuck::NoUninit;
 use rayon::prelude::*;
 
 use super::linear::{self, Arithmetic, BackwardProduct, PackedProduct, WeightView};
@@ -36,15 +37,11 @@ impl Kernels for Flex {
         match (x.dtype(), dtype) {
             (DType::F32, FloatDType::BF16) => {
                 let x = x.to_contiguous();
-                let mut y = FlexTensor::filled_typed(x.shape(), DType::BF16, half::bf16::ZERO);
-                halves::narrow(x.storage(), y.storage_mut());
-                y
+                tensor(halves::narrow(x.storage()), x.shape(), DType::BF16)
             }
             (DType::BF16, FloatDType::F32) => {
                 let x = x.to_contiguous();
-                let mut y = zeros(x.shape());
-                halves::widen(x.storage(), y.storage_mut());
-                y
+                floats(halves::widen(x.storage()), x.shape())
             }
             _ => Self::float_cast(x, dtype),
         }
@@ -52,16 +49,12 @@ impl Kernels for Flex {
 
     fn permute(x: FlexTensor, perm: IntTensor<Self>) -> FlexTensor {
         let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
-        let mut y = zeros(x.shape());
-        elementwise::permute(x.storage(), perm.storage(), y.storage_mut());
-        y
+        floats(elementwise::permute(x.storage(), perm.storage()), x.shape())
     }
 
     fn permute_back(x: FlexTensor, perm: IntTensor<Self>) -> FlexTensor {
         let (x, perm) = (x.to_contiguous(), perm.to_contiguous());
-        let mut y = zeros(x.shape());
-        elementwise::permute_back(x.storage(), perm.storage(), y.storage_mut());
-        y
+        floats(elementwise::permute_back(x.storage(), perm.storage()), x.shape())
     }
 
     fn packed_linear<const N: usize>(
@@ -72,9 +65,8 @@ impl Kernels for Flex {
     ) -> Result<[FlexTensor; N], String> {
         let x = x.to_contiguous();
         let held = weights.map(held);
-        let mut y = weights.map(|weight| zeros(Shape::new([x.shape()[0], weight.packed.out_features])));
         let (mut in_f32, mut in_bf16) = (vec![], vec![]);
-        for ((weight, held), y) in weights.into_iter().zip(&held).zip(&mut y) {
+        for (place, (weight, held)) in weights.into_iter().zip(&held).enumerate() {
             let view = view(held);
             // An untrained weight is the head: rounding its input would go straight into the loss. And an
             // evaluation must give the figures that other programs get from the same file.
@@ -83,12 +75,17 @@ impl Kernels for Flex {
                 && signs != Signs::Neither
                 && view.is_even();
             let products = if rounds { &mut in_bf16 } else { &mut in_f32 };
-            products.push(PackedProduct { weight: view, parts: weight.parts(signs), y: y.storage_mut() });
+            products.push((place, PackedProduct { weight: view, parts: weight.parts(signs) }));
         }
         let f32 = Arithmetic::f32();
-        linear::packed_linear(x.storage(), in_f32, f32);
-        linear::packed_linear(x.storage(), in_bf16, Arithmetic::bf16().unwrap_or(f32));
-        Ok(y)
+        let mut y = [const { Vec::new() }; N];
+        for (products, arithmetic) in [(in_f32, f32), (in_bf16, Arithmetic::bf16().unwrap_or(f32))] {
+            let (places, products): (Vec<_>, _) = products.into_iter().unzip();
+            let results = linear::packed_linear(x.storage(), products, arithmetic);
+            places.into_iter().zip(results).for_each(|(place, result)| y[place] = result);
+        }
+        let rows = x.shape()[0];
+        Ok(std::array::from_fn(|i| floats(std::mem::take(&mut y[i]), [rows, weights[i].packed.out_features])))
     }
 
     /// The stored type: it halves the memory of most checkpoints.
@@ -98,15 +95,14 @@ impl Kernels for Flex {
 
     fn dense_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let in_features = weight.shape()[1];
-        let mut y = zeros(Shape::new([x.shape()[0], weight.shape()[0]]));
-        let (x, out) = (x.storage::<f32>(), y.storage_mut::<f32>());
-        match weight.dtype() {
-            DType::F16 => linear::dense_linear(x, weight.storage::<half::f16>(), in_features, out),
-            DType::BF16 => linear::dense_linear(x, weight.storage::<half::bf16>(), in_features, out),
-            _ => linear::dense_linear(x, weight.storage::<f32>(), in_features, out),
-        }
-        y
+        let (rows, out_features, in_features) = (x.shape()[0], weight.shape()[0], weight.shape()[1]);
+        let x = x.storage::<f32>();
+        let y = match weight.dtype() {
+            DType::F16 => linear::dense_linear(x, weight.storage::<half::f16>(), in_features),
+            DType::BF16 => linear::dense_linear(x, weight.storage::<half::bf16>(), in_features),
+            _ => linear::dense_linear(x, weight.storage::<f32>(), in_features),
+        };
+        floats(y, [rows, out_features])
     }
 
     fn packed_attention(
@@ -120,15 +116,8 @@ impl Kernels for Flex {
         let bounds = int_primitive(&keys.bounds);
         let dims =
             attention::HeadSizes { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
-        let mut y = zeros(q.shape());
-        attention::attention(
-            [q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>()],
-            bounds.storage::<i32>(),
-            dims,
-            scores,
-            y.storage_mut::<f32>(),
-        );
-        y
+        let y = attention::attention([&q, &k, &v].map(|t| t.storage()), bounds.storage(), dims, scores);
+        floats(y, q.shape())
     }
 
     fn add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
@@ -140,9 +129,7 @@ impl Kernels for Flex {
 
     fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let mut y = zeros(x.shape());
-        elementwise::rms_norm(x.storage(), weight.storage(), eps, y.storage_mut());
-        y
+        floats(elementwise::rms_norm(x.storage(), weight.storage(), eps), x.shape())
     }
 
     fn rotate(x: [FlexTensor; 2], cos: FlexTensor, sin: FlexTensor) -> [FlexTensor; 2] {
@@ -176,12 +163,10 @@ impl Kernels for Flex {
     ) -> LinearGradients<FlexTensor, N> {
         let x = x.map(|x| x.to_contiguous());
         let (held, dy) = (weights.map(held), dy.map(|dy| dy.to_contiguous()));
-        let shape = [dy[0].shape()[0], weights[0].packed.in_features];
         let empty = |weight: &DeviceWeight<Self>| {
             let count = weight.packed.out_features * weight.packed.groups();
-            zeros(Shape::new([count]))
+            floats(vec![0.0; count], [count])
         };
-        let mut input = wants_input.then(|| zeros(Shape::new(shape)));
         let mut scales = x.as_ref().map(|_| weights.map(empty));
         let mut of_weights = scales.iter_mut().flatten();
         let products = held.iter().zip(&dy).map(|(held, dy)| BackwardProduct {
@@ -191,38 +176,32 @@ impl Kernels for Flex {
         });
         let rounds = weights.iter().all(|weight| weight.compute == ComputeType::Bf16);
         let bf16 = Arithmetic::bf16().filter(|_| rounds);
-        let dx = input.as_mut().map(|input| input.storage_mut());
-        linear::packed_linear_backward(
+        let dx = linear::packed_linear_backward(
             x.as_ref().map(|x| x.storage()),
             products.collect(),
-            dx,
+            wants_input,
             bf16.unwrap_or(Arithmetic::f32()),
         );
-        LinearGradients { input, scales }
+        let shape = [dy[0].shape()[0], weights[0].packed.in_features];
+        LinearGradients { input: dx.map(|dx| floats(dx, shape)), scales }
     }
 
     fn sum_of_products(a: FlexTensor, b: FlexTensor) -> FlexTensor {
         let (a, b) = (a.to_contiguous(), b.to_contiguous());
-        let mut sums = zeros(Shape::new([a.shape()[1]]));
-        elementwise_backward::sum_of_products(a.storage(), b.storage(), sums.storage_mut());
-        sums
+        let width = a.shape()[1];
+        floats(elementwise_backward::sum_of_products(a.storage(), b.storage(), width), [width])
     }
 
     fn dense_linear_backward(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (dy, weight) = (dy.to_contiguous(), weight.to_contiguous());
-        let in_features = weight.shape()[1];
-        let mut dx = zeros(Shape::new([dy.shape()[0], in_features]));
-        let (dy, out) = (dy.storage::<f32>(), dx.storage_mut::<f32>());
-        match weight.dtype() {
-            DType::F16 => {
-                linear::dense_linear_backward(dy, weight.storage::<half::f16>(), in_features, out);
-            }
-            DType::BF16 => {
-                linear::dense_linear_backward(dy, weight.storage::<half::bf16>(), in_features, out);
-            }
-            _ => linear::dense_linear_backward(dy, weight.storage::<f32>(), in_features, out),
-        }
-        dx
+        let (rows, in_features) = (dy.shape()[0], weight.shape()[1]);
+        let dy = dy.storage::<f32>();
+        let dx = match weight.dtype() {
+            DType::F16 => linear::dense_linear_backward(dy, weight.storage::<half::f16>(), in_features),
+            DType::BF16 => linear::dense_linear_backward(dy, weight.storage::<half::bf16>(), in_features),
+            _ => linear::dense_linear_backward(dy, weight.storage::<f32>(), in_features),
+        };
+        floats(dx, [rows, in_features])
     }
 
     fn packed_attention_backward(
@@ -235,15 +214,9 @@ impl Kernels for Flex {
         let (dy, bounds) = (dy.to_contiguous(), int_primitive(&keys.bounds));
         let sizes =
             attention::HeadSizes { heads: q.shape()[1], kv_heads: k.shape()[1], head_dim: q.shape()[2] };
-        let mut gradients = [&q, &k, &v].map(|input| zeros(input.shape()));
-        attention_backward::attention_backward(
-            [&q, &k, &v, &dy].map(|t| t.storage()),
-            bounds.storage(),
-            sizes,
-            scores,
-            gradients.each_mut().map(|gradient| gradient.storage_mut()),
-        );
-        gradients
+        let inputs = [&q, &k, &v, &dy].map(|t| t.storage());
+        let [dq, dk, dv] = attention_backward::attention_backward(inputs, bounds.storage(), sizes, scores);
+        [floats(dq, q.shape()), floats(dk, k.shape()), floats(dv, v.shape())]
     }
 
     fn rms_norm_backward(x: FlexTensor, weight: FlexTensor, eps: f32, dy: FlexTensor) -> FlexTensor {
@@ -275,10 +248,14 @@ impl Kernels for Flex {
     }
 }
 
-/// Zeros, which a kernel replaces by its result. [`FlexTensor::empty`] would allocate twice: it copies its zeros into an
-/// aligned buffer.
-fn zeros(shape: Shape) -> FlexTensor {
-    FlexTensor::filled_typed(shape, DType::F32, 0f32)
+/// `values` as a tensor.
+fn floats(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    tensor(values, shape, DType::F32)
+}
+
+/// `values`, which are of type `dtype`, as a tensor.
+fn tensor<T: NoUninit + Send + Sync>(values: Vec<T>, shape: impl Into<Shape>, dtype: DType) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), dtype)
 }
 
 /// The tensors of a weight, held while a product reads them as slices.

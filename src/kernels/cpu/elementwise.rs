@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math::{dot, exp};
 use super::multiversion::multiversion;
+use super::results::by_chunks;
 use crate::arch::Activation;
 use crate::kernels::activation::{GELU_CUBIC, GELU_LINEAR};
 
@@ -12,10 +13,17 @@ const ROWS: usize = 8;
 /// Elements per task.
 const BLOCK: usize = 8192;
 
-/// `y = x / √(mean(x²) + eps) · weight`, per row. `x`, `y`: `[T, hidden]`; `weight`: `[hidden]`.
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+/// `x / √(mean(x²) + eps) · weight`, per row. `x`: `[T, hidden]`; `weight`: `[hidden]`.
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let block = ROWS * weight.len();
-    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| rms_norm_rows(x, weight, eps, y));
+    by_chunks(
+        x.len(),
+        [block, usize::MAX],
+        || (),
+        |(), index, y| {
+            rms_norm_rows(&x[index * block..][..y.len()], weight, eps, y);
+        },
+    )
 }
 
 /// Sizes of rows of heads, of which the first `2 · half` elements are rotated.
@@ -57,27 +65,29 @@ pub(super) fn add(sum: &mut [f32], y: &[f32]) {
 }
 
 /// `y[t, i] = x[t, perm[i]]`. `x`, `y`: `[T, in_features]`.
-pub(super) fn permute(x: &[f32], perm: &[i32], y: &mut [f32]) {
-    let block = ROWS * perm.len();
-    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(perm.len()).zip(x.chunks_exact(perm.len())) {
-            for (y, feature) in y.iter_mut().zip(perm) {
-                *y = x[*feature as usize];
-            }
-        }
-    });
+pub(super) fn permute(x: &[f32], perm: &[i32]) -> Vec<f32> {
+    by_chunks(
+        x.len(),
+        [perm.len(), usize::MAX],
+        || (),
+        |(), row, y| {
+            let x = &x[row * perm.len()..][..perm.len()];
+            y.iter_mut().zip(perm).for_each(|(y, feature)| *y = x[*feature as usize]);
+        },
+    )
 }
 
 /// `y[t, perm[i]] = x[t, i]`. `x`, `y`: `[T, in_features]`.
-pub(super) fn permute_back(x: &[f32], perm: &[i32], y: &mut [f32]) {
-    let block = ROWS * perm.len();
-    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(perm.len()).zip(x.chunks_exact(perm.len())) {
-            for (x, feature) in x.iter().zip(perm) {
-                y[*feature as usize] = *x;
-            }
-        }
-    });
+pub(super) fn permute_back(x: &[f32], perm: &[i32]) -> Vec<f32> {
+    by_chunks(
+        x.len(),
+        [perm.len(), usize::MAX],
+        || (),
+        |(), row, y| {
+            let x = &x[row * perm.len()..][..perm.len()];
+            x.iter().zip(perm).for_each(|(x, feature)| y[*feature as usize] = *x);
+        },
+    )
 }
 
 multiversion! {

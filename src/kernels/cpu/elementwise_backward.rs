@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math::{dot, exp};
 use super::multiversion::multiversion;
+use super::results::by_chunks;
 use crate::arch::Activation;
 use crate::kernels::activation::{GELU_CUBIC, GELU_LINEAR};
 
@@ -28,17 +29,20 @@ pub(super) fn gate_mul_backward(gate: &mut [f32], up: &mut [f32], dy: &[f32], ac
     inputs.zip(dy.par_chunks(BLOCK)).for_each(|((gate, up), dy)| block(gate, up, dy));
 }
 
-/// `sums[i] = Σ_t a[t, i] · b[t, i]`. `a`, `b`: `[T, width]`; `sums`: `[width]`.
-pub(super) fn sum_of_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
+/// `sums[i] = Σ_t a[t, i] · b[t, i]`. `a`, `b`: `[T, width]`; the sums: `[width]`.
+pub(super) fn sum_of_products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     const COLUMNS: usize = 256;
-    let width = sums.len();
-    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sums)| {
-        sums.fill(0.0);
-        let (first, count) = (chunk * COLUMNS, sums.len());
-        for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
-            add_products(&a[first..first + count], &b[first..first + count], sums);
-        }
-    });
+    by_chunks(
+        width,
+        [COLUMNS, usize::MAX],
+        || (),
+        |(), chunk, sums| {
+            let (first, count) = (chunk * COLUMNS, sums.len());
+            for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
+                add_products(&a[first..first + count], &b[first..first + count], sums);
+            }
+        },
+    )
 }
 
 multiversion! {

@@ -1,23 +1,36 @@
 //! Conversion between f32 and the 16-bit floats, in operations that the compiler can put into vector registers.
 
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::math::round_to_bf16;
 use super::multiversion::multiversion;
+use super::results::by_chunks;
 
 /// Elements per task.
 const BLOCK: usize = 8192;
 
-/// Rounds `x` to the nearest bf16, on all threads.
-pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
-    let blocks = y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK));
-    blocks.for_each(|(y, x)| narrow_bf16(x, bytemuck::cast_slice_mut(y)));
+/// `x` rounded to the nearest bf16, on all threads.
+pub(super) fn narrow(x: &[f32]) -> Vec<bf16> {
+    by_chunks(
+        x.len(),
+        [BLOCK, usize::MAX],
+        || (),
+        |(), block, y: &mut [bf16]| {
+            narrow_bf16(&x[block * BLOCK..][..y.len()], bytemuck::cast_slice_mut(y));
+        },
+    )
 }
 
 /// `x` as f32, on all threads.
-pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
-    y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| widen_bf16(x, y));
+pub(super) fn widen(x: &[bf16]) -> Vec<f32> {
+    by_chunks(
+        x.len(),
+        [BLOCK, usize::MAX],
+        || (),
+        |(), block, y| {
+            widen_bf16(&x[block * BLOCK..][..y.len()], y);
+        },
+    )
 }
 
 multiversion! {
@@ -72,8 +85,7 @@ mod tests {
         for (x, wide) in f16s.iter().zip(&wide) {
             assert!(x.to_f32().to_bits() == wide.to_bits() || x.is_nan() && wide.is_nan(), "{x:?}: {wide}");
         }
-        widen(bf16s, &mut wide);
-        for (x, wide) in bf16s.iter().zip(&wide) {
+        for (x, wide) in bf16s.iter().zip(widen(bf16s)) {
             assert!(x.to_bits() == (wide.to_bits() >> 16) as u16, "{x:?}: {wide}");
         }
     }
@@ -84,9 +96,7 @@ mod tests {
             [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| f32::from_bits(u32::from(high) << 16 | low))
         };
         let x: Vec<f32> = (0..=u16::MAX).flat_map(of_high).collect();
-        let mut got = vec![bf16::ZERO; x.len()];
-        narrow(&x, &mut got);
-        for (x, got) in x.iter().zip(got) {
+        for (x, got) in x.iter().zip(narrow(&x)) {
             assert_eq!(got.to_bits(), bf16::from_f32(*x).to_bits(), "{x:e}");
         }
     }

@@ -2,8 +2,8 @@
 
 mod attention;
 mod attention_backward;
+mod awake;
 mod backend;
-mod columns;
 mod elementwise;
 mod elementwise_backward;
 mod halves;
@@ -11,5 +11,6 @@ mod linear;
 mod math;
 mod multiversion;
 mod noise;
+mod results;
 
 pub(crate) use multiversion::multiversion;

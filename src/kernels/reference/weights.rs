@@ -101,11 +101,16 @@ pub(super) fn perturbed(weight: &PackedWeight, parameter: u32, displacement: Mov
 
 /// `x · Wᵀ` in f64.
 pub(super) fn linear_reference(x: &[f32], weight: &PackedWeight) -> Vec<f64> {
+    linear_reference_of(x, weight, |value| value)
+}
+
+/// [`linear_reference`] of weights that are rounded as given.
+pub(super) fn linear_reference_of(x: &[f32], weight: &PackedWeight, round: impl Fn(f32) -> f32) -> Vec<f64> {
     let mut y = vec![];
     for x in x.chunks(weight.in_features) {
         for o in 0..weight.out_features {
             let x = |i: usize| x[weight.perm.as_ref().map_or(i, |perm| perm[i] as usize)];
-            let product = |i: usize| f64::from(x(i)) * f64::from(weight.value(o, i));
+            let product = |i: usize| f64::from(x(i)) * f64::from(round(weight.value(o, i)));
             y.push((0..weight.in_features).map(product).sum());
         }
     }

@@ -74,7 +74,7 @@ pub(super) fn fits(slice: &TileSlice<'_>) -> bool {
         })
 }
 
-/// `y += x · w`
+/// `y = x · w`, or `y += x · w`
 ///
 /// # Safety
 /// The unit [is usable](is_usable), the slice [fits], and `tile::multiply` asserted that its parts agree.
@@ -99,7 +99,12 @@ pub(super) unsafe fn multiply(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
         let (x, y, both) = (&slice.x[first * words..], &mut y[first..first + count], count == TOKENS);
         match &slice.groups {
             // SAFETY: `x` has the words of the tokens of `y`, for which the tiles are shaped, and they fill whole tiles.
-            None => unsafe { add_product(x.as_ptr(), words, slice.w, both, y.as_mut_ptr()) },
+            None => unsafe {
+                match slice.adds {
+                    true => add_product(x.as_ptr(), words, slice.w, both, y.as_mut_ptr()),
+                    false => product(x.as_ptr(), words, slice.w, both, y.as_mut_ptr()),
+                }
+            },
             Some(groups) => {
                 let mut word = 0;
                 for (run, (_, length)) in runs(groups.start, words, groups.group_words).enumerate() {
@@ -110,6 +115,9 @@ pub(super) unsafe fn multiply(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
                     unsafe {
                         let sums = sums.as_mut_ptr().cast::<[f32; LANES]>();
                         product(x.as_ptr(), words, w, both, sums);
+                        if run == 0 && !slice.adds {
+                            y.fill([0.0; LANES]);
+                        }
                         add_scaled(groups, run, std::slice::from_raw_parts(sums, count), first, y);
                     }
                     word += length;

@@ -16,8 +16,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::columns::Columns;
+use super::super::awake::keep_awake;
 use super::super::multiversion::multiversion;
+use super::super::results::Columns;
 use super::arithmetic::Arithmetic;
 use super::by_tokens::{InputByTokens, rows_in_lanes};
 use super::codebook::CodebookWords;
@@ -27,7 +28,6 @@ use super::layout::{LANES, Rows, SLICE, copy_row};
 use super::operands::TileSlice;
 use super::scales::UnitScales;
 use super::tile;
-use super::transpose::transpose;
 use super::turn::turn;
 use super::unpack;
 use super::view::WeightView;
@@ -76,29 +76,33 @@ struct Buffers {
     turned: Rows<u32>,
     /// `[columns][LANES rows]`
     products: Rows<f32>,
+    /// Gradients of the input, `[units of columns][tokens]`
+    inputs: Rows<f32>,
 }
 
-/// Computes the gradients of all products. All weights have as many input features as `x`, which is given if gradients
-/// of scales are wanted.
+/// Computes the gradients of all products, and returns that of the input if it is wanted. All weights have as many input
+/// features as `x`, which is given if gradients of scales are wanted.
 ///
 /// # Shapes
-/// `x` and `dx`: `[T, in_features]`.
+/// `x` and its gradient: `[T, in_features]`.
 pub(in crate::kernels::cpu) fn packed_linear_backward(
     x: Option<&[f32]>,
     mut products: Vec<BackwardProduct<'_>>,
-    dx: Option<&mut [f32]>,
+    wants_input: bool,
     arithmetic: Arithmetic,
-) {
-    let Some(BackwardProduct { weight, dy, .. }) = products.first() else { return };
+) -> Option<Vec<f32>> {
+    let BackwardProduct { weight, dy, .. } = products.first()?;
     let (in_features, tokens) = (weight.in_features, dy.len() / weight.out_features);
+    let dx = wants_input.then(|| Columns::new(tokens * in_features));
     if tokens == 0 {
-        return;
+        // SAFETY: it has no elements.
+        return dx.map(|dx| unsafe { dx.written() });
     }
+    keep_awake();
     let x = x.map(|x| InputByTokens::new(x, in_features, arithmetic));
     let prepared: Vec<_> =
-        products.iter().map(|product| Prepared::new(product, tokens, dx.is_some(), arithmetic)).collect();
+        products.iter().map(|product| Prepared::new(product, tokens, wants_input, arithmetic)).collect();
     let job = Job { prepared: &prepared, x: x.as_ref(), tokens, in_features, arithmetic };
-    let dx = dx.map(Columns::new);
     let units = in_features.div_ceil(LANES);
     // A multiple of the threads, since nothing else is done before the last task has ended.
     let threads = rayon::current_num_threads();
@@ -121,6 +125,8 @@ pub(in crate::kernels::cpu) fn packed_linear_backward(
             out.iter_mut().zip(scales).filter(|(_, scale)| **scale == 0.0).for_each(|(out, _)| *out = 0.0);
         }
     }
+    // SAFETY: the tasks had all columns, and wrote the rows of all tokens.
+    dx.map(|dx| unsafe { dx.written() })
 }
 
 impl GroupSums {
@@ -161,15 +167,11 @@ impl<'a> Prepared<'a> {
     /// Unpacks some columns of a unit of rows.
     fn unpack(&self, unit: usize, columns: &Range<usize>, buffers: &mut Buffers) {
         let Self { weight, scales, codebook, .. } = self;
-        let first = unit * LANES;
-        let bits = weight.code_bits(columns.clone());
-        let (row, word) = (weight.words_per_row(), bits.start / 32);
-        buffers.codes.resize(bits.end.div_ceil(32) - word, [0; LANES]);
-        let codes = &weight.codes[first * row + word..];
-        transpose(codes, row, LANES.min(weight.out_features - first), &mut buffers.codes);
+        let words = weight.code_words(unit * LANES, columns.clone());
+        words.transpose(&mut buffers.codes);
         let codes = SliceCodes {
             codes: &buffers.codes,
-            first_bit: 32 * word,
+            first_bit: words.first_bit,
             bits: weight.bits,
             first: columns.start,
             group_words: weight.sub_block_size(),
@@ -211,7 +213,7 @@ impl Job<'_> {
     unsafe fn run(
         &self,
         columns: Range<usize>,
-        dx: Option<&Columns<'_>>,
+        dx: Option<&Columns>,
         buffers: &mut Buffers,
     ) -> Vec<Vec<GroupSums>> {
         let mut sums: Vec<_> = self.prepared.iter().map(|product| product.no_sums(&columns)).collect();
@@ -219,12 +221,12 @@ impl Job<'_> {
         // A pass takes whole slices of tokens.
         let of_slice = SLICE * self.arithmetic.features();
         let per_pass = (TOKENS / of_slice).max(1) * of_slice;
-        let mut inputs = Rows::default();
+        let mut inputs = std::mem::take(&mut buffers.inputs);
         for start in (0..self.tokens).step_by(per_pass) {
             let tokens = start..(start + per_pass).min(self.tokens);
-            inputs.reset(if dx.is_some() { units * tokens.len() } else { 0 });
-            for (product, sums) in self.prepared.iter().zip(&mut sums) {
-                self.add(product, &columns, &tokens, &mut inputs, sums, buffers);
+            inputs.resize(if dx.is_some() { units * tokens.len() } else { 0 });
+            for (index, sums) in sums.iter_mut().enumerate() {
+                self.add(index, &columns, &tokens, &mut inputs, sums, buffers);
             }
             let Some(dx) = dx else { continue };
             for (unit, inputs) in inputs.chunks_exact(tokens.len()).enumerate() {
@@ -238,20 +240,22 @@ impl Job<'_> {
                 }
             }
         }
+        buffers.inputs = inputs;
         sums
     }
 
-    /// Adds a product's share of the gradients for some tokens. `inputs`: `[units of columns][tokens]`, empty if it is
-    /// not wanted.
+    /// Adds a product's share of the gradients for some tokens to that of the products before. `inputs`:
+    /// `[units of columns][tokens]`, empty if it is not wanted.
     fn add(
         &self,
-        product: &Prepared<'_>,
+        index: usize,
         columns: &Range<usize>,
         tokens: &Range<usize>,
         inputs: &mut [[f32; LANES]],
         sums: &mut [GroupSums],
         buffers: &mut Buffers,
     ) {
+        let product = &self.prepared[index];
         let words_per_unit = LANES / self.arithmetic.features();
         let (units, per_slice) = (columns.len().div_ceil(LANES), SLICE / words_per_unit);
         for slice in 0..product.scales.len().div_ceil(per_slice) {
@@ -277,7 +281,8 @@ impl Job<'_> {
                 let x = &dy.slice(slice)[tokens.start * words..tokens.end * words];
                 let units = buffers.turned.chunks_exact(words).zip(inputs.chunks_exact_mut(tokens.len()));
                 for (w, inputs) in units {
-                    tile::multiply(self.arithmetic, &TileSlice { x, w, groups: None, next: &[] }, inputs);
+                    let slice = TileSlice { x, w, groups: None, adds: index > 0 || slice > 0, next: &[] };
+                    tile::multiply(self.arithmetic, &slice, inputs);
                 }
             }
         }
@@ -292,12 +297,14 @@ impl Job<'_> {
         tokens: &Range<usize>,
         products: &mut Rows<f32>,
     ) {
-        products.reset(columns.len());
+        products.resize(columns.len());
         let of_slice = SLICE * self.arithmetic.features();
-        for slice in tokens.start / of_slice..tokens.end.div_ceil(of_slice) {
+        let first = tokens.start / of_slice;
+        for slice in first..tokens.end.div_ceil(of_slice) {
             let w = &dy[slice * SLICE..][..x.length(slice)];
             let x = x.columns(slice, columns);
-            tile::multiply(self.arithmetic, &TileSlice { x, w, groups: None, next: &[] }, products);
+            let slice = TileSlice { x, w, groups: None, adds: slice > first, next: &[] };
+            tile::multiply(self.arithmetic, &slice, products);
         }
     }
 }

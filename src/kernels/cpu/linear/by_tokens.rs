@@ -1,6 +1,7 @@
 //! Operands of a product that contracts tokens. A word is one f32, or the bf16 of two neighbouring tokens; a last token
 //! without a neighbour is paired with 0, and words of 0 fill the last tile of instructions that have tiles.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -25,33 +26,31 @@ pub(super) struct InputByTokens {
 impl InputByTokens {
     /// Packs `x`, `[T, in_features]`.
     pub fn new(x: &[f32], in_features: usize, arithmetic: Arithmetic) -> Self {
-        let paired;
-        let rows: &[u32] = match arithmetic.features() {
-            1 => bytemuck::cast_slice(x),
-            _ => {
-                paired = pairs(x, in_features, arithmetic.word_multiple());
-                &paired
+        let features = arithmetic.features();
+        let token_words = words_of_tokens(x.len() / in_features, arithmetic);
+        let length = token_words * in_features;
+        let write = |words: &mut [MaybeUninit<u32>]| {
+            let (words, rest) = words.split_at_mut(length);
+            rest.fill(MaybeUninit::new(0));
+            for (slice, packed) in words.chunks_mut(SLICE * in_features).enumerate() {
+                let length = packed.len() / in_features;
+                packed.par_chunks_mut(COLUMNS * length).enumerate().for_each(|(chunk, packed)| {
+                    let (mut rows, mut columns) = ([0; LANES * COLUMNS], [[0; LANES]; COLUMNS]);
+                    let columns = &mut columns[..packed.len() / length];
+                    for first in (0..length).step_by(LANES) {
+                        let count = LANES.min(length - first);
+                        let start = [slice * SLICE + first, chunk * COLUMNS];
+                        pack(x, in_features, start, features, COLUMNS, &mut rows[..count * COLUMNS]);
+                        transpose(&rows, COLUMNS, count, columns);
+                        for (packed, column) in packed.chunks_exact_mut(length).zip(columns.iter()) {
+                            packed[first..first + count].write_copy_of_slice(&column[..count]);
+                        }
+                    }
+                });
             }
         };
-        let token_words = rows.len() / in_features;
-        let mut packed = Rows::zeros(rows.len().div_ceil(LANES));
-        let slices = packed.as_flattened_mut()[..rows.len()]
-            .chunks_mut(SLICE * in_features)
-            .zip(rows.chunks(SLICE * in_features));
-        for (packed, rows) in slices {
-            let length = rows.len() / in_features;
-            packed.par_chunks_mut(COLUMNS * length).enumerate().for_each(|(chunk, packed)| {
-                let mut columns = [[0u32; LANES]; COLUMNS];
-                let columns = &mut columns[..packed.len() / length];
-                for first in (0..length).step_by(LANES) {
-                    let width = LANES.min(length - first);
-                    transpose(&rows[first * in_features + chunk * COLUMNS..], in_features, width, columns);
-                    for (packed, column) in packed.chunks_exact_mut(length).zip(columns.iter()) {
-                        packed[first..first + width].copy_from_slice(&column[..width]);
-                    }
-                }
-            });
-        }
+        // SAFETY: each slice has its words of all features, and the slices are all words but the rest.
+        let packed = unsafe { Rows::written(length.div_ceil(LANES), write) };
         Self { in_features, token_words, packed }
     }
 
@@ -76,47 +75,69 @@ impl InputByTokens {
 /// Packs `dy`, `[T, out_features]`, with the rows of a weight in the lanes: `[units][token words][LANES rows]`. Lanes
 /// without a row are 0.
 pub(super) fn rows_in_lanes(dy: &[f32], out_features: usize, arithmetic: Arithmetic) -> Rows<u32> {
-    let paired;
-    let rows: &[u32] = match arithmetic.features() {
-        1 => bytemuck::cast_slice(dy),
-        _ => {
-            paired = pairs(dy, out_features, arithmetic.word_multiple());
-            &paired
-        }
+    /// Words that are packed together.
+    const WORDS: usize = 32;
+    let words = words_of_tokens(dy.len() / out_features, arithmetic);
+    let write = |packed: &mut [MaybeUninit<u32>]| {
+        packed.par_chunks_mut(words * LANES).enumerate().for_each(|(unit, packed)| {
+            let mut rows = [0; WORDS * LANES];
+            for (block, packed) in packed.chunks_mut(WORDS * LANES).enumerate() {
+                let rows = &mut rows[..packed.len()];
+                pack(dy, out_features, [block * WORDS, unit * LANES], arithmetic.features(), LANES, rows);
+                packed.write_copy_of_slice(rows);
+            }
+        });
     };
-    let words = rows.len() / out_features;
-    let mut packed = Rows::zeros(out_features.div_ceil(LANES) * words);
-    packed.par_chunks_mut(words).enumerate().for_each(|(unit, packed)| {
-        let first = unit * LANES;
-        let width = LANES.min(out_features - first);
-        for (packed, row) in packed.iter_mut().zip(rows.chunks_exact(out_features)) {
-            packed[..width].copy_from_slice(&row[first..first + width]);
-        }
-    });
-    packed
+    // SAFETY: each unit has the words of all tokens, and the units are all rows.
+    unsafe { Rows::written(out_features.div_ceil(LANES) * words, write) }
 }
 
-/// The bf16 of each two neighbouring rows as words: `[T, width]` → `[T / 2 rounded up to a multiple, width]`.
-fn pairs(x: &[f32], width: usize, multiple: usize) -> Vec<u32> {
-    let mut words = vec![0u32; (x.len() / width).div_ceil(2).next_multiple_of(multiple) * width];
-    words.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(words, rows)| {
-        let (low, high) = rows.split_at(width);
-        pair(low, high, words);
-    });
-    words
+/// Words of some tokens, with those of 0 behind them.
+fn words_of_tokens(tokens: usize, arithmetic: Arithmetic) -> usize {
+    match arithmetic.features() {
+        1 => tokens,
+        features => tokens.div_ceil(features).next_multiple_of(arithmetic.word_multiple()),
+    }
 }
 
 multiversion! {
-    /// Rounds two rows to bf16; `high` may be empty.
-    fn pair(low: &[f32], high: &[f32], words: &mut [u32]) => pair_body;
+    /// Packs some tokens and columns of `x`, `[T, width]`, from a word and a column on, into rows of `columns` words of
+    /// one f32 or the bf16 of two neighbouring tokens. Words of columns or tokens that do not exist are 0.
+    fn pack(
+        x: &[f32],
+        width: usize,
+        start: [usize; 2],
+        features: usize,
+        columns: usize,
+        rows: &mut [u32],
+    ) => pack_body;
 }
 
 #[inline(always)]
-fn pair_body(low: &[f32], high: &[f32], words: &mut [u32]) {
-    for (word, low) in words.iter_mut().zip(low) {
-        *word = round_to_bf16(*low) >> 16;
-    }
-    for (word, high) in words.iter_mut().zip(high) {
-        *word |= round_to_bf16(*high) & 0xffff_0000;
+fn pack_body(
+    x: &[f32],
+    width: usize,
+    [word, column]: [usize; 2],
+    features: usize,
+    columns: usize,
+    rows: &mut [u32],
+) {
+    let (tokens, count) = (x.len() / width, columns.min(width - column));
+    let of_token = |token: usize| match token < tokens {
+        true => &x[token * width + column..][..count],
+        false => &[],
+    };
+    for (word, row) in (word..).zip(rows.chunks_exact_mut(columns)) {
+        row.fill(0);
+        if features == 1 {
+            row.iter_mut().zip(of_token(word)).for_each(|(word, x)| *word = x.to_bits());
+            continue;
+        }
+        for (word, low) in row.iter_mut().zip(of_token(2 * word)) {
+            *word = round_to_bf16(*low) >> 16;
+        }
+        for (word, high) in row.iter_mut().zip(of_token(2 * word + 1)) {
+            *word |= round_to_bf16(*high) & 0xffff_0000;
+        }
     }
 }

@@ -4,11 +4,11 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::super::columns::Columns;
 use super::super::halves;
+use super::super::results::Columns;
 use super::arithmetic::Arithmetic;
 use super::input::SlicedInput;
-use super::layout::{LANES, SLICE};
+use super::layout::{LANES, SLICE, copy_row};
 use super::operands::TileSlice;
 use super::tile;
 use super::transpose::transpose;
@@ -36,23 +36,22 @@ impl StoredFloat for bf16 {
     }
 }
 
-/// Writes the product to `y`.
+/// The product, `[T, out_features]`.
 ///
 /// # Shapes
-/// `x`: `[T, in_features]`, `weight`: `[out_features, in_features]`, `y`: `[T, out_features]`.
+/// `x`: `[T, in_features]`, `weight`: `[out_features, in_features]`.
 pub(in crate::kernels::cpu) fn dense_linear<W: StoredFloat>(
     x: &[f32],
     weight: &[W],
     in_features: usize,
-    y: &mut [f32],
-) {
+) -> Vec<f32> {
     if x.is_empty() {
-        return;
+        return vec![];
     }
     let arithmetic = Arithmetic::f32();
     let input = SlicedInput::new(x, in_features, arithmetic.features());
     let out_features = weight.len() / in_features;
-    let y = Columns::new(y);
+    let y = Columns::new(input.tokens * out_features);
     weight.par_chunks(LANES * in_features).enumerate().for_each(|(unit, rows)| {
         let width = rows.len() / in_features;
         let mut sums = vec![[0f32; LANES]; input.tokens];
@@ -66,7 +65,7 @@ pub(in crate::kernels::cpu) fn dense_linear<W: StoredFloat>(
             transpose(bytemuck::cast_slice::<f32, u32>(wide), length, width, w);
             tile::multiply(
                 arithmetic,
-                &TileSlice { x: input.slice(slice), w, groups: None, next: &[] },
+                &TileSlice { x: input.slice(slice), w, groups: None, adds: slice > 0, next: &[] },
                 &mut sums,
             );
         }
@@ -74,27 +73,28 @@ pub(in crate::kernels::cpu) fn dense_linear<W: StoredFloat>(
             // SAFETY: row token < T and columns unit · LANES .. + width ≤ n of the T × n matrix `y`, which
             // are this unit's alone.
             let out = unsafe { y.part(token * out_features + unit * LANES, width) };
-            out.copy_from_slice(&sums[..width]);
+            copy_row(sums, out);
         }
     });
+    // SAFETY: the units are all columns, and each wrote the rows of all tokens.
+    unsafe { y.written() }
 }
 
-/// Writes the gradient of the input to `dx`: the rows are contracted, and the columns lie in the lanes.
+/// The gradient of the input, `[T, in_features]`: the rows are contracted, and the columns lie in the lanes.
 ///
 /// # Shapes
-/// `dy`: `[T, out_features]`, `weight`: `[out_features, in_features]`, `dx`: `[T, in_features]`.
+/// `dy`: `[T, out_features]`, `weight`: `[out_features, in_features]`.
 pub(in crate::kernels::cpu) fn dense_linear_backward<W: StoredFloat>(
     dy: &[f32],
     weight: &[W],
     in_features: usize,
-    dx: &mut [f32],
-) {
+) -> Vec<f32> {
     if dy.is_empty() {
-        return;
+        return vec![];
     }
     let arithmetic = Arithmetic::f32();
     let dy = SlicedInput::new(dy, weight.len() / in_features, arithmetic.features());
-    let dx = Columns::new(dx);
+    let dx = Columns::new(dy.tokens * in_features);
     (0..in_features.div_ceil(LANES)).into_par_iter().for_each(|unit| {
         let first = unit * LANES;
         let width = LANES.min(in_features - first);
@@ -107,7 +107,7 @@ pub(in crate::kernels::cpu) fn dense_linear_backward<W: StoredFloat>(
             }
             tile::multiply(
                 arithmetic,
-                &TileSlice { x: dy.slice(slice), w, groups: None, next: &[] },
+                &TileSlice { x: dy.slice(slice), w, groups: None, adds: slice > 0, next: &[] },
                 &mut sums,
             );
         }
@@ -115,7 +115,9 @@ pub(in crate::kernels::cpu) fn dense_linear_backward<W: StoredFloat>(
             // SAFETY: row token < T and columns first .. first + width ≤ in_features of the T × in_features matrix
             // `dx`, which are this unit's alone.
             let out = unsafe { dx.part(token * in_features + first, width) };
-            out.copy_from_slice(&sums[..width]);
+            copy_row(sums, out);
         }
     });
+    // SAFETY: the units are all columns, and each wrote the rows of all tokens.
+    unsafe { dx.written() }
 }

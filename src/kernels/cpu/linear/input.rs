@@ -1,5 +1,7 @@
 //! Activations in slices of the input features, with the tokens of a slice one after another.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::super::halves;
@@ -24,19 +26,28 @@ impl SlicedInput {
     /// Packs `x`, `[tokens, in_features]` with at least one token, into words of `features` features.
     pub fn new(x: &[f32], in_features: usize, features: usize) -> Self {
         let (tokens, per_token) = (x.len() / in_features, in_features / features);
-        let mut words = Rows::zeros((tokens * per_token).div_ceil(LANES));
-        let flat = &mut words.as_flattened_mut()[..tokens * per_token];
-        flat.par_chunks_mut(tokens * SLICE).enumerate().for_each(|(slice, words)| {
-            let length = words.len() / tokens;
-            let rows = words.par_chunks_exact_mut(length).zip(x.par_chunks_exact(in_features));
-            rows.with_min_len(ROWS).for_each(|(out, x)| {
-                let x = &x[slice * SLICE * features..][..length * features];
-                match features {
-                    1 => out.copy_from_slice(bytemuck::cast_slice(x)),
-                    _ => halves::narrow_bf16(x, bytemuck::cast_slice_mut(out)),
-                }
+        let length = tokens * per_token;
+        let write = |words: &mut [MaybeUninit<u32>]| {
+            let (words, rest) = words.split_at_mut(length);
+            rest.fill(MaybeUninit::new(0));
+            words.par_chunks_mut(tokens * SLICE).enumerate().for_each(|(slice, words)| {
+                let length = words.len() / tokens;
+                let rows = words.par_chunks_exact_mut(length).zip(x.par_chunks_exact(in_features));
+                rows.with_min_len(ROWS).for_each(|(out, x)| {
+                    let x = &x[slice * SLICE * features..][..length * features];
+                    let mut rounded = [0u32; SLICE];
+                    if features > 1 {
+                        halves::narrow_bf16(x, bytemuck::cast_slice_mut(&mut rounded[..length]));
+                    }
+                    out.write_copy_of_slice(match features {
+                        1 => bytemuck::cast_slice(x),
+                        _ => &rounded[..length],
+                    });
+                });
             });
-        });
+        };
+        // SAFETY: each slice has the words of all tokens, and the slices are all words but the rest.
+        let words = unsafe { Rows::written(length.div_ceil(LANES), write) };
         Self { tokens, words, per_token }
     }
 

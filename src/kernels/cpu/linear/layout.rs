@@ -1,6 +1,7 @@
 //! Units, slices and the groups in them.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
@@ -23,11 +24,11 @@ pub(super) fn runs(start: usize, length: usize, group_words: usize) -> impl Iter
 
 /// Copies the first lanes of a row; all of them without a call.
 #[inline(always)]
-pub(super) fn copy_row(row: &[f32; LANES], out: &mut [f32]) {
-    match <&mut [f32; LANES]>::try_from(&mut *out) {
-        Ok(out) => *out = *row,
-        Err(_) => out.copy_from_slice(&row[..out.len()]),
-    }
+pub(super) fn copy_row(row: &[f32; LANES], out: &mut [MaybeUninit<f32>]) {
+    match out.len() {
+        LANES => out.write_copy_of_slice(row),
+        width => out.write_copy_of_slice(&row[..width]),
+    };
 }
 
 /// Rows of lanes, each at the beginning of a cache line: a load of a whole line that straddles two takes twice as long.
@@ -50,9 +51,28 @@ impl<T> Default for Rows<T> {
 
 impl<T: Pod> Rows<T> {
     pub fn zeros(rows: usize) -> Self {
-        let words = vec![0u32; rows * LANES + LINE - 1];
+        let write = |words: &mut [MaybeUninit<u32>]| words.fill(MaybeUninit::new(0));
+        // SAFETY: all words are written.
+        unsafe { Self::written(rows, write) }
+    }
+
+    /// Rows whose words are those that `write` writes. Setting them before would take as long as some products.
+    ///
+    /// # Safety
+    /// `write` writes every word.
+    pub unsafe fn written(rows: usize, write: impl FnOnce(&mut [MaybeUninit<u32>])) -> Self {
+        let length = rows * LANES + LINE - 1;
+        let mut words = Vec::<u32>::with_capacity(length);
+        let all = &mut words.spare_capacity_mut()[..length];
         // The function may find no such place; rows elsewhere are only slower.
-        let start = Some(words.as_ptr().align_offset(4 * LINE)).filter(|start| *start < LINE).unwrap_or(0);
+        let start = Some(all.as_ptr().align_offset(4 * LINE)).filter(|start| *start < LINE).unwrap_or(0);
+        let (before, rest) = all.split_at_mut(start);
+        let (of_rows, after) = rest.split_at_mut(rows * LANES);
+        before.fill(MaybeUninit::new(0));
+        after.fill(MaybeUninit::new(0));
+        write(of_rows);
+        // SAFETY: those before, of and after the rows are written.
+        unsafe { words.set_len(length) };
         Self { words, start, rows, of: PhantomData }
     }
 
@@ -62,12 +82,6 @@ impl<T: Pod> Rows<T> {
             true => self.rows = rows,
             false => *self = Self::zeros(rows),
         }
-    }
-
-    /// Makes it as long as given, with values of 0.
-    pub fn reset(&mut self, rows: usize) {
-        self.resize(rows);
-        self.as_flattened_mut().fill(T::zeroed());
     }
 }
 

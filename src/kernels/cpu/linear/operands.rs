@@ -10,6 +10,8 @@ pub(super) struct TileSlice<'a> {
     pub w: &'a [[u32; LANES]],
     /// The scales, where the weights do not contain them.
     pub groups: Option<GroupScales<'a>>,
+    /// Whether the products are added to those of slices before.
+    pub adds: bool,
     /// Activations that are read next: while a tile is multiplied, its tokens' share of them is brought to the second
     /// level cache. `[tokens][any]`, or empty.
     pub next: &'a [u32],

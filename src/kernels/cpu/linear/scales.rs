@@ -10,7 +10,9 @@ use crate::zo::direction::Move;
 
 /// Scales and offsets: `weight = scale · level + offset`, where a level is `code + shift` or the entry of a codebook.
 /// A sub-block is a group here, and its integer scale is in the scale.
+#[derive(Default)]
 pub(super) struct UnitScales {
+    /// Groups of a part.
     groups: usize,
     /// `[parts][groups]`
     scales: Vec<[f32; LANES]>,
@@ -23,18 +25,37 @@ pub(super) struct UnitScales {
 impl UnitScales {
     /// The scales of `width` rows from `first` on.
     pub fn new(weight: &WeightView<'_>, parts: &[Option<(u32, Move)>], first: usize, width: usize) -> Self {
+        let mut scales = Self::default();
+        scales.set(weight, parts, first, width);
+        scales
+    }
+
+    /// Becomes the scales of other rows.
+    pub fn set(
+        &mut self,
+        weight: &WeightView<'_>,
+        parts: &[Option<(u32, Move)>],
+        first: usize,
+        width: usize,
+    ) {
         let groups = weight.groups();
         let range = first * groups..(first + width) * groups;
-        let scales = perturbed(&weight.scales[range.clone()], parts, range.start as u32, groups);
-        let plain = |scales, shifts| Self { groups, scales, offsets: vec![], shifts };
+        self.groups = groups;
+        self.offsets.clear();
+        self.shifts.clear();
+        perturbed(&weight.scales[range.clone()], parts, range.start as u32, groups, &mut self.scales);
         match weight.levels {
-            Levels::Zero(zero) => plain(scales, vec![[-f32::from(zero); LANES]]),
-            Levels::Codebook(_) => plain(scales, vec![[0.0; LANES]]),
-            Levels::Zeros(zeros) => plain(scales, lanes(&zeros[range], width, |zero| -f32::from(zero))),
+            Levels::Zero(zero) => self.shifts.push([-f32::from(zero); LANES]),
+            Levels::Codebook(_) => self.shifts.push([0.0; LANES]),
+            Levels::Zeros(zeros) => self.shifts = lanes(&zeros[range], width, |zero| -f32::from(zero)),
             Levels::Minimum(minimum) => {
-                let minima = lanes(&minimum[range], width, |minimum| minimum);
-                let factors = vec![[1.0; LANES]; groups];
-                Self::of_sub_blocks(&scales, [groups, 1], &factors, Some(minima), (0.0, weight.bits))
+                let mut minima = vec![[0.0; LANES]; groups];
+                transpose(&minimum[range], groups, width, &mut minima);
+                let centre = self.centre(weight.bits);
+                self.offsets.resize(self.scales.len(), [1.0; LANES]);
+                for (offsets, scales) in self.offsets.chunks_mut(groups).zip(self.scales.chunks(groups)) {
+                    offset(scales, 1, &minima, centre, offsets);
+                }
             }
             Levels::SubBlocks(sub_blocks) => {
                 let (per_row, count) = (weight.sub_blocks(), weight.out_features * weight.sub_blocks());
@@ -46,34 +67,46 @@ impl UnitScales {
                     multiply(&lanes(&min_scales[range], width, |scale| scale), per_group, &mut minima);
                     minima
                 });
-                let zero = f32::from(sub_blocks.zero);
-                Self::of_sub_blocks(&scales, [groups, per_group], &factors, minima, (zero, weight.bits))
+                self.divide(
+                    per_group,
+                    &factors,
+                    minima.as_deref(),
+                    (f32::from(sub_blocks.zero), weight.bits),
+                );
             }
         }
     }
 
-    /// Makes a group of each sub-block. `scales`: `[parts][groups]`; `factors`, the integer scales, and `minima`:
-    /// `[sub-blocks]`.
-    fn of_sub_blocks(
-        scales: &[[f32; LANES]],
-        [groups, per_group]: [usize; 2],
+    /// Makes a group of each sub-block. `factors`, the integer scales, and `minima`: `[sub-blocks]`.
+    fn divide(
+        &mut self,
+        per_group: usize,
         factors: &[[f32; LANES]],
-        minima: Option<Vec<[f32; LANES]>>,
+        minima: Option<&[[f32; LANES]]>,
         (zero, bits): (f32, u32),
-    ) -> Self {
-        // With an offset the codes are centred, so that less of the two terms cancels.
-        let centre = if minima.is_some() { (1u32 << (bits - 1)) as f32 } else { zero };
-        let (mut products, mut offsets) = (vec![], vec![]);
-        for scales in scales.chunks_exact(groups) {
-            let at = products.len();
-            products.extend_from_slice(factors);
-            multiply(scales, per_group, &mut products[at..]);
-            if let Some(minima) = &minima {
-                offsets.extend_from_slice(factors);
-                offset(scales, per_group, minima, centre - zero, &mut offsets[at..]);
+    ) {
+        let centre = if minima.is_some() { self.centre(bits) } else { zero };
+        if minima.is_none() {
+            self.shifts.push([-centre; LANES]);
+        }
+        let of_groups = std::mem::take(&mut self.scales);
+        for scales in of_groups.chunks_exact(self.groups) {
+            let at = self.scales.len();
+            self.scales.extend_from_slice(factors);
+            multiply(scales, per_group, &mut self.scales[at..]);
+            if let Some(minima) = minima {
+                self.offsets.extend_from_slice(factors);
+                offset(scales, per_group, minima, centre - zero, &mut self.offsets[at..]);
             }
         }
-        Self { groups: factors.len(), scales: products, offsets, shifts: vec![[-centre; LANES]] }
+        self.groups = factors.len();
+    }
+
+    /// Centres the codes, so that less of scale and offset cancels; returns by how much.
+    fn centre(&mut self, bits: u32) -> f32 {
+        let centre = (1u32 << (bits - 1)) as f32;
+        self.shifts.push([-centre; LANES]);
+        centre
     }
 
     pub fn shift(&self, group: usize) -> &[f32; LANES] {
@@ -87,10 +120,17 @@ impl UnitScales {
     }
 }
 
-/// Scales under the move of each part, `[parts][groups]`; `first` is the number of the first scale in the weight.
-fn perturbed(scales: &[f32], parts: &[Option<(u32, Move)>], first: u32, groups: usize) -> Vec<[f32; LANES]> {
+/// Sets `out` to the scales under the move of each part, `[parts][groups]`; `first` is the number of the first scale in
+/// the weight.
+fn perturbed(
+    scales: &[f32],
+    parts: &[Option<(u32, Move)>],
+    first: u32,
+    groups: usize,
+    out: &mut Vec<[f32; LANES]>,
+) {
     let width = scales.len() / groups;
-    let mut out = vec![[0.0; LANES]; parts.len() * groups];
+    out.resize(parts.len() * groups, [0.0; LANES]);
     let (mut k, mut moved) = (vec![], vec![]);
     if let Some(Some((parameter, displacement))) = parts.first() {
         // All parts share the draw: only its coefficient differs.
@@ -108,7 +148,6 @@ fn perturbed(scales: &[f32], parts: &[Option<(u32, Move)>], first: u32, groups: 
         };
         transpose(scales, groups, width, out);
     }
-    out
 }
 
 multiversion! {

@@ -9,9 +9,9 @@ use super::operands::{GroupOffsets, GroupScales, TileSlice, prefetch};
 use super::vector::{Avx2, Avx512, Avx512Bf16};
 use super::vector::{Portable, Vector};
 
-/// `y += x · w`, one row of `y` for each token.
+/// `y = x · w`, or `y += x · w`, one row of `y` for each token.
 pub(super) fn multiply(arithmetic: Arithmetic, slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
-    let TileSlice { x, w, groups, next: _ } = slice;
+    let TileSlice { x, w, groups, adds: _, next: _ } = slice;
     assert!(x.len() == w.len() * y.len());
     if let Some(GroupScales { start, group_words, scales, offsets }) = groups {
         let runs = runs(*start, w.len(), *group_words).count();
@@ -97,14 +97,15 @@ unsafe fn tile<V: Vector, const TOKENS: usize>(
                 for (t, sums) in sums.into_iter().enumerate() {
                     for (r, sum) in sums.into_iter().enumerate() {
                         let y = y.add(t * LANES + r * V::WIDTH);
-                        V::load(y.cast()).add(sum).store(y);
+                        base::<V>(y, slice.adds).add(sum).store(y);
                     }
                 }
                 continue;
             };
             for (run, (_, words)) in runs(groups.start, stride, groups.group_words).enumerate() {
                 let sums = sums::<V, TOKENS>(x, stride, w, words);
-                add_scaled::<V, TOKENS>(groups, run, sums, first, lane, y);
+                let adds = slice.adds || run > 0;
+                add_scaled::<V, TOKENS>(groups, run, sums, first, lane, (y, adds));
                 x = x.add(words);
                 w = w.add(words * LANES);
             }
@@ -143,7 +144,17 @@ unsafe fn sums<V: Vector, const TOKENS: usize>(
     sums
 }
 
-/// `y += sums · scale + totals · offset`
+/// What is added to: `y`, or 0.
+///
+/// # Safety
+/// A register can be read from `y`.
+#[inline(always)]
+unsafe fn base<V: Vector>(y: *const f32, adds: bool) -> V {
+    // SAFETY: by this function's contract.
+    unsafe { if adds { V::load(y.cast()) } else { V::zero() } }
+}
+
+/// `y = sums · scale + totals · offset`, or adds that to `y`.
 ///
 /// # Safety
 /// Two registers can be read and written at each of `TOKENS` places from `y` on, `LANES` apart; they are
@@ -155,7 +166,7 @@ unsafe fn add_scaled<V: Vector, const TOKENS: usize>(
     sums: [[V; 2]; TOKENS],
     first: usize,
     lane: usize,
-    y: *mut f32,
+    (y, adds): (*mut f32, bool),
 ) {
     // SAFETY: two registers from `lane` on are inside a row's LANES, the rest by this function's contract.
     unsafe {
@@ -169,14 +180,14 @@ unsafe fn add_scaled<V: Vector, const TOKENS: usize>(
                 let total = V::splat(totals.add(t));
                 for (r, sum) in sums.into_iter().enumerate() {
                     let y = y.add(t * LANES + r * V::WIDTH);
-                    V::load(y.cast()).add_product(sum, scale[r]).add_product(total, offset[r]).store(y);
+                    base::<V>(y, adds).add_product(sum, scale[r]).add_product(total, offset[r]).store(y);
                 }
             }
         } else {
             for (t, sums) in sums.into_iter().enumerate() {
                 for (r, sum) in sums.into_iter().enumerate() {
                     let y = y.add(t * LANES + r * V::WIDTH);
-                    V::load(y.cast()).add_product(sum, scale[r]).store(y);
+                    base::<V>(y, adds).add_product(sum, scale[r]).store(y);
                 }
             }
         }

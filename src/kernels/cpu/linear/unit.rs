@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::columns::Columns;
+use super::super::results::Columns;
 use super::arithmetic::Arithmetic;
 use super::codebook::CodebookWords;
 use super::codes::SliceCodes;
@@ -13,7 +13,6 @@ use super::layout::{LANES, Rows, SLICE, copy_row};
 use super::operands::{GroupOffsets, GroupScales, TileSlice};
 use super::scales::UnitScales;
 use super::tile;
-use super::transpose::transpose;
 use super::unpack;
 use super::view::{PackedProduct, WeightView};
 use crate::packed::Levels;
@@ -23,10 +22,13 @@ use crate::zo::direction::Move;
 pub(super) struct Prepared<'a> {
     pub weight: WeightView<'a>,
     parts: Vec<Option<(u32, Move)>>,
-    y: Columns<'a>,
+    /// `[T, out_features]`
+    y: Columns,
     arithmetic: Arithmetic,
     group_words: usize,
     codebook: Option<CodebookWords<'a>>,
+    /// Whether the unpacked weights contain the scales. In bf16 a displaced scale would be rounded away.
+    scaled: bool,
     input: &'a SlicedInput,
     /// Sums of the input over each group, where offsets are added to the weights and not contained in them.
     sums: Option<Arc<RunSums>>,
@@ -40,19 +42,31 @@ impl<'a> Prepared<'a> {
     ) -> Vec<Self> {
         let features = arithmetic.features();
         let mut sums_of = BTreeMap::new();
-        let prepare = |PackedProduct { weight, parts, y }: PackedProduct<'a>| {
+        let prepare = |PackedProduct { weight, parts }: PackedProduct<'a>| {
             let group_words = weight.sub_block_size() / features;
+            let scaled = features == 1 || parts.iter().all(Option::is_none);
+            let per_word = if scaled { 1 } else { features };
             let codebook = match weight.levels {
-                Levels::Codebook(codebook) => Some(CodebookWords::new(codebook, weight.bits, features)),
+                Levels::Codebook(codebook) => Some(CodebookWords::new(codebook, weight.bits, per_word)),
                 _ => None,
             };
-            let sums = (features > 1 && weight.levels.kind().has_mins()).then(|| {
+            let sums = (!scaled && weight.levels.kind().has_mins()).then(|| {
                 let new = || Arc::new(input.sums(group_words));
                 sums_of.entry(group_words).or_insert_with(new).clone()
             });
-            Self { weight, parts, y: Columns::new(y), arithmetic, group_words, codebook, input, sums }
+            let y = Columns::new(input.tokens * weight.out_features);
+            Self { weight, parts, y, arithmetic, group_words, codebook, scaled, input, sums }
         };
         products.into_iter().map(prepare).collect()
+    }
+
+    /// The product, `[T, out_features]`.
+    ///
+    /// # Safety
+    /// The units of all rows have written all passes.
+    pub unsafe fn written(self) -> Vec<f32> {
+        // SAFETY: the units' rows and passes are all columns and rows of the matrix.
+        unsafe { self.y.written() }
     }
 }
 
@@ -80,11 +94,16 @@ pub(super) struct Unit<'a> {
 }
 
 impl<'a> Unit<'a> {
-    /// The unit of the rows from `first` on.
-    pub fn new(product: &'a Prepared<'a>, first: usize) -> Self {
+    /// A unit without rows.
+    pub fn new(product: &'a Prepared<'a>) -> Self {
+        Self { product, first: 0, width: 0, scales: UnitScales::default(), tokens: 0..0, y: Rows::default() }
+    }
+
+    /// Takes the rows from `first` on.
+    pub fn take(&mut self, product: &'a Prepared<'a>, first: usize) {
         let width = LANES.min(product.weight.out_features - first);
-        let scales = UnitScales::new(&product.weight, &product.parts, first, width);
-        Self { product, first, width, scales, tokens: 0..0, y: Rows::default() }
+        (self.product, self.first, self.width) = (product, first, width);
+        self.scales.set(&product.weight, &product.parts, first, width);
     }
 
     /// Begins a pass over some of the tokens, the same share of each part.
@@ -92,15 +111,15 @@ impl<'a> Unit<'a> {
         let Prepared { parts, input, .. } = self.product;
         let tokens = input.tokens / parts.len();
         self.tokens = tokens * pass / passes..tokens * (pass + 1) / passes;
-        self.y.reset(parts.len() * self.tokens.len());
+        self.y.resize(parts.len() * self.tokens.len());
     }
 
-    /// Adds the products over one slice of the input features. `last`: the next slice is read next, and not in the caches
-    /// yet.
+    /// Adds the products over one slice of the input features to those of the slices before. `last`: the next slice is
+    /// read next, and not in the caches yet.
     pub fn add_slice(&mut self, slice: usize, last: bool, buffers: &mut UnitBuffers) {
         self.unpack(slice, buffers);
-        let Prepared { parts, input, sums, arithmetic, group_words, .. } = self.product;
-        let (length, scaled) = (input.length(slice), arithmetic.features() == 1);
+        let Prepared { parts, input, sums, arithmetic, group_words, scaled, .. } = self.product;
+        let length = input.length(slice);
         for (part, y) in self.y.chunks_exact_mut(self.tokens.len().max(1)).enumerate() {
             let first = part * (input.tokens / parts.len()) + self.tokens.start;
             let groups = (!scaled).then(|| {
@@ -110,7 +129,7 @@ impl<'a> Unit<'a> {
                 let offsets = offsets.zip(sums).map(|(values, sums)| GroupOffsets { values, sums, stride });
                 GroupScales { start: slice * SLICE, group_words: *group_words, scales, offsets }
             });
-            let w = if scaled { &buffers.w[part * length..][..length] } else { &buffers.w };
+            let w = if *scaled { &buffers.w[part * length..][..length] } else { &buffers.w };
             let x = &input.slice(slice)[first * length..][..y.len() * length];
             let next = match last && slice + 1 < input.slices() {
                 true => {
@@ -119,34 +138,33 @@ impl<'a> Unit<'a> {
                 }
                 false => &[],
             };
-            tile::multiply(*arithmetic, &TileSlice { x, w, groups, next }, y);
+            tile::multiply(*arithmetic, &TileSlice { x, w, groups, adds: slice > 0, next }, y);
         }
     }
 
     fn unpack(&self, slice: usize, buffers: &mut UnitBuffers) {
-        let Prepared { weight, arithmetic, group_words, codebook, input, parts, .. } = self.product;
+        let Prepared { weight, arithmetic, group_words, codebook, scaled, input, parts, .. } = self.product;
         let length = input.length(slice);
-        let features = slice * SLICE * arithmetic.features();
-        let bits = weight.code_bits(features..features + length * arithmetic.features());
-        let (row, word) = (weight.words_per_row(), bits.start / 32);
-        buffers.codes.resize(bits.end.div_ceil(32) - word, [0; LANES]);
-        let codes = &weight.codes[self.first * row + word..];
-        transpose(codes, row, self.width, &mut buffers.codes);
+        let first = slice * SLICE * arithmetic.features();
+        let words = weight.code_words(self.first, first..first + length * arithmetic.features());
+        words.transpose(&mut buffers.codes);
         let codes = SliceCodes {
             codes: &buffers.codes,
-            first_bit: 32 * word,
+            first_bit: words.first_bit,
             bits: weight.bits,
             first: slice * SLICE,
             group_words: *group_words,
             scales: &self.scales,
         };
-        let (w, scaled) = (&mut buffers.w, arithmetic.features() == 1);
-        w.resize(if scaled { parts.len() * length } else { length });
-        match (scaled, codebook) {
-            (true, None) => unpack::unpack_f32(&codes, length, w),
-            (true, Some(codebook)) => unpack::look_up_f32(&codes, codebook, length, w),
-            (false, None) => unpack::unpack_bf16(&codes, w),
-            (false, Some(codebook)) => unpack::look_up_bf16(&codes, codebook, w),
+        let w = &mut buffers.w;
+        w.resize(if *scaled { parts.len() * length } else { length });
+        match (scaled, arithmetic.features(), codebook) {
+            (true, 1, None) => unpack::unpack_f32(&codes, length, w),
+            (true, 1, Some(codebook)) => unpack::look_up_f32(&codes, codebook, length, w),
+            (true, _, None) => unpack::unpack_scaled_bf16(&codes, w),
+            (true, _, Some(codebook)) => unpack::look_up_scaled_bf16(&codes, codebook, w),
+            (false, _, None) => unpack::unpack_bf16(&codes, w),
+            (false, _, Some(codebook)) => unpack::look_up_bf16(&codes, codebook, w),
         }
     }
 

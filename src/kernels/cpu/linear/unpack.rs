@@ -1,5 +1,6 @@
 //! Unpacking of a slice: codes become words, with the rows of a unit side by side.
 
+use super::super::math::round_to_bf16;
 use super::super::multiversion::multiversion;
 use super::codebook::CodebookWords;
 use super::codes::SliceCodes;
@@ -13,6 +14,14 @@ multiversion! {
 multiversion! {
     /// Writes pairs of levels in bf16, not scaled: `[words]`.
     pub(super) fn unpack_bf16(slice: &SliceCodes<'_>, out: &mut [[u32; LANES]]) => unpack_bf16_body;
+}
+
+multiversion! {
+    /// Writes pairs of weights, scaled and rounded to bf16: `[words]`.
+    pub(super) fn unpack_scaled_bf16(
+        slice: &SliceCodes<'_>,
+        out: &mut [[u32; LANES]],
+    ) => unpack_scaled_bf16_body;
 }
 
 multiversion! {
@@ -32,6 +41,15 @@ multiversion! {
         codebook: &CodebookWords<'_>,
         out: &mut [[u32; LANES]],
     ) => look_up_bf16_body;
+}
+
+multiversion! {
+    /// [`unpack_scaled_bf16`] with a codebook of words of one feature.
+    pub(super) fn look_up_scaled_bf16(
+        slice: &SliceCodes<'_>,
+        codebook: &CodebookWords<'_>,
+        out: &mut [[u32; LANES]],
+    ) => look_up_scaled_bf16_body;
 }
 
 #[inline(always)]
@@ -73,6 +91,26 @@ fn unpack_bf16_body(slice: &SliceCodes<'_>, out: &mut [[u32; LANES]]) {
     }
 }
 
+#[inline(always)]
+fn unpack_scaled_bf16_body(slice: &SliceCodes<'_>, out: &mut [[u32; LANES]]) {
+    let first = slice.first;
+    let mut word = 0;
+    for (group, length) in runs(first, out.len(), slice.group_words) {
+        let shift = slice.scales.shift(group);
+        let (scales, offsets) = slice.scales.part(0, group);
+        let (scale, offset) = (scales[0], offsets.map_or([0.0; LANES], |offsets| offsets[0]));
+        for word in word..word + length {
+            let feature = 2 * (first + word);
+            let (low, high) = (level(slice, feature, shift), level(slice, feature + 1, shift));
+            let out = &mut out[word];
+            for i in 0..LANES {
+                out[i] = pair(low[i] * scale[i] + offset[i], high[i] * scale[i] + offset[i]);
+            }
+        }
+        word += length;
+    }
+}
+
 /// Looks up each word once for all parts, as the look-up takes most of the time.
 #[inline(always)]
 fn look_up_f32_body(
@@ -99,6 +137,23 @@ fn look_up_bf16_body(slice: &SliceCodes<'_>, codebook: &CodebookWords<'_>, out: 
     for (word, out) in out.iter_mut().enumerate() {
         *out = codebook.word(slice, slice.first + word);
     }
+}
+
+#[inline(always)]
+fn look_up_scaled_bf16_body(slice: &SliceCodes<'_>, codebook: &CodebookWords<'_>, out: &mut [[u32; LANES]]) {
+    for (word, out) in (slice.first..).zip(out) {
+        let (low, high) = (codebook.word(slice, 2 * word), codebook.word(slice, 2 * word + 1));
+        let scale = &slice.scales.part(0, word / slice.group_words).0[0];
+        for i in 0..LANES {
+            out[i] = pair(f32::from_bits(low[i]) * scale[i], f32::from_bits(high[i]) * scale[i]);
+        }
+    }
+}
+
+/// Two numbers rounded to bf16, in one word.
+#[inline(always)]
+fn pair(low: f32, high: f32) -> u32 {
+    round_to_bf16(low) >> 16 | round_to_bf16(high) & 0xffff_0000
 }
 
 #[inline(always)]
