@@ -27,14 +27,14 @@ const OTHERS: [&str; 6] = [
 /// The config of the text part, as a model of the text part alone would have it; `None` where there is no other part.
 pub fn text(json: &Value) -> Option<Value> {
     let architecture = json.pointer("/architectures/0").and_then(Value::as_str)?;
-    let whole = VISION_MODELS.iter().find(|whole| whole.architecture == architecture)?;
+    let model = VISION_MODELS.iter().find(|model| model.architecture == architecture)?;
     let kind_of = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
     let (text, kind) = match json.get("text_config") {
-        Some(text) => (text, kind_of(text).unwrap_or_else(|| whole.families[0].0.to_owned())),
+        Some(text) => (text, kind_of(text).unwrap_or_else(|| model.families[0].0.to_owned())),
         // Older files of Qwen2.5-VL have the keys of the text part among those of the whole.
         None => (json, kind_of(json)?),
     };
-    let (_, family) = whole.families.iter().find(|(known, _)| *known == kind)?;
+    let (_, family) = model.families.iter().find(|(known, _)| *known == kind)?;
     let text = text.as_object()?;
     let mut merged = absent_keys(*family);
     for key in ["bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings"] {

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::math::{dot, exp, lanes, tanh};
 use super::multiversion::multiversion;
-use super::results::by_chunks;
+use super::results::{Columns, zeroed};
 use crate::kernels::Scores;
 
 /// Sizes of the heads of queries and keys.
@@ -22,12 +24,17 @@ pub(super) struct HeadSizes {
 /// [`KeyRanges`](crate::kernels::KeyRanges).
 pub(super) fn attention([q, k, v]: [&[f32]; 3], bounds: &[i32], sizes: HeadSizes, rule: Scores) -> Vec<f32> {
     let row = sizes.heads * sizes.head_dim;
+    let y = Columns::new(q.len());
     // A few rows per task: the last rows of a long sequence cost the most.
-    by_chunks(q.len(), [row, 8], Vec::new, |scores, t, y| {
+    q.par_chunks(row).with_max_len(8).enumerate().for_each_init(Vec::new, |scores, (t, q)| {
         let bound = |i: usize| bounds[4 * t + i] as usize;
         let ranges = [bound(0)..bound(1), bound(2)..bound(3)];
-        attend_row(&q[t * row..][..row], k, v, ranges, sizes, rule, scores, y);
-    })
+        // SAFETY: this task alone has row t < T.
+        let y = zeroed(unsafe { y.part(t * row, row) });
+        attend_row(q, k, v, ranges, sizes, rule, scores, y);
+    });
+    // SAFETY: the tasks had all rows.
+    unsafe { y.written() }
 }
 
 multiversion! {

@@ -13,15 +13,14 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Kernels that have begun.
 static BEGUN: AtomicU32 = AtomicU32::new(0);
-/// Threads that have been asked to look for work, and have not ended.
+/// Threads that have been asked to look for work, and are not done with it.
 static LOOKING: AtomicUsize = AtomicUsize::new(0);
 
 /// Keeps the threads awake for a while. A kernel calls it that has work for all of them.
 pub(super) fn keep_awake() {
     BEGUN.fetch_add(1, Ordering::Relaxed);
     let threads = rayon::current_num_threads();
-    let is_first = LOOKING.compare_exchange(0, threads, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    if threads == 1 || !is_first {
+    if threads == 1 || LOOKING.compare_exchange(0, threads, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return;
     }
     let caller = rayon::current_thread_index();
@@ -34,6 +33,8 @@ pub(super) fn keep_awake() {
     });
 }
 
+/// Runs tasks until there have been none for a while. A thread that takes this up while it waits for another thread's task
+/// comes back to it: without that task no kernel ends, so none begins.
 fn look_for_work() {
     let (mut begun, mut since) = (BEGUN.load(Ordering::Relaxed), Instant::now());
     while since.elapsed() < PATIENCE {

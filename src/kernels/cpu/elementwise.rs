@@ -16,14 +16,7 @@ const BLOCK: usize = 8192;
 /// `x / √(mean(x²) + eps) · weight`, per row. `x`: `[T, hidden]`; `weight`: `[hidden]`.
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let block = ROWS * weight.len();
-    by_chunks(
-        x.len(),
-        [block, usize::MAX],
-        || (),
-        |(), index, y| {
-            rms_norm_rows(&x[index * block..][..y.len()], weight, eps, y);
-        },
-    )
+    by_chunks(x.len(), block, |index, y| rms_norm_rows(&x[index * block..][..y.len()], weight, eps, y))
 }
 
 /// Sizes of rows of heads, of which the first `2 · half` elements are rotated.
@@ -66,28 +59,18 @@ pub(super) fn add(sum: &mut [f32], y: &[f32]) {
 
 /// `y[t, i] = x[t, perm[i]]`. `x`, `y`: `[T, in_features]`.
 pub(super) fn permute(x: &[f32], perm: &[i32]) -> Vec<f32> {
-    by_chunks(
-        x.len(),
-        [perm.len(), usize::MAX],
-        || (),
-        |(), row, y| {
-            let x = &x[row * perm.len()..][..perm.len()];
-            y.iter_mut().zip(perm).for_each(|(y, feature)| *y = x[*feature as usize]);
-        },
-    )
+    by_chunks(x.len(), perm.len(), |row, y| {
+        let x = &x[row * perm.len()..][..perm.len()];
+        y.iter_mut().zip(perm).for_each(|(y, feature)| *y = x[*feature as usize]);
+    })
 }
 
 /// `y[t, perm[i]] = x[t, i]`. `x`, `y`: `[T, in_features]`.
 pub(super) fn permute_back(x: &[f32], perm: &[i32]) -> Vec<f32> {
-    by_chunks(
-        x.len(),
-        [perm.len(), usize::MAX],
-        || (),
-        |(), row, y| {
-            let x = &x[row * perm.len()..][..perm.len()];
-            x.iter().zip(perm).for_each(|(x, feature)| y[*feature as usize] = *x);
-        },
-    )
+    by_chunks(x.len(), perm.len(), |row, y| {
+        let x = &x[row * perm.len()..][..perm.len()];
+        x.iter().zip(perm).for_each(|(x, feature)| y[*feature as usize] = *x);
+    })
 }
 
 multiversion! {

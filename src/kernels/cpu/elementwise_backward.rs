@@ -32,17 +32,12 @@ pub(super) fn gate_mul_backward(gate: &mut [f32], up: &mut [f32], dy: &[f32], ac
 /// `sums[i] = Σ_t a[t, i] · b[t, i]`. `a`, `b`: `[T, width]`; the sums: `[width]`.
 pub(super) fn sum_of_products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     const COLUMNS: usize = 256;
-    by_chunks(
-        width,
-        [COLUMNS, usize::MAX],
-        || (),
-        |(), chunk, sums| {
-            let (first, count) = (chunk * COLUMNS, sums.len());
-            for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
-                add_products(&a[first..first + count], &b[first..first + count], sums);
-            }
-        },
-    )
+    by_chunks(width, COLUMNS, |chunk, sums| {
+        let (first, count) = (chunk * COLUMNS, sums.len());
+        for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
+            add_products(&a[first..first + count], &b[first..first + count], sums);
+        }
+    })
 }
 
 multiversion! {

@@ -11,26 +11,14 @@ const BLOCK: usize = 8192;
 
 /// `x` rounded to the nearest bf16, on all threads.
 pub(super) fn narrow(x: &[f32]) -> Vec<bf16> {
-    by_chunks(
-        x.len(),
-        [BLOCK, usize::MAX],
-        || (),
-        |(), block, y: &mut [bf16]| {
-            narrow_bf16(&x[block * BLOCK..][..y.len()], bytemuck::cast_slice_mut(y));
-        },
-    )
+    by_chunks(x.len(), BLOCK, |block, y: &mut [bf16]| {
+        narrow_bf16(&x[block * BLOCK..][..y.len()], bytemuck::cast_slice_mut(y));
+    })
 }
 
 /// `x` as f32, on all threads.
 pub(super) fn widen(x: &[bf16]) -> Vec<f32> {
-    by_chunks(
-        x.len(),
-        [BLOCK, usize::MAX],
-        || (),
-        |(), block, y| {
-            widen_bf16(&x[block * BLOCK..][..y.len()], y);
-        },
-    )
+    by_chunks(x.len(), BLOCK, |block, y| widen_bf16(&x[block * BLOCK..][..y.len()], y))
 }
 
 multiversion! {

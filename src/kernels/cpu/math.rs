@@ -58,6 +58,12 @@ pub(super) fn round_to_bf16(x: f32) -> u32 {
     if x.is_nan() { bits | 0x0040_0000 } else { bits + (0x7fff + (bits >> 16 & 1)) }
 }
 
+/// Two numbers rounded to bf16, in one word.
+#[inline(always)]
+pub(super) fn bf16_pair(low: f32, high: f32) -> u32 {
+    round_to_bf16(low) >> 16 | round_to_bf16(high) & 0xffff_0000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,18 +5,15 @@ use std::mem::MaybeUninit;
 use bytemuck::Pod;
 use rayon::prelude::*;
 
-/// A result of which each chunk is written at once. `write` gets a chunk's number and the chunk, of zeros, and what
-/// `scratch` has made for a task of at most `most` chunks.
-pub(super) fn by_chunks<T: Pod + Send + Sync, S>(
+/// A result that tasks write in chunks. `write` gets the number of a chunk, and the chunk, which is zeros.
+pub(super) fn by_chunks<T: Pod + Send + Sync>(
     length: usize,
-    [chunk, most]: [usize; 2],
-    scratch: impl Fn() -> S + Sync + Send,
-    write: impl Fn(&mut S, usize, &mut [T]) + Sync + Send,
+    chunk: usize,
+    write: impl Fn(usize, &mut [T]) + Sync + Send,
 ) -> Vec<T> {
     let mut values = Vec::with_capacity(length);
-    let chunks = values.spare_capacity_mut()[..length].par_chunks_mut(chunk).with_max_len(most);
-    let write = |scratch: &mut S, (index, chunk)| write(scratch, index, zeroed(chunk));
-    chunks.enumerate().for_each_init(scratch, write);
+    let chunks = values.spare_capacity_mut()[..length].par_chunks_mut(chunk);
+    chunks.enumerate().for_each(|(index, chunk)| write(index, zeroed(chunk)));
     // SAFETY: `zeroed` wrote every chunk.
     unsafe { values.set_len(length) };
     values

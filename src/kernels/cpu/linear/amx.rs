@@ -106,6 +106,9 @@ pub(super) unsafe fn multiply(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
                 }
             },
             Some(groups) => {
+                if !slice.adds {
+                    y.fill([0.0; LANES]);
+                }
                 let mut word = 0;
                 for (run, (_, length)) in runs(groups.start, words, groups.group_words).enumerate() {
                     let mut sums = MaybeUninit::<BlockSums>::uninit();
@@ -115,9 +118,6 @@ pub(super) unsafe fn multiply(slice: &TileSlice<'_>, y: &mut [[f32; LANES]]) {
                     unsafe {
                         let sums = sums.as_mut_ptr().cast::<[f32; LANES]>();
                         product(x.as_ptr(), words, w, both, sums);
-                        if run == 0 && !slice.adds {
-                            y.fill([0.0; LANES]);
-                        }
                         add_scaled(groups, run, std::slice::from_raw_parts(sums, count), first, y);
                     }
                     word += length;

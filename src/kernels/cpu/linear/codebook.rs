@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
+use super::super::math::bf16_pair;
 use super::codes::SliceCodes;
 use super::layout::LANES;
 use crate::packed::Codebook;
@@ -67,11 +68,9 @@ impl<'a> CodebookWords<'a> {
             return self.sum(slice, word);
         }
         let (low, high) = (self.sum(slice, 2 * word), self.sum(slice, 2 * word + 1));
-        // To the nearest bf16, ties to even; the sums are finite.
-        let round = |sum: u32| sum.wrapping_add(0x7fff + (sum >> 16 & 1));
         let mut pair = [0u32; LANES];
         for i in 0..LANES {
-            pair[i] = round(low[i]) >> 16 | round(high[i]) & 0xffff_0000;
+            pair[i] = bf16_pair(f32::from_bits(low[i]), f32::from_bits(high[i]));
         }
         pair
     }

@@ -50,7 +50,7 @@ impl<T> Default for Rows<T> {
 }
 
 impl<T: Pod> Rows<T> {
-    pub fn zeros(rows: usize) -> Self {
+    fn zeros(rows: usize) -> Self {
         let write = |words: &mut [MaybeUninit<u32>]| words.fill(MaybeUninit::new(0));
         // SAFETY: all words are written.
         unsafe { Self::written(rows, write) }

@@ -11,10 +11,10 @@
 //! Y   [units][tokens][LANES rows]     f32, of the units and the pass at hand
 //! ```
 //!
-//! Weights are scaled while they are unpacked, and in bf16 they are rounded then. Not so in bf16 under a perturbation:
-//! levels (`code − zero`, exact in bf16) are multiplied with the activations first, and the perturbed scale multiplies
-//! the sum over its group in f32. So only the activations are rounded, the same way at both signs, and a perturbed scale
-//! never. The entries of a codebook are rounded, too, the same way for all tokens.
+//! Weights are scaled while they are unpacked, and rounded if the product is in bf16. Under a perturbation, a product in
+//! bf16 takes another way: levels (`code − zero`, exact in bf16) are multiplied with the activations first, and the
+//! perturbed scale multiplies the sum over its group in f32. So only the activations are rounded, the same way at both
+//! signs, and a perturbed scale never. The entries of a codebook are rounded, too, the same way for all tokens.
 //!
 //! Where groups have sub-blocks with scales of their own, `scales` makes a group of each sub-block, so that no other
 //! file knows of them.

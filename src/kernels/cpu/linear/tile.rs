@@ -97,7 +97,7 @@ unsafe fn tile<V: Vector, const TOKENS: usize>(
                 for (t, sums) in sums.into_iter().enumerate() {
                     for (r, sum) in sums.into_iter().enumerate() {
                         let y = y.add(t * LANES + r * V::WIDTH);
-                        base::<V>(y, slice.adds).add(sum).store(y);
+                        sums_before::<V>(y, slice.adds).add(sum).store(y);
                     }
                 }
                 continue;
@@ -144,12 +144,12 @@ unsafe fn sums<V: Vector, const TOKENS: usize>(
     sums
 }
 
-/// What is added to: `y`, or 0.
+/// The sums that a product is added to: those in `y`, or zeros.
 ///
 /// # Safety
 /// A register can be read from `y`.
 #[inline(always)]
-unsafe fn base<V: Vector>(y: *const f32, adds: bool) -> V {
+unsafe fn sums_before<V: Vector>(y: *const f32, adds: bool) -> V {
     // SAFETY: by this function's contract.
     unsafe { if adds { V::load(y.cast()) } else { V::zero() } }
 }
@@ -180,14 +180,17 @@ unsafe fn add_scaled<V: Vector, const TOKENS: usize>(
                 let total = V::splat(totals.add(t));
                 for (r, sum) in sums.into_iter().enumerate() {
                     let y = y.add(t * LANES + r * V::WIDTH);
-                    base::<V>(y, adds).add_product(sum, scale[r]).add_product(total, offset[r]).store(y);
+                    sums_before::<V>(y, adds)
+                        .add_product(sum, scale[r])
+                        .add_product(total, offset[r])
+                        .store(y);
                 }
             }
         } else {
             for (t, sums) in sums.into_iter().enumerate() {
                 for (r, sum) in sums.into_iter().enumerate() {
                     let y = y.add(t * LANES + r * V::WIDTH);
-                    base::<V>(y, adds).add_product(sum, scale[r]).store(y);
+                    sums_before::<V>(y, adds).add_product(sum, scale[r]).store(y);
                 }
             }
         }

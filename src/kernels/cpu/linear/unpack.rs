@@ -1,6 +1,6 @@
 //! Unpacking of a slice: codes become words, with the rows of a unit side by side.
 
-use super::super::math::round_to_bf16;
+use super::super::math::bf16_pair;
 use super::super::multiversion::multiversion;
 use super::codebook::CodebookWords;
 use super::codes::SliceCodes;
@@ -104,7 +104,7 @@ fn unpack_scaled_bf16_body(slice: &SliceCodes<'_>, out: &mut [[u32; LANES]]) {
             let (low, high) = (level(slice, feature, shift), level(slice, feature + 1, shift));
             let out = &mut out[word];
             for i in 0..LANES {
-                out[i] = pair(low[i] * scale[i] + offset[i], high[i] * scale[i] + offset[i]);
+                out[i] = bf16_pair(low[i] * scale[i] + offset[i], high[i] * scale[i] + offset[i]);
             }
         }
         word += length;
@@ -145,15 +145,9 @@ fn look_up_scaled_bf16_body(slice: &SliceCodes<'_>, codebook: &CodebookWords<'_>
         let (low, high) = (codebook.word(slice, 2 * word), codebook.word(slice, 2 * word + 1));
         let scale = &slice.scales.part(0, word / slice.group_words).0[0];
         for i in 0..LANES {
-            out[i] = pair(f32::from_bits(low[i]) * scale[i], f32::from_bits(high[i]) * scale[i]);
+            out[i] = bf16_pair(f32::from_bits(low[i]) * scale[i], f32::from_bits(high[i]) * scale[i]);
         }
     }
-}
-
-/// Two numbers rounded to bf16, in one word.
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    round_to_bf16(low) >> 16 | round_to_bf16(high) & 0xffff_0000
 }
 
 #[inline(always)]
