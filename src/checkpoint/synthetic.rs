@@ -1,4 +1,4 @@
-//! RowRandom weights, made when they are asked for and packed from the start, so that speed and memory can be measured at
+//! Random weights, made when they are asked for and packed from the start, so that speed and memory can be measured at
 //! any size without a download.
 
 use std::borrow::Cow;
@@ -123,7 +123,7 @@ impl FromStr for ModelShape {
     }
 }
 
-/// RowRandom weights of a model, in no file.
+/// Random weights of a model, in no file.
 pub struct Synthetic {
     config: ModelConfig,
     /// Names and shapes, byte-sorted.
@@ -215,13 +215,16 @@ impl Store for Synthetic {
         let groups = in_features.div_ceil(self.group_size);
         // So that activations keep their magnitude from layer to layer.
         let scale = 1.0 / ((1u32 << (self.bits - 1)) as f32 * (in_features as f32 / 3.0).sqrt());
+        // The mean level is -1/2. With scales of one sign, every product would add a multiple of the sum of its inputs, and
+        // after a few blocks attention would see one token each, with gradients too small for f32.
+        let sign = |i: usize| if (i / groups + i % groups).is_multiple_of(2) { 1.0 } else { -1.0 };
         Ok(Weight::Packed(PackedWeight {
             out_features,
             in_features,
             bits: self.bits,
             group_size: self.group_size,
             codes,
-            scales: vec![scale; out_features * groups],
+            scales: (0..out_features * groups).map(|i| sign(i) * scale).collect(),
             levels: Levels::Zero(1 << (self.bits - 1)),
             perm: None,
         }))
