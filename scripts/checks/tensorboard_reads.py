@@ -26,6 +26,7 @@ TAGS = {
     "tokens_per_second": "train/tokens_per_second",
     "eval_nll": "eval/nll",
     "eval_accuracy": "eval/accuracy",
+    "eval_score": "eval/score",
 }
 
 

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, generate_batch};
 use crate::model::LanguageModel;
 
-const MAX_NEW_TOKENS: usize = 64;
+/// Longest answer, in tokens.
+pub const MAX_NEW_TOKENS: usize = 64;
 
 /// Longest text of an example, in characters.
 const MOST_CHARS: usize = 800;
@@ -48,8 +49,7 @@ pub fn read_examples(path: &Path) -> Result<Vec<AnsweredRow>> {
 
 /// The prompt of a row, as the model reads it, and its right answers.
 pub fn unanswered(row: &TokenizedExample, tokenizer: &Tokenizer) -> Result<AnsweredRow> {
-    let prompt = row.candidates.first().map_or(&[][..], |candidate| candidate.prompt());
-    let text = match prompt {
+    let text = match row.prompt() {
         [first, rest @ ..] if Some(*first) == tokenizer.bos_id() => rest,
         all => all,
     };
@@ -71,10 +71,7 @@ pub fn generated(
     rows: &[&TokenizedExample],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<String>> {
-    let prompt =
-        |row: &&'_ TokenizedExample| row.candidates.first().map_or_else(Vec::new, |c| c.prompt().to_vec());
-    let prompts: Vec<Vec<u32>> = rows.iter().map(prompt).collect();
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let prompts: Vec<&[u32]> = rows.iter().map(|row| row.prompt()).collect();
     let options = GenerateOptions { max_new_tokens: MAX_NEW_TOKENS, ..Default::default() };
     let generated =
         generate_batch(model, tokenizer, &prompts, &options, &mut |done| progress(done, rows.len()))?;

@@ -7,20 +7,17 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::event::{Event, OnEvent};
+use super::inputs::Inputs;
+use super::plan::{Choice, Planner};
 use super::record::Recorder;
-use super::{base, data, open, plan};
+use super::{base, open};
 use crate::checkpoint::{Checkpoint, MAX_SHARD_BYTES};
 use crate::config::Config;
-use crate::data::Tokenizer;
 use crate::error::Result;
 use crate::eval::TaskReport;
-use crate::generate::GenerateOptions;
-use crate::model::{Tables, compute_type};
+use crate::model::Tables;
 use crate::quantize::QuantizeJob;
-use crate::train::{
-    Objective, ObjectiveKind, Outcome, Run, RunDir, Score, ScoredObjective, TextObjective, TrainingData,
-    write_checkpoints,
-};
+use crate::train::{Objective, Outcome, Run, RunDir, ScoredObjective, TextObjective, write_checkpoints};
 use crate::zo::journal::JournalHeader;
 
 /// A training run.
@@ -73,25 +70,18 @@ impl Finetune<'_> {
     /// Those of [`finetune`]; [`crate::error::Error::Interrupted`] after `stop` was set and everything is saved.
     pub fn run(&self, on_event: OnEvent<'_>) -> Result<FinetuneReport> {
         let mut config = self.config.clone();
-        config.validate()?;
-        let device = config.device.resolve()?;
         let directory = RunDir::new(&config.output_dir);
         if self.resume {
             keep_parts(&mut config, &directory)?;
         }
         // All checks of the input come before anything is written.
-        let source = open::checkpoint(&config.model, on_event)?;
-        let mut tokenizer = open::tokenizer(&source)?;
-        let data = data::training_data(&mut config, &source, &mut tokenizer, on_event)?;
-        let dtype = compute_type(&device, config.dtype)?;
-        config.train.check_compute(dtype)?;
-        let quantize = base::quantization(&config, &source, on_event)?;
-        let planner =
-            plan::Planner { config: &config, checkpoint: &source, device: &device, dtype, data: &data };
-        let plan::Choice { parts, inputs, mut plan } = planner.check()?;
-        let tables = open::tables(&mut plan, &source, &device, dtype)?;
-        config.train.gradient_accumulation_steps = Some(parts);
-        let config = &config;
+        let mut read = Inputs::read(config, on_event)?;
+        let quantize = base::quantization(&read.config, &read.source, on_event)?;
+        let Choice { parts, inputs, mut plan } = Planner::of(&read).check()?;
+        read.config.train.gradient_accumulation_steps = Some(parts);
+        let Inputs { config, device, dtype, source, tokenizer, data } = &read;
+        let (source, dtype) = (Arc::clone(source), *dtype);
+        let tables = open::tables(&mut plan, &source, device, dtype)?;
         directory.create(self.resume)?;
         let base = match quantize {
             Some(quantize) => {
@@ -113,10 +103,9 @@ impl Finetune<'_> {
         let (resolved, stop) = (config.to_toml()?, self.stop);
         let (train, seed) = (&config.train, config.seed);
         let run = Run { config: train, seed, header, directory: &directory, resolved: &resolved, stop };
-        let mut model = open::model(&base, &device, dtype, tables, on_event)?;
+        let mut model = open::model(&base, device, dtype, tables, on_event)?;
         model.train_tensors(train.trained_tensors(&base)?)?;
-        let place = (&device, dtype);
-        let mut recorder = Recorder::new(&directory, self.command, place, &data, &tokenizer);
+        let mut recorder = Recorder::new(&directory, self.command, (device, dtype), data, tokenizer);
         recorder.ask(model.as_ref(), &mut |done, of| {
             on_event(Event::Progress { work: "answering examples", done, of });
         });
@@ -129,9 +118,8 @@ impl Finetune<'_> {
             rows: train.batch_size,
             method: train.describe(inputs),
         });
-        let mut loss = TextObjective::new(&data, seed);
-        let mut scored =
-            score(config, &data, &tokenizer).map(|score| ScoredObjective::new(&data, score, seed));
+        let mut loss = TextObjective::new(data, seed);
+        let mut scored = read.score().map(|score| ScoredObjective::new(data, score, seed));
         let on_step = &mut |event| {
             recorder.observe(&event);
             on_event(Event::Train(event));
@@ -146,7 +134,7 @@ impl Finetune<'_> {
                 run.train(method.as_mut(), &mut loss, model.as_mut(), on_step)
             }
         };
-        recorder.trained(outcome.as_ref().ok(), &device);
+        recorder.trained(outcome.as_ref().ok(), device);
         let outcome = outcome?;
         let progress = &mut |work, done, of| on_event(Event::Progress { work, done, of });
         write_checkpoints(&run, &base, model.as_mut(), progress)?;
@@ -156,7 +144,7 @@ impl Finetune<'_> {
             return Ok(report(config, outcome, None));
         }
         let saved = Arc::new(Checkpoint::open(&directory.last())?);
-        let model = open::model(&saved, &device, dtype, Tables::InFile, on_event)?;
+        let model = open::model(&saved, device, dtype, Tables::InFile, on_event)?;
         let progress = &mut |done, of| on_event(Event::Progress { work: "evaluating final/", done, of });
         let last = match &scored {
             Some(objective) => objective.evaluate(model.as_ref(), progress)?,
@@ -169,15 +157,6 @@ impl Finetune<'_> {
         }
         Ok(report(config, outcome, last))
     }
-}
-
-/// The score that the run makes better; `None` for the loss.
-fn score<'a>(config: &Config, data: &TrainingData, tokenizer: &'a Tokenizer) -> Option<Score<'a>> {
-    let train = &config.train;
-    let stop = if data.task.is_generation() { vec!["\n".to_owned()] } else { Vec::new() };
-    let options = GenerateOptions { max_new_tokens: train.max_new_tokens, stop, ..Default::default() };
-    let (kind, command) = (train.objective, train.score_command());
-    (kind != ObjectiveKind::Loss).then_some(Score { kind, command, tokenizer, options })
 }
 
 /// Keeps the number of parts into which the run that is resumed splits its rows, where the recipe leaves it open.

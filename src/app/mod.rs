@@ -14,7 +14,8 @@
 //! event      the events of all jobs
 //! record     what a run writes down about itself, answers some dev rows and what the model makes of them
 //! report     makes a page of that and of the metrics
-//! open       opens models, texts and tokenizers by their names; data reads the rows of a run
+//! inputs     what a run reads before it writes anything: finetune, plan and bench begin with it; data reads the rows
+//! open       opens models, texts and tokenizers by their names
 //! output     checks the name of an output
 //! ```
 
@@ -27,6 +28,7 @@ mod event;
 pub mod export;
 mod finetune;
 pub mod generate;
+mod inputs;
 mod measure_task;
 pub mod open;
 mod output;

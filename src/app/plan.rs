@@ -2,16 +2,20 @@
 
 use serde::Serialize;
 
+use super::answers::MAX_NEW_TOKENS;
 use super::event::OnEvent;
-use super::{data, open};
+use super::inputs::Inputs;
+use super::open;
+use super::record::shown_rows;
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::Config;
-use crate::data::Load;
+use crate::data::{Load, LossKind, TokenizedExample};
 use crate::device::{ComputeType, Device};
 use crate::error::{Error, Result};
 use crate::eval::widest_pass;
-use crate::model::memory::{self, Plan, Workload};
-use crate::model::{BlockInputs, compute_type};
+use crate::generate::generation_work;
+use crate::model::BlockInputs;
+use crate::model::memory::{self, GenerationWork, HostPart, Plan, Workload};
 use crate::packed::FloatType;
 use crate::train::{MethodKind, TrainConfig, TrainingData, widest_batch};
 
@@ -42,18 +46,11 @@ pub struct PlanReport {
 /// # Errors
 /// The model, the data or the device cannot be used.
 pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
-    config.validate()?;
-    let device = config.device.resolve()?;
-    let checkpoint = open::checkpoint(&config.model, on_event)?;
-    let mut tokenizer = open::tokenizer(&checkpoint)?;
-    let mut config = config.clone();
-    let data = data::training_data(&mut config, &checkpoint, &mut tokenizer, on_event)?;
-    let config = &config;
-    let dtype = compute_type(&device, config.dtype)?;
-    config.train.check_compute(dtype)?;
-    let planner = Planner { config, checkpoint: &checkpoint, device: &device, dtype, data: &data };
+    let inputs = Inputs::read(config.clone(), on_event)?;
+    let Inputs { config, device, dtype, source, .. } = &inputs;
+    let (planner, dtype) = (Planner::of(&inputs), *dtype);
     let mut choice = planner.choose()?;
-    let open_tables = |plan: &mut Plan| open::tables(plan, &checkpoint, &device, dtype);
+    let open_tables = |plan: &mut Plan| open::tables(plan, source, device, dtype);
     open_tables(&mut choice.plan)?;
     let methods = [MethodKind::Zo, MethodKind::Exact].map(|method| {
         let config = Config { train: TrainConfig { method, ..config.train.clone() }, ..config.clone() };
@@ -61,7 +58,11 @@ pub fn plan(config: &Config, on_event: OnEvent<'_>) -> Result<PlanReport> {
         open_tables(&mut plan)?;
         Ok(MethodBytes { method, total_bytes: plan.total_bytes })
     });
-    let help = if choice.plan.fits() { None } else { Some(planner.help()?) };
+    let help = match (choice.plan.fits(), choice.plan.host_fits()) {
+        (true, _) => None,
+        (false, true) => Some(planner.help()?),
+        (false, false) => Some(HOST_HELP.to_string()),
+    };
     let Choice { parts, inputs, plan } = choice;
     Ok(PlanReport {
         device: device.to_string(),
@@ -83,6 +84,10 @@ pub struct MethodBytes {
     pub total_bytes: u64,
 }
 
+/// Help where the host has not the memory that a run needs beside a card.
+const HOST_HELP: &str =
+    "close other programs, lower train.batch_size, or set train.gradient_accumulation_steps";
+
 /// How a run fits into the memory: what it does for that, and its plan.
 #[derive(Debug, Clone)]
 pub struct Choice {
@@ -102,7 +107,12 @@ pub struct Planner<'a> {
     pub data: &'a TrainingData,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    pub fn of(inputs: &'a Inputs) -> Self {
+        let Inputs { config, device, dtype, source, data, .. } = inputs;
+        Self { config, checkpoint: source, device, dtype: *dtype, data }
+    }
+
     /// Chooses what the run does to fit: nothing, if it fits as it is; else the inputs of the blocks go to host memory;
     /// else the rows of a step are split, too.
     ///
@@ -144,6 +154,14 @@ impl Planner<'_> {
     /// The run does not fit; the help proposes a change.
     pub fn check(&self) -> Result<Choice> {
         let choice = self.choose()?;
+        if let Some(HostPart { bytes, available_bytes: Some(free) }) = choice.plan.host
+            && !choice.plan.host_fits()
+        {
+            let (needed, free) = (gigabytes(bytes), gigabytes(free));
+            let what =
+                format!("the run needs {needed} of the host's memory beside the device, but {free} is free");
+            return Err(Error::invalid(what, HOST_HELP));
+        }
         match choice.plan.available_bytes {
             Some(available) if !choice.plan.fits() => {
                 let (needed, free) = (gigabytes(choice.plan.total_bytes), gigabytes(available));
@@ -180,8 +198,29 @@ impl Planner<'_> {
             train: widest_batch(&train, self.config.seed, &self.data.train),
             backward: train.backward_work(blocks, inputs),
             evaluation: self.data.dev.as_ref().map(widest_pass).unwrap_or_default(),
+            generation: self.generation(),
             reads_files: true,
         }
+    }
+
+    /// The answers that the run generates: to the dev rows of its report, and for a score of answers.
+    fn generation(&self) -> GenerationWork {
+        let Self { config, checkpoint, device, dtype, data } = *self;
+        let (train, model) = (&config.train, checkpoint.config());
+        let bytes = memory::cached_bytes(model, device, dtype);
+        let of = |examples: &mut dyn Iterator<Item = &TokenizedExample>, max_new_tokens| {
+            let prompts: Vec<usize> = examples.map(|example| example.prompt().len()).collect();
+            generation_work(&prompts, max_new_tokens, model, bytes)
+        };
+        let shown = match data.train.loss_kind {
+            LossKind::Classification => GenerationWork::default(),
+            _ => of(&mut shown_rows(data).into_iter().map(|(_, row)| row), MAX_NEW_TOKENS),
+        };
+        if !train.objective.is_of_answers() {
+            return shown;
+        }
+        let dev = data.dev.iter().flat_map(|dev| &dev.examples);
+        shown.max(of(&mut data.train.examples.iter().chain(dev), train.max_new_tokens))
     }
 
     /// A change with which the run would fit.

@@ -16,6 +16,8 @@ use crate::train::{Outcome, RunDir, TrainEvent, TrainingData};
 
 /// Number of dev rows whose answers are written down.
 const MOST_EXAMPLES: usize = 10;
+/// Longest prompt of such a row, in tokens: the answer to a longer one might need more memory than training.
+const LONGEST_PROMPT: usize = 1024;
 
 /// `run.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -46,6 +48,14 @@ pub struct RunRecord {
     pub last: Option<TaskReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_step: Option<u64>,
+}
+
+/// The dev rows that are written down, with their numbers: spread over all rows, which may be sorted.
+pub fn shown_rows(data: &TrainingData) -> Vec<(usize, &TokenizedExample)> {
+    let dev = data.dev.iter().flat_map(|dev| &dev.examples).enumerate();
+    let dev: Vec<_> = dev.filter(|(_, row)| row.prompt().len() <= LONGEST_PROMPT).collect();
+    let count = dev.len().min(MOST_EXAMPLES);
+    (0..count).map(|i| dev[i * dev.len() / count]).collect()
 }
 
 /// Keeps the records of a run. If one of them cannot be written, there is a warning and the run goes on.
@@ -84,10 +94,7 @@ impl<'a> Recorder<'a> {
         }
         (record.after, record.last) = (None, None);
 
-        let dev = data.dev.as_ref().map_or(&[][..], |dev| &dev.examples);
-        let count = dev.len().min(MOST_EXAMPLES);
-        // Spread over all rows, which may be sorted.
-        let rows: Vec<_> = (0..count).map(|i| i * dev.len() / count).map(|row| (row, &dev[row])).collect();
+        let rows = shown_rows(data);
         let chosen = data.dev.as_ref().is_some_and(|dev| dev.loss_kind == LossKind::Classification);
         Self { directory, tokenizer, record, rows, examples: Vec::new(), chosen, begun: None }
     }

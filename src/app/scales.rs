@@ -122,7 +122,7 @@ fn tuned_checkpoint(path: &Path) -> Result<(RunDir, PathBuf)> {
         (around, path.to_path_buf())
     } else {
         return Err(Error::invalid(
-            format!("{} is no run: there is no journal, which says what its base model is", path.display()),
+            format!("{} is not the directory of a run: it has no journal", path.display()),
             "give the directory that `qzo finetune` made, or final/ or best/ inside it",
         ));
     };

@@ -203,6 +203,11 @@ impl ModelConfig {
         norms.into_iter().map(spec).collect()
     }
 
+    /// Values that a token has as keys and values, in all layers together.
+    pub fn cached_values(&self) -> usize {
+        2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+    }
+
     /// Hugging Face names of the linears inside the decoder blocks, byte-sorted.
     pub fn block_linears(&self) -> Vec<String> {
         let linears = (0..self.num_hidden_layers).flat_map(|layer| self.linears(layer));

@@ -199,7 +199,7 @@ impl Checkpoint {
         };
         let packed = PackedLinears::Made(packed);
         let linears = &mut Linears { names, packed, replaced, on_tensor: &mut |_| {} };
-        let target = WriteTarget::Quantized(packing);
+        let target = WriteTarget::Repacked(packing);
         write(self, Staging::new(out)?, &target, MAX_SHARD_BYTES, linears).map(|_| ())
     }
 }

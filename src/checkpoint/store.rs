@@ -131,12 +131,23 @@ pub trait Store: Send + Sync {
         Vec::new()
     }
 
+    /// The name that a tensor has in its file.
+    fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        name
+    }
+
+    /// The tensors of other parts than the text part, as plain tensors. Only a copy of the whole model has them.
+    fn other_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Writes to the directory `to` the files that a Hugging Face directory holds beside its weights (the tokenizer
-    /// above all), and gives the config.json that is still to be written, which may name a quantization.
+    /// above all), and gives the config.json that is still to be written, which may name a quantization: that of the
+    /// `whole` model, or of its text part.
     ///
     /// # Errors
     /// A model that config.json cannot describe; weights that are in no file; a failing disk.
-    fn write_companions(&self, to: &Path) -> Result<Value>;
+    fn write_companions(&self, to: &Path, whole: bool) -> Result<Value>;
 }
 
 /// The place of a tokenizer.

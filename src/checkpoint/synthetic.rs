@@ -309,7 +309,7 @@ impl Store for Synthetic {
         Err(in_no_file())
     }
 
-    fn write_companions(&self, _to: &Path) -> Result<Value> {
+    fn write_companions(&self, _to: &Path, _whole: bool) -> Result<Value> {
         Err(in_no_file())
     }
 }

@@ -7,6 +7,8 @@ use crate::packed::FloatType;
 pub enum WriteTarget {
     /// A directory whose packed linears are stored in a scheme.
     Quantized(Box<dyn Packing>),
+    /// The same of the whole model, of which the text part was tuned, with the names that its tensors have.
+    Repacked(Box<dyn Packing>),
     /// A directory whose packed linears are expanded to f16.
     Dense,
     /// A .gguf file whose packed linears have this type.
@@ -17,8 +19,16 @@ impl WriteTarget {
     /// The type of scales in the file.
     pub fn scale_dtype(&self) -> FloatType {
         match self {
-            Self::Quantized(packing) => packing.scale_dtype(),
+            Self::Quantized(packing) | Self::Repacked(packing) => packing.scale_dtype(),
             Self::Dense | Self::Gguf(_) => FloatType::F16,
+        }
+    }
+
+    /// The scheme of a directory's linears.
+    pub fn packing(&self) -> Option<&dyn Packing> {
+        match self {
+            Self::Quantized(packing) | Self::Repacked(packing) => Some(packing.as_ref()),
+            Self::Dense | Self::Gguf(_) => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::gguf::blocks::GgmlType;
 use super::gguf::model::{self, ModelFile};
 use super::opened::Checkpoint;
 use super::safetensors::{ShardWriter, TensorDescription, dtype};
-use super::scheme::QUANTIZE_CONFIG_FILE;
+use super::scheme::{Packing, QUANTIZE_CONFIG_FILE};
 use super::store::TokenizerSource;
 use super::stream::{Linears, Sink, stream};
 use super::target::WriteTarget;
@@ -55,12 +55,17 @@ impl WriteTarget {
         match self {
             Self::Dense => Ok(()),
             Self::Gguf(_) => model::check(source.config(), &shapes),
-            Self::Quantized(packing) => shapes.iter().try_for_each(|(name, shape)| {
-                let unfit = |what| {
-                    Error::invalid(format!("{name}: {what}"), "use another group size, or another --format")
-                };
-                packing.describe(*shape).map(|_| ()).map_err(unfit)
-            }),
+            Self::Quantized(packing) | Self::Repacked(packing) => {
+                shapes.iter().try_for_each(|(name, shape)| {
+                    let unfit = |what| {
+                        Error::invalid(
+                            format!("{name}: {what}"),
+                            "use another group size, or another --format",
+                        )
+                    };
+                    packing.describe(*shape).map(|_| ()).map_err(unfit)
+                })
+            }
         }
     }
 }
@@ -99,7 +104,7 @@ pub fn write(
 struct DirectoryWriter<'a> {
     source: &'a Checkpoint,
     target: &'a WriteTarget,
-    /// The tensors of each packed linear.
+    /// The tensors of each packed linear, with their names in the result.
     parts: HashMap<String, Vec<TensorDescription>>,
     /// The bytes of tensors that are not copied from the source.
     replaced: BTreeMap<String, Vec<u8>>,
@@ -122,13 +127,16 @@ impl<'a> DirectoryWriter<'a> {
         all.retain(|name| !parts.contains_key(name));
         all.extend_from_slice(linears);
         all.sort_unstable();
+        if let WriteTarget::Repacked(_) = target {
+            all.append(&mut source.store().other_names());
+        }
         let mut header = Vec::new();
         for name in all {
             match parts.get(&name) {
                 Some(parts) => header.extend_from_slice(parts),
                 None => {
                     let (dtype, shape) = source.plain_layout(&name)?;
-                    header.push((name, dtype, shape));
+                    header.push((written_name(source, target, &name).to_owned(), dtype, shape));
                 }
             }
         }
@@ -141,14 +149,15 @@ impl Sink for DirectoryWriter<'_> {
     fn is_due(&self, name: &str) -> bool {
         match self.parts.get(name) {
             Some(parts) => parts.iter().any(|(part, ..)| self.writer.is_due(part)),
-            None => self.writer.is_due(name),
+            None => self.writer.is_due(written_name(self.source, self.target, name)),
         }
     }
 
     fn plain(&mut self, source: &Checkpoint, name: &str) -> Result<()> {
+        let written = written_name(source, self.target, name);
         match self.replaced.get(name) {
-            Some(bytes) => self.writer.write(name, bytes),
-            None => self.writer.write(name, &source.plain_bytes(name)?),
+            Some(bytes) => self.writer.write(written, bytes),
+            None => self.writer.write(written, &source.plain_bytes(name)?),
         }
     }
 
@@ -159,7 +168,9 @@ impl Sink for DirectoryWriter<'_> {
             return Err(wrong(format!("the quantizer gave a weight of shape {shape:?}")));
         }
         let bytes = match self.target {
-            WriteTarget::Quantized(packing) => packing.encode(&packed).map_err(wrong)?,
+            WriteTarget::Quantized(packing) | WriteTarget::Repacked(packing) => {
+                packing.encode(&packed).map_err(wrong)?
+            }
             WriteTarget::Dense | WriteTarget::Gguf(_) => {
                 let bytes = float::encode(FloatType::F16, packed.to_dense());
                 finite::expect(self.source.path(), name, float::not_finite(FloatType::F16, &bytes))?;
@@ -175,19 +186,36 @@ impl Sink for DirectoryWriter<'_> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<f32> {
+    fn finish(mut self: Box<Self>) -> Result<f32> {
+        if let WriteTarget::Repacked(_) = self.target {
+            for name in self.source.store().other_names() {
+                self.writer.write(&name, &self.source.plain_bytes(&name)?)?;
+                self.source.forget(&name);
+            }
+        }
         self.writer.finish().map(|()| 0.0)
+    }
+}
+
+/// The name of a tensor in the result.
+fn written_name<'a>(source: &'a Checkpoint, target: &WriteTarget, name: &'a str) -> &'a str {
+    match target {
+        WriteTarget::Repacked(_) => source.store().stored_name(name),
+        _ => name,
     }
 }
 
 /// The tensors of a packed linear: names, types and shapes.
 fn describe(source: &Checkpoint, target: &WriteTarget, name: &str) -> Result<Vec<TensorDescription>> {
     let shape = source.shape(name)?;
-    match (target, &shape[..]) {
-        (WriteTarget::Quantized(packing), &[out, input]) => {
+    match (target.packing(), &shape[..]) {
+        (Some(packing), &[out, input]) => {
             let parts = packing.describe([out, input]);
             let parts = parts.map_err(|what| Error::tensor(source.path(), name, what))?;
-            let named = |(part, dtype, shape)| (format!("{}{part}", module(name)), dtype, shape);
+            let named = |(part, dtype, shape)| {
+                let name = format!("{}{part}", module(name));
+                (written_name(source, target, &name).to_owned(), dtype, shape)
+            };
             Ok(parts.into_iter().map(named).collect())
         }
         _ => Ok(vec![(name.to_owned(), dtype(FloatType::F16), shape)]),
@@ -196,11 +224,9 @@ fn describe(source: &Checkpoint, target: &WriteTarget, name: &str) -> Result<Vec
 
 /// Writes the files beside the weights: settings and tokenizer.
 fn write_settings(source: &Checkpoint, to: &Path, target: &WriteTarget) -> Result<()> {
-    let mut config = source.store().write_companions(to)?;
-    let settings = match target {
-        WriteTarget::Quantized(packing) => Some(packing.settings()),
-        WriteTarget::Dense | WriteTarget::Gguf(_) => None,
-    };
+    let is_whole = matches!(target, WriteTarget::Repacked(_));
+    let mut config = source.store().write_companions(to, is_whole)?;
+    let settings = target.packing().map(Packing::settings);
     if let Some(config) = config.as_object_mut() {
         config.shift_remove("compression_config");
         config.shift_remove("quantization");
@@ -210,8 +236,8 @@ fn write_settings(source: &Checkpoint, to: &Path, target: &WriteTarget) -> Resul
         };
     }
     write_json(&to.join(CONFIG_FILE), &config)?;
-    match (target, settings) {
-        (WriteTarget::Quantized(packing), Some(settings)) if packing.has_own_config() => {
+    match (target.packing(), settings) {
+        (Some(packing), Some(settings)) if packing.has_own_config() => {
             write_json(&to.join(QUANTIZE_CONFIG_FILE), &settings)
         }
         _ => Ok(()),

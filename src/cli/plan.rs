@@ -6,6 +6,7 @@ use super::recipe::RunArgs;
 use crate::app::{PlanReport, plan};
 use crate::error::Result;
 use crate::model::BlockInputs;
+use crate::model::memory::HostPart;
 
 /// Show how much memory a run needs, by purpose, before anything is loaded
 #[derive(Debug, Args)]
@@ -30,10 +31,16 @@ fn text(report: &PlanReport) -> String {
     lines.extend(parts.map(|(name, bytes)| format!("  {name:<12} {:>10.1} MB", bytes as f64 / 1e6)));
     lines.push(format!("  {:<12} {:>10.1} MB", "total", plan.total_bytes as f64 / 1e6));
     lines.push(match plan.available_bytes {
-        Some(available) if plan.fits() => format!("fits: {} are free", gigabytes(available)),
+        Some(available) if plan.total_bytes <= available => {
+            format!("fits: {} are free", gigabytes(available))
+        }
         Some(available) => format!("does not fit: {} are free", gigabytes(available)),
         None => "the driver does not report how much memory is free".to_string(),
     });
+    lines.extend(plan.host.map(|HostPart { bytes, available_bytes }| {
+        let free = available_bytes.map(|free| format!(", of {} free", gigabytes(free)));
+        format!("in host memory beside the device: {}{}", gigabytes(bytes), free.unwrap_or_default())
+    }));
     lines.extend(
         report
             .methods

@@ -130,8 +130,9 @@ impl Config {
     }
 
     /// Hash of the settings that determine the steps of a run: two runs with the same fingerprint, model and data take
-    /// the same steps. Paths, devices and the intervals of saving and logging are not part of it. The function names
-    /// every key, as hashed or as ignored, so that a new one cannot be forgotten.
+    /// the same steps. Paths, devices and the intervals of evaluating and logging are not part of it; that of saving is, for
+    /// exact gradients, since a run that diverges goes back to its last snapshot. The function names every key, as hashed or
+    /// as ignored, so that a new one cannot be forgotten.
     pub fn fingerprint(&self) -> [u8; 32] {
         let Self { model: _, output_dir: _, device: _, dtype, seed, data, quantize: _, train, open: _ } =
             self;
@@ -167,7 +168,8 @@ impl Config {
             max_skipped_steps: _,
             report_to: _,
         } = train;
-        let data = DataConfig { train: None, dev: None, ..data.clone() };
+        // The rows, and the template where they are chats, are in the hash of the data.
+        let data = DataConfig { train: None, dev: None, chat_template: None, ..data.clone() };
         let mut of_zo = serde_json::json!({
             "estimator": estimator,
             "zo_eps": zo_eps,
@@ -181,7 +183,6 @@ impl Config {
         }
         let of_method = match method {
             MethodKind::Zo => of_zo,
-            // A run that diverges goes back to its last snapshot.
             MethodKind::Exact => serde_json::json!({
                 "tail_blocks": tail_blocks,
                 "body": (*body == Body::Zo).then_some((of_zo, body_learning_rate)),

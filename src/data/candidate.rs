@@ -65,6 +65,11 @@ pub struct TokenizedExample {
 }
 
 impl TokenizedExample {
+    /// Tokens before the first scored one of its first candidate.
+    pub fn prompt(&self) -> &[u32] {
+        self.candidates.first().map_or(&[], Candidate::prompt)
+    }
+
     /// Number of rows that the example takes in a batch.
     pub fn rows(&self) -> usize {
         let shared = self.shared();

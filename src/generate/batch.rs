@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use super::growing::GrowingText;
 use super::options::{GenerateOptions, Generated};
 use super::sampling::choose;
-use crate::data::Tokenizer;
+use crate::arch::ModelConfig;
+use crate::data::{Load, Tokenizer};
 use crate::error::{Error, Result};
-use crate::model::{LanguageModel, check_tokens};
+use crate::model::memory::GenerationWork;
+use crate::model::{LanguageModel, SPARE_ROWS, check_tokens};
 
 /// Most tokens of prompts that are read in one forward pass, unless one prompt alone has more.
 const TOKENS_PER_PASS: usize = 1024;
 
-/// Most tokens of texts that grow together, each with the tokens that it may still get, unless one alone has more.
-const TOKENS_TOGETHER: usize = 8192;
+/// Most rows of the caches of texts that grow together, and most bytes of them, unless one text alone has more.
+const CACHE_ROWS: usize = 8192;
+const CACHE_BYTES: usize = 512 << 20;
 
 /// Continues `prompt` (token ids, not empty). `on_text` is given each complete part of the text and ends the generation
 /// by returning false.
@@ -60,7 +63,8 @@ fn generate_together(
     if options.max_new_tokens == 0 {
         return Ok(vec![Generated::default(); prompts.len()]);
     }
-    let longest = |prompt: &[u32]| prompt.len().saturating_add(options.max_new_tokens).min(context);
+    let longest = |prompt: &[u32]| rows_of(prompt.len(), options.max_new_tokens, context);
+    let most_rows = most_rows(model.cached_bytes());
     let mut session = model.session(options.signs);
     let mut waiting = prompts.iter().enumerate().peekable();
     let mut growing: Vec<GrowingText<'_>> = Vec::new();
@@ -68,8 +72,7 @@ fn generate_together(
     while done.len() < prompts.len() {
         let (mut read, mut together) = (0, growing.iter().map(|text| longest(text.prompt)).sum::<usize>());
         while let Some((index, prompt)) = waiting.next_if(|(_, prompt)| {
-            let fits =
-                read + prompt.len() <= TOKENS_PER_PASS && together + longest(prompt) <= TOKENS_TOGETHER;
+            let fits = read + prompt.len() <= TOKENS_PER_PASS && together + longest(prompt) <= most_rows;
             fits || growing.is_empty()
         }) {
             read += prompt.len();
@@ -90,6 +93,36 @@ fn generate_together(
         }
     }
     Ok(done.into_values().collect())
+}
+
+/// Rows of the caches that a text may come to need.
+fn rows_of(prompt: usize, max_new_tokens: usize, context: usize) -> usize {
+    prompt.saturating_add(max_new_tokens).min(context) + SPARE_ROWS
+}
+
+/// Most rows of caches with so many bytes each: a power of two, as their buffers have.
+fn most_rows(bytes: usize) -> usize {
+    let fit = CACHE_ROWS.min(CACHE_BYTES / bytes.max(1)).max(1);
+    1 << fit.ilog2()
+}
+
+/// The memory-relevant facts of [`generate_batch`] with prompts of these lengths, by a model that caches so many bytes for
+/// each token.
+pub fn generation_work(
+    prompts: &[usize],
+    max_new_tokens: usize,
+    config: &ModelConfig,
+    cached_bytes: usize,
+) -> GenerationWork {
+    let rows = |prompt: &usize| rows_of(*prompt, max_new_tokens, config.max_position_embeddings);
+    let (all, longest) = (prompts.iter().map(rows).sum(), prompts.iter().map(rows).max().unwrap_or(0));
+    let together = longest.max(most_rows(cached_bytes).min(all));
+    let widest = prompts.iter().copied().max().unwrap_or(0);
+    let tokens = widest.max(TOKENS_PER_PASS.min(prompts.iter().sum()));
+    GenerationWork {
+        cache_rows: together.next_power_of_two(),
+        pass: Load { tokens, scored: prompts.len().min(together / SPARE_ROWS) },
+    }
 }
 
 fn check_prompt(prompt: &[u32], context: usize, vocab_size: usize) -> Result<()> {

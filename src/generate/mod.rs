@@ -9,5 +9,5 @@ mod stopped_text;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{generate, generate_batch};
+pub use batch::{generate, generate_batch, generation_work};
 pub use options::{GenerateOptions, Generated, Stop};

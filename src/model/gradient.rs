@@ -66,7 +66,7 @@ pub struct ScaleGradient {
 /// Receives the gradients of a backward pass, block by block from the last to the first.
 pub trait GradientSink {
     /// The derivatives of the loss with respect to the log-probabilities of the targets; `None` ends the pass, because
-    /// the loss is not finite.
+    /// the loss is not finite or has run away.
     ///
     /// # Errors
     /// The targets are not those that the sink knows.

@@ -55,6 +55,9 @@ pub trait LanguageModel: Scales {
 
     /// Starts sequences that grow as tokens are fed. `signs` has one part.
     fn session(&self, signs: Signs) -> Box<dyn Session + '_>;
+
+    /// Bytes of a token's keys and values in a session, in all layers together.
+    fn cached_bytes(&self) -> usize;
 }
 
 /// Growing sequences, whose keys and values are cached. Each has a number of the caller's choice.

@@ -20,6 +20,7 @@
 
 mod block;
 mod blockwise;
+mod cached;
 mod decoder;
 mod embedding;
 mod gradient;
@@ -39,6 +40,7 @@ mod trained;
 
 pub use crate::kernels::HostFloats;
 pub use blockwise::{BlockByBlock, BlockPass, CalibrationStage, SampleRows};
+pub use cached::{SPARE_ROWS, cache_rows};
 pub use embedding::Tables;
 pub use gradient::{BackwardPass, BlockInputs, GradientSink, ScaleForm, ScaleGradient};
 pub use language_model::{LanguageModel, ModelInput, Session, check_tokens};

@@ -1,6 +1,7 @@
 //! Durable writes. The bytes of a file survive a power cut once the file is synced, and its name once its directory is
 //! synced. Therefore the order is always: sync the bytes, give the name, sync the directory.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -9,6 +10,9 @@ use crate::error::{Error, Result};
 
 /// The prefix of every unfinished file's name, by which the remains of a killed process can be recognised.
 pub const STAGING_PREFIX: &str = ".qzo-writing-";
+
+/// The prefix of the name that a complete directory has while another takes its place.
+const ASIDE_PREFIX: &str = ".qzo-aside-";
 
 /// The directory that contains a path.
 pub fn parent(path: &Path) -> &Path {
@@ -37,6 +41,41 @@ pub fn rename(from: &Path, to: &Path, action: &'static str) -> Result<()> {
     fs::rename(from, to).map_err(Error::io(to, action))?;
     let directory = parent(to);
     sync_directory(directory).map_err(Error::io(directory, "syncing"))
+}
+
+/// Exchanges the names of two directories and makes them durable. Where the system can, this is one step; elsewhere a
+/// process that is killed in between leaves `to` under a name that begins with [`ASIDE_PREFIX`].
+///
+/// # Errors
+/// An I/O error.
+pub fn exchange(from: &Path, to: &Path) -> Result<()> {
+    if !exchanged_at_once(from, to).map_err(Error::io(to, "replacing"))? {
+        let mut name = OsString::from(ASIDE_PREFIX);
+        name.push(to.file_name().unwrap_or_default());
+        let aside = to.with_file_name(name);
+        rename(to, &aside, "moving aside to")?;
+        rename(from, to, "replacing")?;
+        return rename(&aside, from, "moving the old directory to");
+    }
+    let directory = parent(to);
+    sync_directory(directory).map_err(Error::io(directory, "syncing"))
+}
+
+/// Exchanges two names in one step. Returns false where the system or the file system cannot.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchanged_at_once(from: &Path, to: &Path) -> io::Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchanged_at_once(_from: &Path, _to: &Path) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Makes the names in a directory durable. Does nothing on systems and file systems that cannot sync a directory.

@@ -80,8 +80,8 @@ impl Staging {
     }
 }
 
-/// Replaces the directory `out`, if there is one, by a new one, which `write` makes at the path that it receives. The
-/// old directory is removed only once the new one is complete; until then the new one is named with [`STAGING_PREFIX`].
+/// Replaces the directory `out`, if there is one, by a new one, which `write` makes at the path that it receives. At any
+/// time `out` is complete, the old one or the new one; the other is named with [`STAGING_PREFIX`].
 ///
 /// # Errors
 /// Those of `write`; an I/O error.
@@ -93,8 +93,8 @@ pub fn replace_directory(out: &Path, write: impl FnOnce(&Path) -> Result<()>) ->
     name.push(out.file_name().unwrap_or_default());
     let fresh = out.with_file_name(name);
     write(&fresh)?;
-    fs::remove_dir_all(out).map_err(Error::io(out, "replacing"))?;
-    atomic::rename(&fresh, out, "replacing")
+    atomic::exchange(&fresh, out)?;
+    fs::remove_dir_all(&fresh).map_err(Error::io(&fresh, "removing"))
 }
 
 /// Writes and syncs a file.
@@ -192,6 +192,23 @@ mod tests {
         assert!(staging.publish().unwrap_err().to_string().contains("exists already"));
         assert!(Staging::new(&out).is_err());
         assert_eq!(entries(parent.path()), 1);
+    }
+
+    #[test]
+    fn a_directory_is_replaced_whole() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        for (text, has_old) in [("1", false), ("2", true)] {
+            let written = replace_directory(&out, |fresh| {
+                fs::create_dir(fresh).unwrap();
+                // Until the new one is complete, the old one is there.
+                assert_eq!(fs::read(out.join("old")).is_ok(), has_old);
+                write_bytes(&fresh.join(if has_old { "new" } else { "old" }), text.as_bytes())
+            });
+            written.unwrap();
+        }
+        assert_eq!(fs::read(out.join("new")).unwrap(), b"2");
+        assert_eq!([entries(&out), entries(parent.path())], [1, 1]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Scores of generations by a program of the user's own: it reads a JSON object a line on standard input and prints a number
 //! a line.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -28,6 +28,10 @@ pub struct ScoredText<'a> {
 
 /// Most characters of the program's messages that an error repeats.
 const MOST_SHOWN: usize = 2000;
+/// Time for the last messages of a program that has ended.
+const LAST_MESSAGES: Duration = Duration::from_millis(500);
+/// Longest time that a call may take, whatever the recipe says.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
 
 impl ScoreCommand {
     /// Runs the program once for all texts. The higher a score, the better.
@@ -46,14 +50,31 @@ impl ScoreCommand {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Error::io(program, "starting the command that scores"))?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+            return Err(Error::internal("a child without pipes"));
+        };
         let mut input = String::new();
         for text in texts {
             let line =
                 json!({ "generation": text.generation, "prompt": text.prompt, "row": text.row.fields });
             input.push_str(&format!("{line}\n"));
         }
-        let (out, errors) = self.talk(&mut child, input)?;
-        let status = child.wait().map_err(Error::io(program, "waiting for the command"))?;
+        // Each pipe has a thread of its own, because a full pipe stops a program. A program that does not read all of its
+        // input ends the pipe; what it prints decides.
+        std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+        let (out, messages) = (Heard::on(stdout), Heard::on(stderr));
+        let deadline = Instant::now() + self.timeout.min(LONGEST);
+        let status = if out.has_ended(deadline) { exit_status(&mut child, deadline)? } else { None };
+        let Some(status) = status else {
+            let _ = child.kill();
+            let _ = child.wait();
+            let what = format!("took longer than {} s (train.command_timeout)", self.timeout.as_secs_f64());
+            return Err(self.failed(&what, &messages.text()));
+        };
+        // What the program has started may keep this pipe open.
+        messages.has_ended(Instant::now() + LAST_MESSAGES);
+        let (out, errors) = (out.text(), messages.text());
         if !status.success() {
             return Err(self.failed(&format!("failed ({status})"), &errors));
         }
@@ -62,7 +83,7 @@ impl ScoreCommand {
             .filter(|line| !line.trim().is_empty())
             .map(|line| match line.trim().parse() {
                 Ok(score) if f64::is_finite(score) => Ok(score),
-                _ => Err(self.failed(&format!("printed \"{line}\", which is no number"), &errors)),
+                _ => Err(self.failed(&format!("printed \"{line}\", which is not a finite number"), &errors)),
             })
             .collect::<Result<_>>()?;
         match scores.len() == texts.len() {
@@ -74,50 +95,59 @@ impl ScoreCommand {
         }
     }
 
-    /// Gives the child its input and collects its output and its messages, each on a thread of its own, because a full pipe
-    /// stops a program. The child is killed when its time is up.
-    fn talk(&self, child: &mut Child, input: String) -> Result<(String, String)> {
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(mut stdin), Some(stdout), Some(mut stderr)) = (stdin, stdout, stderr) else {
-            return Err(Error::internal("a child without pipes"));
-        };
-        // A program that does not read all of its input ends the pipe; what it prints decides.
-        std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
-        let (done, finished) = mpsc::channel();
-        let messages = std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stderr.read_to_end(&mut bytes);
-            String::from_utf8_lossy(&bytes).into_owned()
-        });
-        let output = std::thread::spawn(move || {
-            let mut text = String::new();
-            for line in BufReader::new(stdout).split(b'\n').map_while(|line| line.ok()) {
-                text.push_str(&String::from_utf8_lossy(&line));
-                text.push('\n');
-            }
-            let _ = done.send(());
-            text
-        });
-        let is_late = finished.recv_timeout(self.timeout).is_err();
-        if is_late {
-            let _ = child.kill();
-            let _ = child.wait();
-            let seconds = self.timeout.as_secs_f64();
-            // A grandchild may keep the pipes open, so the threads are not waited for.
-            return Err(self.failed(&format!("took longer than {seconds} s (train.command_timeout)"), ""));
-        }
-        let joined = |thread: std::thread::JoinHandle<String>| {
-            thread.join().map_err(|_| Error::internal("a reader of the command's output panicked"))
-        };
-        Ok((joined(output)?, joined(messages)?))
-    }
-
     fn failed(&self, what: &str, messages: &str) -> Error {
         let messages = messages.trim();
         let start = messages.chars().count().saturating_sub(MOST_SHOWN);
         let shown: String = messages.chars().skip(start).collect();
         let said = if shown.is_empty() { String::new() } else { format!("; it said: {shown}") };
         Error::invalid(format!("the command `{}` {what}{said}", self.words.join(" ")), HELP)
+    }
+}
+
+/// What a program writes to a pipe.
+struct Heard {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Ends with the pipe.
+    open: mpsc::Receiver<()>,
+}
+
+impl Heard {
+    /// Reads a pipe to its end, on a thread of its own.
+    fn on(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let (held, open) = mpsc::channel();
+        let to = Arc::clone(&bytes);
+        std::thread::spawn(move || {
+            let _held: mpsc::Sender<()> = held;
+            let mut part = [0; 1 << 12];
+            while let Ok(count @ 1..) = pipe.read(&mut part) {
+                to.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&part[..count]);
+            }
+        });
+        Self { bytes, open }
+    }
+
+    /// Waits for the end of the pipe. Returns false if it has not come by the deadline.
+    fn has_ended(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.open.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected)
+    }
+
+    /// What has been heard so far.
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+/// Waits for the end of a program; `None` if it has not come by the deadline.
+fn exit_status(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        let status =
+            child.try_wait().map_err(|error| Error::internal(format!("waiting for the command: {error}")))?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -150,14 +180,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_program_leaves_running_does_not_hold_up_the_run() {
+        let clock = Instant::now();
+        assert_eq!(run("sleep 20 >/dev/null & echo 1; echo 2", 10_000).unwrap(), [1.0, 2.0]);
+        assert!(clock.elapsed() < Duration::from_secs(9));
+    }
+
+    #[test]
     fn a_failure_shows_what_the_program_said() {
         let error = |script: &str, timeout| run(script, timeout).unwrap_err().to_string();
         let failed = error("echo no model >&2; exit 3", 5000);
         assert!(failed.contains("exit status: 3") && failed.contains("it said: no model"), "{failed}");
         assert!(error("echo 1", 5000).contains("printed 1 scores for 2 generations"));
-        assert!(error("echo 1; echo high", 5000).contains("printed \"high\", which is no number"));
+        assert!(error("echo 1; echo high", 5000).contains("printed \"high\", which is not a finite number"));
         assert!(error("echo 1; echo nan", 5000).contains("printed \"nan\""));
-        assert!(error("sleep 20", 50).contains("took longer than 0.05 s"));
+        let late = error("echo loading >&2; sleep 20", 200);
+        assert!(late.contains("took longer than 0.2 s") && late.contains("it said: loading"), "{late}");
+        // A program that has closed its output and does not end.
+        assert!(error("echo 1; echo 2; exec >&-; sleep 20", 200).contains("took longer"));
         let absent = ScoreCommand { words: vec!["/nowhere/x".into()], timeout: Duration::from_secs(1) };
         assert!(absent.scores(&[]).unwrap_err().to_string().starts_with("/nowhere/x: starting the command"));
     }

@@ -8,6 +8,7 @@
 //! tensorboard/       the same for TensorBoard, if the recipe asks for it
 //! run.json, examples.jsonl    command, device, results; some answers before and after: what a report shows
 //! snapshot.safetensors, best.safetensors    f32 scales, to resume from and to write best/ from
+//! interrupted.safetensors    the same where Ctrl-C ended the run, if that lies after the snapshot
 //! best/, final/      checkpoints in the format the model came in
 //! ```
 
@@ -69,6 +70,9 @@ impl RunDir {
     }
 
     /// Records the origin of `base/`.
+    ///
+    /// # Errors
+    /// An I/O error.
     pub fn write_origin(&self, origin: &impl Serialize) -> Result<()> {
         let path = self.origin();
         let text = serde_json::to_vec(origin).map_err(|error| Error::damaged(&path, error.to_string()))?;
@@ -103,6 +107,22 @@ impl RunDir {
         self.0.join("snapshot.safetensors")
     }
 
+    pub fn interrupted(&self) -> PathBuf {
+        self.0.join("interrupted.safetensors")
+    }
+
+    /// Removes the scales of an earlier interruption, if there are any.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn remove_interrupted(&self) -> Result<()> {
+        let path = self.interrupted();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(Error::io(&path, "removing")),
+        }
+    }
+
     pub fn best_snapshot(&self) -> PathBuf {
         self.0.join("best.safetensors")
     }
@@ -117,6 +137,9 @@ impl RunDir {
 
     /// Removes the unfinished files of a killed run. The caller must hold the journal's lock, because otherwise another
     /// process may still be writing them.
+    ///
+    /// # Errors
+    /// An I/O error.
     pub fn remove_abandoned(&self) -> Result<()> {
         let entries = std::fs::read_dir(&self.0).map_err(Error::io(&self.0, "listing"))?;
         for entry in entries {
@@ -132,6 +155,10 @@ impl RunDir {
         Ok(())
     }
 
+    /// Writes the resolved configuration.
+    ///
+    /// # Errors
+    /// An I/O error.
     pub fn write_config(&self, text: &str) -> Result<()> {
         write_atomically(&self.config(), text.as_bytes())
     }

@@ -133,8 +133,9 @@ impl<O: Objective + ?Sized> Method<O> for Exact {
                 Vec::new()
             }
             Some(BodyTraining { estimator, learning_rate, .. }) => {
-                let outcome = estimator.estimate(now.seed, *learning_rate, &mut |each| {
-                    let [plus, minus] = [pass(Some(each))?, pass(Some(each.reversed()))?];
+                let learning_rate = learning_rate * now.rate_left;
+                let outcome = estimator.estimate(now.seed, learning_rate, &mut |displacement| {
+                    let [plus, minus] = [pass(Some(displacement))?, pass(Some(displacement.reversed()))?];
                     Ok([plus.mean(), minus.mean()])
                 })?;
                 let (probes, distribution, mode) = estimator.directions();
@@ -189,6 +190,8 @@ impl LossGradients for Updates<'_> {
 
     fn block(&mut self, gradients: Vec<ScaleGradient>, scales: &mut dyn Scales) -> Result<()> {
         match self.passes_left {
+            // The run goes back to its last snapshot.
+            _ if self.skipped => Ok(()),
             0 => self.apply(gradients, scales),
             _ => {
                 self.accumulate(gradients);

@@ -21,6 +21,7 @@ pub struct LoggedLine {
     pub skipped: bool,
     pub eval_nll: Option<f64>,
     pub eval_accuracy: Option<f64>,
+    pub eval_score: Option<f64>,
     pub eval_n: Option<usize>,
 }
 

@@ -15,11 +15,10 @@ pub trait Method<O: Objective + ?Sized> {
     fn journal_method(&self) -> JournalMethod;
 
     /// Takes a step on the rows of all `batches` and returns its record. Moves that follow from the record are applied by
-    /// the caller, once the record is durable. A method that makes a [`crate::model::Update::Dense`] applies it itself
-    /// before it returns.
+    /// the caller, once the record is durable. A method makes all other updates itself before it returns.
     ///
     /// # Errors
-    /// The device fails. A loss that is NaN or infinite is no error: the step is then skipped.
+    /// The device fails. A loss that is NaN or infinite, or has run away, is no error: the step is then skipped.
     fn take(
         &mut self,
         now: StepStart,
@@ -62,6 +61,8 @@ pub struct StepStart {
     /// Seed of the step, derived from the run's seed.
     pub seed: u64,
     pub learning_rate: f64,
+    /// The share that earlier returns to a snapshot have left of the learning rate. It is part of `learning_rate` already.
+    pub rate_left: f64,
     /// Largest loss with which a method of exact gradients takes a step; it skips the step otherwise.
     pub loss_limit: f64,
     /// Rows of the run's order that are used up after the step.

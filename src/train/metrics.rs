@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one line for every step and every evaluation; the same for other programs, if a recipe asks for it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,7 @@ impl Metrics {
     /// not write. Returns the evaluations that remain.
     ///
     /// # Errors
-    /// The file cannot be written, or `missing` fails.
+    /// The file cannot be read or written, or `missing` fails.
     pub fn open(
         run: &RunDir,
         done: u64,
@@ -116,15 +116,18 @@ impl Metrics {
     ) -> Result<(Self, Vec<LoggedEval>)> {
         let path = run.metrics();
         let (mut kept, mut evaluations, mut logged) = (Vec::new(), Vec::new(), 0);
-        let lines = File::open(&path).map(|file| BufReader::new(file).lines());
-        for line in lines.into_iter().flatten().map_while(|line| line.ok()) {
-            match serde_json::from_str(&line) {
+        let earlier = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(Error::io(&path, "reading"))?,
+        };
+        for line in earlier.split(|byte| *byte == b'\n') {
+            match serde_json::from_slice(line) {
                 Ok(EarlierLine::Eval(evaluation)) if evaluation.step < done => evaluations.push(evaluation),
                 Ok(EarlierLine::Step { step }) if step <= done => logged = logged.max(step),
                 // Of a step that will be repeated, or cut off by a kill.
                 _ => continue,
             }
-            kept.extend_from_slice(line.as_bytes());
+            kept.extend_from_slice(line);
             kept.push(b'\n');
         }
         for step in logged + 1..=done {

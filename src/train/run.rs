@@ -105,7 +105,7 @@ impl Run<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 // The journal has the steps that are repeated, so they need no snapshot.
                 if repeats.is_none() {
-                    self.save(&mut training, step, on_event)?;
+                    self.save_interrupted(&mut training, step, on_event)?;
                 }
                 return Err(Error::Interrupted(format!(
                     "{} steps are saved in {}; continue with --resume",
@@ -167,6 +167,7 @@ impl Run<'_> {
         let batches = self.config.batches(training.objective, number);
         let now = StepStart {
             learning_rate: self.learning_rate(training, number),
+            rate_left: training.rate_left(),
             loss_limit: training.losses.limit(),
             ..self.config.step_start(self.seed, number, training.snapshot)
         };
@@ -211,6 +212,12 @@ impl Run<'_> {
         if let Some(Restored { step, digest, state }) = restored {
             training.method.restore(state)?;
             (start, training.snapshot) = (step, digest);
+            let (path, id) = (self.directory.interrupted(), self.header.id());
+            let later = snapshot::restore(&path, training.model, done, &id, |later| later.step > step)?;
+            if let Some(Restored { step, state, .. }) = later {
+                training.method.restore(state)?;
+                start = step;
+            }
         }
         let moves: Vec<_> =
             records[start as usize..].iter().flat_map(|record| self.header.method.moves(record)).collect();
@@ -282,13 +289,31 @@ impl Run<'_> {
     ) -> Result<()> {
         let (path, id) = (self.directory.snapshot(), self.header.id());
         training.snapshot = snapshot::save(&path, training.model, &training.method.state(), step, &id)?;
+        self.directory.remove_interrupted()?;
+        on_event(TrainEvent::Saved { step });
+        Ok(())
+    }
+
+    /// Saves the scales where the run is interrupted. A run that may go back to its last snapshot keeps that one, so that
+    /// the interruption changes nothing.
+    fn save_interrupted<O: Objective>(
+        &self,
+        training: &mut Training<'_, O>,
+        step: u64,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        if self.header.method.is_replayed() {
+            return self.save(training, step, on_event);
+        }
+        let (path, id) = (self.directory.interrupted(), self.header.id());
+        snapshot::save(&path, training.model, &training.method.state(), step, &id)?;
         on_event(TrainEvent::Saved { step });
         Ok(())
     }
 
     /// The learning rate of a step: that of the schedule, halved each time that the run has gone back.
     fn learning_rate<O: Objective>(&self, training: &Training<'_, O>, step: u64) -> f64 {
-        self.config.learning_rate_at(step) * 0.5f64.powi(training.returns as i32)
+        self.config.learning_rate_at(step) * training.rate_left()
     }
 
     /// Restores the last snapshot, because the loss of `record` is not finite or has run away. The steps go on with half
@@ -315,7 +340,13 @@ impl Run<'_> {
         let is_last = |restored: &Restored| restored.digest == training.snapshot;
         let restored = snapshot::restore(&path, training.model, record.step, &self.header.id(), is_last)?;
         let Some(Restored { step: to, state, .. }) = restored else {
-            return Err(Error::damaged(&path, "the run diverged and has no snapshot to go back to"));
+            return Err(Error::diverged(
+                format!(
+                    "the loss is {loss:.3} in step {step}, and {} cannot be read to go back to it",
+                    path.display()
+                ),
+                "lower train.learning_rate and start the run again",
+            ));
         };
         training.method.restore(state)?;
         on_event(TrainEvent::WentBack { step, loss, to });
@@ -339,6 +370,11 @@ impl Run<'_> {
 }
 
 impl<O: Objective> Training<'_, O> {
+    /// The share of the learning rate that is left: half, for each return to a snapshot.
+    fn rate_left(&self) -> f64 {
+        0.5f64.powi(self.returns as i32)
+    }
+
     /// Takes note of a step's loss.
     fn learn(&mut self, record: &Record) {
         match (&record.taken, record.skipped) {

@@ -58,8 +58,7 @@ impl Score<'_> {
             };
             return Ok(batch.scoring.examples.iter().map(|e| f64::from(u8::from(is_right(e)))).collect());
         }
-        let prompts: Vec<&[u32]> =
-            examples.iter().filter_map(|e| Some(e.candidates.first()?.prompt())).collect();
+        let prompts: Vec<&[u32]> = examples.iter().map(|example| example.prompt()).collect();
         let options = GenerateOptions { signs: sign, ..self.options.clone() };
         let generated = generate_batch(model, self.tokenizer, &prompts, &options, progress)?;
         let row = |example: &TokenizedExample| {
@@ -159,6 +158,6 @@ impl Objective for ScoredObjective<'_> {
     }
 
     fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
-        Some(TaskReport::new(&self.data.task, n, accuracy, nll))
+        self.data.recalled(n, accuracy, nll)
     }
 }

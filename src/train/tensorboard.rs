@@ -71,6 +71,7 @@ fn scalars(line: &LoggedLine) -> impl Iterator<Item = (&'static str, f64)> + use
         ("train/tokens_per_second", line.tokens_per_second),
         ("eval/nll", line.eval_nll),
         ("eval/accuracy", line.eval_accuracy),
+        ("eval/score", line.eval_score),
     ];
     scalars.into_iter().filter_map(|(tag, value)| Some((tag, value?)))
 }

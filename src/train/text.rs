@@ -3,7 +3,7 @@
 use super::config::TrainConfig;
 use super::objective::{LossGradients, Objective};
 use crate::data::tasks::Task;
-use crate::data::{Batch, Load, LossSum, Row, Sampler, Scoring, TokenizedDataset};
+use crate::data::{Batch, LengthReport, Load, LossSum, Row, Sampler, Scoring, TokenizedDataset};
 use crate::error::Result;
 use crate::eval::{TaskReport, evaluate};
 use crate::model::{BackwardPass, GradientSink, LanguageModel, ScaleGradient, Scales};
@@ -82,7 +82,15 @@ impl Objective for TextObjective<'_> {
     }
 
     fn recall(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
-        Some(TaskReport::new(&self.data.task, n, accuracy, nll))
+        self.data.recalled(n, accuracy, nll)
+    }
+}
+
+impl TrainingData {
+    /// The report of an earlier evaluation on the dev rows.
+    pub fn recalled(&self, n: usize, accuracy: Option<f64>, nll: f64) -> Option<TaskReport> {
+        let LengthReport { dropped, truncated, .. } = self.dev.as_ref()?.lengths;
+        Some(TaskReport { dropped, truncated, ..TaskReport::new(&self.task, n, accuracy, nll) })
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::hub::Hub;
 use crate::support::trace::{Verdict, has_strace, judge, kill_at_rename, paths, record, run};
 use crate::support::training::{Training, rows};
-use crate::support::{Workplace, assert_same_tree, fixture, tree};
+use crate::support::{Workplace, assert_same_tree, copy_tree, fixture, tree};
 
 #[track_caller]
 fn traced(place: &Workplace, command: &Command) -> Verdict {
@@ -143,6 +143,36 @@ fn a_process_killed_at_any_rename_continues_and_its_result_is_on_the_disk() {
             traced(place, &command(&out)).is_durable(&[]);
             assert_same_tree(&weights(&whole), &weights(&out), &out);
         }
+    }
+}
+
+#[test]
+fn a_run_that_is_continued_has_its_old_or_its_new_checkpoint_whenever_it_is_killed() {
+    if !has_strace() {
+        return;
+    }
+    let training = Training::tiny("max_steps = 2\neval_steps = 1\nsave_steps = 1");
+    training.finetune("run", &[]).succeeded();
+    let copy = |to: &str| copy_tree(&training.out("run"), &training.out(to));
+    let more = |out: &str| training.command(out, &["--resume", "--set", "train.max_steps=4"]);
+    let checkpoints = |out: &str| ["final", "best"].map(|name| tree(&training.out(out).join(name)));
+    copy("whole");
+    traced(&training.place, &more("whole")).is_durable(&["whole/final"]);
+    let (old, new) = (checkpoints("run"), checkpoints("whole"));
+    assert_ne!(old[0], new[0]);
+    for nth in 1.. {
+        let out = format!("killed-{nth}");
+        copy(&out);
+        let is_killed = kill_at_rename(&more(&out), &training.place.path(""), nth);
+        for ((now, old), new) in checkpoints(&out).iter().zip(&old).zip(&new) {
+            assert!(now == old || now == new, "killed at rename {nth}");
+        }
+        if !is_killed {
+            assert!(nth > 3, "killed only {} times", nth - 1);
+            break;
+        }
+        traced(&training.place, &more(&out)).is_durable(&[]);
+        assert_eq!(checkpoints(&out), new, "killed at rename {nth}");
     }
 }
 

@@ -304,3 +304,69 @@ fn every_command_warns_of_a_tokenizer_with_more_tokens_than_the_model() {
     training.place.write("train.jsonl", "{\"text\": \"It <new>\", \"label\": 0}\n");
     training.finetune("run", &[]).refused(&["token 128 is outside the model's vocabulary of 128"]);
 }
+
+/// Its quantized scales become floats, so that its weights are written anew.
+#[test]
+fn a_tuned_copy_of_a_vision_language_model_with_double_quantization_is_whole() {
+    let place = Workplace::new();
+    let model = copy(&place, "checkpoints/bnb-nf4-double", "vision");
+    with_tensors(&model, |tensors| {
+        for tensor in tensors.iter_mut() {
+            tensor.name = format!("language_model.{}", tensor.name);
+        }
+        tensors.push(f32("vision_tower.table", &[1.0, -2.5]));
+        tensors.push(f32("multi_modal_projector.bias", &[0.5]));
+    });
+    with_json(&model.join("config.json"), |json| {
+        let mut text = json.clone();
+        text["model_type"] = "mistral".into();
+        text["sliding_window"] = Value::Null;
+        let quantization = text.as_object_mut().unwrap().remove("quantization_config").unwrap();
+        *json = json!({"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
+            "text_config": text, "vision_config": {"depth": 1}, "quantization_config": quantization});
+    });
+    let training = Training::new(&model, "max_steps = 2\nmethod = \"exact\"");
+    training.finetune("run", &[]).succeeded();
+    let tuned = training.out("run").join("final");
+    let json = |of: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(of.join("config.json")).unwrap()).unwrap()
+    };
+    let mut expected = json(&model);
+    expected["quantization_config"]["bnb_4bit_use_double_quant"] = false.into();
+    assert_eq!(json(&tuned), expected);
+    let tensors = |of: &Path| {
+        let mut found = std::collections::BTreeMap::new();
+        with_tensors(of, |tensors| found.extend(tensors.iter().map(|t| (t.name.clone(), t.bytes.clone()))));
+        found
+    };
+    let (base, tuned) = (tensors(&model), tensors(&tuned));
+    let kept = base.keys().filter(|name| !name.contains(".nested_"));
+    assert!(kept.eq(tuned.keys()), "{:?}", tuned.keys());
+    for (name, bytes) in &tuned {
+        let may_differ = name.contains(".absmax") || name.contains(".quant_state");
+        assert!(may_differ || *bytes == base[name], "{name}");
+    }
+}
+
+/// bitsandbytes counts its blocks through the whole weight.
+#[test]
+fn blocks_that_cross_rows_are_refused() {
+    let place = Workplace::new();
+    let model = copy(&place, "checkpoints/bnb-nf4-double", "crossing");
+    with_tensors(&model, |tensors| {
+        for tensor in tensors.iter_mut().filter(|tensor| tensor.name.contains("down_proj.weight.quant_state"))
+        {
+            let text = String::from_utf8(tensor.bytes.clone()).unwrap();
+            let mut state: Value = serde_json::from_str(&text).unwrap();
+            state["blocksize"] = 256.into();
+            tensor.bytes = state.to_string().into_bytes();
+            tensor.shape = vec![tensor.bytes.len()];
+        }
+    });
+    every_command_refuses(
+        &place,
+        &model,
+        &["blocks of 256 weights cross the ends of its rows of 64"],
+        "whole blocks",
+    );
+}

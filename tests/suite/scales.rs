@@ -172,9 +172,9 @@ fn wrong_use_of_an_export_of_scales_is_one_clear_error() {
     crate::support::copy_tree(&place.path("run/final"), &place.path("copy/final"));
     place.write("taken.safetensors", "mine");
     for (from, out, expected) in [
-        (&*model, "out.safetensors", "is no run"),
-        ("copy/final", "out.safetensors", "is no run"),
-        ("run/base", "out.safetensors", "is no run"),
+        (&*model, "out.safetensors", "is not the directory of a run"),
+        ("copy/final", "out.safetensors", "is not the directory of a run"),
+        ("run/base", "out.safetensors", "is not the directory of a run"),
         ("run", "out", "does not end in .safetensors"),
         ("run", "taken.safetensors", "exists already"),
     ] {

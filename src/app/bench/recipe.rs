@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use super::times::time_steps;
 use crate::app::event::OnEvent;
-use crate::app::{data, open};
+use crate::app::inputs::Inputs;
+use crate::app::plan::{Choice, Planner};
+use crate::app::{base, open};
 use crate::config::Config;
-use crate::data::TokenizedDataset;
 use crate::device::{ComputeType, host, pools};
-use crate::error::Result;
-use crate::model::{BlockInputs, Tables, compute_type};
-use crate::train::{TextObjective, TrainingData};
+use crate::error::{Error, Result};
+use crate::train::{ScoredObjective, TextObjective};
 
 /// The times of a recipe's steps.
 #[derive(Debug, Clone, Serialize)]
@@ -29,49 +29,43 @@ pub struct RecipeTimes {
     pub losses: Vec<Vec<f64>>,
 }
 
-/// Times some steps of a recipe.
+/// Times some steps of a recipe: those that a run of it takes.
 ///
 /// # Errors
-/// An input cannot be used, or the device fails.
+/// An input cannot be used, the model is not quantized yet, the run does not fit, or the device fails.
 pub fn recipe(config: &Config, steps: u64, on_event: OnEvent<'_>) -> Result<RecipeTimes> {
-    config.validate()?;
-    let device = config.device.resolve()?;
-    let dtype = compute_type(&device, config.dtype)?;
-    config.train.check_compute(dtype)?;
+    let mut read = Inputs::read(config.clone(), on_event)?;
+    if base::quantization(&read.config, &read.source, on_event)?.is_some() {
+        return Err(Error::invalid(
+            "the recipe's model is not quantized: a run would quantize it first",
+            "run `qzo quantize`, and name its result with --model",
+        ));
+    }
+    let Choice { parts, inputs, mut plan } = Planner::of(&read).check()?;
+    read.config.train.gradient_accumulation_steps = Some(parts);
+    let Inputs { config, device, dtype, source, data, .. } = &read;
+    let tables = open::tables(&mut plan, source, device, *dtype)?;
     let clock = Instant::now();
-    let checkpoint = open::checkpoint(&config.model, on_event)?;
-    let mut tokenizer = open::tokenizer(&checkpoint)?;
-    config.data.set_chat_template(&mut tokenizer)?;
-    let mut model = open::model(&checkpoint, &device, dtype, Tables::InFile, on_event)?;
-    model.train_tensors(config.train.trained_tensors(&checkpoint)?)?;
+    let mut model = open::model(source, device, *dtype, tables, on_event)?;
+    model.train_tensors(config.train.trained_tensors(source)?)?;
     let load_seconds = clock.elapsed().as_secs_f64();
-    let limits = data::training_limits(&checkpoint, &config.data);
-    let mut table = config.data.clone();
-    data::choose_dataset(&mut table)?;
-    let dataset = data::training_rows(&table, on_event)?;
-    let task = table.task(&dataset.rows, &tokenizer)?;
-    let train = TokenizedDataset::new(&dataset.rows, &task, &tokenizer, limits)?;
-    let data = TrainingData {
-        digest: dataset.digest,
-        task,
-        train,
-        dev: None,
-        train_rows: Vec::new(),
-        dev_rows: Vec::new(),
+    let (model, train, seed) = (model.as_mut(), &config.train, config.seed);
+    let times = match read.score() {
+        Some(score) => {
+            time_steps(&mut ScoredObjective::new(data, score, seed), model, train, inputs, seed, steps)?
+        }
+        None => time_steps(&mut TextObjective::new(data, seed), model, train, inputs, seed, steps)?,
     };
-    let mut objective = TextObjective::new(&data, config.seed);
-    let times =
-        time_steps(&mut objective, model.as_mut(), &config.train, BlockInputs::OnDevice, config.seed, steps)?;
     Ok(RecipeTimes {
         device: device.to_string(),
-        dtype,
+        dtype: *dtype,
         step_seconds: times.median,
         step_seconds_min: times.least,
         tokens_per_batch: times.tokens / steps as f64,
         tokens_per_second: times.tokens_per_second,
         load_seconds,
         peak_bytes: host::peak(),
-        allocated_bytes: pools::reserved(&device),
+        allocated_bytes: pools::reserved(device),
         losses: times.losses,
     })
 }

@@ -89,7 +89,7 @@ pub fn shape(bench: &ShapeBench, on_event: OnEvent<'_>) -> Result<ShapeTimes> {
     let blocks = checkpoint.config().num_hidden_layers;
     let planned = |inputs: BlockInputs| {
         let backward = bench.train.backward_work(blocks, inputs).filter(|_| steps > 0);
-        let workload = Workload { train, backward, evaluation, reads_files: false };
+        let workload = Workload { train, backward, evaluation, ..Workload::default() };
         plan(checkpoint.config(), &|name| checkpoint.layout(name), &device, dtype, workload)
     };
     let (inputs, mut plan) = chosen(bench.block_inputs, &device, &planned)?;

@@ -23,6 +23,7 @@ pub fn charts(runs: &[ReportedRun]) -> String {
         smooth(loss),
         dots(chart(runs, "Dev loss", "nats", |line| line.eval_nll)),
         Chart { labels: Labels::Percent, ..accuracy },
+        dots(chart(runs, "Dev score", "the higher the better", other_score)),
         Chart { from_zero: true, ..chart(runs, "Learning rate", "", |line| line.lr) },
         smooth(Chart { from_zero: true, ..norm }),
         smooth(slope),
@@ -35,6 +36,11 @@ pub fn charts(runs: &[ReportedRun]) -> String {
         html.push_str(&not_taken(run, index, runs.len()));
     }
     html
+}
+
+/// The score, where it is not the accuracy, which has a chart of its own.
+fn other_score(line: &LoggedLine) -> Option<f64> {
+    line.eval_score.filter(|score| Some(*score) != line.eval_accuracy)
 }
 
 fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &str, value: Value) -> Chart<'a> {

@@ -34,6 +34,8 @@ pub struct Stage {
     pub accuracy: Option<f64>,
     pub stderr: Option<f64>,
     pub f1: Option<f64>,
+    /// Mean score of an objective without a gradient.
+    pub score: Option<f64>,
     pub nll: f64,
 }
 
@@ -123,7 +125,7 @@ impl ReportedRun {
     pub fn stages(&self) -> Stages {
         let evaluations: Vec<Stage> = self.metrics.iter().filter_map(logged).collect();
         let first = evaluations.iter().find(|stage| stage.step == 0).copied();
-        let best = evaluations.iter().copied().min_by(|a, b| a.nll.total_cmp(&b.nll));
+        let best = evaluations.iter().copied().min_by(|a, b| a.objective().total_cmp(&b.objective()));
         let last = evaluations.iter().max_by_key(|stage| stage.step).filter(|stage| stage.step > 0).copied();
         let recorded = |report: &Option<TaskReport>, step| report.as_ref().map(|report| of(report, step));
         let max_steps = self.config.train.max_steps;
@@ -136,6 +138,18 @@ impl ReportedRun {
     }
 }
 
+impl Stage {
+    /// The figure by which a run chooses its best evaluation, the lower the better (see [`TaskReport::objective`]).
+    fn objective(&self) -> f64 {
+        self.score.map_or(self.nll, |score| -score)
+    }
+
+    /// The score, where it is not the accuracy, which is shown by itself.
+    pub fn other_score(&self) -> Option<f64> {
+        self.score.filter(|score| Some(*score) != self.accuracy)
+    }
+}
+
 impl Stages {
     /// The evaluation of what the run has come to: `final/`, or the scales of its last evaluation.
     pub fn reached(&self) -> Option<Stage> {
@@ -144,12 +158,20 @@ impl Stages {
 }
 
 fn of(report: &TaskReport, step: u64) -> Stage {
-    let TaskReport { n, accuracy, stderr, f1, nll, .. } = *report;
-    Stage { step, n, accuracy, stderr, f1, nll }
+    let TaskReport { n, accuracy, stderr, f1, score, nll, .. } = *report;
+    Stage { step, n, accuracy, stderr, f1, score, nll }
 }
 
 fn logged(line: &LoggedLine) -> Option<Stage> {
     let (n, accuracy) = (line.eval_n?, line.eval_accuracy);
     let stderr = accuracy.map(|p| TaskReport::standard_error(p, n));
-    Some(Stage { step: line.step, n, accuracy, stderr, f1: None, nll: line.eval_nll? })
+    Some(Stage {
+        step: line.step,
+        n,
+        accuracy,
+        stderr,
+        f1: None,
+        score: line.eval_score,
+        nll: line.eval_nll?,
+    })
 }

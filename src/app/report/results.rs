@@ -29,8 +29,12 @@ pub fn tiles(run: &ReportedRun) -> String {
         tile("Accuracy", change(percent(from), format!("{} %", percent(to))), points);
     }
     if let Some((before, reached)) = ends {
-        let note = format!("nats; lowest {}", stages.best.map_or("–".into(), at_step));
+        let note = format!("nats; best {}", stages.best.map_or("–".into(), at_step));
         tile("Dev loss", change(number(before.nll), number(reached.nll)), note);
+        if let Some((from, to)) = before.other_score().zip(reached.other_score()) {
+            let note = format!("mean of {}", counted(reached.n as u64, "dev row"));
+            tile("Score", change(number(from), number(to)), note);
+        }
     }
     let done = run.steps();
     let time = Some(run.record.train_seconds).filter(|seconds| *seconds > 0.0);
@@ -74,8 +78,10 @@ pub fn of_one(run: &ReportedRun) -> String {
         return "<p class=empty>No evaluation: the run has no dev rows, or has not come so far.</p>".into();
     }
     let (scored, f1) = (found().any(|s| s.accuracy.is_some()), found().any(|s| s.f1.is_some()));
+    let has_score = found().any(|s| s.other_score().is_some());
     let mut html = String::from("<div class=scroll><table><thead><tr><th></th><th>Step</th><th>Rows</th>");
     html.push_str(if scored { "<th>Accuracy, %</th>" } else { "" });
+    html.push_str(if has_score { "<th>Score</th>" } else { "" });
     html.push_str(if f1 { "<th>F1</th>" } else { "" });
     html.push_str("<th>Loss (NLL)</th><th class=words></th></tr></thead><tbody>");
     for (name, note, stage) in rows {
@@ -84,6 +90,9 @@ pub fn of_one(run: &ReportedRun) -> String {
         let _ = write!(html, "<td>{}</td>", grouped(stage.n as u64));
         if scored {
             html.push_str(&accuracy(stage));
+        }
+        if has_score {
+            html.push_str(&stage.other_score().map_or(NOTHING.into(), |s| format!("<td>{}</td>", number(s))));
         }
         if f1 {
             html.push_str(&stage.f1.map_or(NOTHING.into(), |f1| format!("<td>{f1:.4}</td>")));
@@ -105,13 +114,17 @@ pub fn of_several(runs: &[ReportedRun]) -> String {
     let all: Vec<Stages> = runs.iter().map(ReportedRun::stages).collect();
     let found = || all.iter().flat_map(|s| [s.before, s.best, s.after, s.last]).flatten();
     let (scored, f1) = (found().any(|s| s.accuracy.is_some()), found().any(|s| s.f1.is_some()));
+    let has_score = found().any(|s| s.other_score().is_some());
     let mut html = String::from("<div class=scroll><table><thead><tr><th rowspan=2>Run</th>");
     html.push_str(if scored { "<th colspan=3 class=group>Accuracy, %</th>" } else { "" });
+    html.push_str(if has_score { "<th colspan=3 class=group>Score</th>" } else { "" });
     html.push_str(if f1 { "<th rowspan=2>F1</th>" } else { "" });
     html.push_str("<th colspan=4 class=group>Dev loss (NLL)</th><th rowspan=2>Best step</th>");
     html.push_str("<th rowspan=2>Steps</th><th rowspan=2>Time</th><th rowspan=2>Tokens/s</th>");
     html.push_str("<th rowspan=2>Memory</th></tr><tr>");
-    html.push_str(if scored { "<th>before</th><th>after</th><th>final</th>" } else { "" });
+    for _ in 0..usize::from(scored) + usize::from(has_score) {
+        html.push_str("<th>before</th><th>after</th><th>final</th>");
+    }
     html.push_str("<th>before</th><th>best</th><th>after</th><th>final</th></tr></thead><tbody>");
     for (index, (run, stages)) in runs.iter().zip(&all).enumerate() {
         let Stages { before, best, after, last } = *stages;
@@ -120,6 +133,12 @@ pub fn of_several(runs: &[ReportedRun]) -> String {
         if scored {
             for stage in [before, after, last] {
                 html.push_str(&stage.map_or(NOTHING.into(), accuracy));
+            }
+        }
+        if has_score {
+            for stage in [before, after, last] {
+                let score = stage.and_then(|stage| stage.other_score());
+                html.push_str(&score.map_or(NOTHING.into(), |s| format!("<td>{}</td>", number(s))));
             }
         }
         let cell = |text: Option<String>| text.map_or(NOTHING.into(), |text| format!("<td>{text}</td>"));

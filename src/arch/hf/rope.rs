@@ -32,7 +32,7 @@ enum RotaryParameters {
     One(RotaryKeys),
 }
 
-#[derive(Default, PartialEq, Deserialize)]
+#[derive(Default, Clone, PartialEq, Deserialize)]
 struct RotaryKeys {
     rope_type: Option<String>,
     /// The old name of `rope_type`, which some files have beside the new one.
@@ -71,7 +71,16 @@ pub struct Rotary {
 /// # Errors
 /// A variant other than the supported ones, or one without its numbers.
 pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Result<Rotary> {
-    let (scaling, local) = match raw.rope_parameters.as_ref().filter(|parameters| !parameters.is_empty()) {
+    let parameters = raw.rope_parameters.as_ref().filter(|parameters| !parameters.is_empty());
+    if let (Some(RotaryParameters::One(new)), Some(old)) = (parameters, &raw.rope_scaling)
+        && !new.rotates_as(old)
+    {
+        return Err(Error::unsupported(
+            format!("{}: rope_parameters and rope_scaling say different things", path.display()),
+            "keep the one that is meant: transformers 5 takes rope_scaling where both are there",
+        ));
+    }
+    let (scaling, local) = match parameters {
         Some(RotaryParameters::One(scaling)) => (Some(scaling), None),
         Some(RotaryParameters::ByLayerType { full_attention, sliding_attention }) => {
             (Some(full_attention), sliding_attention.as_deref())
@@ -97,7 +106,7 @@ pub fn parse(path: &Path, family: Family, raw: &RopeKeys, head_dim: usize) -> Re
         local_theta: (family == Family::Gemma3).then_some(local_theta.unwrap_or(1e4)),
     };
     match scaling {
-        Some(scaling) if is_longrope(family, scaling) => longrope(path, raw, scaling, &mut rotary)?,
+        Some(scaling) if is_longrope(family, scaling) => longrope(path, family, raw, scaling, &mut rotary)?,
         Some(scaling) => rotary.scaling = scaled(path, raw, scaling, rotary.max_position_embeddings)?,
         None if family == Family::Ministral3 => return Err(Error::damaged(path, "has no rope_parameters")),
         None => {}
@@ -121,6 +130,16 @@ impl RotaryParameters {
 }
 
 impl RotaryKeys {
+    /// Whether both mean the same rotation. Either may leave out what the other says of kind and base.
+    fn rotates_as(&self, other: &Self) -> bool {
+        let rest = |keys: &Self| Self { rope_type: None, old_type: None, rope_theta: None, ..keys.clone() };
+        let kind = |keys: &Self| keys.kind().unwrap_or("default").to_owned();
+        let is_empty = *other == Self::default();
+        let same_base =
+            self.rope_theta.is_none() || other.rope_theta.is_none_or(|theta| self.rope_theta == Some(theta));
+        is_empty || kind(self) == kind(other) && same_base && rest(self) == rest(other)
+    }
+
     fn kind(&self) -> Option<&str> {
         self.rope_type.as_deref().or(self.old_type.as_deref())
     }
@@ -134,12 +153,22 @@ fn is_longrope(family: Family, scaling: &RotaryKeys) -> bool {
 
 /// LongRoPE (Ding et al. 2024) changes the frequencies of the whole text once it is longer than the original context.
 /// Here the context is limited to the original one.
-fn longrope(path: &Path, raw: &RopeKeys, scaling: &RotaryKeys, rotary: &mut Rotary) -> Result<()> {
+fn longrope(
+    path: &Path,
+    family: Family,
+    raw: &RopeKeys,
+    scaling: &RotaryKeys,
+    rotary: &mut Rotary,
+) -> Result<()> {
     let longest = rotary.max_position_embeddings;
-    let original =
-        raw.original_max_position_embeddings.or(scaling.original_max_position_embeddings).unwrap_or(4096);
+    let stated = raw.original_max_position_embeddings.or(scaling.original_max_position_embeddings);
+    // The defaults of transformers.
+    let original = stated.unwrap_or(if family == Family::Phi3 { 4096 } else { longest });
+    if original == 0 {
+        return Err(Error::damaged(path, "original_max_position_embeddings is 0"));
+    }
     let short_factor = need(path, scaling.short_factor.clone(), "short_factor")?;
-    let stretch = longest as f64 / original as f64;
+    let stretch = scaling.factor.map_or(longest as f64 / original as f64, f64::from);
     let by_paper = (1.0 + stretch.max(1.0).ln() / (original as f64).ln()).sqrt() as f32;
     let attention_factor = scaling.attention_factor.unwrap_or(by_paper);
     let long_factor = scaling.long_factor.clone().unwrap_or_else(|| short_factor.clone());

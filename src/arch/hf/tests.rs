@@ -235,6 +235,44 @@ fn phi_is_fused_and_its_context_is_the_original_one() {
     assert_eq!(names.len(), 4);
 }
 
+/// As `_compute_longrope_parameters` of transformers.
+#[test]
+fn longrope_of_other_families_has_a_factor_and_a_context_of_its_own() {
+    for (factor, original, expected, context) in [
+        // √(1 + ln 4 / ln 2048)
+        (json!(4.0), json!(null), 1.087_152, 2048),
+        // √(1 + ln 8 / ln 64)
+        (json!(8.0), json!(64), 1.224_745, 64),
+        // √(1 + ln 2 / ln 1024)
+        (json!(null), json!(1024), 1.048_809, 1024),
+        (json!(null), json!(null), 1.0, 2048),
+    ] {
+        let (short, long) = (vec![1.0; 8], vec![2.0; 8]);
+        let scaling = json!({"type": "longrope", "short_factor": short, "long_factor": long, "factor": factor,
+            "original_max_position_embeddings": original});
+        let config = with(json!({"rope_scaling": scaling, "max_position_embeddings": 2048})).unwrap();
+        let Some(RopeScaling::LongRope { attention_factor, .. }) = config.rope_scaling else { panic!() };
+        assert!((attention_factor - expected).abs() < 1e-6, "{attention_factor} {expected}");
+        assert_eq!(config.max_position_embeddings, context);
+    }
+}
+
+#[test]
+fn two_rotations_are_refused_unless_they_are_the_same() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512});
+    let both = |new: Value, old: Value| with(json!({"rope_parameters": new, "rope_scaling": old}));
+    let mut new = yarn.clone();
+    new["rope_theta"] = json!(1e6);
+    assert_eq!(both(new.clone(), yarn.clone()).unwrap().rope_theta, 1e6);
+    assert!(both(new.clone(), json!(null)).is_ok() && both(new.clone(), json!({})).is_ok());
+    for (new, old) in
+        [(json!({"rope_type": "default", "rope_theta": 1e6}), yarn), (new, json!({"type": "yarn"}))]
+    {
+        let error = both(new, old).unwrap_err().to_string();
+        assert!(error.contains("rope_parameters and rope_scaling say different things"), "{error}");
+    }
+}
+
 #[test]
 fn the_gemmas_differ_by_their_keys_and_defaults() {
     let gemma = |family: &str, changes: Value| {

@@ -2,7 +2,7 @@
 
 use super::header::GgufValue;
 use super::keys::Keys;
-use crate::arch::{Family, ModelConfig, SlidingWindow};
+use crate::arch::{Family, ModelConfig, RopeScaling, SlidingWindow};
 use crate::error::{Error, Result};
 
 /// llama.cpp's name for a family, the value of `general.architecture`.
@@ -62,6 +62,42 @@ impl Architecture {
                 format!("works: {works}; or choose another --format"),
             )
         })
+    }
+
+    /// The architecture that a model is written as.
+    ///
+    /// # Errors
+    /// Those of [`Self::of_family`]; the model has what llama.cpp does not read for the architecture: it would refuse the
+    /// file (`load_arch_tensors` of each of its models).
+    pub fn of_model(config: &ModelConfig) -> Result<Self> {
+        let architecture = Self::of_family(config.family)?;
+        let family = architecture.family;
+        let reads_all = matches!(family, Family::Llama | Family::Ministral3 | Family::Granite);
+        let has_own_head = !config.tie_word_embeddings;
+        let scaling = config.rope_scaling.as_ref();
+        let unread = if !reads_all && config.o_bias {
+            "a bias of o_proj"
+        } else if !reads_all && config.mlp_bias {
+            "biases of the MLP"
+        } else if !reads_all && matches!(scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors(_)))
+        {
+            "RoPE scaling of the kind llama3"
+        } else if !reads_all
+            && family != Family::Phi3
+            && matches!(scaling, Some(RopeScaling::LongRope { .. }))
+        {
+            "RoPE scaling of the kind longrope"
+        } else if family == Family::Olmo2 && config.tie_word_embeddings {
+            "a head that is tied to the embeddings"
+        } else if matches!(family, Family::Gemma | Family::Gemma2) && has_own_head {
+            "a head that is not tied to the embeddings"
+        } else {
+            return Ok(architecture);
+        };
+        Err(Error::unsupported(
+            format!("llama.cpp reads no {} with {unread}", config.family.architecture()),
+            "choose another --format",
+        ))
     }
 
     /// One of the architecture's own keys.

@@ -40,7 +40,7 @@ pub struct ModelFile<'a> {
 /// # Errors
 /// A family that llama.cpp does not have; a linear whose rows do not fill blocks.
 pub fn check(config: &ModelConfig, linears: &[(String, [usize; 2])]) -> Result<()> {
-    Architecture::of_family(config.family)?;
+    Architecture::of_model(config)?;
     let unfit = linears.iter().find(|(_, [_, input])| !input.is_multiple_of(BLOCK));
     unfit.map_or(Ok(()), |(name, [_, input])| {
         Err(Error::invalid(
@@ -65,7 +65,7 @@ impl<'a> ModelFile<'a> {
         packed: &HashSet<&str>,
         dtype: &dyn Fn(&str) -> Result<FloatType>,
     ) -> Result<Self> {
-        let architecture = Architecture::of_family(config.family)?;
+        let architecture = Architecture::of_model(config)?;
         let mut tensors = Vec::new();
         let factors = rope::tensors(config);
         for (name, factors) in &factors {

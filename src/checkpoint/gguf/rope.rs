@@ -5,7 +5,7 @@ use super::keys::Keys;
 use super::names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS};
 use super::writer::Meta;
 use crate::arch::rope::QueryScaling;
-use crate::arch::{ModelConfig, RopeScaling, Yarn};
+use crate::arch::{Family, ModelConfig, RopeScaling, Yarn};
 use crate::error::{Error, Result};
 
 /// RoPE scaling, and the longest context with it. `factors` gives the divisors in a tensor by its name.
@@ -107,6 +107,10 @@ pub fn keys(config: &ModelConfig, architecture: Architecture) -> Vec<(&'static s
             keys.push(("rope.scaling.factor", Meta::F32(*factor)));
         }
         Some(RopeScaling::LongRope { attention_factor, .. }) => {
+            // Without it, llama.cpp looks for the tensors of Phi-3 alone.
+            if architecture.family != Family::Phi3 {
+                keys.push(("rope.scaling.type", Meta::String("longrope".into())));
+            }
             keys.push(("rope.scaling.original_context_length", count(config.max_position_embeddings)));
             keys.push(("rope.scaling.attn_factor", Meta::F32(*attention_factor)));
         }

@@ -208,7 +208,7 @@ impl Store for Gguf {
         }
     }
 
-    fn write_companions(&self, to: &Path) -> Result<Value> {
+    fn write_companions(&self, to: &Path, _whole: bool) -> Result<Value> {
         let vocab = self.vocabulary()?;
         write_json(&to.join("tokenizer.json"), &vocab.tokenizer_json()?)?;
         write_json(&to.join("tokenizer_config.json"), &vocab.tokenizer_config())?;

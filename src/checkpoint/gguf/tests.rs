@@ -300,3 +300,39 @@ fn row_order_is_the_inverse_of_interleaving() {
     assert_eq!(RowOrder::of("blk.0.attn_v.weight", 8, true).in_file(5), 5);
     assert_eq!(RowOrder::of("blk.0.attn_k.weight", 8, false).in_file(5), 5);
 }
+
+/// What llama.cpp's loader has no tensor for, it refuses: see `load_arch_tensors` of each of its models.
+#[test]
+fn models_that_llama_cpp_would_refuse_are_not_written() {
+    use super::family::Architecture;
+    use crate::arch::{Family, ModelConfig, RopeScaling};
+    use crate::checkpoint::ModelShape;
+
+    type Change = fn(&mut ModelConfig);
+    let tied: Change = |config| config.tie_word_embeddings = true;
+    let untied: Change = |config| config.tie_word_embeddings = false;
+    let o_bias: Change = |config| config.o_bias = true;
+    let mlp_bias: Change = |config| config.mlp_bias = true;
+    let factors: Change = |config| config.rope_scaling = Some(RopeScaling::Factors(vec![1.0; 32]));
+    for (family, change, expected) in [
+        (Family::Llama, o_bias, None),
+        (Family::Granite, mlp_bias, None),
+        (Family::Mistral, factors, None),
+        (Family::Qwen3, tied, None),
+        (Family::Qwen3, o_bias, Some("a bias of o_proj")),
+        (Family::SmolLm3, mlp_bias, Some("biases of the MLP")),
+        (Family::Qwen2, factors, Some("RoPE scaling of the kind llama3")),
+        (Family::Olmo3, tied, Some("tied to the embeddings")),
+        (Family::Olmo2, untied, None),
+        (Family::Gemma2, untied, Some("not tied to the embeddings")),
+        (Family::Gemma, tied, None),
+    ] {
+        let mut config = ModelConfig { family, ..ModelShape::Tiny.config() };
+        change(&mut config);
+        match (Architecture::of_model(&config), expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            (result, _) => panic!("{family:?} {expected:?}: {:?}", result.err()),
+        }
+    }
+}

@@ -112,6 +112,12 @@ impl HuggingFace {
         self.shards.names().filter(|name| !self.is_part(name)).filter(is_copied)
     }
 
+    /// The names of the tensors of a vision-language model's other parts, byte-sorted.
+    pub(super) fn other_names(&self) -> impl Iterator<Item = &str> {
+        let has_others = self.text_config.is_some();
+        self.shards.names().filter(move |name| has_others && !hf::is_text(name))
+    }
+
     /// Opens a quantized linear.
     pub(super) fn layer(&self, name: &str) -> Result<StoredLinear<'_>> {
         let found = self.scheme.as_ref().zip(self.packed.get(name));

@@ -213,11 +213,19 @@ impl Store for HuggingFace {
         names.filter_map(|name| self.shards.position(name)).collect()
     }
 
-    fn write_companions(&self, to: &Path) -> Result<Value> {
+    fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.shards.stored_name(name)
+    }
+
+    fn other_names(&self) -> Vec<String> {
+        self.other_names().map(str::to_owned).collect()
+    }
+
+    fn write_companions(&self, to: &Path, whole: bool) -> Result<Value> {
         tuned::copy_other_files(self, to, &[CONFIG_FILE, QUANTIZE_CONFIG_FILE, INDEX_FILE])?;
         match &self.text_config {
-            Some(text) => Ok(text.clone()),
-            None => json::parse_json(&self.directory.join(CONFIG_FILE), &self.config_bytes),
+            Some(text) if !whole => Ok(text.clone()),
+            _ => json::parse_json(&self.directory.join(CONFIG_FILE), &self.config_bytes),
         }
     }
 }

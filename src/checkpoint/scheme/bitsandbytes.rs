@@ -115,6 +115,16 @@ impl LinearFormats for BitsAndBytes {
         if state.shape != shape {
             return Err(stored.wrong(format!("says shape {:?}, expected {shape:?}", state.shape)));
         }
+        if !shape[1].is_multiple_of(state.blocksize.max(1)) {
+            return Err(Error::unsupported(
+                format!(
+                    "`{module}.weight`: blocks of {} weights cross the ends of its rows of {}",
+                    state.blocksize, shape[1]
+                ),
+                "bitsandbytes can read it; qzo needs rows that are whole blocks: quantize the original model again with \
+                 another blocksize, or with `qzo quantize`",
+            ));
+        }
         let nested = state.nested_blocksize.filter(|size| *size > 0).zip(state.nested_offset);
         let is_nested = absmax.dtype == Dtype::U8;
         if is_nested && nested.is_none() {

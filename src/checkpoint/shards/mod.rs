@@ -19,6 +19,8 @@ pub struct Shards {
     files: Vec<MappedFile>,
     /// The index of each tensor's file, and its place there.
     tensors: BTreeMap<String, (usize, TensorPlace)>,
+    /// The names in the files, of tensors that have another name here.
+    stored_names: BTreeMap<String, String>,
 }
 
 impl Shards {
@@ -28,8 +30,12 @@ impl Shards {
     /// No file of weights; an index that is damaged, names a file outside the directory, a missing
     /// shard or a tensor its shard does not hold; a damaged header.
     pub fn open(directory: &Path) -> Result<Self> {
-        let mut shards =
-            Self { directory: directory.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut shards = Self {
+            directory: directory.to_path_buf(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            stored_names: BTreeMap::new(),
+        };
         // The order in which transformers looks for them.
         for (single, index) in [(SINGLE_FILE, INDEX_FILE), (pytorch::SINGLE_FILE, pytorch::INDEX_FILE)] {
             let (single, index) = (directory.join(single), directory.join(index));
@@ -65,8 +71,16 @@ impl Shards {
             if self.tensors.insert(new.clone(), place).is_some() {
                 return Err(Error::damaged(&self.directory, format!("two tensors are `{new}`")));
             }
+            if new != old {
+                self.stored_names.insert(new, old);
+            }
         }
         Ok(())
+    }
+
+    /// The name of a tensor in its file.
+    pub fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.stored_names.get(name).map_or(name, String::as_str)
     }
 
     pub fn remove(&mut self, name: &str) {

@@ -230,4 +230,8 @@ impl<B: Kernels> LanguageModel for Decoder<B> {
     fn session(&self, signs: Signs) -> Box<dyn Session + '_> {
         self.begin(signs)
     }
+
+    fn cached_bytes(&self) -> usize {
+        self.config().cached_values() * B::tensor_type(self.compute).size()
+    }
 }

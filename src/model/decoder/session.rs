@@ -7,12 +7,10 @@ use super::Decoder;
 use crate::error::Result;
 use crate::kernels::{Kernels, read};
 use crate::model::block::{CachedRows, LayerCache};
+use crate::model::cached::cache_rows;
 use crate::model::language_model::Session;
 use crate::model::pass::ints;
 use crate::zo::direction::Signs;
-
-/// Rows that every sequence has to spare at least, when the buffers are laid out anew.
-const SPARE_ROWS: usize = 64;
 
 impl<B: Kernels> Decoder<B> {
     /// See [`LanguageModel::session`](crate::model::LanguageModel::session).
@@ -75,9 +73,16 @@ impl<B: Kernels> Session for DecoderSession<'_, B> {
     }
 }
 
+impl<B: Kernels> Drop for DecoderSession<'_, B> {
+    fn drop(&mut self) {
+        self.layers.clear();
+        // Later passes have no buffer of this size.
+        B::memory_cleanup(&self.decoder.device);
+    }
+}
+
 impl<B: Kernels> DecoderSession<'_, B> {
-    /// Lays the buffers out anew if a sequence has no room for its part. Sequences that have ended leave no rows. The
-    /// number of rows is a power of two, so that copies are rare and buffers come in few sizes.
+    /// Lays the buffers out anew if a sequence has no room for its part. Sequences that have ended leave no rows.
     fn make_room(&mut self, parts: &[(usize, &[u32])]) {
         let mut lengths: BTreeMap<usize, usize> =
             self.places.iter().map(|(sequence, place)| (*sequence, place.length)).collect();
@@ -90,9 +95,8 @@ impl<B: Kernels> DecoderSession<'_, B> {
         if lengths.iter().all(fits) {
             return;
         }
-        let needed: usize = lengths.values().map(|length| length + SPARE_ROWS).sum();
-        let rows = needed.next_power_of_two();
-        let spare = SPARE_ROWS + (rows - needed) / lengths.len();
+        let rows = cache_rows(lengths.values().copied());
+        let spare = (rows - lengths.values().sum::<usize>()) / lengths.len();
         let (mut from, mut to, mut begin) = (Vec::new(), Vec::new(), 0);
         for (sequence, fed) in lengths {
             let capacity = fed + spare;

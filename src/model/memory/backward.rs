@@ -17,7 +17,7 @@ pub struct BackwardWork {
     pub tensors: TensorKinds,
     /// Values of optimizer state for each parameter, 2 bytes each.
     pub moments: usize,
-    /// Whether gradients are summed over several parts of a step's rows.
+    /// Whether gradients are summed over several passes of a step.
     pub accumulates: bool,
 }
 
@@ -58,6 +58,17 @@ impl BackwardWork {
     }
 }
 
+impl BackwardWork {
+    /// Bytes of the inputs of the blocks that are in host memory.
+    pub(super) fn host_bytes(&self, config: &ModelConfig, load: Load, compute: ComputeType) -> u64 {
+        let bytes = if compute == ComputeType::F32 { 4 } else { 2 };
+        match self.pass.inputs {
+            BlockInputs::OnDevice => 0,
+            BlockInputs::OnHost => (self.pass.tail_blocks * load.tokens * config.hidden_size * bytes) as u64,
+        }
+    }
+}
+
 impl Costs {
     /// Bytes of the kept inputs of the blocks.
     pub(super) fn block_inputs(&self, config: &ModelConfig, load: Load, pass: BackwardPass) -> u64 {
@@ -72,17 +83,37 @@ impl Costs {
 
     /// Bytes of activations and bytes of logits at the widest point of a step with a backward pass: the products of a
     /// block's MLP and their gradients; on the CPU also the operands that a product packs.
-    pub(super) fn backward(&self, config: &ModelConfig, load: Load, has_perm: bool) -> (u64, u64) {
+    pub(super) fn backward(
+        &self,
+        config: &ModelConfig,
+        load: Load,
+        form: ScaleForm,
+        has_perm: bool,
+    ) -> (u64, u64) {
         let (forward, _) = self.pass(config, load, has_perm, false);
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
         // The block's input, its middle, the norm of that and the gradient; queries, keys and values; attention's result.
-        let kept = 4 * hidden + 2 * q + 2 * kv;
+        let mut kept = 4 * hidden + 2 * q + 2 * kv;
+        let by_factors = form != ScaleForm::Scales;
+        if by_factors || config.qk_norm.is_some() {
+            // Queries and keys before their norms and rotations.
+            kept += q + kv;
+        }
+        if by_factors {
+            // The results of attention and of the block.
+            kept += 2 * hidden;
+        }
         // Gate, up, their product and its gradient; packed operands in words of one or two features.
         let packed = if self.compute == ComputeType::Bf16 { inner + hidden } else { 2 * inner + 2 * hidden };
-        // A card computes the gradient of the product in the place of the product.
-        let products = if self.scratch.is_some() { 3 * inner } else { 4 * inner + packed };
+        let products = match (self.scratch.is_some(), by_factors) {
+            (false, _) => 4 * inner + packed,
+            // A card computes the gradient of the product in the place of the product.
+            (true, false) => 3 * inner,
+            // Gate and up, their gradients, and two of these four once more with their product, in f32.
+            (true, true) => 4 * inner + inner * 3 * 4 / self.activation as usize,
+        };
         let widest = kept + products + if has_perm { inner } else { 0 };
         let angles = 4 * config.head_dim;
         let row = widest as u64 * self.activation + angles as u64;

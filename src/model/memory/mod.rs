@@ -31,8 +31,26 @@ pub struct Workload {
     /// The backward pass of a training step; `None` if it has forward passes alone.
     pub backward: Option<BackwardWork>,
     pub evaluation: Load,
+    /// The answers that are generated before training and after it, or in its steps.
+    pub generation: GenerationWork,
     /// Whether the weights are read from files, whose pages are in memory while a tensor is loaded.
     pub reads_files: bool,
+}
+
+/// Answers that are generated together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GenerationWork {
+    /// Rows of the caches of keys and values.
+    pub cache_rows: usize,
+    /// The widest pass.
+    pub pass: Load,
+}
+
+impl GenerationWork {
+    /// The larger of each number.
+    pub fn max(self, other: Self) -> Self {
+        Self { cache_rows: self.cache_rows.max(other.cache_rows), pass: self.pass.max(other.pass) }
+    }
 }
 
 /// The memory plan of a run.
@@ -42,6 +60,17 @@ pub struct Plan {
     pub parts: MemoryParts,
     pub total_bytes: u64,
     /// Free bytes of the device, if it reports them.
+    pub available_bytes: Option<u64>,
+    /// Bytes that a card's run keeps in host memory: optimizer state, gradients, and inputs of blocks that are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostPart>,
+}
+
+/// The memory of the host that a run on a card needs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct HostPart {
+    pub bytes: u64,
+    /// Free bytes, if the system reports them.
     pub available_bytes: Option<u64>,
 }
 
@@ -64,7 +93,7 @@ pub struct MemoryParts {
     pub optimizer: u64,
     /// Unpacked weights and displaced scales, or the tensor that is being loaded.
     pub workspace: u64,
-    /// Additional bytes of an evaluation compared with a training step.
+    /// Additional bytes of an evaluation, or of answers, compared with a training step.
     pub evaluation: u64,
     /// The process itself with tokenizer and dataset; on a GPU, the driver's context.
     pub program: u64,
@@ -108,7 +137,20 @@ pub fn plan(
 ) -> Result<Plan> {
     let parts = memory_parts(config, layout, device, compute, workload)?;
     let total_bytes = parts.named().iter().map(|(_, bytes)| bytes).sum();
-    Ok(Plan { parts, total_bytes, available_bytes: device.free_memory() })
+    let host = match workload.backward.filter(|_| !device.is_host()) {
+        Some(backward) => Some(HostPart {
+            bytes: backward.host_bytes(config, workload.train, compute)
+                + backward.optimizer_bytes(config, layout)?,
+            available_bytes: host::available(),
+        }),
+        None => None,
+    };
+    Ok(Plan { parts, total_bytes, available_bytes: device.free_memory(), host })
+}
+
+/// Bytes of a token's keys and values while answers are generated, in all layers together.
+pub fn cached_bytes(config: &ModelConfig, device: &Device, compute: ComputeType) -> usize {
+    with_backend!(device, |B, _device| Costs::of::<B>(compute)).cached_bytes(config) as usize
 }
 
 fn memory_parts(
@@ -163,14 +205,22 @@ fn memory_parts(
             if device.is_host() {
                 parts.optimizer = backward.optimizer_bytes(config, layout)?;
             }
-            let (activations, logits) = costs.backward(config, workload.train, has_perm);
+            let (activations, logits) = costs.backward(config, workload.train, backward.pass.form, has_perm);
             (activations + costs.minima(config, workload.train, backward.tensors), logits)
         }
         None => costs.pass(config, workload.train, has_perm, true),
     };
-    let evaluation = costs.pass(config, workload.evaluation, has_perm, false);
     (parts.activations, parts.logits) = train;
-    parts.evaluation = (evaluation.0 + evaluation.1).saturating_sub(train.0 + train.1);
+    let GenerationWork { cache_rows, pass } = workload.generation;
+    let [evaluation, generation] = [workload.evaluation, pass].map(|load| {
+        let (activations, logits) = costs.pass(config, load, has_perm, false);
+        activations + logits
+    });
+    // While the caches of a layer are laid out anew, the old ones are there, too.
+    let layers = config.num_hidden_layers as u64;
+    let caches = cache_rows as u64 * costs.cached_bytes(config) * (layers + 1) / layers.max(1);
+    parts.evaluation = evaluation.max(generation + caches).saturating_sub(train.0 + train.1);
+    let workload = Workload { evaluation: workload.evaluation.max(pass), ..workload };
     parts.workspace = match costs.scratch {
         Some(bytes) => {
             let of_scales = match workload.backward {
@@ -214,7 +264,12 @@ impl Plan {
 
     /// Whether the run fits. A device that does not report its free memory is assumed to have enough.
     pub fn fits(&self) -> bool {
-        self.available_bytes.is_none_or(|available| self.total_bytes <= available)
+        self.available_bytes.is_none_or(|available| self.total_bytes <= available) && self.host_fits()
+    }
+
+    /// Whether the host has the memory that the run needs beside the device.
+    pub fn host_fits(&self) -> bool {
+        self.host.is_none_or(|host| host.available_bytes.is_none_or(|available| host.bytes <= available))
     }
 }
 
@@ -244,6 +299,11 @@ impl Costs {
             dense: |stored, compute| B::weight_type(stored.into(), compute).size() as u64,
             compute,
         }
+    }
+
+    /// Bytes of a token's keys and values, in all layers together.
+    fn cached_bytes(&self, config: &ModelConfig) -> u64 {
+        config.cached_values() as u64 * self.activation
     }
 
     /// Number of signs in one pass.
@@ -347,8 +407,12 @@ mod tests {
 
     #[test]
     fn tables_are_added_if_a_tenth_of_the_free_memory_stays_unused() {
-        let plan =
-            |available_bytes| Plan { parts: MemoryParts::default(), total_bytes: 500, available_bytes };
+        let plan = |available_bytes| Plan {
+            parts: MemoryParts::default(),
+            total_bytes: 500,
+            available_bytes,
+            host: None,
+        };
         for (available, bytes, fits) in
             [(Some(1000), 400, true), (Some(1000), 401, false), (None, 1, false), (Some(100), 1, false)]
         {

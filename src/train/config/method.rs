@@ -110,7 +110,7 @@ impl TrainConfig {
             pass: self.backward_pass(blocks, inputs),
             tensors: self.tensor_kinds(),
             moments: self.optimizer.moments(),
-            accumulates: self.parts() > 1,
+            accumulates: self.parts() > 1 || self.body == Body::Zo,
         })
     }
 

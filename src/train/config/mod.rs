@@ -250,9 +250,9 @@ impl TrainConfig {
                 "set train.learning_rate to a number, or use adamw",
             ));
         }
-        if self.min_lr_rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
+        if let Some(rate) = self.min_lr_rate.filter(|rate| !(0.0..=1.0).contains(rate)) {
             return Err(Error::invalid(
-                "min_lr_rate is a share of the learning rate",
+                format!("min_lr_rate is {rate}, but it is a share of the learning rate"),
                 "use a number from 0 to 1",
             ));
         }

@@ -27,6 +27,11 @@ pub enum ObjectiveKind {
 }
 
 impl ObjectiveKind {
+    /// Whether answers are generated for it.
+    pub fn is_of_answers(self) -> bool {
+        !matches!(self, Self::Loss | Self::Accuracy)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Loss => "loss",

@@ -40,6 +40,7 @@ impl TrainConfig {
             step,
             seed: step_seed(run_seed, step),
             learning_rate: self.learning_rate_at(step),
+            rate_left: 1.0,
             loss_limit: f64::INFINITY,
             data_cursor: self.rows_before(step + 1),
             snapshot,

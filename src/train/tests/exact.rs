@@ -109,6 +109,7 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
             step: 0,
             seed: 1,
             learning_rate: 0.1,
+            rate_left: 1.0,
             loss_limit: f64::INFINITY,
             data_cursor: 3,
             snapshot: [0; 32],
@@ -173,14 +174,21 @@ fn a_run_that_diverges_goes_back_to_its_snapshot_with_half_the_learning_rate() {
     assert_eq!([rates[9], rates[10], rates[14], rates[15]], [1.0, 0.5, 0.5, 0.25]);
     assert!(records[9].skipped && records[14].skipped && !records[10].skipped);
 
-    for steps in [4, 6, 5] {
-        run_exact(&parts, &config, &far, Some(steps)).0.unwrap_err();
-        std::fs::remove_file(parts.join("snapshot.safetensors")).unwrap();
+    // Interruptions on both sides of a snapshot, before the steps that run away and after them; then the same without what
+    // they saved.
+    for lost in [None, Some("interrupted.safetensors"), Some("snapshot.safetensors")] {
+        for steps in [3, 2, 1, 4, 3] {
+            run_exact(&parts, &config, &far, Some(steps)).0.unwrap_err();
+            lost.map_or(Ok(()), |name| std::fs::remove_file(parts.join(name))).unwrap();
+        }
+        let (outcome, got, _) = run_exact(&parts, &config, &far, None);
+        outcome.unwrap();
+        assert_eq!(got.scales, expected.scales, "{lost:?}");
+        assert_eq!(snapshots(&parts), snapshots(&whole), "{lost:?}");
+        assert_eq!(journal::read(&parts.join("journal")).unwrap().1, records, "{lost:?}");
+        assert!(!parts.join("interrupted.safetensors").exists());
+        std::fs::remove_dir_all(&parts).unwrap();
     }
-    let (outcome, got, _) = run_exact(&parts, &config, &far, None);
-    outcome.unwrap();
-    assert_eq!(got.scales, expected.scales);
-    assert_eq!(snapshots(&parts), snapshots(&whole));
 
     // A gradient that is not finite, although the loss is, makes the run go back, too.
     let endless = folder.path().join("endless");

@@ -31,7 +31,8 @@ pub struct Record {
     pub step: u64,
     /// Rows of the data order that are used up after this step.
     pub data_cursor: u64,
-    /// A loss was NaN or infinite, so the scales did not move.
+    /// No step was taken, because a loss or a gradient was not finite, or the loss had run away. Exact gradients may have
+    /// moved some blocks before that was known; the run then goes back to its last snapshot.
     pub skipped: bool,
     pub taken: StepTaken,
 }
