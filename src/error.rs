@@ -76,6 +76,14 @@ impl Error {
         Self::Tensor { path: path.as_ref().to_path_buf(), tensor: tensor.into(), what: what.into() }
     }
 
+    /// A trained value that the tensor's type in the file cannot hold.
+    pub fn overflow(path: impl AsRef<Path>, tensor: &str, what: impl std::fmt::Display) -> Self {
+        Self::diverged(
+            format!("{}: tensor {tensor}: {what}", path.as_ref().display()),
+            "the training has diverged: run it again with a lower train.learning_rate",
+        )
+    }
+
     pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Self {
         Self::Line { path: path.as_ref().to_path_buf(), line, what: what.into() }
     }
@@ -127,9 +135,9 @@ impl Error {
             Self::Device { help, .. } => help.as_deref(),
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Some("check the path"),
-                std::io::ErrorKind::StorageFull => {
-                    Some("free some disk space and run the same command again")
-                }
+                std::io::ErrorKind::StorageFull => Some(
+                    "free some disk space and run the command again; a run of finetune goes on with --resume",
+                ),
                 std::io::ErrorKind::PermissionDenied => {
                     Some("check the permissions of the file and its folder")
                 }

@@ -1,10 +1,9 @@
 //! The program: parses the command line, runs the command, prints an error and sets the exit code.
-#![expect(clippy::print_stderr, reason = "the one place where errors are printed")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use qzo::cli::{check_arguments, parse, run};
+use qzo::cli::{check_arguments, parse, run, show};
 use qzo::device::faults;
 use qzo::error::Error;
 use rayon::ThreadPoolBuilder;
@@ -51,13 +50,6 @@ fn main() -> ExitCode {
             show(&error);
             ExitCode::FAILURE
         }
-    }
-}
-
-fn show(error: &Error) {
-    eprintln!("error: {error}");
-    if let Some(help) = error.help() {
-        eprintln!("  help: {help}");
     }
 }
 

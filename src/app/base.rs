@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use toml::Value;
 
 use super::event::{Event, OnEvent};
 use super::open;
 use super::quantize::calibration_samples;
 use crate::checkpoint::{Checkpoint, Format, QuantizedFormat};
-use crate::config::Config;
+use crate::config::{Config, differing, shown};
 use crate::error::{Error, Result};
 use crate::quant::QuantizeConfig;
 use crate::quantize::{self, QuantizeJob};
@@ -102,8 +103,7 @@ impl Origin {
             let what = "the calibration text is not the one with which this run quantized its model".into();
             (what, "resume with the same text, or start another run with -o")
         } else if self.settings() != now.settings() {
-            let what =
-                format!("[quantize] differs from the settings at the start of this run: {:?}", self.quantize);
+            let what = format!("the run quantized its model with other settings: {}", self.differences(now)?);
             (what, "resume with the same settings, or start another run with -o")
         } else {
             return Ok(());
@@ -117,6 +117,19 @@ impl Origin {
             (Some(one), Some(other)) => one != other,
             _ => self.quantize.calibration != other.quantize.calibration,
         }
+    }
+
+    /// The settings of `now` that are others, by their keys.
+    fn differences(&self, now: &Self) -> Result<String> {
+        let value = |origin: &Self| {
+            Value::try_from(origin.settings()).map_err(|error| Error::internal(error.to_string()))
+        };
+        let (old, new) = (value(self)?, value(now)?);
+        let said = differing(Some(&old), Some(&new)).into_iter();
+        let said: Vec<String> = said
+            .map(|(key, old, new)| format!("quantize.{key} was {}, is {}", shown(old), shown(new)))
+            .collect();
+        Ok(said.join("; "))
     }
 
     fn settings(&self) -> QuantizeConfig {

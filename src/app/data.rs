@@ -1,5 +1,7 @@
 //! Reads and tokenizes the rows of a run.
 
+use std::path::Path;
+
 use super::event::{Event, OnEvent};
 use super::open;
 use crate::checkpoint::{Checkpoint, Format};
@@ -84,6 +86,7 @@ pub fn training_data(
 fn read(config: &mut Config, on_event: OnEvent<'_>) -> Result<ReadRows> {
     let is_own = choose_dataset(&mut config.data)?;
     let mut train = training_rows(&config.data, on_event)?;
+    warn_of_unused(&config.data, train.rows.len());
     let first = train.rows.first().cloned().ok_or_else(|| Error::internal("a dataset without rows"))?;
     if is_own && config.data.dev.is_none() && config.data.dev_split.is_none() {
         // CB has fewer rows than the papers take of other datasets.
@@ -116,6 +119,33 @@ fn read(config: &mut Config, on_event: OnEvent<'_>) -> Result<ReadRows> {
     on_event(Event::SetAside { dev: dev_rows.len(), of: train.rows.len(), seed });
     let of = |indices: Vec<usize>| indices.into_iter().map(|i| train.rows[i].clone()).collect();
     Ok(ReadRows { digest, first, train: of(train_rows), dev: Some(of(dev_rows)) })
+}
+
+/// Warns of settings of rows that have no effect, and of rows that are trained and evaluated.
+fn warn_of_unused(data: &DataConfig, rows: usize) {
+    let files = |files: &Option<DataFiles>| files.clone().map_or_else(Vec::new, |files| files.0);
+    let (train, dev) = (files(&data.train), files(&data.dev));
+    for (key, split, files) in
+        [("train_split", &data.train_split, &train), ("dev_split", &data.dev_split, &dev)]
+    {
+        if let Some(split) = split
+            && !files.is_empty()
+            && files.iter().all(|file| Path::new(file).exists())
+        {
+            tracing::warn!(
+                "data.{key} = \"{split}\" is not used: the rows are in files, which have no splits"
+            );
+        }
+    }
+    if let Some(size) = data.train_size.filter(|size| *size > rows) {
+        tracing::warn!("data.train_size is {size}, but there are only {rows} rows");
+    }
+    let is_same_split = data.train_split == data.dev_split;
+    if let Some(file) =
+        dev.iter().find(|file| train.contains(file) && (is_same_split || Path::new(file).exists()))
+    {
+        tracing::warn!("{file} is both trained and evaluated on: the evaluation will look better than it is");
+    }
 }
 
 /// Reads the rows of `train`.

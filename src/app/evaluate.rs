@@ -15,6 +15,9 @@ use crate::eval::score::ScoreReport;
 use crate::eval::{self, TaskReport};
 use crate::model::{Tables, compute_type};
 
+/// Tokens of a window, unless the model's context is shorter.
+const USUAL_WINDOW: usize = 2048;
+
 /// A measurement of a model.
 pub struct Evaluation {
     pub model: String,
@@ -29,10 +32,10 @@ pub struct Evaluation {
 pub enum Measure {
     /// Accuracy and NLL on the rows of a task.
     Task(Box<TaskMeasure>),
-    /// Perplexity of a text, in windows of `window` tokens.
+    /// Perplexity of a text, in windows of `window` tokens; `None`: as usual, or as the model's context allows.
     Perplexity {
         text: PathBuf,
-        window: usize,
+        window: Option<usize>,
         /// Number of windows to measure, from the first; `None`: all.
         windows: Option<usize>,
     },
@@ -62,12 +65,14 @@ pub fn evaluate(job: &Evaluation, on_event: OnEvent<'_>) -> Result<Measured> {
     };
     match &job.measure {
         Measure::Perplexity { text, window, windows } => {
+            let context = checkpoint.config().max_position_embeddings;
+            let window = window.unwrap_or(context.min(USUAL_WINDOW));
             // Only as much of the text is read as the windows need.
-            let token_limit = windows.and_then(|windows| windows.checked_mul(*window));
+            let token_limit = windows.and_then(|windows| windows.checked_mul(window));
             let tokens = tokenizer.with_special(tokens_of_file(text, &tokenizer, token_limit)?)?;
             let model = load(on_event)?;
             let progress = &mut |done, of| on_event(Event::Progress { work: "windows", done, of });
-            eval::perplexity(model.as_ref(), &tokens, *window, *windows, progress).map(Measured::Perplexity)
+            eval::perplexity(model.as_ref(), &tokens, window, *windows, progress).map(Measured::Perplexity)
         }
         Measure::Score { sequences } => {
             let data = Dataset::read(sequences)?;

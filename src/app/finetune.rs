@@ -13,7 +13,7 @@ use super::record::Recorder;
 use super::{base, open};
 use crate::checkpoint::{Checkpoint, MAX_SHARD_BYTES};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::TaskReport;
 use crate::model::Tables;
 use crate::quantize::QuantizeJob;
@@ -82,6 +82,9 @@ impl Finetune<'_> {
         let Inputs { config, device, dtype, source, tokenizer, data } = &read;
         let (source, dtype) = (Arc::clone(source), *dtype);
         let tables = open::tables(&mut plan, &source, device, dtype)?;
+        if self.resume {
+            check_settings(config, &directory)?;
+        }
         directory.create(self.resume)?;
         let base = match quantize {
             Some(quantize) => {
@@ -156,6 +159,23 @@ impl Finetune<'_> {
             });
         }
         Ok(report(config, outcome, last))
+    }
+}
+
+/// Compares the settings with those of the run that is resumed. The journal knows only a hash of them.
+///
+/// # Errors
+/// A setting that decides the steps differs.
+fn check_settings(config: &Config, directory: &RunDir) -> Result<()> {
+    // A file that cannot be read is of another version; then the hash alone decides.
+    let Ok(earlier) = Config::load(&directory.config(), &[]) else { return Ok(()) };
+    let differences = config.differences(&earlier)?;
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(Error::invalid(
+            format!("{} began with other settings: {}", directory.path().display(), differences.join("; ")),
+            "resume it with the settings that it began with, or start another run with -o",
+        )),
     }
 }
 

@@ -36,6 +36,7 @@ impl Inputs {
         let source = open::checkpoint(&config.model, on_event)?;
         let mut tokenizer = open::tokenizer(&source)?;
         let data = data::training_data(&mut config, &source, &mut tokenizer, on_event)?;
+        config.train.warn_of_unused(data.train.examples.len());
         let dtype = compute_type(&device, config.dtype)?;
         config.train.check_compute(dtype)?;
         Ok(Self { config, device, dtype, source, tokenizer, data })

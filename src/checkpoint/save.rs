@@ -187,7 +187,7 @@ impl Checkpoint {
         let mut replaced = BTreeMap::new();
         for tensor in tensors {
             let bytes = float::tuned(self.tensor_type(tensor)?, tuned(&tensor.name)?, tensor.length);
-            let bytes = bytes.map_err(|what| Error::tensor(self.path(), &tensor.name, what))?;
+            let bytes = bytes.map_err(|what| Error::overflow(self.path(), &tensor.name, what))?;
             replaced.insert(tensor.name.clone(), bytes);
         }
         let packed = &mut |name: &str| {

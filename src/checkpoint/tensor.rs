@@ -57,7 +57,7 @@ impl StoredTensor<'_> {
         let keep = |(old, new): (f32, &f32)| if old == dtype.round(*new) { old } else { *new };
         let kept = self.floats()?.into_iter().zip(&values).map(keep);
         let values = if values.len() == count { kept.collect() } else { values };
-        float::tuned(dtype, values, count).map_err(|what| self.wrong(what))
+        float::tuned(dtype, values, count).map_err(|what| self.overflow(what))
     }
 
     /// Whether all its values are floats of 0.
@@ -90,6 +90,11 @@ impl StoredTensor<'_> {
 
     pub fn wrong(&self, what: impl Into<String>) -> Error {
         Error::tensor(self.path, self.name, what)
+    }
+
+    /// See [`Error::overflow`].
+    pub fn overflow(&self, what: String) -> Error {
+        Error::overflow(self.path, self.name, what)
     }
 }
 

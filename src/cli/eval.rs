@@ -46,9 +46,9 @@ pub struct EvalArgs {
     /// Text file, scored in windows
     #[arg(long, value_name = "FILE.txt", conflicts_with_all = ["data", "score"])]
     perplexity: Option<PathBuf>,
-    /// Tokens per window
-    #[arg(long, default_value_t = 2048, requires = "perplexity")]
-    window: usize,
+    /// Tokens per window [default: 2048, or the model's context where that is shorter]
+    #[arg(long, requires = "perplexity")]
+    window: Option<usize>,
     /// Only the first N windows
     #[arg(long, value_name = "N", requires = "perplexity", value_parser = at_least_one)]
     windows: Option<usize>,
@@ -58,6 +58,9 @@ pub struct EvalArgs {
 }
 
 pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
+    if args.predictions && !common.json && args.output.is_none() {
+        tracing::warn!("--predictions is not used: what each row got is printed with --json alone");
+    }
     let (model, device, dtype) = (args.model.clone(), common.device(), common.dtype());
     let job = Evaluation { model, measure: args.measure()?, device, dtype, seed: common.seed() };
     let report = match Reporter::new(common.console()).through(|on_event| evaluate(&job, on_event))? {

@@ -60,15 +60,18 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
 }
 
 fn text(report: &FinetuneReport) -> String {
-    let mut lines = vec![format!("{} steps in {:.1} s", report.steps, report.train_seconds)];
+    let steps = if report.steps == 1 { "step" } else { "steps" };
+    let mut lines = vec![format!("{} {steps} in {:.1} s", report.steps, report.train_seconds)];
     let evaluations = [("before", &report.before), ("after", &report.after), ("final/", &report.last)];
     for (name, evaluation) in evaluations {
         lines.extend(evaluation.as_ref().map(|e| format!("{name:7} {}", describe(e))));
     }
+    // Without the sign of a zero.
+    let rounding = report.rounding.map(|change| (change * 1e5).round() / 1e5 + 0.0);
     lines.extend(
-        report.rounding.map(|r| format!("rounding the scales to the file's type changed the NLL by {r:+.5}")),
+        rounding.map(|r| format!("rounding the scales to the file's type changed the NLL by {r:+.5}")),
     );
-    lines.extend(report.best_step.map(|step| format!("best dev NLL after step {step}: best/")));
+    lines.extend(report.best_step.map(|step| format!("best evaluation after step {step}: best/")));
     lines.push(format!("{} is ready to serve", report.output_dir.join("final").display()));
     lines.join("\n")
 }

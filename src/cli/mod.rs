@@ -36,6 +36,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::error::{Error, Result};
 use common::Common;
 use log::log_to_stderr;
+pub use stderr::show;
 
 /// Fine-tune quantized language models in the memory of inference.
 ///

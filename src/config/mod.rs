@@ -1,7 +1,9 @@
 //! The configuration of a run, read from TOML in one pass. Each module defines its own table. Precedence: flag, then
 //! `--set section.key=value`, then the file, then the `Default` of each table. `without_recipe` makes the configuration of
-//! a run that has no file.
+//! a run that has no file; `differences` tells the settings of two runs apart.
 
+mod differences;
+mod differing;
 #[cfg(test)]
 mod tests;
 mod without_recipe;
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+pub use differing::{differing, shown};
 
 use crate::data::{DataConfig, STDIN};
 use crate::device::{DeviceSpec, DtypeSpec};

@@ -58,7 +58,7 @@ fn a_run_is_as_long_as_its_steps_or_its_epochs_say() {
     assert_eq!((config.train.num_train_epochs, config.train.max_steps), (None, 3));
     for wrong in ["0", "-1", "nan"] {
         let setting = format!("train.num_train_epochs={wrong}");
-        assert!(load(steps, &[&setting]).unwrap_err().to_string().contains("expected a positive number"));
+        assert!(load(steps, &[&setting]).unwrap_err().to_string().contains("expected a number above 0"));
     }
 }
 

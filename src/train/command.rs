@@ -43,7 +43,10 @@ impl ScoreCommand {
         let [program, arguments @ ..] = self.words.as_slice() else {
             return Err(Error::invalid("an empty command", HELP));
         };
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -67,8 +70,7 @@ impl ScoreCommand {
         let deadline = Instant::now() + self.timeout.min(LONGEST);
         let status = if out.has_ended(deadline) { exit_status(&mut child, deadline)? } else { None };
         let Some(status) = status else {
-            let _ = child.kill();
-            let _ = child.wait();
+            kill(&mut child);
             let what = format!("took longer than {} s (train.command_timeout)", self.timeout.as_secs_f64());
             return Err(self.failed(&what, &messages.text()));
         };
@@ -137,6 +139,16 @@ impl Heard {
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
+}
+
+/// Ends a program and what it has started.
+fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Waits for the end of a program; `None` if it has not come by the deadline.

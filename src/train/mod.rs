@@ -9,7 +9,7 @@
 //! config         the table of settings, and what follows from them
 //! divergence     tells a loss that has run away
 //! step           one step: losses, record, update
-//! run            the loop: resume, step, evaluate, save; event and history are what it tells and knows
+//! run            the loop: resume, step, evaluate, save; event and history are what it tells and knows, saving its snapshots
 //! checkpoints    the tuned checkpoints at its end
 //! directory      the run directory; metrics, tensorboard and snapshot are files of it, logged reads metrics
 //! replay         rebuilds the tuned checkpoint from the base checkpoint and the journal
@@ -30,6 +30,7 @@ mod objective;
 mod optimizer;
 mod replay;
 mod run;
+mod saving;
 mod scored;
 mod snapshot;
 mod step;

@@ -17,9 +17,6 @@ use crate::error::{Error, Result};
 use crate::model::{Scales, Update};
 use crate::zo::journal::{Hash, Journal, JournalHeader, Record, StepTaken};
 
-/// How often a run goes back to its last snapshot before it gives up.
-const MOST_RETURNS: u32 = 3;
-
 /// The settings of a run. The caller provides them, so that this module reads no configuration file.
 pub struct Run<'a> {
     pub config: &'a TrainConfig,
@@ -33,17 +30,17 @@ pub struct Run<'a> {
 }
 
 /// The state of a run in progress.
-struct Training<'a, O: Objective> {
-    method: &'a mut dyn Method<O>,
-    objective: &'a mut O,
-    model: &'a mut O::Model,
+pub(super) struct Training<'a, O: Objective> {
+    pub method: &'a mut dyn Method<O>,
+    pub objective: &'a mut O,
+    pub model: &'a mut O::Model,
     /// Digest of the last snapshot; zeros if there is none.
-    snapshot: Hash,
-    history: History,
+    pub snapshot: Hash,
+    pub history: History,
     /// Losses of the steps so far.
-    losses: Losses,
+    pub losses: Losses,
     /// How often the run has gone back to a snapshot.
-    returns: u32,
+    pub returns: u32,
 }
 
 /// An open journal with its records.
@@ -145,6 +142,13 @@ impl Run<'_> {
                 // A step that is repeated may go back to this snapshot, as it did before.
                 self.save(&mut training, step + 1, on_event)?;
             }
+        }
+        if training.returns > 0 {
+            tracing::warn!(
+                "the loss ran away {} times, and each time the run went back to its last snapshot: a lower \
+                 train.learning_rate may learn more",
+                training.returns
+            );
         }
         let History { before, after, best } = training.history;
         Ok(Outcome {
@@ -281,76 +285,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save<O: Objective>(
-        &self,
-        training: &mut Training<'_, O>,
-        step: u64,
-        on_event: &mut dyn FnMut(TrainEvent),
-    ) -> Result<()> {
-        let (path, id) = (self.directory.snapshot(), self.header.id());
-        training.snapshot = snapshot::save(&path, training.model, &training.method.state(), step, &id)?;
-        self.directory.remove_interrupted()?;
-        on_event(TrainEvent::Saved { step });
-        Ok(())
-    }
-
-    /// Saves the scales where the run is interrupted. A run that may go back to its last snapshot keeps that one, so that
-    /// the interruption changes nothing.
-    fn save_interrupted<O: Objective>(
-        &self,
-        training: &mut Training<'_, O>,
-        step: u64,
-        on_event: &mut dyn FnMut(TrainEvent),
-    ) -> Result<()> {
-        if self.header.method.is_replayed() {
-            return self.save(training, step, on_event);
-        }
-        let (path, id) = (self.directory.interrupted(), self.header.id());
-        snapshot::save(&path, training.model, &training.method.state(), step, &id)?;
-        on_event(TrainEvent::Saved { step });
-        Ok(())
-    }
-
     /// The learning rate of a step: that of the schedule, halved each time that the run has gone back.
     fn learning_rate<O: Objective>(&self, training: &Training<'_, O>, step: u64) -> f64 {
         self.config.learning_rate_at(step) * training.rate_left()
-    }
-
-    /// Restores the last snapshot, because the loss of `record` is not finite or has run away. The steps go on with half
-    /// the learning rate.
-    ///
-    /// # Errors
-    /// The run has gone back too often, or the snapshot cannot be read.
-    fn go_back<O: Objective>(
-        &self,
-        training: &mut Training<'_, O>,
-        record: &Record,
-        on_event: &mut dyn FnMut(TrainEvent),
-    ) -> Result<()> {
-        let (step, loss) = (record.step + 1, record.loss());
-        if training.returns > MOST_RETURNS {
-            return Err(Error::diverged(
-                format!(
-                    "the loss is {loss:.3} in step {step}, after the learning rate was halved {MOST_RETURNS} times"
-                ),
-                "lower train.learning_rate, or check the data",
-            ));
-        }
-        let path = self.directory.snapshot();
-        let is_last = |restored: &Restored| restored.digest == training.snapshot;
-        let restored = snapshot::restore(&path, training.model, record.step, &self.header.id(), is_last)?;
-        let Some(Restored { step: to, state, .. }) = restored else {
-            return Err(Error::diverged(
-                format!(
-                    "the loss is {loss:.3} in step {step}, and {} cannot be read to go back to it",
-                    path.display()
-                ),
-                "lower train.learning_rate and start the run again",
-            ));
-        };
-        training.method.restore(state)?;
-        on_event(TrainEvent::WentBack { step, loss, to });
-        Ok(())
     }
 
     /// Compares a repeated step with its record in the journal.

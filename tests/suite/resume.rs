@@ -420,11 +420,11 @@ fn a_run_does_not_go_on_with_other_inputs() {
     let before = tree(&training.out("run"));
     for (args, difference) in [
         (&["--model", other.to_str().unwrap()][..], "base model"),
-        (&["--set", "train.learning_rate=1e-3"], "config"),
+        (&["--set", "train.learning_rate=1e-3"], "train.learning_rate was 0.005, is 0.001"),
         (&["--set", "train.probes=2"], "probes"),
         (&["--set", "train.perturbation=rademacher"], "perturbation"),
         (&["--set", "train.scale_mode=absolute"], "scale_mode"),
-        (&["--seed", "9"], "config"),
+        (&["--seed", "9"], "seed was 0, is 9"),
         (&["--data", "other.jsonl"], "data"),
     ] {
         let more = ["--resume", "--set", "train.max_steps=9"];

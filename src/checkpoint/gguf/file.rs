@@ -154,7 +154,7 @@ impl<'a> GgufTensor<'a> {
         let GgmlType::Float(dtype) = self.info.kind else {
             return Err(self.wrong(format!("is {}, not a tensor of floats", self.info.kind)));
         };
-        let tuned = float::tuned(dtype, values, self.info.elements()).map_err(|what| self.wrong(what))?;
+        let tuned = float::tuned(dtype, values, self.info.elements()).map_err(|what| self.overflow(what))?;
         let stride = tuned.len() / self.info.rows();
         let mut bytes = vec![0; tuned.len()];
         for (row, tuned) in tuned.chunks_exact(stride).enumerate() {
@@ -188,7 +188,7 @@ impl<'a> GgufTensor<'a> {
                     scales,
                     minima.map(|minima| &minima[row * groups..][..groups]),
                 )
-                .map_err(|what| self.wrong(format!("row {row}: {what}")))?;
+                .map_err(|what| self.overflow(format!("row {row}: {what}")))?;
         }
         Ok(bytes)
     }
@@ -199,5 +199,10 @@ impl<'a> GgufTensor<'a> {
 
     pub fn wrong(&self, what: impl Into<String>) -> Error {
         Error::tensor(self.path, self.name, what)
+    }
+
+    /// See [`Error::overflow`].
+    fn overflow(&self, what: String) -> Error {
+        Error::overflow(self.path, self.name, what)
     }
 }

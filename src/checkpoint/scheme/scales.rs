@@ -89,7 +89,7 @@ impl<'a> StoredScales<'a> {
         let checked = stored.iter().zip(scales).map(|(&old, &new)| match old == 0.0 {
             true => Ok(old),
             false if dtype.round(new).is_finite() => Ok(new),
-            false => Err(self.tensor.wrong(format!("the tuned scale {new:e} does not fit {dtype:?}"))),
+            false => Err(self.tensor.overflow(format!("the tuned scale {new:e} does not fit {dtype:?}"))),
         });
         checked.collect()
     }
@@ -116,9 +116,8 @@ pub fn moved_minima(
         if *new != old {
             *minimum = dtype.round(new * (*minimum / old));
             if !minimum.is_finite() {
-                return Err(
-                    stored.wrong(format!("the bias of the tuned scale {new:e} does not fit {dtype:?}"))
-                );
+                let what = format!("the bias of the tuned scale {new:e} does not fit {dtype:?}");
+                return Err(stored.overflow(what));
             }
         }
     }

@@ -33,7 +33,16 @@ pub fn label_index(row: &Row, field: &str, choices: &[String]) -> Result<usize> 
         choices.iter().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(", ")
     };
     match found {
-        Reading::One(index) => Ok(index),
+        Reading::One(index) => {
+            if label.is_boolean() && choices.iter().any(|choice| yes_or_no(choice.trim()).is_none()) {
+                tracing::warn!(
+                    "a label `{field}` that is true or false is taken as an index: false is \"{}\", true is \"{}\"",
+                    choices[0],
+                    choices[1]
+                );
+            }
+            Ok(index)
+        }
         Reading::None => Err(row.wrong(
             field,
             &format!("an index from 0 to {} or one of {}", choices.len() - 1, quoted(choices)),

@@ -1,6 +1,7 @@
 //! The memory of a step with a backward pass.
 
-use super::Costs;
+use super::costs::Costs;
+use super::workload::BackwardWork;
 use crate::arch::{ModelConfig, TensorKinds};
 use crate::checkpoint::Layout;
 use crate::data::Load;
@@ -8,18 +9,6 @@ use crate::device::ComputeType;
 use crate::error::Result;
 use crate::model::{BackwardPass, BlockInputs, LOGIT_BYTES, ScaleForm};
 use crate::packed::LevelsKind;
-
-/// The backward pass of a training step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BackwardWork {
-    pub pass: BackwardPass,
-    /// Kinds of tensors that are trained beside the scales.
-    pub tensors: TensorKinds,
-    /// Values of optimizer state for each parameter, 2 bytes each.
-    pub moments: usize,
-    /// Whether gradients are summed over several passes of a step.
-    pub accumulates: bool,
-}
 
 impl BackwardWork {
     /// Bytes of the optimizer's state and of gradients.
@@ -111,8 +100,10 @@ impl Costs {
             (false, _) => 4 * inner + packed,
             // A card computes the gradient of the product in the place of the product.
             (true, false) => 3 * inner,
-            // Gate and up, their gradients, and two of these four once more with their product, in f32.
-            (true, true) => 4 * inner + inner * 3 * 4 / self.activation as usize,
+            // Gate and up, their gradients, and the product of two of these in f32, with copies of both where they are
+            // narrower.
+            (true, true) if self.activation == 4 => 5 * inner,
+            (true, true) => 4 * inner + 3 * 2 * inner,
         };
         let widest = kept + products + if has_perm { inner } else { 0 };
         let angles = 4 * config.head_dim;

@@ -3,7 +3,7 @@
 use super::{Body, MethodKind, TailBlocks, TrainConfig};
 use crate::arch::{TensorKinds, TrainedTensor};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::memory::BackwardWork;
 use crate::model::{BackwardPass, BlockInputs, ScaleForm};
 use crate::train::exact::{BodyTraining, Exact};
@@ -51,6 +51,17 @@ impl TrainConfig {
     /// The model has none of a kind that is to be trained.
     pub fn trained_tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<TrainedTensor>> {
         let blocks = checkpoint.config().num_hidden_layers;
+        let most = if self.body == Body::Zo { blocks - 1 } else { blocks };
+        if let TailBlocks::Last(asked) = self.tail_blocks
+            && self.method == MethodKind::Exact
+            && asked > most
+        {
+            let why = if most < blocks { ", of which body = \"zo\" needs one" } else { "" };
+            return Err(Error::invalid(
+                format!("tail_blocks is {asked}, but the model has {blocks} blocks{why}"),
+                format!("set train.tail_blocks to {most} or fewer"),
+            ));
+        }
         let tail_blocks = self.backward_pass(blocks, BlockInputs::OnDevice).tail_blocks;
         checkpoint.trained_tensors(self.tensor_kinds(), tail_blocks)
     }
@@ -79,15 +90,16 @@ impl TrainConfig {
             TailBlocks::Last(1) => "the last block".into(),
             TailBlocks::Last(blocks) => format!("the last {blocks} blocks"),
         };
-        let mut parameters = match self.parameters.form {
+        let form = match self.parameters.form {
             ScaleForm::Scales => "the scales",
             ScaleForm::Rows => "a factor for the scales of each row",
             ScaleForm::Factors => "factors for the scales of each row and group",
-        }
-        .to_owned();
-        for kind in self.tensor_kinds().iter() {
-            parameters += &format!(", {}", kind.name());
-        }
+        };
+        let kinds: Vec<&str> = self.tensor_kinds().iter().map(|kind| kind.name()).collect();
+        let parameters = match &kinds[..] {
+            [] => form.to_owned(),
+            [rest @ .., last] => format!("{} and {last}", [&[form], rest].concat().join(", ")),
+        };
         let mut text = format!(
             "method exact, since the loss has a gradient: {parameters} in {blocks}, learning rate {:.2e}",
             self.highest_learning_rate()

@@ -8,6 +8,7 @@
 //! rate         the learning rate of each step
 //! rows         the rows of each step
 //! trackers     the programs for which the metrics are also written
+//! unused       warnings of settings that change nothing
 //! ```
 
 mod method;
@@ -16,6 +17,7 @@ mod parameters;
 mod rate;
 mod rows;
 mod trackers;
+mod unused;
 mod values;
 
 use clap::ValueEnum;
@@ -85,6 +87,11 @@ pub enum Body {
     /// Zeroth order, in the passes of the exact gradients: two for each direction.
     Zo,
 }
+
+/// Most rows of a step, steps and epochs that a recipe may ask for: far more than is of use.
+const MOST_ROWS: usize = 100_000_000;
+const MOST_STEPS: u64 = 1_000_000_000;
+const MOST_EPOCHS: f64 = 1e6;
 
 /// The `[train]` table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -214,10 +221,19 @@ impl TrainConfig {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size is 0", "set batch_size to 1 or more"));
         }
+        if self.batch_size > MOST_ROWS {
+            let what = format!("batch_size is {}: expected at most {MOST_ROWS}", self.batch_size);
+            return Err(Error::invalid(what, "16 is usual"));
+        }
+        if self.max_steps > MOST_STEPS {
+            let what = format!("max_steps is {}: expected at most {MOST_STEPS}", self.max_steps);
+            return Err(Error::invalid(what, "set max_steps to 1000, for example"));
+        }
         if let Some(epochs) = self.num_train_epochs
-            && !(epochs.is_finite() && epochs > 0.0)
+            && !(epochs > 0.0 && epochs <= MOST_EPOCHS)
         {
-            let what = format!("num_train_epochs is {epochs}: expected a positive number");
+            let what =
+                format!("num_train_epochs is {epochs}: expected a number above 0, up to {MOST_EPOCHS}");
             return Err(Error::invalid(what, "set num_train_epochs to 2, for example, or set max_steps"));
         }
         let parts = self.parts();

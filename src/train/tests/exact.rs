@@ -185,7 +185,8 @@ fn a_run_that_diverges_goes_back_to_its_snapshot_with_half_the_learning_rate() {
         outcome.unwrap();
         assert_eq!(got.scales, expected.scales, "{lost:?}");
         assert_eq!(snapshots(&parts), snapshots(&whole), "{lost:?}");
-        assert_eq!(journal::read(&parts.join("journal")).unwrap().1, records, "{lost:?}");
+        let [got, expected] = [&parts, &whole].map(|run| std::fs::read(run.join("journal")).unwrap());
+        assert!(got == expected, "{lost:?}");
         assert!(!parts.join("interrupted.safetensors").exists());
         std::fs::remove_dir_all(&parts).unwrap();
     }
