@@ -92,7 +92,12 @@ pub fn only_model(directory: &Path) -> Result<PathBuf> {
     <[PathBuf; 1]>::try_from(found).map(|[path]| path).map_err(|found| {
         Error::invalid(
             format!("{}: no {} and {} .gguf files", directory.display(), hf::CONFIG_FILE, found.len()),
-            "give a directory with config.json and safetensors files, or the path of one .gguf file",
+            match directory.join("final").is_dir() {
+                true => "this is the directory of a run: give its final/ or best/",
+                false => {
+                    "give a directory with config.json and safetensors files, or the path of one .gguf file"
+                }
+            },
         )
     })
 }

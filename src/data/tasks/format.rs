@@ -187,7 +187,8 @@ fn alpaca_prompt(instruction: &str, input: &str) -> String {
 /// The error for rows with a label, which do not say what is asked of them.
 fn asks_for_prompt(row: &Row, label: &str) -> Error {
     let names = row.fields.iter().filter(|(name, value)| *name != label && value.is_string());
-    let text = names.map(|(name, _)| name.as_str()).next().unwrap_or("text");
+    let longest = names.max_by_key(|(_, value)| value.as_str().map_or(0, str::len));
+    let text = longest.map_or("text", |(name, _)| name.as_str());
     let what = match Builtin::for_row(row) {
         Some(task) => format!(
             "the rows look like those of the task {0}: give --task {0} (data.task = \"{0}\"), or a prompt of your own",

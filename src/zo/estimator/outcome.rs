@@ -18,23 +18,3 @@ pub struct StepOutcome {
     /// A loss or a coefficient was NaN or infinite: every coefficient is 0, so the scales do not move.
     pub skipped: bool,
 }
-
-impl StepOutcome {
-    /// Mean of all losses.
-    pub fn loss(&self) -> f64 {
-        self.mean(|probe| (probe.loss_plus + probe.loss_minus) / 2.0)
-    }
-
-    /// Mean of the unclipped directional derivatives.
-    pub fn projected_grad(&self) -> f64 {
-        self.mean(|probe| probe.projected_grad)
-    }
-
-    pub fn is_finite(&self) -> bool {
-        !self.skipped
-    }
-
-    fn mean(&self, value: impl Fn(&Probe) -> f64) -> f64 {
-        self.probes.iter().map(value).sum::<f64>() / self.probes.len() as f64
-    }
-}

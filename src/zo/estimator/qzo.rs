@@ -278,9 +278,8 @@ mod tests {
                 };
                 let mut losses = |_: Move| Ok([loss(), loss()]);
                 let outcome = qzo.estimate(0, 1.0, &mut losses).unwrap();
-                assert!(outcome.skipped && !outcome.is_finite(), "{bad} in call {bad_call}");
+                assert!(outcome.skipped, "{bad} in call {bad_call}");
                 assert!(outcome.probes.iter().all(|probe| probe.coefficient.to_bits() == 0));
-                assert!(!outcome.loss().is_finite());
             }
         }
         let both_infinite = qzo.estimate(0, 1.0, &mut |_| Ok([f64::INFINITY; 2])).unwrap();
@@ -294,8 +293,7 @@ mod tests {
                 both(perturbation, |signed| 1.0 + f64::from(signed.coefficient))
             })
             .unwrap();
-        assert!(fine.is_finite());
-        assert_eq!(fine.loss(), 1.0);
+        assert!(!fine.skipped);
     }
 
     #[test]
