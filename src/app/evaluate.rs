@@ -32,7 +32,8 @@ pub struct Evaluation {
 pub enum Measure {
     /// Accuracy and NLL on the rows of a task.
     Task(Box<TaskMeasure>),
-    /// Perplexity of a text, in windows of `window` tokens; `None`: as usual, or as the model's context allows.
+    /// Perplexity of a text, in windows of `window` tokens; `None`: 2048, or the model's context if that is
+    /// shorter.
     Perplexity {
         text: PathBuf,
         window: Option<usize>,

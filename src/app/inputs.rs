@@ -1,4 +1,4 @@
-//! What a run reads before it writes anything.
+//! The inputs of a run, all of which are read before anything is written.
 
 use std::sync::Arc;
 

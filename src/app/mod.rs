@@ -14,7 +14,7 @@
 //! event      the events of all jobs
 //! record     what a run writes down about itself, answers some dev rows and what the model makes of them
 //! report     makes a page of that and of the metrics
-//! inputs     what a run reads before it writes anything: finetune, plan and bench begin with it; data reads the rows
+//! inputs     the recipe, model and rows of a run: finetune, plan and bench begin with them; data reads the rows
 //! open       opens models, texts and tokenizers by their names
 //! output     checks the name of an output
 //! ```

@@ -142,8 +142,8 @@ pub trait Store: Send + Sync {
     }
 
     /// Writes to the directory `to` the files that a Hugging Face directory holds beside its weights (the tokenizer
-    /// above all), and gives the config.json that is still to be written, which may name a quantization: that of the
-    /// `whole` model, or of its text part.
+    /// above all), and gives the config.json that is still to be written, which may name a quantization. With `whole`
+    /// it describes the whole model, otherwise its text part alone.
     ///
     /// # Errors
     /// A model that config.json cannot describe; weights that are in no file; a failing disk.

@@ -7,7 +7,8 @@ use crate::packed::FloatType;
 pub enum WriteTarget {
     /// A directory whose packed linears are stored in a scheme.
     Quantized(Box<dyn Packing>),
-    /// The same of the whole model, of which the text part was tuned, with the names that its tensors have.
+    /// The same for a tuned copy: its tensors keep the names that they have in the source, and the other parts of a
+    /// vision-language model are copied, too.
     Repacked(Box<dyn Packing>),
     /// A directory whose packed linears are expanded to f16.
     Dense,

@@ -58,7 +58,7 @@ pub struct EvalArgs {
 }
 
 pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
-    if args.predictions && !common.json && args.output.is_none() {
+    if args.predictions && !common.json {
         tracing::warn!("--predictions is not used: what each row got is printed with --json alone");
     }
     let (model, device, dtype) = (args.model.clone(), common.device(), common.dtype());

@@ -44,7 +44,7 @@ pub fn rename(from: &Path, to: &Path, action: &'static str) -> Result<()> {
 }
 
 /// Exchanges the names of two directories and makes them durable. Where the system can, this is one step; elsewhere a
-/// process that is killed in between leaves `to` under a name of its own.
+/// process that is killed in between leaves `to` under a name that begins with `.qzo-aside-`.
 ///
 /// # Errors
 /// An I/O error.

@@ -106,7 +106,7 @@ impl ScoreCommand {
     }
 }
 
-/// What a program writes to a pipe.
+/// The output of a program on one of its pipes.
 struct Heard {
     bytes: Arc<Mutex<Vec<u8>>>,
     /// Ends with the pipe.
@@ -135,7 +135,7 @@ impl Heard {
         self.open.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected)
     }
 
-    /// What has been heard so far.
+    /// The text that has come so far.
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }

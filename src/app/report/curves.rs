@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::axis::Labels;
 use super::chart::{Chart, Series, Stroke, colour};
-use super::read::ReportedRun;
+use super::read::{ReportedRun, logged};
 use super::text::{Escaped, counted};
 use crate::train::{LoggedLine, MethodKind};
 
@@ -23,7 +23,7 @@ pub fn charts(runs: &[ReportedRun]) -> String {
         smooth(loss),
         dots(chart(runs, "Dev loss", "nats", |line| line.eval_nll)),
         Chart { labels: Labels::Percent, ..accuracy },
-        dots(chart(runs, "Dev score", "the higher the better", other_score)),
+        dots(chart(runs, "Dev score", "the higher the better", |line| logged(line)?.other_score())),
         Chart { from_zero: true, ..chart(runs, "Learning rate", "", |line| line.lr) },
         smooth(Chart { from_zero: true, ..norm }),
         smooth(slope),
@@ -36,11 +36,6 @@ pub fn charts(runs: &[ReportedRun]) -> String {
         html.push_str(&not_taken(run, index, runs.len()));
     }
     html
-}
-
-/// The score, where it is not the accuracy, which has a chart of its own.
-fn other_score(line: &LoggedLine) -> Option<f64> {
-    line.eval_score.filter(|score| Some(*score) != line.eval_accuracy)
 }
 
 fn chart<'a>(runs: &'a [ReportedRun], title: &'a str, note: &str, value: Value) -> Chart<'a> {

@@ -162,7 +162,8 @@ fn of(report: &TaskReport, step: u64) -> Stage {
     Stage { step, n, accuracy, stderr, f1, score, nll }
 }
 
-fn logged(line: &LoggedLine) -> Option<Stage> {
+/// The evaluation that a line of metrics holds.
+pub fn logged(line: &LoggedLine) -> Option<Stage> {
     let (n, accuracy) = (line.eval_n?, line.eval_accuracy);
     let stderr = accuracy.map(|p| TaskReport::standard_error(p, n));
     Some(Stage {

@@ -301,7 +301,7 @@ fn row_order_is_the_inverse_of_interleaving() {
     assert_eq!(RowOrder::of("blk.0.attn_k.weight", 8, false).in_file(5), 5);
 }
 
-/// What llama.cpp's loader has no tensor for, it refuses: see `load_arch_tensors` of each of its models.
+/// llama.cpp refuses a file that has tensors its loader does not ask for: see `load_arch_tensors` of each of its models.
 #[test]
 fn models_that_llama_cpp_would_refuse_are_not_written() {
     use super::family::Architecture;

@@ -34,11 +34,12 @@ pub fn label_index(row: &Row, field: &str, choices: &[String]) -> Result<usize> 
     };
     match found {
         Reading::One(index) => {
-            if label.is_boolean() && choices.iter().any(|choice| yes_or_no(choice.trim()).is_none()) {
+            if let [no, yes, ..] = choices
+                && label.is_boolean()
+                && choices.iter().any(|choice| yes_or_no(choice.trim()).is_none())
+            {
                 tracing::warn!(
-                    "a label `{field}` that is true or false is taken as an index: false is \"{}\", true is \"{}\"",
-                    choices[0],
-                    choices[1]
+                    "a label `{field}` that is true or false is taken as an index: false is \"{no}\", true is \"{yes}\""
                 );
             }
             Ok(index)

@@ -82,7 +82,7 @@ impl<B: Kernels> Drop for DecoderSession<'_, B> {
 }
 
 impl<B: Kernels> DecoderSession<'_, B> {
-    /// Lays the buffers out anew if a sequence has no room for its part. Sequences that have ended leave no rows.
+    /// Divides the buffers' rows anew if a sequence has no room for its part. Sequences that have ended get none.
     fn make_room(&mut self, parts: &[(usize, &[u32])]) {
         let mut lengths: BTreeMap<usize, usize> =
             self.places.iter().map(|(sequence, place)| (*sequence, place.length)).collect();

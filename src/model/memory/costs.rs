@@ -1,4 +1,4 @@
-//! What a pass costs on each backend.
+//! The memory that a pass takes on each backend.
 
 use std::collections::BTreeSet;
 
