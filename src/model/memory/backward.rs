@@ -45,9 +45,7 @@ impl BackwardWork {
         let sums = if accumulates { 4 * all } else { 0 };
         Ok(2 * moments as u64 * all + 4 * 4 * largest + sums)
     }
-}
 
-impl BackwardWork {
     /// Bytes of the inputs of the blocks that are in host memory.
     pub(super) fn host_bytes(&self, config: &ModelConfig, load: Load, compute: ComputeType) -> u64 {
         let bytes = if compute == ComputeType::F32 { 4 } else { 2 };
